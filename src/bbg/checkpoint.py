@@ -1,0 +1,94 @@
+"""Checkpoints of a training: one file, read with `weights_only=True`, written to a temporary file and renamed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bbg.errors import BbgError
+from bbg.image import Preprocess
+from bbg.models import create
+from bbg.recipe import Recipe
+
+VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """A training at one moment: after `step` batches of epoch `epoch` (both counted from 0).
+
+    `model` and `optimizer` are state dicts, `history` one row per finished epoch.
+    """
+
+    recipe: Recipe
+    epoch: int
+    step: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    classes: list[str]
+    preprocess: Preprocess
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write to a temporary file beside `path`, flush it to the disk, then rename: never half a checkpoint."""
+        state = {"version": VERSION, "torch": torch.__version__, **vars(self)}
+        state["recipe"], state["preprocess"] = self.recipe.to_dict(), self.preprocess.to_json()
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as e:
+            raise BbgError(f"cannot write checkpoint {str(path)!r}: {e.strerror}; give a writable --out folder") from e
+
+    @staticmethod
+    def load(path: Path) -> Checkpoint:
+        """Read a checkpoint; BbgError where the file is missing, damaged or of a later version."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            version = state.pop("version")
+            if version > VERSION:
+                raise BbgError(f"checkpoint {str(path)!r} has version {version}, this bbg reads up to {VERSION}; update bbg")
+            state.pop("torch")
+            state["recipe"] = Recipe.from_dict(state["recipe"])
+            state["preprocess"] = Preprocess.from_json(state["preprocess"])
+            return Checkpoint(**state)
+        except BbgError:
+            raise
+        except OSError as e:
+            raise BbgError(f"cannot read checkpoint {str(path)!r}: {e.strerror}") from e
+        except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, AttributeError, EOFError, ValueError) as e:
+            raise BbgError(f"{str(path)!r} is no checkpoint of bbg: {e}") from e
+
+    def network(self) -> nn.Module:
+        """The trained network, in evaluation mode."""
+        model = build(self.recipe, len(self.classes), self.preprocess)
+        load_weights(model, self.model, "the checkpoint")
+        return model.eval()
+
+
+def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
+    """The recipe's network for images of `preprocess`, its weights drawn from torch's global generator."""
+    options: dict[str, Any] = {"in_channels": len(preprocess.mean), "act": recipe.act}
+    if recipe.width is not None:
+        options["width"] = recipe.width
+    if recipe.network.startswith("vgg"):
+        options["size"] = preprocess.size[0]
+    return create(recipe.network, recipe.method, num_classes=classes, **options)
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], source: str) -> None:
+    """Load every tensor of `state`, none missing, none left over, or raise BbgError."""
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as e:
+        reason = " ".join(str(e).split())
+        raise BbgError(f"the weights of {source} do not fit this network: {reason[:300]}") from e

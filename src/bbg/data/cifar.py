@@ -1,0 +1,112 @@
+"""CIFAR-10 and CIFAR-100 in their official layout, and images in one folder per class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bbg.data.images import ImageSet, Split
+from bbg.errors import BbgError
+from bbg.image import Preprocess, load_image, preset
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+
+
+def cifar(root: Path, dataset: str) -> Split:
+    """CIFAR as published: `cifar-10-batches-py` or `cifar-100-python` inside `root`, through torchvision.
+
+    The files are pickles, so each is read only after its MD5 checksum matched torchvision's list (`checksums`).
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[dataset]
+
+    def read(train: bool) -> tuple[ImageSet, Any]:
+        try:
+            found = kind(str(root), train=train, download=False)
+        except (RuntimeError, OSError, KeyError, ValueError) as e:
+            raise BbgError(
+                f"{str(root)!r} holds no intact {kind.base_folder!r} (official files, checksums as published): {e}; "
+                "unpack the official archive there, or give a folder of train/<class> and test/<class>"
+            ) from e
+        return ImageSet(np.ascontiguousarray(found.data), np.asarray(found.targets, np.int64)), found
+
+    train, _ = read(True)
+    test, found = read(False)
+    return Split(train, test, tuple(found.classes), preset(dataset))
+
+
+@contextmanager
+def checksums(dataset: str, train: list[list[str]], test: list[list[str]], meta: dict[str, str]) -> Iterator[None]:
+    """Replace torchvision's checksum list, for small sets in the official layout that tests make."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[dataset]
+    names = ("train_list", "test_list", "meta")
+    before = {k: (k in vars(kind), getattr(kind, k)) for k in names}
+    for name, value in zip(names, (train, test, meta), strict=True):
+        setattr(kind, name, value)
+    try:
+        yield
+    finally:
+        for name, (own, value) in before.items():
+            if own:
+                setattr(kind, name, value)
+            else:
+                delattr(kind, name)
+
+
+def folders(root: Path, size: int) -> Split:
+    """Images of `root/train/<class>` and `root/test/<class>` (or `val`), brought to `size` x `size` RGB.
+
+    Classes are the folder names of `train` in sorted order. A file that is no readable image is skipped and counted.
+    Raises BbgError for a missing split, an empty class folder or a class in the test split that training lacks.
+    """
+    train_dir = root / "train"
+    test_dir = next((root / n for n in ("test", "val") if (root / n).is_dir()), root / "test")
+    for folder in (train_dir, test_dir):
+        if not folder.is_dir():
+            raise BbgError(f"no folder {str(folder)!r}; an image set has train/<class>/* and test/<class>/*")
+    classes = tuple(sorted(p.name for p in train_dir.iterdir() if p.is_dir()))
+    if not classes:
+        raise BbgError(f"no class folders in {str(train_dir)!r}; an image set has train/<class>/*")
+    base = preset("cifar10")
+    preprocess = Preprocess(size=(size, size), resize=None, mode="RGB", mean=base.mean, std=base.std)
+    return Split(
+        _read_classes(train_dir, classes, preprocess), _read_classes(test_dir, classes, preprocess), classes, preprocess
+    )
+
+
+def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess) -> ImageSet:
+    found = {p.name for p in folder.iterdir() if p.is_dir()}
+    if odd := sorted(found.symmetric_difference(classes)):
+        raise BbgError(f"class {odd[0]!r} is in only one of the splits ({str(folder)!r}); both need the same class folders")
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        images = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not images:
+            raise BbgError(f"class folder {str(folder / name)!r} has no images ({', '.join(SUFFIXES)}); add some or remove it")
+        files += images
+        labels += [label] * len(images)
+
+    def read(path: Path) -> np.ndarray | None:
+        try:
+            return preprocess.apply(load_image(path))
+        except BbgError:
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        images_or_none = list(pool.map(read, files, chunksize=256))
+    kept = [i for i, image in enumerate(images_or_none) if image is not None]
+    if not kept:
+        raise BbgError(f"none of the {len(files)} files in {str(folder)!r} is a readable image")
+    return ImageSet(
+        np.stack([image for image in images_or_none if image is not None]),
+        np.asarray(labels, np.int64)[kept],
+        len(files) - len(kept),
+    )

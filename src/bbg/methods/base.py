@@ -1,0 +1,215 @@
+"""The three forms that every binary method is made of.
+
+- a **binarizer** `q(x) = shift + scale * sign(x - threshold)`;
+- a **pointwise layer** `h(x) = (above if x >= threshold else below) * (x - threshold) + bias`, clipped to `[low, high]`;
+- a **unit's topology**: what stands around one binary convolution, and in which order.
+
+A method states its forms; the base classes here derive the torch forward from them, and the converter reads the same
+forms. So training and engine cannot drift apart, and no paper's name reaches the converter, the file or the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bbg.errors import BbgError
+
+Gradient = Callable[[Tensor], Tensor]
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where `x >= 0`, else -1, in the dtype of `x`; never 0, and -0.0 is +1."""
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+
+
+def identity(x: Tensor) -> Tensor:
+    """The straight-through gradient: 1 everywhere."""
+    return torch.ones_like(x)
+
+
+def clipped(x: Tensor) -> Tensor:
+    """The straight-through gradient where `|x| <= 1`, else 0 (Courbariaux et al., arXiv 1602.02830)."""
+    return (x.abs() <= 1).to(x.dtype)
+
+
+def triangle(x: Tensor) -> Tensor:
+    """`2 - 2|x|` on [-1, 1], else 0: derivative of a piecewise quadratic sign (Bi-Real Net, arXiv 1808.00278)."""
+    return x.abs().mul_(-2).add_(2).clamp_(min=0)
+
+
+class _Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Gradient) -> Tensor:
+        ctx.gradient = gradient
+        ctx.save_for_backward(x)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return (grads[0] if ctx.gradient is identity else grads[0] * ctx.gradient(x)), None
+
+
+class Form(NamedTuple):
+    """`q(x) = shift + scale * sign(x - threshold)`; None stands for the neutral 0, 1 and 0.
+
+    Of a weight `[O, ...]`: each `[O]`, one per filter. Of an activation `[N, C, ...]`: threshold and shift `[C]`, scale a
+    scalar (a scale per input channel could not leave the popcount).
+    """
+
+    threshold: Tensor | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+
+class Binarizer(nn.Module):
+    """Base of all binarizers: a method overrides `form`, and may set `gradient` and `width`.
+
+    `axis` is the axis that the form's vectors run along: 0 for weights, 1 for activations. Backward, `sign(u)` counts
+    as a function with derivative `gradient(u / width)`; `threshold`, `scale` and `shift` are differentiated as written.
+    """
+
+    gradient: Gradient = staticmethod(clipped)
+    width: float | Tensor = 1.0
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def form(self, x: Tensor) -> Form:
+        """The three vectors for the tensor `x`."""
+        return Form()
+
+    def along(self, vector: Tensor, x: Tensor) -> Tensor:
+        """`vector` reshaped so that it broadcasts along `axis` of `x`."""
+        return vector.reshape([-1 if i == self.axis else 1 for i in range(x.ndim)]) if vector.ndim else vector
+
+    def signs(self, x: Tensor, threshold: Tensor | None) -> Tensor:
+        """`sign(x - threshold)` with the pseudo-gradient, in the dtype of `x`."""
+        u = x if threshold is None else x - self.along(threshold, x)
+        return _Sign.apply(u if isinstance(self.width, float) and self.width == 1.0 else u / self.width, self.gradient)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`q(x)`, same shape and dtype as `x`."""
+        form = self.form(x)
+        q = self.signs(x, form.threshold)
+        q = q if form.scale is None else q * self.along(form.scale, x)
+        return q if form.shift is None else q + self.along(form.shift, x)
+
+
+class Hinge(NamedTuple):
+    """`h(x) = (above if x >= threshold else below) * (x - threshold) + bias`, clipped to `[low, high]`.
+
+    The first four are `[C]` or None for their neutral values 1, 1, 0 and 0.
+    """
+
+    above: Tensor | None = None
+    below: Tensor | None = None
+    threshold: Tensor | None = None
+    bias: Tensor | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Pointwise(nn.Module):
+    """Base of the per-channel nonlinearities over `[N, C, ...]`: a subclass states its `hinge`."""
+
+    def hinge(self) -> Hinge:
+        """The form, at the present parameters."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`h(x)`, same shape as `x`."""
+        above, below, threshold, bias, low, high = self.hinge()
+
+        def along(vector: Tensor) -> Tensor:
+            return vector.reshape(-1, *[1] * (x.ndim - 2))
+
+        if threshold is not None:
+            x = x - along(threshold)
+        if above is not None:
+            one = torch.ones_like(above)
+            x = torch.where(x >= 0, x * along(above), x * along(one if below is None else below))
+        elif below is not None:
+            x = F.prelu(x, below.to(x.dtype))
+        if bias is not None:
+            x = x + along(bias)
+        return x if low is None and high is None else x.clamp(low, high)
+
+
+class Identity(Pointwise):
+    """`h(x) = x`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def hinge(self) -> Hinge:
+        return Hinge()
+
+
+class ReLU(Identity):
+    """`h(x) = max(x, 0)`."""
+
+    def hinge(self) -> Hinge:
+        return Hinge(low=0.0)
+
+
+class Hardtanh(Identity):
+    """`h(x)` = x clipped to [-1, 1]."""
+
+    def hinge(self) -> Hinge:
+        return Hinge(low=-1.0, high=1.0)
+
+
+class PReLU(Pointwise):
+    """`h(x) = x if x >= 0 else slope * x`, one learned slope per channel, 0.25 at first (He et al., arXiv 1502.01852)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.full((channels,), 0.25))
+
+    def hinge(self) -> Hinge:
+        return Hinge(below=self.slope)
+
+
+class RPReLU(PReLU):
+    """PReLU with a learned shift before and after, per channel (ReActNet, arXiv 2003.03488)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.before = nn.Parameter(torch.zeros(channels))
+        self.after = nn.Parameter(torch.zeros(channels))
+
+    def hinge(self) -> Hinge:
+        return Hinge(below=self.slope, threshold=self.before, bias=self.after)
+
+
+ACTS: dict[str, Callable[[int], Pointwise]] = {
+    "identity": Identity, "relu": ReLU, "hardtanh": Hardtanh, "prelu": PReLU, "rprelu": RPReLU,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to make a convolution binary.
+
+    `weight(out_channels)` and `activation(in_channels)` build the binarizers (None: stays real-valued). `shortcut`:
+    `"gated"` (one learned gate per channel), `"fixed"` (gate 1) or `"none"`. `act` is the unit's nonlinearity where the
+    recipe names none. The unit is `act(BN(conv(x)) + gate * shortcut(x))`.
+    """
+
+    name: str
+    weight: Callable[[int], Binarizer] | None
+    activation: Callable[[int], Binarizer] | None
+    shortcut: str = "gated"
+    act: str = "hardtanh"
+
+    def __post_init__(self) -> None:
+        if self.shortcut not in ("gated", "fixed", "none"):
+            raise BbgError(f"method {self.name!r}: shortcut is {self.shortcut!r}, allowed are gated, fixed, none")

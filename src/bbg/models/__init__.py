@@ -1,0 +1,39 @@
+"""The networks, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from bbg.errors import BbgError
+from bbg.methods import Method, get
+from bbg.models.resnet import ResNetCifar
+from bbg.models.vgg import VGGSmall
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "resnet20": ResNetCifar,
+    "resnet8": partial(ResNetCifar, blocks=1),
+    "vgg_small": VGGSmall,
+}
+
+
+def create(name: str, method: str | Method = "bbg", *, num_classes: int, **options: Any) -> nn.Module:
+    """The network called `name`, its inner convolutions made binary by `method`.
+
+    `options` are the network's own keywords (`act`, `width`, `in_channels`, ...). Weights are drawn from torch's global
+    generator. Raises BbgError for an unknown name, method or option.
+    """
+    if name not in NETWORKS:
+        raise BbgError(f"unknown network {name!r}; allowed are {', '.join(NETWORKS)}")
+    build = NETWORKS[name]
+    allowed = [k for k in inspect.signature(build).parameters if k not in ("num_classes", "method")]
+    unknown = [k for k in options if k not in allowed]
+    if unknown:
+        raise BbgError(f"network {name!r} has no option {unknown[0]!r}; allowed are {', '.join(allowed)}")
+    if num_classes < 1:
+        raise BbgError(f"num_classes is {num_classes}, allowed are 1 and more")
+    return build(num_classes, get(method), **options)

@@ -1,0 +1,40 @@
+"""VGG-Small (as in LQ-Net and IR-Net): six 3x3 convolutions of 128, 128, 256, 256, 512, 512 channels, one linear layer.
+
+A 2x2 max-pool follows the second, fourth and sixth. The first convolution and the linear layer stay real-valued.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bbg.errors import BbgError
+from bbg.layers import Unit, pointwise
+from bbg.methods import Method, get
+
+
+class VGGSmall(nn.Module):
+    """Images `[N, in_channels, size, size]` to logits `[N, num_classes]`; `size` is a multiple of 8."""
+
+    def __init__(self, num_classes: int, method: str | Method = "bbg", *, width: int = 128, in_channels: int = 3,
+                 size: int = 32, act: str | None = None) -> None:  # fmt: skip
+        super().__init__()
+        if size < 8 or size % 8:
+            raise BbgError(f"vgg_small: size is {size}, allowed are multiples of 8")
+        chosen = get(method)
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            pointwise(act or chosen.act, width),
+        )
+        units = []
+        channels = width
+        for i, factor in enumerate((1, 2, 2, 4, 4)):
+            pool = nn.MaxPool2d(2) if i % 2 == 0 else None
+            units.append(Unit(channels, width * factor, 3, padding=1, method=chosen, act=act, pool=pool))
+            channels = width * factor
+        self.units = nn.Sequential(*units)
+        self.head = nn.Linear(channels * (size // 8) ** 2, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(self.units(self.stem(x)).flatten(1))

@@ -1,0 +1,104 @@
+"""A recipe: everything a training run needs, as one flat TOML file. Unknown keys are refused."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from bbg.errors import BbgError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The keys of a recipe file, their types and defaults."""
+
+    dataset: str  # cifar10, cifar100, folders, digits
+    network: str  # a name that bbg.create takes
+    method: str = "bbg"  # a name of bbg.methods
+    act: str | None = None  # nonlinearity of the units; none: the method's own
+    width: int | None = None  # channels of the first stage; none: the network's own
+    size: int = 32  # side of the images, for datasets read from class folders
+    epochs: int = 30  # passes over the training images
+    batch_size: int = 128  # images per step
+    optimizer: str = "adam"  # adam, sgd (Nesterov)
+    lr: float = 1e-3  # the highest learning rate of the schedule
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 0.0  # decoupled for adam; never on gates, BN, thresholds or biases
+    schedule: str = "onecycle"  # onecycle, cosine, linear, constant
+    warmup: float = 0.3  # share of the steps in which onecycle rises
+    label_smoothing: float = 0.0
+    crop_padding: int = 4  # random crop out of the image with this frame; 0: none
+    flip: bool = True  # random mirroring
+    precision: str = "fp32"  # of training: fp32, bf16 (autocast); validation is always float32
+    compile: bool = False  # train through torch.compile (needs a C++ compiler)
+    bn_batches: int = 0  # re-estimate the BN statistics over this many batches, in float32, after the last epoch
+    checkpoint_steps: int = 200  # steps between two checkpoints inside an epoch
+    seed: int = 0  # of weights, data order and augmentation
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(Recipe)
+        for key, value in asdict(self).items():
+            if isinstance(value, int) and not isinstance(value, bool) and hints[key] is float:
+                object.__setattr__(self, key, float(value))
+            elif not any(type(value) is t for t in get_args(hints[key]) or (hints[key],)):
+                allowed = getattr(hints[key], "__name__", str(hints[key]))
+                raise BbgError(f"recipe key {key!r} is {value!r}, allowed is {allowed}")
+        allowed_words = {
+            "optimizer": ("adam", "sgd"),
+            "schedule": ("onecycle", "cosine", "linear", "constant"),
+            "precision": ("fp32", "bf16"),
+        }
+        for key, words in allowed_words.items():
+            if getattr(self, key) not in words:
+                raise BbgError(f"recipe key {key!r} is {getattr(self, key)!r}, allowed are {', '.join(words)}")
+        for key, low in {"epochs": 1, "batch_size": 2, "checkpoint_steps": 1, "crop_padding": 0, "bn_batches": 0,
+                         "lr": 0, "weight_decay": 0, "seed": 0, "size": 1}.items():  # fmt: skip
+            if not getattr(self, key) >= low:
+                raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is {low} or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys and values, as a checkpoint stores them."""
+        return asdict(self)
+
+    def changed(self, changes: dict[str, Any]) -> Recipe:
+        """A copy with some keys set; a value that comes as text is read as TOML, or taken as a plain word.
+
+        Raises BbgError for an unknown key or a value of the wrong type.
+        """
+        _refuse_unknown(changes)
+        return replace(self, **{k: _parse(v) if isinstance(v, str) else v for k, v in changes.items()})
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Recipe:
+        """The recipe with these keys; BbgError for an unknown or missing key or a wrong type."""
+        _refuse_unknown(values)
+        for key in ("dataset", "network"):
+            if key not in values:
+                raise BbgError(f"recipe key {key!r} is missing; every recipe names its dataset and network")
+        return Recipe(**values)
+
+    @staticmethod
+    def load(path: Path) -> Recipe:
+        """The recipe in the TOML file at `path`; BbgError for a missing or malformed file."""
+        try:
+            return Recipe.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as e:
+            raise BbgError(f"cannot read recipe {str(path)!r}: {e.strerror}; give the path of a TOML file") from e
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+            raise BbgError(f"recipe {str(path)!r} is no TOML: {e}") from e
+
+
+def _refuse_unknown(values: dict[str, Any]) -> None:
+    known = [f.name for f in fields(Recipe)]
+    for key in values:
+        if key not in known:
+            raise BbgError(f"unknown recipe key {key!r}; allowed are {', '.join(known)}")
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

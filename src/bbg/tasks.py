@@ -1,0 +1,89 @@
+"""What is trained: loss, metric and optimizer of one task, as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from bbg.recipe import Recipe
+
+
+def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of step `step` of `steps`, as a share of the highest: a function of the step alone.
+
+    onecycle: a cosine from 1/25 to 1 over the first `warmup` of the steps, then a cosine to 1e-4 (Smith and Topin, arXiv
+    1708.07120); cosine and linear: from 1 to 0.
+    """
+    t = step / max(steps, 1)
+    if recipe.schedule == "onecycle":
+        rise = max(recipe.warmup, 1e-9)
+        if t < rise:
+            return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * t / rise))
+        return 1e-4 + (1 - 1e-4) * 0.5 * (1 + math.cos(math.pi * (t - rise) / (1 - rise)))
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * t))
+    return 1 - t if recipe.schedule == "linear" else 1.0
+
+
+class Classification(pl.LightningModule):
+    """Cross-entropy and top-1 accuracy over batches of `(images [N, C, H, W], labels [N])`.
+
+    Training may run in bf16 autocast; validation runs in float32, in eager mode.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, classes: int, steps: int) -> None:
+        super().__init__()
+        self.model, self.recipe, self.steps = model, recipe, steps
+        # Not a submodule: the compiled network shares the parameters of `model`.
+        self.fast = [torch.compile(model) if recipe.compile else model]
+        self.restored_optimizer: dict[str, Any] = {}
+        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
+        self.test_accuracy = MulticlassAccuracy(classes, average="micro")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """The loss of one batch."""
+        x, labels = batch
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits = self.fast[0](x)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        self.train_accuracy(logits.detach().float(), labels)
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(x))
+        self.log("accuracy", self.train_accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(x))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Adds one batch to the test accuracy."""
+        x, labels = batch
+        logits = self.model(x)
+        self.test_accuracy(logits, labels)
+        self.log("test_loss", F.cross_entropy(logits, labels), batch_size=len(x))
+        self.log("test_accuracy", self.test_accuracy, prog_bar=True, batch_size=len(x))
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Sets the learning rate of this step."""
+        lr = self.recipe.lr * lr_factor(self.recipe, self.global_step, self.steps)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = lr
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Weight decay on weights proper only."""
+        parameters = list(self.model.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        lr, momentum = self.recipe.lr, self.recipe.momentum
+        optimizer: torch.optim.Optimizer
+        if self.recipe.optimizer == "adam":
+            optimizer = torch.optim.AdamW(groups, lr=lr)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+        if self.restored_optimizer:
+            optimizer.load_state_dict(self.restored_optimizer)
+        return optimizer
