@@ -1,0 +1,402 @@
+"""The graph: what a packed network computes, as plain data (docs/format.md is the contract, this file its checker).
+
+    real value -> conv -> real value and its sign bits -> binary_conv (+ shortcut) -> ... -> outputs
+
+A `Graph` is a list of `Op`s in execution order. Each op reads earlier values, forms an accumulator, passes it through
+one epilogue per output channel and writes the real value, its sign bits, or both. `Graph.check()` enforces the rules of
+the format and returns the shape of every value; `KINDS` is the whole list of what an engine must know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from bbg.errors import BbgError
+
+Shape = tuple[int, int, int]
+Attributes = Mapping[str, Any]
+
+LIMIT = 2**31  # numbers in one value of one image, and in one weight
+PAIR_LIMIT = 65535  # one element of a pair attribute: keeps every position of a window within 64-bit integers
+REQUIRED = object()
+ROWS = ("scale", "bias", "shift", "gate", "above", "below", "offset", "sign")
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one image has at a point of the network: `real` float32 numbers or `bits`, channels x height x width."""
+
+    type: Literal["real", "bits"]
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> Shape:
+        """`(C, H, W)`."""
+        return self.channels, self.height, self.width
+
+    @property
+    def numbers(self) -> int:
+        """`C * H * W`."""
+        return math.prod(self.shape)
+
+
+class Attribute(NamedTuple):
+    """The rule of one attribute: an integer from `least` to `most`, a pair of them, or a boolean (`least` None)."""
+
+    default: Any
+    least: int | None = None
+    most: int = PAIR_LIMIT
+    pair: bool = True
+
+    def allows(self, value: Any) -> bool:
+        """Whether `value` obeys the rule."""
+        if self.least is None:
+            return isinstance(value, bool)
+        values = value if self.pair else (value,)
+        return (
+            isinstance(values, tuple)
+            and len(values) == (2 if self.pair else 1)
+            and all(type(v) is int and self.least <= v <= self.most for v in values)
+        )
+
+    def __str__(self) -> str:
+        if self.least is None:
+            return "true or false"
+        return f"{'a pair of integers' if self.pair else 'an integer'} from {self.least} to {self.most}"
+
+
+ATTRIBUTES = {
+    "kernel": Attribute(REQUIRED, 1),
+    "stride": Attribute((1, 1), 1),
+    "padding": Attribute((0, 0), 0),
+    "dilation": Attribute((1, 1), 1),
+    "groups": Attribute(1, 1, LIMIT - 1, pair=False),
+    "channels": Attribute(REQUIRED, 1, LIMIT - 1, pair=False),
+    "size": Attribute(REQUIRED, 1),
+    "ceil_mode": Attribute(False),
+    "count_include_pad": Attribute(True),
+}
+
+
+def _steps(a: Attributes, shape: Shape) -> tuple[int, int]:
+    """How many windows fit, vertically and horizontally: PyTorch's formula for convolutions and pools alike."""
+    counts = []
+    for axis in (0, 1):
+        size, kernel, stride, padding = shape[1 + axis], a["kernel"][axis], a["stride"][axis], a["padding"][axis]
+        span = size + 2 * padding - a.get("dilation", (1, 1))[axis] * (kernel - 1) - 1
+        if a.get("ceil_mode", False):
+            count = -(-span // stride) + 1
+            count -= (count - 1) * stride >= size + padding  # a window that starts behind the map is left out
+        else:
+            count = span // stride + 1
+        counts.append(count)
+    return counts[0], counts[1]
+
+
+def _conv_shape(a: Attributes, shape: Shape) -> Shape:
+    if shape[0] % a["groups"] or a["channels"] % a["groups"]:
+        raise BbgError(f"groups {a['groups']} must divide {shape[0]} input and {a['channels']} output channels")
+    return a["channels"], *_steps(a, shape)
+
+
+def _pool_shape(a: Attributes, shape: Shape) -> Shape:
+    if any(2 * p > k for p, k in zip(a["padding"], a["kernel"], strict=True)):
+        raise BbgError(f"padding {a['padding']} must be at most half the kernel {a['kernel']}")
+    if any(d > size for d, size in zip(a.get("dilation", (1, 1)), shape[1:], strict=True)):
+        raise BbgError(f"dilation {a['dilation']} must be at most the map {shape[1:]}, or a window may miss the map")
+    return shape[0], *_steps(a, shape)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of op: its main input, its attributes and tensors, and the shape of its result."""
+
+    shape: Callable[[Attributes, Shape], Shape]
+    attributes: tuple[str, ...] = ()
+    main: Literal["real", "bits"] = "real"
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ("scale", "bias", "gate", "above", "below", "offset", "sign")
+    epilogue: bool = True
+
+
+_CONV = ("kernel", "stride", "padding", "dilation", "groups", "channels")
+_MAX_POOL = ("kernel", "stride", "padding", "dilation", "ceil_mode")
+
+KINDS: dict[str, Kind] = {
+    "conv": Kind(_conv_shape, _CONV, required=("weight",)),
+    "binary_conv": Kind(_conv_shape, _CONV, "bits", ("weight",), ("threshold", "tap_bias"), ROWS),
+    "max_pool": Kind(_pool_shape, _MAX_POOL),
+    "avg_pool": Kind(_pool_shape, ("kernel", "stride", "padding", "count_include_pad", "ceil_mode")),
+    "adaptive_avg_pool": Kind(lambda a, shape: (shape[0], *a["size"]), ("size",)),
+    "match_channels": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",)),
+    "pointwise": Kind(lambda a, shape: shape),
+    "max_pool_bits": Kind(_pool_shape, _MAX_POOL, "bits", ("and_mask",), rows=(), epilogue=False),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operation: it reads `inputs` (the main operand, then a shortcut if any) and writes `real`, `bits` or both.
+
+    `tensors`: arrays keyed "weight", "epilogue" (float32 `[len(epilogue), O]`), "threshold", "tap_bias", "and_mask".
+    Attributes left out get their defaults.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    real: str | None = None
+    bits: str | None = None
+    attributes: Attributes = field(default_factory=dict)
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    epilogue: tuple[str, ...] = ()
+    clip: tuple[float | None, float | None] = (None, None)
+
+    def __post_init__(self) -> None:
+        given = {key: tuple(v) if isinstance(v, list) else v for key, v in self.attributes.items()}
+        names = KINDS[self.kind].attributes if self.kind in KINDS else ()
+        defaults = {n: ATTRIBUTES[n].default for n in names if ATTRIBUTES[n].default is not REQUIRED}
+        object.__setattr__(self, "attributes", {**defaults, **given})
+        tensors = {name: np.asarray(array, order="C") for name, array in self.tensors.items()}
+        object.__setattr__(self, "tensors", tensors)
+        object.__setattr__(self, "clip", tuple(None if v is None else float(v) for v in self.clip))
+
+    def row(self, name: str) -> np.ndarray | None:
+        """The epilogue's vector `name`, float32 `[O]`, or None where the op has no such row."""
+        return self.tensors["epilogue"][self.epilogue.index(name)] if name in self.epilogue else None
+
+    def refuse(self, reason: str) -> BbgError:
+        """The error that names this op."""
+        return BbgError(f"op {self.name!r} ({self.kind}): {reason}")
+
+    def _check_form(self) -> None:
+        """Everything that needs neither shapes nor tensors."""
+        kind = KINDS.get(self.kind)
+        if kind is None:
+            raise self.refuse(f"unknown kind; allowed are {', '.join(KINDS)}")
+        for name, value in self.attributes.items():
+            if name not in kind.attributes:
+                raise self.refuse(f"unknown attribute {name!r}; allowed are {', '.join(kind.attributes) or 'none'}")
+            if not ATTRIBUTES[name].allows(value):
+                raise self.refuse(f"attribute {name!r} is {value!r}, allowed is {ATTRIBUTES[name]}")
+        for name in kind.attributes:
+            if name not in self.attributes:
+                raise self.refuse(f"attribute {name!r} is missing; it must be {ATTRIBUTES[name]}")
+        if len(self.inputs) not in (1, 2):
+            raise self.refuse(f"{len(self.inputs)} inputs; one, or one and a shortcut, are allowed")
+        if self.real is None and self.bits is None:
+            raise self.refuse("writes nothing; give it a real value, bits or both")
+        self._check_epilogue(kind)
+
+    def _check_epilogue(self, kind: Kind) -> None:
+        for row in self.epilogue:
+            if row not in kind.rows:
+                raise self.refuse(f"unknown epilogue row {row!r}; allowed are {', '.join(kind.rows) or 'none'}")
+        if len(set(self.epilogue)) != len(self.epilogue):
+            raise self.refuse(f"epilogue rows {list(self.epilogue)} repeat; each may come once")
+        if "gate" in self.epilogue and len(self.inputs) == 1:
+            raise self.refuse("has a gate but no shortcut; add the shortcut as second input or drop the row")
+        low, high = self.clip
+        if any(v is not None and not abs(v) <= np.finfo(np.float32).max for v in self.clip):
+            raise self.refuse(f"clip {list(self.clip)} is not finite in float32")
+        if low is not None and high is not None and low > high:
+            raise self.refuse(f"clip {list(self.clip)} must rise")
+        plain = not self.epilogue and self.clip == (None, None) and len(self.inputs) == 1 and self.real is None
+        if not kind.epilogue and not plain:
+            raise self.refuse("writes bits only: no epilogue, clip, shortcut or real value is allowed")
+        if "threshold" in self.tensors and (not plain or "tap_bias" in self.tensors):
+            raise self.refuse("has integer thresholds: no epilogue, clip, shortcut, tap_bias or real value is allowed")
+
+    def _result(self, values: Mapping[str, Value]) -> Shape:
+        """Shape of the result, given the values written before."""
+        main = values[self.inputs[0]]
+        if main.type != KINDS[self.kind].main:
+            raise self.refuse(f"main input {self.inputs[0]!r} is {main.type}, it must be {KINDS[self.kind].main}")
+        try:
+            shape = KINDS[self.kind].shape(self.attributes, main.shape)
+            check_shape(shape)
+        except BbgError as error:
+            raise self.refuse(f"on a map {list(main.shape)}: {error}") from None
+        if len(self.inputs) == 2:
+            shortcut = values[self.inputs[1]]
+            if shortcut != Value("real", *shape):
+                came = f"{shortcut.type} {list(shortcut.shape)}"
+                raise self.refuse(f"shortcut {self.inputs[1]!r} is {came}, it must be real {list(shape)}")
+        return shape
+
+    def _tensor_forms(self, main: Value, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtype and shape of every tensor that this op may have."""
+        forms = {
+            "epilogue": ("float32", (len(self.epilogue), channels)),
+            "threshold": ("int32", (channels,)),
+            "and_mask": ("uint64", (words(main.channels),)),
+        }
+        if "weight" in KINDS[self.kind].required:
+            (ky, kx), inputs = self.attributes["kernel"], main.channels // self.attributes["groups"]
+            if channels * ky * kx * inputs >= LIMIT:
+                raise self.refuse(f"weight of {channels} x {ky} x {kx} x {inputs} numbers; allowed are fewer than 2^31")
+            binary = self.kind == "binary_conv"
+            shape = (channels, words(ky * kx * inputs)) if binary else (channels, ky, kx, inputs)
+            forms["weight"] = ("uint64" if binary else "float32", shape)
+            forms["tap_bias"] = ("float32", (ky * kx, channels))
+        return forms
+
+    def _check_tensors(self, main: Value, channels: int) -> None:
+        kind = KINDS[self.kind]
+        needed = kind.required + (("epilogue",) if self.epilogue else ())
+        for name in needed:
+            if name not in self.tensors:
+                raise self.refuse(f"tensor {name!r} is missing")
+        forms = self._tensor_forms(main, channels)
+        for name, array in self.tensors.items():
+            if name not in needed + kind.optional:
+                allowed = ", ".join(needed + kind.optional) or "none"
+                raise self.refuse(f"tensor {name!r} is not used; allowed are {allowed}")
+            dtype, shape = forms[name]
+            if array.dtype != dtype or array.shape != shape:
+                came = f"{array.dtype} {list(array.shape)}"
+                raise self.refuse(f"tensor {name!r} is {came}, it must be {dtype} {list(shape)}")
+            if dtype == "float32" and not np.isfinite(array).all():
+                raise self.refuse(f"tensor {name!r} holds numbers that are not finite")
+            if dtype == "uint64":
+                bits = main.channels if name == "and_mask" else self.fan_in(main)
+                if bits % 64 and (array[..., -1] >> np.uint64(bits % 64)).any():
+                    raise self.refuse(f"tensor {name!r} has bits set behind the last of {bits}")
+
+    def fan_in(self, main: Value) -> int:
+        """Products per number of the result: `kh * kw * I / groups`; 0 for ops without a weight."""
+        if "weight" not in KINDS[self.kind].required:
+            return 0
+        return int(math.prod(self.attributes["kernel"]) * (main.channels // self.attributes["groups"]))
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network returns: `value` as `[N, C, H, W]`, or `[N, C*H*W]` where `flat`; bits as +1 and -1, float32."""
+
+    name: str
+    value: str
+    flat: bool = False
+
+
+class Cost(NamedTuple):
+    """What one op costs for one image: bytes of tensors, multiply-accumulates, bit width of the weight (None: none)."""
+
+    name: str
+    kind: str
+    shape: Shape
+    bytes: int
+    macs: int
+    bits: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network: one real input `[N, *input_shape]`, ops in execution order, outputs."""
+
+    input_name: str
+    input_shape: Shape
+    ops: tuple[Op, ...]
+    outputs: tuple[Output, ...]
+
+    def check(self) -> dict[str, Value]:
+        """Enforce every rule of docs/format.md; returns each value by name. BbgError names the op and the rule."""
+        self._check_names()
+        for op in self.ops:
+            op._check_form()
+        self._check_outputs()
+        values = self.shapes(*self.input_shape[1:])
+        for op in self.ops:
+            written = values[op.real or op.bits or ""]
+            op._check_tensors(values[op.inputs[0]], written.channels)
+        return values
+
+    def shapes(self, height: int, width: int) -> dict[str, Value]:
+        """Each value by name for an input of `height` x `width`. The rest of the graph must have passed `check`."""
+        shape = (self.input_shape[0], height, width)
+        try:
+            check_shape(shape)
+        except BbgError as error:
+            raise BbgError(f"input {self.input_name!r}: {error}") from None
+        values = {self.input_name: Value("real", *shape)}
+        for op in self.ops:
+            result = op._result(values)
+            if op.real is not None:
+                values[op.real] = Value("real", *result)
+            if op.bits is not None:
+                values[op.bits] = Value("bits", *result)
+        return values
+
+    def costs(self) -> list[Cost]:
+        """Bytes, multiply-accumulates and weight width of every op, in order, at the graph's own input size."""
+        values = self.shapes(*self.input_shape[1:])
+        rows = []
+        for op in self.ops:
+            written, fan_in = values[op.real or op.bits or ""], op.fan_in(values[op.inputs[0]])
+            size = sum(tensor.nbytes for tensor in op.tensors.values())
+            bits = (1 if op.kind == "binary_conv" else 32) if fan_in else None
+            rows.append(Cost(op.name, op.kind, written.shape, size, written.numbers * fan_in, bits))
+        return rows
+
+    def _check_names(self) -> None:
+        """Op names are unique, every value is written once, and before it is read."""
+        writers = {name: op for op in self.ops for name in (op.real, op.bits) if name is not None}
+        written, ops = {self.input_name}, set()
+        for op in self.ops:
+            if op.name in ops:
+                raise op.refuse("another op has the same name; names must be unique")
+            ops.add(op.name)
+            for name in op.inputs:
+                if name not in written and name in writers:
+                    late = f"reads {name!r} before op {writers[name].name!r} writes it"
+                    raise op.refuse(f"{late}: the graph has a cycle or its ops are out of order")
+                if name not in written:
+                    raise op.refuse(f"reads {name!r}, which no op writes; the graph's input is {self.input_name!r}")
+            for value in (op.real, op.bits):
+                if value in written:
+                    raise op.refuse(f"writes {value!r}, which is written already; each value is written once")
+                if value is not None:
+                    written.add(value)
+
+    def _check_outputs(self) -> None:
+        names = [output.name for output in self.outputs]
+        if not names or len(set(names)) != len(names) or ("" in names and len(names) > 1):
+            raise BbgError(f"outputs are named {names}; allowed are one called '' or several of different names")
+        written = {name for op in self.ops for name in (op.real, op.bits)}
+        for output in self.outputs:
+            if output.value not in written:
+                raise BbgError(f"output {output.name!r} returns {output.value!r}, which no op writes")
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raise BbgError unless every size is at least 1 and their product is below 2^31."""
+    if min(shape) < 1 or math.prod(shape) >= LIMIT:
+        raise BbgError(f"a value of shape {list(shape)}; sizes must be at least 1 and their product below 2^31")
+
+
+def words(bits: int) -> int:
+    """64-bit words that hold `bits` bits."""
+    return -(-bits // 64)
+
+
+def pack_bits(signs: np.ndarray, rows: int) -> np.ndarray:
+    """`signs` (booleans, or +1 and -1), read as `rows` rows, to uint64 `[rows, ceil(bits/64)]`, first bit lowest."""
+    if signs.dtype != bool and not (np.abs(signs) == 1).all():
+        raise BbgError("pack_bits takes booleans or +1 and -1 only")
+    dense = np.packbits((signs > 0).reshape(rows, -1), axis=1, bitorder="little")
+    padded = np.pad(dense, ((0, 0), (0, -dense.shape[1] % 8)))
+    return padded.view("<u8").astype(np.uint64)
+
+
+def unpack_bits(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The inverse: uint64 `[rows, ceil(bits/64)]` to int8 `[rows, bits]` of +1 and -1."""
+    dense = np.ascontiguousarray(packed, "<u8").view(np.uint8)
+    return np.unpackbits(dense, axis=1, count=bits, bitorder="little").astype(np.int8) * 2 - 1
