@@ -1,0 +1,271 @@
+"""The oracle: what docs/format.md says, in plain numpy, one op at a time and one line per formula.
+
+    values = run(graph, x)      # name -> array [N, C, H, W]: float32 for real values, int8 of +1 and -1 for bits
+
+Sums are formed in float64: those of a binary convolution are exact integers, the others are rounded once, to float32.
+`random_graph(seed)` draws a graph of any kinds, attributes and epilogues that the format allows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bbg.errors import BbgError
+from bbg.graph import ATTRIBUTES, KINDS, REQUIRED, Graph, Op, Output, Value, pack_bits, unpack_bits
+
+
+def run(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Every value of `graph` for the input `x`, float32 `[N, C, H, W]` of any height and width the graph allows."""
+    shapes = graph.shapes(*x.shape[2:])
+    values = {graph.input_name: x}
+    for op in graph.ops:
+        result = shapes[op.real or op.bits]
+        main = values[op.inputs[0]].astype(np.float64)
+        if op.kind == "max_pool_bits":
+            values[op.bits] = max_pool_bits(op, main, result)
+            continue
+        acc = ACCUMULATORS[op.kind](op, main, result)
+        if "threshold" in op.tensors:
+            values[op.bits] = signs(acc, op.tensors["threshold"])
+            continue
+        shortcut = values[op.inputs[1]].astype(np.float64) if len(op.inputs) == 2 else 0.0
+        y = epilogue(op, acc, main, shortcut, result)
+        if op.real is not None:
+            values[op.real] = y
+        if op.bits is not None:
+            values[op.bits] = signs(y, op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32))
+    return values
+
+
+def signs(y: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """+1 where `y >= threshold`, else -1."""
+    return np.where(y >= along(threshold), 1, -1).astype(np.int8)
+
+
+def epilogue(op: Op, acc: np.ndarray, main: np.ndarray, shortcut: np.ndarray | float, result: Value) -> np.ndarray:
+    """The real value of the op, float32 `[N, O, H, W]`."""
+
+    def row(name: str, neutral: float) -> np.ndarray:
+        vector = op.row(name)
+        return along(np.full(1, neutral) if vector is None else vector.astype(np.float64))
+
+    v = row("scale", 1) * acc + row("bias", 0) + row("gate", 1) * shortcut
+    if "shift" in op.epilogue:
+        v = v + row("shift", 0) * correlate(op, main, np.ones(weight_shape(op, main)), result)
+    if "tap_bias" in op.tensors:
+        _, inside = taps(op, main, result)
+        v = v + np.einsum("yxhw,yxo->ohw", inside, op.tensors["tap_bias"].reshape(*op.attributes["kernel"], -1))
+    y = v * np.where(v >= 0, row("above", 1), row("below", 1)) + row("offset", 0)
+    low, high = op.clip
+    return np.clip(y, -np.inf if low is None else low, np.inf if high is None else high).astype(np.float32)
+
+
+def along(vector: np.ndarray) -> np.ndarray:
+    """`[C]` as `[C, 1, 1]`."""
+    return vector.reshape(-1, 1, 1)
+
+
+def taps(op: Op, x: np.ndarray, result: Value) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of `x`, `[N, C, kh, kw, H', W']`, and which taps lie inside the map, `[kh, kw, H', W']`."""
+
+    def positions(axis: int, count: int) -> np.ndarray:
+        kernel, stride, padding = (op.attributes[name][axis] for name in ("kernel", "stride", "padding"))
+        dilation = op.attributes.get("dilation", (1, 1))[axis]
+        return np.arange(count) * stride - padding + np.arange(kernel)[:, None] * dilation  # [k, count]
+
+    ys, xs = positions(0, result.height)[:, None, :, None], positions(1, result.width)[None, :, None, :]
+    height, width = x.shape[2:]
+    inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
+    return x[:, :, ys.clip(0, height - 1), xs.clip(0, width - 1)], inside
+
+
+def weight_shape(op: Op, main: np.ndarray) -> tuple[int, int, int, int]:
+    """`[O, kh, kw, I/g]`."""
+    return op.attributes["channels"], *op.attributes["kernel"], main.shape[1] // op.attributes["groups"]
+
+
+def correlate(op: Op, main: np.ndarray, weight: np.ndarray, result: Value) -> np.ndarray:
+    """PyTorch's convolution of `main` with `weight` `[O, kh, kw, I/g]`; a padded tap adds 0."""
+    windows, inside = taps(op, main, result)
+    windows = np.where(inside, windows, 0.0)
+    groups = op.attributes["groups"]
+    parts = [
+        np.einsum("ncyxhw,oyxc->nohw", w, k, optimize=True)
+        for w, k in zip(np.split(windows, groups, axis=1), np.split(weight, groups), strict=True)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def conv(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return correlate(op, main, op.tensors["weight"].astype(np.float64), result)
+
+
+def binary_conv(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    shape = weight_shape(op, main)
+    weight = unpack_bits(op.tensors["weight"], math.prod(shape[1:])).reshape(shape)
+    return correlate(op, main, weight.astype(np.float64), result)
+
+
+def max_pool(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    windows, inside = taps(op, main, result)
+    return np.where(inside, windows, -np.inf).max(axis=(2, 3))
+
+
+def max_pool_bits(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    windows, inside = taps(op, main, result)
+    either = np.where(inside, windows, -1).max(axis=(2, 3))
+    every = np.where(inside, windows, 1).min(axis=(2, 3))
+    mask = unpack_bits(op.tensors["and_mask"][None], main.shape[1])[0]
+    return np.where(along(mask) > 0, every, either).astype(np.int8)
+
+
+def avg_pool(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    windows, inside = taps(op, main, result)
+    total = np.where(inside, windows, 0.0).sum(axis=(2, 3))
+    if not op.attributes["count_include_pad"]:
+        return total / inside.sum(axis=(0, 1))
+
+    def counted(axis: int, size: int, count: int) -> np.ndarray:
+        """Taps up to the end of the padding: a window that `ceil_mode` lets hang over counts no more."""
+        kernel, stride, padding = (op.attributes[name][axis] for name in ("kernel", "stride", "padding"))
+        start = np.arange(count) * stride - padding
+        return np.minimum(start + kernel, size + padding) - start
+
+    return total / np.outer(counted(0, main.shape[2], result.height), counted(1, main.shape[3], result.width))
+
+
+def adaptive_avg_pool(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    def bounds(i: int, count: int, size: int) -> slice:
+        return slice(i * size // count, -(-(i + 1) * size // count))
+
+    out = np.empty((*main.shape[:2], result.height, result.width))
+    for y, x in np.ndindex(result.height, result.width):
+        rows, columns = bounds(y, result.height, main.shape[2]), bounds(x, result.width, main.shape[3])
+        out[:, :, y, x] = main[:, :, rows, columns].mean(axis=(2, 3))
+    return out
+
+
+def match_channels(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    have, want = main.shape[1], result.channels
+    if want >= have:
+        return main[:, np.arange(want) % have]
+    return np.stack([main[:, c::want].mean(axis=1) for c in range(want)], axis=1)
+
+
+def pointwise(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return main
+
+
+ACCUMULATORS = {
+    f.__name__: f for f in (conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise)
+}
+
+
+def margin(graph: Graph, values: dict[str, np.ndarray]) -> float:
+    """How near any bit is to falling the other way: least `|y - sign|` over the op's largest `|y|`.
+
+    Only bits formed from real values count: integer thresholds are exact, and so is a `y` of exactly `sign`, as sums of
+    +-1 that cancel are. 0 where a real value is not finite.
+    """
+    least = 1.0
+    for op in graph.ops:
+        if op.bits is None or op.kind == "max_pool_bits" or "threshold" in op.tensors:
+            continue
+        real = values[op.real] if op.real is not None else run_real(op, values)
+        if not np.isfinite(real).all():
+            return 0.0
+        threshold = op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32)
+        distance = np.abs(real.astype(np.float64) - along(threshold))
+        near = distance[distance > 0]
+        if near.size:
+            least = min(least, float(near.min() / max(np.abs(real).max(), 1e-30)))
+    return least
+
+
+def run_real(op: Op, values: dict[str, np.ndarray]) -> np.ndarray:
+    """The real value behind an op that stores only its bits."""
+    inputs = tuple(values[name] for name in op.inputs)
+    main = inputs[0].astype(np.float64)
+    channels, height, width = values[op.bits].shape[1:]
+    result = Value("real", channels, height, width)
+    shortcut = inputs[1].astype(np.float64) if len(inputs) == 2 else 0.0
+    return epilogue(op, ACCUMULATORS[op.kind](op, main, result), main, shortcut, result)
+
+
+def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16, 33, 64, 70), size: int = 9) -> Graph:
+    """A valid graph of `ops` random ops on small maps; every value that no op reads is an output."""
+    rng = np.random.default_rng(seed)
+    first = Value("real", int(rng.choice(channels[:4])), int(rng.integers(1, size + 1)), int(rng.integers(1, size + 1)))
+    values, drawn = {"x": first}, []
+    while len(drawn) < ops:
+        bits = [name for name, value in values.items() if value.type == "bits"]
+        allowed = [name for name, kind in KINDS.items() if bits or kind.main == "real"]
+        kind = "binary_conv" if bits and rng.random() < 0.4 else str(rng.choice(allowed))
+        op = _random_op(rng, f"op{len(drawn)}", kind if drawn else "conv", values, channels, first=not drawn)
+        if op is not None:
+            drawn.append(op)
+            values = Graph("x", first.shape, tuple(drawn), ()).shapes(first.height, first.width)
+    read = {name for op in drawn for name in op.inputs}
+    last = [name for name in values if name not in read and name != "x"]
+    outputs = tuple(Output(f"out{i}", name, bool(rng.integers(2))) for i, name in enumerate(last))
+    graph = Graph("x", first.shape, tuple(drawn), outputs)
+    graph.check()
+    return graph
+
+
+def _random_op(rng: np.random.Generator, name: str, kind: str, values: dict[str, Value], channels: Sequence[int],
+               first: bool) -> Op | None:  # fmt: skip
+    """One op on what exists, or None where the attributes drawn do not fit the map."""
+    rule = KINDS[kind]
+    main = str(rng.choice([key for key, value in values.items() if value.type == rule.main]))
+    draw = {
+        "kernel": lambda: tuple(int(k) for k in rng.integers(1, 5, 2)),
+        "stride": lambda: tuple(int(s) for s in rng.integers(1, 3, 2)),
+        "padding": lambda: tuple(int(p) for p in rng.integers(0, 4, 2)),
+        "dilation": lambda: tuple(int(d) for d in rng.integers(1, 3, 2)),
+        "groups": lambda: int(rng.choice([1, 1, 1, 2, values[main].channels])),
+        "channels": lambda: int(rng.choice(channels)),
+        "size": lambda: tuple(int(s) for s in rng.integers(1, 8, 2)),
+        "ceil_mode": lambda: bool(rng.integers(2)),
+        "count_include_pad": lambda: bool(rng.integers(2)),
+    }
+    given = [key for key in rule.attributes if ATTRIBUTES[key].default is REQUIRED or rng.random() < 0.7]
+    attributes = {key: draw[key]() for key in given}
+    real, bits = [(True, True), (True, False), (False, True)][0 if first else int(rng.integers(3))]
+    if not rule.epilogue:
+        real, bits = False, True
+    try:
+        shape = rule.shape(Op(name, kind, (main,), attributes=attributes).attributes, values[main].shape)
+    except BbgError:
+        return None
+    if min(shape) < 1 or math.prod(shape) > 50_000:
+        return None
+    shortcuts = [key for key, value in values.items() if value == Value("real", *shape)]
+    integer = "threshold" in rule.optional and not real and rng.random() < 0.5
+    plain = integer or not rule.epilogue
+    inputs = (main, str(rng.choice(shortcuts))) if shortcuts and not plain and rng.random() < 0.7 else (main,)
+    rows = tuple(r for r in rng.permutation(rule.rows) if rng.random() < 0.5 and (r != "gate" or len(inputs) == 2))
+    clip = (None, None) if plain or rng.random() < 0.3 else (-2.0, float(rng.integers(0, 4)))
+    op = Op(name, kind, inputs, f"{name}.real" if real else None, f"{name}.bits" if bits else None, attributes,
+            epilogue=() if plain else tuple(str(r) for r in rows), clip=clip)  # fmt: skip
+    return _with_tensors(rng, op, values[main], shape[0], integer)
+
+
+def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, integer: bool) -> Op:
+    """`op` with random tensors."""
+    tensors = {}
+    taps_too = op.kind == "binary_conv" and not integer and rng.random() < 0.3
+    wanted = {"epilogue": bool(op.epilogue), "tap_bias": taps_too}
+    for key, (dtype, shape) in op._tensor_forms(main, channels).items():
+        if key == "and_mask" and op.kind == "max_pool_bits":
+            tensors[key] = pack_bits(rng.random(main.channels) < 0.5, 1)[0]
+        elif key == "weight" and dtype == "uint64":
+            tensors[key] = pack_bits(rng.random((channels, op.fan_in(main))) < 0.5, channels)
+        elif key == "threshold" and integer:
+            tensors[key] = rng.integers(-5, 6, shape).astype(np.int32)
+        elif dtype == "float32" and wanted.get(key, True):
+            tensors[key] = rng.normal(size=shape).astype(np.float32)
+    return Op(op.name, op.kind, op.inputs, op.real, op.bits, op.attributes, tensors, op.epilogue, op.clip)
