@@ -205,7 +205,7 @@ class Op:
         if "gate" in self.epilogue and len(self.inputs) == 1:
             raise self.refuse("has a gate but no shortcut; add the shortcut as second input or drop the row")
         low, high = self.clip
-        if any(v is not None and not abs(v) <= np.finfo(np.float32).max for v in self.clip):
+        if any(v is not None and not abs(v) <= float(np.finfo(np.float32).max) for v in self.clip):
             raise self.refuse(f"clip {list(self.clip)} is not finite in float32")
         if low is not None and high is not None and low > high:
             raise self.refuse(f"clip {list(self.clip)} must rise")
@@ -309,9 +309,9 @@ class Graph:
 
     def check(self) -> dict[str, Value]:
         """Enforce every rule of docs/format.md; returns each value by name. BbgError names the op and the rule."""
-        self._check_names()
         for op in self.ops:
             op._check_form()
+        self._check_names()
         self._check_outputs()
         values = self.shapes(*self.input_shape[1:])
         for op in self.ops:
