@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write to a temporary file beside `path`, flush it to the disk, then rename: never half a checkpoint."""
-        state = {"version": VERSION, "torch": torch.__version__, **vars(self)}
+        state = {"version": VERSION, "torch": str(torch.__version__), **vars(self)}
         state["recipe"], state["preprocess"] = self.recipe.to_dict(), self.preprocess.to_json()
         temporary = path.with_name(path.name + ".tmp")
         try:
@@ -46,8 +46,11 @@ class Checkpoint:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except OSError as e:
-            raise BbgError(f"cannot write checkpoint {str(path)!r}: {e.strerror}; give a writable --out folder") from e
+        except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            reason = (isinstance(e, OSError) and e.strerror) or "the disk may be full"
+            raise BbgError(f"cannot write checkpoint {str(path)!r}: {reason}; give a writable --out folder") from e
 
     @staticmethod
     def load(path: Path) -> Checkpoint:
@@ -56,7 +59,7 @@ class Checkpoint:
             state = torch.load(path, map_location="cpu", weights_only=True)
             version = state.pop("version")
             if version > VERSION:
-                raise BbgError(f"checkpoint {str(path)!r} has version {version}, this bbg reads up to {VERSION}; update bbg")
+                raise BbgError(f"checkpoint {str(path)!r} has version {version}, allowed is {VERSION}; update bbg")
             state.pop("torch")
             state["recipe"] = Recipe.from_dict(state["recipe"])
             state["preprocess"] = Preprocess.from_json(state["preprocess"])
@@ -64,9 +67,9 @@ class Checkpoint:
         except BbgError:
             raise
         except OSError as e:
-            raise BbgError(f"cannot read checkpoint {str(path)!r}: {e.strerror}") from e
-        except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, AttributeError, EOFError, ValueError) as e:
-            raise BbgError(f"{str(path)!r} is no checkpoint of bbg: {e}") from e
+            raise BbgError(f"cannot read checkpoint {str(path)!r}: {e.strerror}; give the path of a checkpoint") from e
+        except Exception as e:  # unpickling raises whatever the damaged bytes happen to mean
+            raise BbgError(f"{str(path)!r} is damaged or no checkpoint of bbg; give one that `bbg train` wrote") from e
 
     def network(self) -> nn.Module:
         """The trained network, in evaluation mode."""

@@ -4,7 +4,8 @@
 
     conv(q_x(x), q_w(w)) + bias,    q(v) = shift + scale * sign(v - threshold).
 
-The scales stand outside the convolution, in training too: sums of +-1 are exact in float32, sums of rounded scales are not.
+The scales stand outside the convolution, in training too: sums of +-1 are exact in float32, sums of rounded scales are
+not.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ class _Binary(nn.Module):
     """What the two binary layers share: the slots, and the arithmetic around the product of signs."""
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Any  # a tensor or None: torch declares it differently in its two layers
 
     def _slots(self, method: str | Method, inputs: int, outputs: int) -> None:
         chosen = get(method)
         if chosen.weight is None or chosen.activation is None:
-            raise BbgError(f"method {chosen.name!r} has no binarizers; use the stock layer of torch, or a binary method")
+            raise BbgError(f"method {chosen.name!r} has no binarizers; use torch's own layer, or a binary method")
         self.weight_binarizer = chosen.weight(outputs)
         self.activation_binarizer = chosen.activation(inputs)
 
@@ -40,8 +41,8 @@ class _Binary(nn.Module):
         # (shift_x + s_x a) * (shift_w + s_w b), a and b being signs, is s_x [ s_w (u * b) + shift_w (u * 1) ] with
         # u = a + shift_x / s_x: with no shift, one product of +-1, and one scale per output channel behind it.
         xf, wf = self.activation_binarizer.form(x), self.weight_binarizer.form(self.weight)
-        u = self.activation_binarizer.signs(x, xf.threshold)
-        b = self.weight_binarizer.signs(self.weight, wf.threshold)
+        u = self.activation_binarizer.signs(x, xf.threshold, xf.width)
+        b = self.weight_binarizer.signs(self.weight, wf.threshold, wf.width)
         one = torch.ones((), device=x.device)
         scale = one if xf.scale is None else xf.scale
         if xf.shift is not None:
@@ -75,7 +76,9 @@ class BinaryConv2d(_Binary, nn.Conv2d):
         return F.conv2d(x, w, None, self.stride, self.padding, self.dilation, self.groups)
 
     def forward(self, input: Tensor) -> Tensor:
-        """The binary convolution of `input`."""
+        """The binary convolution of `input` `[N, C, H, W]`; raises BbgError for any other rank."""
+        if input.ndim != 4:
+            raise BbgError(f"BinaryConv2d takes [N, C, H, W], got {list(input.shape)}; a batch may hold one image")
         return self._forward(input)
 
 
@@ -99,8 +102,8 @@ class BinaryLinear(_Binary, nn.Linear):
 class Shortcut(nn.Module):
     """The parameter-free shortcut to `[N, channels, height, width]`, defined for every shape.
 
-    Over space: adaptive average pooling. Over channels: wider, output c takes input `c mod in`; narrower, output c takes
-    the mean of the inputs congruent to c modulo `channels`.
+    Over space: adaptive average pooling. Over channels: wider, output c takes input `c mod in`; narrower, output c
+    takes the mean of the inputs congruent to c modulo `channels`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -127,7 +130,7 @@ class Unit(nn.Module):
     """One convolution and what the method puts around it: `act(BN(conv(x)) + gate * shortcut(x))`.
 
     A pool, if any, follows the unit; in methods without a shortcut it stands between convolution and BN. The keyword
-    arguments go to the convolution. `gate`: `[out_channels]`, 1 at first.
+    arguments go to the convolution. `gate`: `[out_channels]`, 1 at first. `act` None takes the method's nonlinearity.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, method: str | Method = "bbg",
@@ -141,7 +144,7 @@ class Unit(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
         self.shortcut = None if chosen.shortcut == "none" else Shortcut(out_channels)
         self.gate = nn.Parameter(torch.ones(out_channels)) if chosen.shortcut == "gated" else None
-        self.act = pointwise(act or chosen.act, out_channels)
+        self.act = pointwise(chosen.act if act is None else act, out_channels)
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:

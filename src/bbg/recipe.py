@@ -54,9 +54,13 @@ class Recipe:
             if getattr(self, key) not in words:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)!r}, allowed are {', '.join(words)}")
         for key, low in {"epochs": 1, "batch_size": 2, "checkpoint_steps": 1, "crop_padding": 0, "bn_batches": 0,
-                         "lr": 0, "weight_decay": 0, "seed": 0, "size": 1}.items():  # fmt: skip
-            if not getattr(self, key) >= low:
-                raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is {low} or more")
+                         "lr": 0, "weight_decay": 0, "seed": 0, "size": 1, "width": 1}.items():  # fmt: skip
+            value = getattr(self, key)
+            if value is not None and not low <= value < 2**62:
+                raise BbgError(f"recipe key {key!r} is {value}, allowed is {low} or more")
+        for key in ("momentum", "warmup", "label_smoothing"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is 0 to 1")
 
     def to_dict(self) -> dict[str, Any]:
         """The keys and values, as a checkpoint stores them."""

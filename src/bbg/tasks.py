@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from bbg.errors import BbgError
 from bbg.recipe import Recipe
 
 
 def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
     """The learning rate of step `step` of `steps`, as a share of the highest: a function of the step alone.
 
-    onecycle: a cosine from 1/25 to 1 over the first `warmup` of the steps, then a cosine to 1e-4 (Smith and Topin, arXiv
-    1708.07120); cosine and linear: from 1 to 0.
+    onecycle: a cosine from 1/25 to 1 over the first `warmup` of the steps, then a cosine to 1e-4 (Smith and Topin,
+    arXiv 1708.07120); cosine and linear: from 1 to 0.
     """
     t = step / max(steps, 1)
     if recipe.schedule == "onecycle":
@@ -29,6 +30,14 @@ def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * t))
     return 1 - t if recipe.schedule == "linear" else 1.0
+
+
+def diverged(what: str, epoch: int, step: int) -> BbgError:
+    """The error that ends a training whose numbers are no longer finite; `epoch` and `step` count from 0."""
+    return BbgError(
+        f"{what} in step {step + 1} (epoch {epoch + 1}), only finite numbers can be trained on; lower lr and train "
+        "again, the last checkpoint is from before"
+    )
 
 
 class Classification(pl.LightningModule):
@@ -47,11 +56,13 @@ class Classification(pl.LightningModule):
         self.test_accuracy = MulticlassAccuracy(classes, average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch; raises BbgError where it is not finite, before the weights take harm."""
         x, labels = batch
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             logits = self.fast[0](x)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        if not torch.isfinite(loss):
+            raise diverged(f"the loss is {loss.item()}", self.current_epoch, self.global_step)
         self.train_accuracy(logits.detach().float(), labels)
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(x))
         self.log("accuracy", self.train_accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(x))

@@ -2,16 +2,23 @@
 
     bbg train recipes/cifar10_resnet20.toml --data DIR --out runs/resnet20
 
-Every random draw is a function of (seed, epoch, step) and the learning rate one of the step, so a checkpoint needs weights,
-optimizer state and two counters, and a resumed run ends with the same bits as an undisturbed one (same thread count).
+Every random draw is a function of (seed, epoch, step) and the learning rate one of the step, so a checkpoint needs
+weights, optimizer state and two counters, and a resumed run ends with the same bits as an undisturbed one (same thread
+count). Only the training loss and accuracy that `history` tells of a resumed epoch are those of its steps since then.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
+import os
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +34,7 @@ from bbg.data import Batches, ImageSet, Split
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
-from bbg.tasks import Classification
+from bbg.tasks import Classification, diverged
 
 LAST = "last.ckpt"
 EVALUATION_BATCH = 250
@@ -57,6 +64,7 @@ class _Recorder(Callback):
         self.out, self.state, self.console = out, state, console
         self.began = time.monotonic()
         self.images = 0
+        self.stop = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.began, self.images = time.monotonic(), 0
@@ -66,9 +74,10 @@ class _Recorder(Callback):
         self.state.step += 1
         self.images += len(batch[0])
         module.log("images/s", self.images / (time.monotonic() - self.began), prog_bar=True)
-        steps = len(training_batches_of(trainer))
-        if self.state.step % self.state.recipe.checkpoint_steps == 0 and self.state.step < steps:
+        due = self.stop or self.state.step % self.state.recipe.checkpoint_steps == 0
+        if due and self.state.step < training_batches_of(trainer).steps:
             self.save(trainer, module)
+            self.end_if_asked()
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         recipe = self.state.recipe
@@ -92,15 +101,25 @@ class _Recorder(Callback):
         self.save(trainer, module)
         write_history(self.state.history, self.out)
         self.console.print(
-            f"epoch {row['epoch']:3.0f}/{self.state.recipe.epochs}  loss {row['loss']:.3f}  accuracy {row['accuracy']:.4f}  "
-            f"test accuracy {row['test_accuracy']:.4f}  {self.images / seconds:.0f} images/s"
+            f"epoch {row['epoch']:3.0f}/{self.state.recipe.epochs}  loss {row['loss']:.3f}  "
+            f"accuracy {row['accuracy']:.4f}  test accuracy {row['test_accuracy']:.4f}  "
+            f"{self.images / seconds:.0f} images/s"
         )
+        self.end_if_asked()
 
     def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Classification)
         self.state.model = module.model.state_dict()
+        for name, tensor in self.state.model.items():
+            if not torch.isfinite(tensor).all():
+                raise diverged(f"{name!r} is not finite", trainer.current_epoch, module.global_step - 1)
         self.state.optimizer = trainer.optimizers[0].state_dict()
         self.state.save(self.out / LAST)
+
+    def end_if_asked(self) -> None:
+        if self.stop:
+            self.console.print(f"stopped, and kept {str(self.out / LAST)!r}; go on with --resume")
+            raise KeyboardInterrupt
 
 
 def training_batches(split: Split, recipe: Recipe) -> Batches:
@@ -118,21 +137,25 @@ def training_batches_of(trainer: pl.Trainer) -> Batches:
 
 def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, resume: bool = False,
           progress: bool = True) -> Checkpoint:  # fmt: skip
-    """Train by `recipe` on `split`; checkpoints, `history.csv`, `curves.png` and TensorBoard logs go to the folder `out`.
+    """Train by `recipe` on `split`; checkpoints, `history.csv`, `curves.png` and TensorBoard logs go to folder `out`.
 
-    `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. Returns the last checkpoint. Its
-    last row of `history` holds the accuracy over all test images after the last epoch: the figure to quote. Raises BbgError
-    where `out` holds a run already and `resume` is not given, or a run of another recipe, or `out` cannot be written.
+    `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. Returns the last checkpoint.
+    Its last row of `history` holds the accuracy over all test images after the last epoch: the figure to quote. Ctrl-C
+    ends the training behind the present step, with a checkpoint, and raises KeyboardInterrupt. Raises BbgError where
+    `out` holds a run already and `resume` is not given, or a run of another recipe, where `out` cannot be written, and
+    where the loss or a weight is no longer finite.
     """
     _quiet()
+    if resume and init is not None:
+        raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
     pl.seed_everything(recipe.seed, verbose=False)
     last = out / LAST
     model = build(recipe, len(split.classes), split.preprocess)
     if resume:
-        state = _resumed(last, recipe)
+        state = _resumed(last, recipe, split)
         load_weights(model, state.model, str(last))
     else:
-        if last.exists():
+        if os.path.exists(last):
             raise BbgError(f"{str(out)!r} holds a run already; go on with --resume, or give another --out")
         if init is not None:
             load_weights(model, Checkpoint.load(init).model, str(init))
@@ -142,13 +165,16 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
     except OSError as e:
         raise BbgError(f"cannot make folder {str(out)!r}: {e.strerror}; give a writable --out folder") from e
 
-    per_epoch = len(training_batches(split, recipe))
+    per_epoch = training_batches(split, recipe).steps
     task = Classification(model, recipe, len(split.classes), per_epoch * recipe.epochs)
     recorder = _Recorder(out, state, Console())
+    if skipped := split.train.skipped + split.test.skipped:
+        recorder.console.print(f"skipped {skipped} files that are no readable images")
     if not resume:
         state.model, state.optimizer = model.state_dict(), {}
         state.save(last)
     if state.epoch >= recipe.epochs:
+        write_history(state.history, out)  # a run may have been killed behind its last checkpoint
         return state
     callbacks: list[Callback] = [recorder, *([RichProgressBar()] if progress else [])]
     trainer = pl.Trainer(
@@ -159,26 +185,48 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
     )  # fmt: skip
     _set_counters(trainer, state, per_epoch)
     task.restored_optimizer = state.optimizer
-    trainer.fit(task, datamodule=_Images(split, recipe, state.step))
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        with _stoppable(recorder):
+            trainer.fit(task, datamodule=_Images(split, recipe, state.step))
+    except SystemExit:  # what the Trainer makes of a KeyboardInterrupt
+        raise KeyboardInterrupt from None
     return state
 
 
-def _resumed(last: Path, recipe: Recipe) -> Checkpoint:
-    if not last.exists():
+@contextmanager
+def _stoppable(recorder: _Recorder) -> Iterator[None]:
+    """Let Ctrl-C ask `recorder` to end the training behind the present step; a second one ends it at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        recorder.stop = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
+        yield
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
+    if not os.path.exists(last):
         raise BbgError(f"nothing to resume: no {str(last)!r}; start without --resume")
     state = Checkpoint.load(last)
     new, old = recipe.to_dict(), state.recipe.to_dict()
     for key in new:
         if new[key] != old[key]:
-            raise BbgError(f"cannot resume: recipe key {key!r} is {new[key]!r}, the run in {str(last)!r} has {old[key]!r}")
+            raise BbgError(f"cannot resume {str(last)!r}: recipe key {key!r} is {new[key]!r}, the run has {old[key]!r}")
+    if list(split.classes) != state.classes:
+        raise BbgError(f"cannot resume {str(last)!r}: the images have other classes than the run; give the same --data")
     return state
 
 
 def _set_counters(trainer: pl.Trainer, state: Checkpoint, per_epoch: int) -> None:
     """Let the Trainer count on from the checkpoint (it would start at 0, and log and stop by its own counters)."""
-    progress = trainer.fit_loop.epoch_progress.current
+    progress: Any = trainer.fit_loop.epoch_progress.current
     progress.ready = progress.started = progress.processed = progress.completed = state.epoch
     done = state.epoch * per_epoch + state.step
     loop = trainer.fit_loop.epoch_loop
@@ -197,9 +245,7 @@ def reestimate_norms(model: nn.Module, batches: Batches, count: int) -> None:
         norm.momentum = None  # a plain mean over the batches
     model.train()
     start, batches.start = batches.start, 0
-    for i, (x, _) in enumerate(batches):
-        if i == count:
-            break
+    for x, _ in itertools.islice(batches, count):
         model(x.to(next(model.parameters()).device))
     batches.start = start
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -242,5 +288,5 @@ def write_history(history: list[dict[str, float]], out: Path) -> None:
 def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*`isinstance.treespec, LeafSpec.*", ".*litlogger.*", ".*tensorboardX.*"):
-        warnings.filterwarnings("ignore", text)
+    for text in ("does not have many workers", "`isinstance.treespec, LeafSpec", "litlogger", "tensorboardX"):
+        warnings.filterwarnings("ignore", f".*{text}.*")

@@ -14,7 +14,7 @@ from bbg.image import Preprocess
 
 def crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Random crop out of a frame of `padding` zeros and random mirroring, `[N, C, H, W]` to the same shape."""
-    n, c, h, w = images.shape
+    n, _, h, w = images.shape
     dy, dx = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
     ys = torch.arange(h) + dy[:, None]
     xs = torch.arange(w) + dx[:, None]
@@ -45,14 +45,19 @@ class Batches:
         self.epoch = 0
         self.start = 0
 
-    def __len__(self) -> int:
+    @property
+    def steps(self) -> int:
         """Batches in a whole epoch."""
         return len(self.labels) // self.batch_size if self.shuffle else -(-len(self.labels) // self.batch_size)
+
+    def __len__(self) -> int:
+        """Batches from `start` on."""
+        return self.steps - self.start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches from `start` on."""
         order = self._generator(0).permutation(len(self.labels)) if self.shuffle else np.arange(len(self.labels))
-        for step in range(self.start, len(self)):
+        for step in range(self.start, self.steps):
             index = torch.from_numpy(order[step * self.batch_size : (step + 1) * self.batch_size])
             yield self._batch(index, step), self.labels[index]
 

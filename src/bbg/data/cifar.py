@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,7 @@ import numpy as np
 
 from bbg.data.images import ImageSet, Split
 from bbg.errors import BbgError
-from bbg.image import Preprocess, load_image, preset
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+from bbg.image import Preprocess
 
 
 def cifar(root: Path, dataset: str) -> Split:
@@ -29,16 +28,16 @@ def cifar(root: Path, dataset: str) -> Split:
     def read(train: bool) -> tuple[ImageSet, Any]:
         try:
             found = kind(str(root), train=train, download=False)
-        except (RuntimeError, OSError, KeyError, ValueError) as e:
+        except RuntimeError as e:
             raise BbgError(
-                f"{str(root)!r} holds no intact {kind.base_folder!r} (official files, checksums as published): {e}; "
-                "unpack the official archive there, or give a folder of train/<class> and test/<class>"
+                f"{str(root)!r} holds no intact {kind.base_folder!r}, its files with the published checksums; unpack "
+                "the official archive there, or give a folder of train/<class> and test/<class>"
             ) from e
         return ImageSet(np.ascontiguousarray(found.data), np.asarray(found.targets, np.int64)), found
 
     train, _ = read(True)
     test, found = read(False)
-    return Split(train, test, tuple(found.classes), preset(dataset))
+    return Split(train, test, tuple(found.classes), Preprocess.of(dataset))
 
 
 @contextmanager
@@ -64,49 +63,45 @@ def checksums(dataset: str, train: list[list[str]], test: list[list[str]], meta:
 def folders(root: Path, size: int) -> Split:
     """Images of `root/train/<class>` and `root/test/<class>` (or `val`), brought to `size` x `size` RGB.
 
-    Classes are the folder names of `train` in sorted order. A file that is no readable image is skipped and counted.
-    Raises BbgError for a missing split, an empty class folder or a class in the test split that training lacks.
+    Classes are the folder names of `train` in sorted order. Hidden files and folders do not count; any other file that
+    is no readable image is skipped and counted. Raises BbgError for a missing split, a class folder without a readable
+    image, or a class that is in only one of the splits.
     """
     train_dir = root / "train"
     test_dir = next((root / n for n in ("test", "val") if (root / n).is_dir()), root / "test")
     for folder in (train_dir, test_dir):
         if not folder.is_dir():
             raise BbgError(f"no folder {str(folder)!r}; an image set has train/<class>/* and test/<class>/*")
-    classes = tuple(sorted(p.name for p in train_dir.iterdir() if p.is_dir()))
-    if not classes:
-        raise BbgError(f"no class folders in {str(train_dir)!r}; an image set has train/<class>/*")
-    base = preset("cifar10")
-    preprocess = Preprocess(size=(size, size), resize=None, mode="RGB", mean=base.mean, std=base.std)
+    classes = tuple(sorted(p.name for p in _visible(train_dir) if p.is_dir()))
+    if len(classes) < 2:
+        raise BbgError(f"{len(classes)} class folders in {str(train_dir)!r}; an image set has two or more, train/<class>/*")
+    preprocess = replace(Preprocess.of("cifar10"), size=(size, size))
     return Split(
         _read_classes(train_dir, classes, preprocess), _read_classes(test_dir, classes, preprocess), classes, preprocess
     )
 
 
-def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess) -> ImageSet:
-    found = {p.name for p in folder.iterdir() if p.is_dir()}
-    if odd := sorted(found.symmetric_difference(classes)):
-        raise BbgError(f"class {odd[0]!r} is in only one of the splits ({str(folder)!r}); both need the same class folders")
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        images = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
-        if not images:
-            raise BbgError(f"class folder {str(folder / name)!r} has no images ({', '.join(SUFFIXES)}); add some or remove it")
-        files += images
-        labels += [label] * len(images)
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
-    def read(path: Path) -> np.ndarray | None:
+
+def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess) -> ImageSet:
+    found = {p.name for p in _visible(folder) if p.is_dir()}
+    if odd := sorted(found.symmetric_difference(classes)):
+        raise BbgError(f"class {odd[0]!r} is in only one of the splits, see {str(folder)!r}; give both the same classes")
+    files = [(path, label) for label, name in enumerate(classes) for path in _visible(folder / name)]
+    files = [(path, label) for path, label in files if path.is_file()]
+
+    def read(file: tuple[Path, int]) -> np.ndarray | None:
         try:
-            return preprocess.apply(load_image(path))
+            return preprocess.apply(file[0])
         except BbgError:
             return None
 
     with ThreadPoolExecutor() as pool:
-        images_or_none = list(pool.map(read, files, chunksize=256))
-    kept = [i for i, image in enumerate(images_or_none) if image is not None]
-    if not kept:
-        raise BbgError(f"none of the {len(files)} files in {str(folder)!r} is a readable image")
-    return ImageSet(
-        np.stack([image for image in images_or_none if image is not None]),
-        np.asarray(labels, np.int64)[kept],
-        len(files) - len(kept),
-    )
+        images = list(pool.map(read, files))
+    labels = np.asarray([label for image, (_, label) in zip(images, files, strict=True) if image is not None], np.int64)
+    for label, name in enumerate(classes):
+        if label not in labels:
+            raise BbgError(f"class folder {str(folder / name)!r} has no readable image; add some, or remove the folder")
+    return ImageSet(np.stack([image for image in images if image is not None]), labels, len(files) - len(labels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bbg.data.images import ImageSet, Split
-from bbg.image import preset
+from bbg.image import Preprocess
 
 
 def digits() -> Split:
@@ -21,5 +21,5 @@ def digits() -> Split:
         ImageSet(images[~held_out], labels[~held_out]),
         ImageSet(images[held_out], labels[held_out]),
         tuple(str(i) for i in range(10)),
-        preset("digits"),
+        Preprocess.of("digits"),
     )

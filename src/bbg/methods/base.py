@@ -1,7 +1,8 @@
 """The three forms that every binary method is made of.
 
 - a **binarizer** `q(x) = shift + scale * sign(x - threshold)`;
-- a **pointwise layer** `h(x) = (above if x >= threshold else below) * (x - threshold) + bias`, clipped to `[low, high]`;
+- a **pointwise layer**, per channel `h(x) = (above if x >= threshold else below) * (x - threshold) + bias`, clipped to
+  `[low, high]`;
 - a **unit's topology**: what stands around one binary convolution, and in which order.
 
 A method states its forms; the base classes here derive the torch forward from them, and the converter reads the same
@@ -44,61 +45,70 @@ def triangle(x: Tensor) -> Tensor:
 
 
 class _Sign(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Gradient) -> Tensor:
-        ctx.gradient = gradient
-        ctx.save_for_backward(x)
-        return sign(x)
+    """`sign(u)`, differentiated as a function of `v = u / width`; None for `u` says that the width is 1.
+
+    Both come in, because the quotient may round to 0 and so lose the sign of `u`.
+    """
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return (grads[0] if ctx.gradient is identity else grads[0] * ctx.gradient(x)), None
+    def forward(ctx: Any, v: Tensor, u: Tensor | None, gradient: Gradient) -> Tensor:
+        ctx.gradient = gradient
+        ctx.save_for_backward(v)
+        return sign(v if u is None else u)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (v,) = ctx.saved_tensors
+        return (grads[0] if ctx.gradient is identity else grads[0] * ctx.gradient(v)), None, None
 
 
 class Form(NamedTuple):
     """`q(x) = shift + scale * sign(x - threshold)`; None stands for the neutral 0, 1 and 0.
 
-    Of a weight `[O, ...]`: each `[O]`, one per filter. Of an activation `[N, C, ...]`: threshold and shift `[C]`, scale a
-    scalar (a scale per input channel could not leave the popcount).
+    Of a weight `[O, ...]`: each `[O]`, one per filter. Of an activation `[N, C, ...]`: threshold and shift `[C]`, scale
+    a scalar that is not 0 (a scale per input channel could not leave the popcount). `width`, positive, of the
+    threshold's shape or a scalar, shapes the backward pass only: the converter does not read it.
     """
 
     threshold: Tensor | None = None
     scale: Tensor | None = None
     shift: Tensor | None = None
+    width: Tensor | None = None
 
 
 class Binarizer(nn.Module):
-    """Base of all binarizers: a method overrides `form`, and may set `gradient` and `width`.
+    """Base of all binarizers: a method overrides `form`, and may set `gradient`.
 
-    `axis` is the axis that the form's vectors run along: 0 for weights, 1 for activations. Backward, `sign(u)` counts
-    as a function with derivative `gradient(u / width)`; `threshold`, `scale` and `shift` are differentiated as written.
+    `axis` is the axis that the form's vectors run along: 0 for weights, 1 for activations. Backward, `sign(x -
+    threshold)` counts as `f((x - threshold) / width)` with the derivative `f' = gradient`; everything else, `width`
+    included, is differentiated as written.
     """
 
     gradient: Gradient = staticmethod(clipped)
-    width: float | Tensor = 1.0
 
     def __init__(self, axis: int) -> None:
         super().__init__()
         self.axis = axis
 
     def form(self, x: Tensor) -> Form:
-        """The three vectors for the tensor `x`."""
+        """The vectors for the tensor `x`, at the present parameters."""
         return Form()
 
     def along(self, vector: Tensor, x: Tensor) -> Tensor:
         """`vector` reshaped so that it broadcasts along `axis` of `x`."""
         return vector.reshape([-1 if i == self.axis else 1 for i in range(x.ndim)]) if vector.ndim else vector
 
-    def signs(self, x: Tensor, threshold: Tensor | None) -> Tensor:
+    def signs(self, x: Tensor, threshold: Tensor | None, width: Tensor | None = None) -> Tensor:
         """`sign(x - threshold)` with the pseudo-gradient, in the dtype of `x`."""
         u = x if threshold is None else x - self.along(threshold, x)
-        return _Sign.apply(u if isinstance(self.width, float) and self.width == 1.0 else u / self.width, self.gradient)
+        if width is None:
+            return _Sign.apply(u, None, self.gradient)
+        return _Sign.apply(u / self.along(width, x), u, self.gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         """`q(x)`, same shape and dtype as `x`."""
         form = self.form(x)
-        q = self.signs(x, form.threshold)
+        q = self.signs(x, form.threshold, form.width)
         q = q if form.scale is None else q * self.along(form.scale, x)
         return q if form.shift is None else q + self.along(form.shift, x)
 
@@ -168,7 +178,7 @@ class Hardtanh(Identity):
 
 
 class PReLU(Pointwise):
-    """`h(x) = x if x >= 0 else slope * x`, one learned slope per channel, 0.25 at first (He et al., arXiv 1502.01852)."""
+    """`h(x) = x if x >= 0 else slope * x`, one learned slope per channel, 0.25 at first (arXiv 1502.01852)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -199,7 +209,7 @@ ACTS: dict[str, Callable[[int], Pointwise]] = {
 class Method:
     """One way to make a convolution binary.
 
-    `weight(out_channels)` and `activation(in_channels)` build the binarizers (None: stays real-valued). `shortcut`:
+    `weight(out_channels)` and `activation(in_channels)` build the binarizers (both None: real-valued). `shortcut`:
     `"gated"` (one learned gate per channel), `"fixed"` (gate 1) or `"none"`. `act` is the unit's nonlinearity where the
     recipe names none. The unit is `act(BN(conv(x)) + gate * shortcut(x))`.
     """
@@ -213,3 +223,7 @@ class Method:
     def __post_init__(self) -> None:
         if self.shortcut not in ("gated", "fixed", "none"):
             raise BbgError(f"method {self.name!r}: shortcut is {self.shortcut!r}, allowed are gated, fixed, none")
+        if (self.weight is None) != (self.activation is None):
+            raise BbgError(f"method {self.name!r} binarizes only one of weight and activation; give both or neither")
+        if self.act not in ACTS:
+            raise BbgError(f"method {self.name!r}: act is {self.act!r}, allowed are {', '.join(ACTS)}")

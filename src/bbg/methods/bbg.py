@@ -1,8 +1,8 @@
 """Balanced Binary Networks with Gated Residual (Shen, Liu, Gong, Han; arXiv 1909.12117), and its three ablations.
 
 Weights, per filter: `q(w) = alpha * sign(w - mean(w))` with `alpha = mean|w - mean(w)|`. Centring puts about half the
-bits of a filter at +1, so its entropy is near 1 bit. Activations: `q(x) = sign(x)`, straight through where `|x| <= 1`. The
-residual: `y = act(BN(conv(q(x), q(w))) + gate * shortcut(x))`, one learned gate per channel, 1 at first.
+bits of a filter at +1, so its entropy is near 1 bit. Activations: `q(x) = sign(x)`, straight through where `|x| <= 1`.
+The residual: `y = act(BN(conv(q(x), q(w))) + gate * shortcut(x))`, one learned gate per channel, 1 at first.
 """
 
 from __future__ import annotations

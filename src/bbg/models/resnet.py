@@ -22,7 +22,7 @@ class ResNetCifar(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
-            pointwise(act or chosen.act, width),
+            pointwise(chosen.act if act is None else act, width),
         )
         units = []
         channels = width
