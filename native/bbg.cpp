@@ -1,0 +1,107 @@
+// The C API: no exception leaves, every failure is a sentence.
+#include "bbg.h"
+
+#include <exception>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "engine.h"
+
+namespace {
+
+constexpr int kMostThreads = 1024;
+
+template <class Action>
+const char* guarded(Action action) noexcept {
+  thread_local std::string sentence;
+  try {
+    action();
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return "there is not enough memory";
+  } catch (const std::exception& error) {
+    try {
+      sentence = error.what();
+      return sentence.c_str();
+    } catch (...) {
+      return "there is not enough memory";
+    }
+  }
+}
+
+void require(bool given) {
+  if (!given) throw bbg::Refusal("an argument is null");
+}
+
+}  // namespace
+
+const char* bbg_graph_new(const char* input, int64_t channels, int64_t height, int64_t width, bbg_graph** graph) {
+  return guarded([&] {
+    require(graph);
+    *graph = new bbg_graph{bbg::Graph(input, channels, height, width)};
+  });
+}
+
+const char* bbg_graph_add(bbg_graph* graph, const bbg_op* op) {
+  return guarded([&] {
+    require(graph && op);
+    graph->graph.add(*op);
+  });
+}
+
+const char* bbg_graph_output(bbg_graph* graph, const char* value) {
+  return guarded([&] {
+    require(graph && value);
+    graph->graph.add_output(value);
+  });
+}
+
+const char* bbg_graph_shape(const bbg_graph* graph, const char* value, int64_t shape[3]) {
+  return guarded([&] {
+    require(graph && value && shape);
+    const int found = graph->graph.find(value);
+    if (found == bbg::kNone) throw bbg::Refusal(std::string("there is no value '") + value + "'");
+    const bbg::Value& v = graph->graph.values[size_t(found)];
+    shape[0] = v.channels, shape[1] = v.height, shape[2] = v.width;
+  });
+}
+
+void bbg_graph_free(bbg_graph* graph) { delete graph; }
+
+const char* bbg_engine_new(const bbg_graph* graph, const char* isa, int threads, bbg_engine** engine) {
+  return guarded([&] {
+    require(graph && engine);
+    if (graph->graph.outputs.empty()) throw bbg::Refusal("the graph has no output");
+    if (threads < 1 || threads > kMostThreads) {
+      throw bbg::Refusal(std::to_string(threads) + " threads; allowed are 1 to " + std::to_string(kMostThreads));
+    }
+    *engine = new bbg_engine{{graph->graph, bbg::choose_kernels(isa), threads}};
+  });
+}
+
+const char* bbg_engine_isa(const bbg_engine* engine) { return engine->engine.isa(); }
+
+void bbg_engine_bytes(const bbg_engine* engine, size_t* constants, size_t* workspace) {
+  *constants = size_t(engine->engine.constant_bytes());
+  *workspace = size_t(engine->engine.workspace_bytes());
+}
+
+void bbg_engine_free(bbg_engine* engine) { delete engine; }
+
+const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
+                           const float* scale, const float* bias, float* const* outputs, const size_t* counts,
+                           double* seconds) {
+  return guarded([&] {
+    require(engine && outputs && counts);
+    engine->engine.run(kind, data, bytes, images, scale, bias, outputs, counts, seconds);
+  });
+}
+
+int bbg_kernel_set(int index, const char** name, int* supported) {
+  if (index < 0 || index >= bbg::kKernelSets) return 0;
+  const bbg::KernelSet& set = bbg::kernel_sets()[index];
+  *name = set.name;
+  *supported = set.kernels != nullptr;
+  return 1;
+}

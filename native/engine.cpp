@@ -1,0 +1,217 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+namespace bbg {
+namespace {
+
+constexpr int64_t kRoundImages = 16;               // most images that go through the network together
+constexpr int64_t kRoundBytes = int64_t{32} << 20;  // and the workspace they may take
+constexpr int64_t kSlack = 64;                      // behind each value, for reads of whole words
+
+// A stretch of the workspace, needed from op `first` to op `last`.
+struct Span {
+  int64_t bytes;
+  int first, last;
+  int64_t offset;
+};
+
+// First fit in the order given; returns the bytes needed in all.
+int64_t place(std::vector<Span>& spans) {
+  int64_t total = 0;
+  for (size_t i = 0; i < spans.size(); ++i) {
+    std::vector<const Span*> busy;
+    for (size_t j = 0; j < i; ++j) {
+      if (spans[j].first <= spans[i].last && spans[i].first <= spans[j].last) busy.push_back(&spans[j]);
+    }
+    std::sort(busy.begin(), busy.end(), [](const Span* a, const Span* b) { return a->offset < b->offset; });
+    int64_t at = 0;
+    for (const Span* other : busy) {
+      if (at + spans[i].bytes <= other->offset) break;
+      at = std::max(at, other->offset + other->bytes);
+    }
+    spans[i].offset = at;
+    total = std::max(total, at + spans[i].bytes);
+  }
+  return total;
+}
+
+int64_t share(int64_t items, int member, int members) { return items * member / members; }
+
+}  // namespace
+
+struct Engine::Batch {
+  Engine* engine;
+  bbg_input kind;
+  const uint8_t* data;
+  int64_t images;
+  const float *scale, *bias;
+  float* const* outputs;
+  int64_t first;  // number of images before this round
+  double* seconds;
+  std::atomic<bool> finite{true};
+};
+
+Engine::Engine(const Graph& graph, const Kernels& kernels, int threads) : kernels_(kernels), team_(threads) {
+  plan(graph);
+}
+
+void Engine::plan(const Graph& graph) {
+  Maps maps = lay_out(graph, kernels_.lanes);
+  const int last_op = int(graph.ops.size());
+  std::vector<Span> spans;
+  for (size_t v = 0; v < maps.size(); ++v) {
+    const int writer = graph.values[v].writer;
+    spans.push_back({maps[v].image, writer, writer, 0});
+  }
+  for (int i = 0; i < last_op; ++i) {
+    const Op& op = graph.ops[size_t(i)];
+    for (int read : {op.input, op.shortcut}) {
+      if (read != kNone) spans[size_t(read)].last = i;
+    }
+    spans.push_back({scratch_bytes(graph, op), i, i, 0});
+  }
+  for (int v : graph.outputs) spans[size_t(v)].last = last_op;
+
+  int64_t per_image = 1;
+  for (const Span& s : spans) per_image = std::min(per_image + s.bytes, kMemoryLimit);
+  round_ = std::clamp<int64_t>(kRoundBytes / per_image, 1, kRoundImages);
+  for (Span& s : spans) s.bytes = round_up(s.bytes * round_ + kSlack, 64);
+  const int64_t total = place(spans);
+  auto* base = static_cast<uint8_t*>(workspace_.allocate(total, 1, false));  // pages are taken when first used
+
+  for (size_t v = 0; v < maps.size(); ++v) maps[v].data = base + spans[v].offset + maps[v].left;
+  for (int i = 0; i < last_op; ++i) {
+    auto* scratch = reinterpret_cast<float*>(base + spans[maps.size() + size_t(i)].offset);
+    lower(graph, i, maps, scratch, kernels_, constants_, steps_);
+  }
+  const auto shape = [](const Value& v) { return Shape{v.channels, v.height, v.width}; };
+  input_ = shape(graph.values[0]);
+  input_map_ = maps[0];
+  for (int v : graph.outputs) {
+    results_.push_back({shape(graph.values[size_t(v)]), maps[size_t(v)], graph.values[size_t(v)].bits});
+  }
+}
+
+void Engine::run(bbg_input kind, const void* data, size_t bytes, int64_t images, const float* scale, const float* bias,
+                 float* const* outputs, const size_t* counts, double* seconds) {
+  const size_t size = kind == BBG_FLOAT_NCHW ? sizeof(float) : 1, image = size_t(input_.numbers()) * size;
+  if (images < 1) throw Refusal("there must be at least one image");
+  if (!data || bytes / image != size_t(images) || bytes % image) {
+    throw Refusal("the input has " + std::to_string(bytes) + " bytes, not " + std::to_string(images) + " times " +
+                  std::to_string(image));
+  }
+  if (kind == BBG_BYTE_NHWC && !(scale && bias)) throw Refusal("an input of bytes needs a scale and a bias");
+  for (size_t i = 0; i < results_.size(); ++i) {
+    const size_t numbers = size_t(results_[i].shape.numbers());
+    if (!outputs[i] || counts[i] / numbers < size_t(images)) throw Refusal("an output has too little room");
+  }
+  const std::lock_guard<std::mutex> turn(turn_);
+  for (int64_t first = 0; first < images; first += round_) {
+    const auto* from = static_cast<const uint8_t*>(data) + size_t(first) * image;
+    Batch batch{this, kind, from, std::min(round_, images - first), scale, bias, outputs, first, seconds};
+    team_.run(program, &batch);
+    if (!batch.finite) throw Refusal("the input holds a NaN or an infinity");
+  }
+}
+
+void Engine::program(void* batch, int member) {
+  Batch& b = *static_cast<Batch*>(batch);
+  b.engine->work(b, member);
+}
+
+void Engine::work(Batch& batch, int member) {
+  using Clock = std::chrono::steady_clock;
+  const int members = team_.members();
+  const int64_t rows = batch.images * input_.height;
+  enter(batch, share(rows, member, members), share(rows, member + 1, members));
+  team_.barrier();
+  if (!batch.finite) return;
+  const bool timed = batch.seconds && member == 0;
+  Clock::time_point last = timed ? Clock::now() : Clock::time_point{};
+  for (const Step& s : steps_) {
+    const int64_t items = batch.images * s.items;
+    const int64_t begin = share(items, member, members), end = share(items, member + 1, members);
+    if (begin < end) s.run(s.args, batch.images, begin, end);
+    team_.barrier();
+    if (timed) {
+      const auto now = Clock::now();
+      batch.seconds[s.op] += std::chrono::duration<double>(now - last).count();
+      last = now;
+    }
+  }
+  for (int64_t n = share(batch.images, member, members); n < share(batch.images, member + 1, members); ++n) {
+    leave(batch, n);
+  }
+}
+
+// Rows of the input into the workspace.
+void Engine::enter(Batch& batch, int64_t begin, int64_t end) const {
+  const auto [channels, height, width] = input_;
+  const int64_t step = input_map_.pixel / int64_t(sizeof(float));
+  constexpr uint32_t kExponent = 0x7f800000;
+  bool finite = true;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t n = row / height, y = row % height;
+    uint8_t* to = input_map_.data + n * input_map_.image + y * input_map_.row;
+    std::memset(to - input_map_.left, 0, size_t(input_map_.left));
+    std::memset(to + width * input_map_.pixel, 0, size_t(input_map_.right));
+    float* pixels = reinterpret_cast<float*>(to);
+    for (int64_t c = 0; c < channels; ++c) {
+      if (batch.kind == BBG_BYTE_NHWC) {
+        const uint8_t* from = batch.data + row * width * channels + c;
+        for (int64_t x = 0; x < width; ++x) {
+          pixels[x * step + c] = batch.scale[c] * float(from[x * channels]) + batch.bias[c];
+        }
+        continue;
+      }
+      const uint8_t* from = batch.data + ((n * channels + c) * height + y) * width * int64_t(sizeof(float));
+      for (int64_t x = 0; x < width; ++x) {
+        uint32_t bits;
+        std::memcpy(&bits, from + x * int64_t(sizeof bits), sizeof bits);
+        finite &= (bits & kExponent) != kExponent;
+        std::memcpy(pixels + x * step + c, &bits, sizeof bits);
+      }
+    }
+  }
+  if (!finite) batch.finite = false;
+}
+
+// One image of every output from the workspace.
+void Engine::leave(const Batch& batch, int64_t image) const {
+  for (size_t i = 0; i < results_.size(); ++i) {
+    const Result& r = results_[i];
+    const auto [channels, height, width] = r.shape;
+    float* to = batch.outputs[i] + (batch.first + image) * r.shape.numbers();
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t y = 0; y < height; ++y) {
+        const uint8_t* row = r.map.data + image * r.map.image + y * r.map.row;
+        for (int64_t x = 0; x < width; ++x) {
+          const uint8_t* pixel = row + x * r.map.pixel;
+          const bool bit = pixel[c / 8] >> c % 8 & 1;
+          *to++ = r.bits ? (bit ? 1.0f : -1.0f) : reinterpret_cast<const float*>(pixel)[c];
+        }
+      }
+    }
+  }
+}
+
+const Kernels& choose_kernels(const char* name) {
+  if (!name) name = std::getenv("BBG_ISA");
+  std::string known;
+  const KernelSet* sets = kernel_sets();
+  for (int i = 0; i < kKernelSets; ++i) {
+    if (name ? !std::strcmp(sets[i].name, name) : sets[i].kernels != nullptr) {
+      if (sets[i].kernels) return *sets[i].kernels;
+      throw Refusal(std::string("the kernel set '") + name + "' cannot run on this machine; unset BBG_ISA or choose another");
+    }
+    if (sets[i].kernels) known += (known.empty() ? "" : ", ") + std::string(sets[i].name);
+  }
+  throw Refusal(std::string("unknown kernel set '") + name + "' (BBG_ISA); this machine has " + known);
+}
+
+}  // namespace bbg

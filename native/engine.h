@@ -1,0 +1,61 @@
+// An engine: a checked graph lowered for one kernel set, with one workspace whose parts are reused by lifetime.
+#pragma once
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "ops.h"
+#include "threads.h"
+
+namespace bbg {
+
+class Engine {
+ public:
+  Engine(const Graph& graph, const Kernels& kernels, int threads);
+
+  const char* isa() const { return kernels_.name; }
+  int64_t constant_bytes() const { return constants_.bytes(); }
+  int64_t workspace_bytes() const { return workspace_.bytes(); }
+
+  // See bbg_engine_run. Calls take turns: there is one workspace.
+  void run(bbg_input kind, const void* data, size_t bytes, int64_t images, const float* scale, const float* bias,
+           float* const* outputs, const size_t* counts, double* seconds);
+
+ private:
+  struct Shape {
+    int64_t channels, height, width;
+    int64_t numbers() const { return channels * height * width; }
+  };
+  struct Result {
+    Shape shape;
+    Map map;
+    bool bits;
+  };
+  struct Batch;  // what one round works on
+
+  void plan(const Graph& graph);
+  static void program(void* batch, int member);
+  void work(Batch& batch, int member);
+  void enter(Batch& batch, int64_t begin, int64_t end) const;
+  void leave(const Batch& batch, int64_t image) const;
+
+  const Kernels& kernels_;
+  Team team_;
+  std::mutex turn_;
+  Memory constants_, workspace_;
+  int64_t round_ = 1;  // images per round
+  Shape input_;
+  Map input_map_;
+  std::vector<Step> steps_;
+  std::vector<Result> results_;
+};
+
+// The kernel set called `name` (null: what BBG_ISA says, else the best); a Refusal where there is none.
+const Kernels& choose_kernels(const char* name);
+
+}  // namespace bbg
+
+struct bbg_engine {
+  bbg::Engine engine;
+};

@@ -1,0 +1,218 @@
+#include "graph.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace bbg {
+namespace {
+
+constexpr int64_t kLimit = int64_t{1} << 31;  // numbers in a value or a weight
+constexpr int64_t kPairLimit = 65535;
+
+constexpr const char* kKinds[] = {"conv",           "binary_conv", "max_pool",     "avg_pool", "adaptive_avg_pool",
+                                  "match_channels", "pointwise",   "max_pool_bits"};
+constexpr const char* kRows[] = {"scale", "bias", "shift", "gate", "above", "below", "offset", "sign"};
+
+std::string text(int64_t n) { return std::to_string(n); }
+
+void require(bool holds, const std::string& sentence) {
+  if (!holds) throw Refusal(sentence);
+}
+
+// Product of numbers in [0, 2^31], each checked, so that nothing overflows on the way.
+int64_t product(std::initializer_list<int64_t> factors, const std::string& what) {
+  int64_t result = 1;
+  for (int64_t f : factors) {
+    require(f >= 0 && f < kLimit && (f == 0 || result <= (kLimit - 1) / f), what + ": the product must be below 2^31");
+    result *= f;
+  }
+  return result;
+}
+
+void check_shape(int64_t channels, int64_t height, int64_t width, const std::string& what) {
+  const std::string shape = what + " has shape " + text(channels) + " x " + text(height) + " x " + text(width);
+  require(channels >= 1 && height >= 1 && width >= 1, shape + "; sizes must be at least 1");
+  product({channels, height, width}, shape);
+}
+
+template <class T>
+Tensor<T> tensor(const bbg_array& array, int64_t count, const std::string& what) {
+  if (!array.data) return {};
+  require(array.count == size_t(count), what + " has " + text(int64_t(array.count)) + " elements, not " + text(count));
+  return {static_cast<const T*>(array.data), count};
+}
+
+Tensor<float> finite(const bbg_array& array, int64_t count, const std::string& what) {
+  const auto result = tensor<float>(array, count, what);
+  for (int64_t i = 0; i < result.count; ++i) require(std::isfinite(result[i]), what + " holds a number that is not finite");
+  return result;
+}
+
+Tensor<uint64_t> packed(const bbg_array& array, int64_t rows, int64_t bits, const std::string& what) {
+  const int64_t words = (bits + 63) / 64;
+  const auto result = tensor<uint64_t>(array, rows * words, what);
+  for (int64_t r = 0; result && bits % 64 && r < rows; ++r) {
+    require((result[r * words + words - 1] >> bits % 64) == 0, what + " has bits set behind the last");
+  }
+  return result;
+}
+
+Pair pair(const int64_t (&given)[2], int64_t least, const std::string& what) {
+  for (int64_t v : given) {
+    require(v >= least && v <= kPairLimit,
+            what + " is " + text(v) + "; allowed are " + text(least) + " to " + text(kPairLimit));
+  }
+  return {given[0], given[1]};
+}
+
+// PyTorch's number of windows.
+int64_t steps(const Op& op, int axis, int64_t size) {
+  const int64_t span = size + 2 * op.padding[axis] - op.dilation[axis] * (op.kernel[axis] - 1) - 1;
+  const int64_t stride = op.stride[axis];
+  if (span < 0 && !op.ceil_mode) return 0;
+  if (!op.ceil_mode) return span / stride + 1;
+  const int64_t count = span >= 0 ? (span + stride - 1) / stride + 1 : -(-span / stride) + 1;
+  return (count - 1) * stride >= size + op.padding[axis] ? count - 1 : count;  // no window starts behind the map
+}
+
+// Shape of the result of `op` on `main`; fills the attributes that the kind has.
+Value infer(Op& op, const bbg_op& d, const Value& main) {
+  Value result{"", false, main.channels, main.height, main.width};
+  const std::string& n = op.name;
+  const bool conv = op.kind == Kind::conv || op.kind == Kind::binary_conv;
+  const bool dilated_pool = op.kind == Kind::max_pool || op.kind == Kind::max_pool_bits;
+  if (conv || dilated_pool || op.kind == Kind::avg_pool) {
+    op.kernel = pair(d.kernel, 1, n + ": kernel");
+    op.stride = pair(d.stride, 1, n + ": stride");
+    op.padding = pair(d.padding, 0, n + ": padding");
+    if (op.kind != Kind::avg_pool) op.dilation = pair(d.dilation, 1, n + ": dilation");
+    if (!conv) op.ceil_mode = d.ceil_mode != 0;
+    op.count_include_pad = d.count_include_pad != 0;
+    const int64_t size[2] = {main.height, main.width};
+    for (int axis = 0; axis < 2 && !conv; ++axis) {
+      require(2 * op.padding[axis] <= op.kernel[axis], n + ": padding must be at most half the kernel");
+      require(op.dilation[axis] <= size[axis], n + ": dilation must be at most the map");
+    }
+    result.height = steps(op, 0, main.height);
+    result.width = steps(op, 1, main.width);
+  }
+  if (conv || op.kind == Kind::match_channels) {
+    require(d.channels >= 1 && d.channels < kLimit, n + ": channels is " + text(d.channels) + "; it must be 1 to 2^31 - 1");
+    result.channels = d.channels;
+  }
+  if (conv) {
+    op.groups = d.groups;
+    require(op.groups >= 1 && main.channels % op.groups == 0 && result.channels % op.groups == 0,
+            n + ": groups is " + text(op.groups) + "; it must divide the input and output channels");
+  }
+  if (op.kind == Kind::adaptive_avg_pool) {
+    const Pair size = pair(d.size, 1, n + ": size");
+    result.height = size[0], result.width = size[1];
+  }
+  check_shape(result.channels, result.height, result.width, n + ": the result");
+  return result;
+}
+
+void take_tensors(Op& op, const bbg_op& d, const Value& main, int64_t channels) {
+  const std::string& n = op.name;
+  for (int r = 0; r < BBG_ROWS; ++r) op.rows[size_t(r)] = finite(d.rows[r], channels, n + ": epilogue row " + kRows[r]);
+  if (op.kind == Kind::conv || op.kind == Kind::binary_conv) {
+    const int64_t taps = op.kernel[0] * op.kernel[1], inputs = main.channels / op.groups;
+    const int64_t weights = product({channels, op.kernel[0], op.kernel[1], inputs}, n + ": the weight");
+    require(d.weight.data != nullptr, n + ": the weight is missing");
+    if (op.kind == Kind::conv) {
+      op.real_weight = finite(d.weight, weights, n + ": the weight");
+    } else {
+      op.bit_weight = packed(d.weight, channels, taps * inputs, n + ": the weight");
+      op.threshold = tensor<int32_t>(d.threshold, channels, n + ": the threshold");
+      op.tap_bias = finite(d.tap_bias, taps * channels, n + ": tap_bias");
+    }
+  }
+  if (op.kind == Kind::max_pool_bits) op.and_mask = packed(d.and_mask, 1, channels, n + ": and_mask");
+}
+
+void check_epilogue(const Op& op) {
+  const std::string& n = op.name;
+  bool plain = op.real == kNone && op.shortcut == kNone && !op.clipped();
+  for (const auto& row : op.rows) plain = plain && !row;
+  require(!op.rows[BBG_GATE] || op.shortcut != kNone, n + ": a gate needs a shortcut");
+  require(!op.rows[BBG_SHIFT] || op.kind == Kind::binary_conv, n + ": only a binary_conv has a shift");
+  require(op.kind != Kind::max_pool_bits || plain, n + ": writes bits only, without an epilogue");
+  require(!op.threshold || (plain && !op.tap_bias), n + ": a threshold excludes an epilogue and a real result");
+  require(op.low <= op.high, n + ": the clip must rise");
+}
+
+}  // namespace
+
+bool Op::clipped() const {
+  constexpr float kOpen = std::numeric_limits<float>::infinity();
+  return low != -kOpen || high != kOpen;
+}
+
+Graph::Graph(const char* input, int64_t channels, int64_t height, int64_t width) {
+  require(input != nullptr, "the input needs a name");
+  check_shape(channels, height, width, "the input");
+  values.push_back({input, false, channels, height, width});
+}
+
+int Graph::find(const char* value) const {
+  for (size_t i = 0; value && i < values.size(); ++i) {
+    if (values[i].name == value) return int(i);
+  }
+  return kNone;
+}
+
+void Graph::add(const bbg_op& d) {
+  require(d.name && d.kind && d.input, "an op needs a name, a kind and an input");
+  Op op;
+  op.name = d.name;
+  const std::string& n = op.name;
+  int kind = 0;
+  while (kind < int(std::size(kKinds)) && std::strcmp(kKinds[kind], d.kind) != 0) ++kind;
+  require(kind < int(std::size(kKinds)), n + ": unknown kind '" + d.kind + "'");
+  op.kind = Kind(kind);
+
+  op.input = find(d.input);
+  require(op.input != kNone, n + ": reads '" + d.input + "', which no earlier op writes");
+  const Value main = values[size_t(op.input)];
+  const bool reads_bits = op.kind == Kind::binary_conv || op.kind == Kind::max_pool_bits;
+  require(main.bits == reads_bits, n + ": its input must be " + (reads_bits ? "bits" : "real"));
+
+  Value result = infer(op, d, main);
+  if (d.shortcut) {
+    op.shortcut = find(d.shortcut);
+    require(op.shortcut != kNone, n + ": reads '" + d.shortcut + "', which no earlier op writes");
+    const Value& s = values[size_t(op.shortcut)];
+    require(!s.bits && s.channels == result.channels && s.height == result.height && s.width == result.width,
+            n + ": the shortcut must be real and have the shape of the result");
+  }
+  op.low = d.low, op.high = d.high;
+  take_tensors(op, d, main, result.channels);
+
+  require(d.real || d.bits, n + ": writes nothing");
+  require(find(d.real) == kNone && find(d.bits) == kNone && !(d.real && d.bits && !std::strcmp(d.real, d.bits)),
+          n + ": writes a value that is written already");
+  result.writer = int(ops.size());
+  const auto write = [&](const char* name, bool bits) {
+    if (!name) return kNone;
+    result.name = name;
+    result.bits = bits;
+    values.push_back(result);
+    return int(values.size()) - 1;
+  };
+  op.real = d.real ? int(values.size()) : kNone;
+  op.bits = d.bits ? int(values.size()) + (d.real != nullptr) : kNone;
+  check_epilogue(op);
+  write(d.real, false);
+  write(d.bits, true);
+  ops.push_back(std::move(op));
+}
+
+void Graph::add_output(const char* value) {
+  const int found = find(value);
+  require(found > 0, std::string("output '") + (value ? value : "") + "' is not written by an op");
+  outputs.push_back(found);
+}
+
+}  // namespace bbg

@@ -1,0 +1,53 @@
+// Which kernel sets this machine can run: the CPU must have the instructions and the system must save the registers.
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace bbg {
+namespace {
+
+#if defined(__x86_64__)
+
+struct X86 {
+  bool avx2 = false, avx512 = false;
+
+  X86() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+    const bool fma = c >> 12 & 1, osxsave = c >> 27 & 1;
+    if (!osxsave || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    const bool ymm = (low & 0x06) == 0x06, zmm = (low & 0xe6) == 0xe6;
+    avx2 = ymm && fma && (b >> 5 & 1);
+    const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1;
+    const bool bitalg = c >> 12 & 1, vpopcntdq = c >> 14 & 1;
+    avx512 = avx2 && zmm && f && dq && bw && vl && bitalg && vpopcntdq;
+  }
+};
+
+bool has_avx2() { return X86().avx2; }
+bool has_avx512() { return X86().avx512; }
+
+#else
+
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+
+#endif
+
+}  // namespace
+
+const KernelSet* kernel_sets() {
+  static const KernelSet sets[kKernelSets] = {
+      {"avx512", has_avx512() ? kernels_avx512() : nullptr},
+      {"avx2", has_avx2() ? kernels_avx2() : nullptr},
+      {"neon", kernels_neon()},  // part of every aarch64
+      {"scalar", kernels_scalar()},
+  };
+  return sets;
+}
+
+}  // namespace bbg

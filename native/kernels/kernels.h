@@ -1,0 +1,123 @@
+// What the engine and the kernel sets say to each other: plain structs, one function table per instruction set.
+//
+// Every kernel runs a range of items of one op; an item is one output row of one image, for one block of output
+// channels. Items write disjoint memory, so any split over threads gives the same result. Lanes are output channels.
+#pragma once
+
+#include <cstdint>
+
+namespace bbg {
+
+// Where a value lives: NHWC with byte strides. Rows have zeroed margins, so that horizontally padded taps may be read.
+// Real pixels hold a multiple of the lane count (what lies behind the last channel is unspecified); a pixel of bits
+// holds 2 bytes up to 16 channels, else 4 bytes per 32 (bits behind the last channel are 0).
+struct Map {
+  uint8_t* data = nullptr;  // pixel (0, 0) of image 0; null: the value is absent
+  int64_t image = 0, row = 0, pixel = 0;
+  int64_t left = 0, right = 0;  // bytes of margin
+};
+
+// Per-channel vectors are padded to the lane count with numbers that make unused lanes harmless.
+struct Epilogue {
+  const float *scale, *bias, *shift, *gate, *above, *below, *offset, *sign;  // shift, above: null where absent
+  float low, high;
+  bool clip;
+  const int32_t* threshold;  // with it, the integer accumulator decides and nothing else here is read but `bits`
+  const float* window_sum;   // S, one number per [image, y, x, group]; null without `shift`
+  const int32_t* group;      // of each channel, for S
+  int32_t groups;
+  Map shortcut, real, bits;
+  int32_t channels;
+  int32_t height, width;  // of the result
+};
+
+// Vertical extent of the taps of one output row that lie inside the map.
+struct ConvRow {
+  int64_t offset;  // bytes from the image's first row to the first valid tap's row
+  int32_t first, taps;
+  int32_t cls;  // which border class the row is in
+};
+
+// A block of one or two vectors of output channels. Its input channels are one range (of whole words for bits);
+// weights are [tap row][run][item][lane].
+struct ConvBlock {
+  const void* weights;
+  const uint32_t* mask;  // Count::masked: which bits of the words belong to the lane's group
+  int32_t channel, vectors;
+  int32_t length;  // items (numbers or words) in one contiguous run
+  int64_t offset;  // bytes from the pixel to the block's first item
+};
+
+// How the bits of a window are counted.
+enum class Count : int32_t {
+  words,   // every bit of the window's 32-bit words
+  masked,  // the bits chosen by a mask
+  pairs,   // up to 16 channels, stride 1: one 32-bit word is the same tap of two neighbouring outputs
+  triples  // like words; `parity` holds the XOR of each three neighbouring words
+};
+
+struct Conv {
+  Map input;
+  const ConvRow* rows;
+  const int32_t* col_class;  // per output column
+  const ConvBlock* blocks;
+  int32_t block_count, runs;
+  int64_t origin;   // bytes from pixel (0, 0) to the first tap of output column 0
+  int64_t column;   // bytes from one output column to the next
+  int64_t run;      // bytes from one run to the next
+  int64_t item;     // bytes from one word of a run to the next (numbers lie side by side)
+  int64_t tap_row;  // bytes from one tap row to the next
+  Count count;
+  int64_t parity;  // Count::triples: bytes from a word to the XOR of it and its two successors
+  // base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
+  // accumulator is base - 2 * popcount over the zero-padded window.
+  const int32_t* base;
+  const float* class_bias;  // bias + tap_bias of the valid taps, indexed the same way; null: Epilogue::bias
+  int64_t class_row, class_col;  // elements per row class and per column class
+  Epilogue out;
+};
+
+// Taps of a pooling window in one direction: begin, begin + dilation, ...; `extent` is this direction's divisor.
+struct Window {
+  int32_t begin, count, extent;
+};
+
+struct Pool {
+  Map input;
+  const Window *rows, *cols;
+  int32_t dilation_y, dilation_x;
+  bool average;
+  const uint16_t* and_mask;  // bits only
+  Epilogue out;
+};
+
+struct Match {  // match_channels and pointwise
+  Map input;
+  int32_t channels;  // of the input
+  Epilogue out;
+};
+
+// Items are numbered (block, image, row), blocks outermost, so that a block's weights stay in the cache.
+using Run = void (*)(const void* args, int64_t images, int64_t begin, int64_t end);
+
+struct Kernels {
+  const char* name;
+  int32_t lanes;
+  bool pairs, triples;  // which ways of counting the set has
+  Run binary_conv, conv, pool, pool_bits, match;
+};
+
+// Null where this build has no such set.
+const Kernels* kernels_avx512();
+const Kernels* kernels_avx2();
+const Kernels* kernels_neon();
+const Kernels* kernels_scalar();
+
+struct KernelSet {
+  const char* name;
+  const Kernels* kernels;  // null: not on this machine
+};
+constexpr int kKernelSets = 4;
+const KernelSet* kernel_sets();  // best first
+
+}  // namespace bbg

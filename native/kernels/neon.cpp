@@ -1,0 +1,7 @@
+#include "kernels.h"
+
+namespace bbg {
+
+const Kernels* kernels_neon() { return nullptr; }
+
+}  // namespace bbg

@@ -1,0 +1,21 @@
+#include "kernels.h"
+
+#define BBG_INLINE inline
+#define BBG_BLOCK inline
+#define BBG_UNROLL
+#define BBG_HAS_PAIRS 0
+
+namespace bbg {
+namespace {
+
+#include "vector_scalar.h"
+
+#include "kernels.inl"
+
+const Kernels table = {"scalar", kLanes, false, false, binary_conv, conv, pool, pool_bits, match};
+
+}  // namespace
+
+const Kernels* kernels_scalar() { return &table; }
+
+}  // namespace bbg

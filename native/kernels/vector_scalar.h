@@ -1,0 +1,64 @@
+// The vocabulary in plain C++: eight lanes, for machines without a set of their own and as the measure of the others.
+
+constexpr int kLanes = 8;
+constexpr int kMaxPixels = 4;
+constexpr bool kHasPairs = false;
+constexpr bool kHasTriples = false;
+
+struct F {
+  float lane[kLanes];
+};
+struct I {
+  int32_t lane[kLanes];
+};
+
+#define BBG_LANES for (int i = 0; i < kLanes; ++i)
+
+inline F load(const float* p) { F r; BBG_LANES r.lane[i] = p[i]; return r; }
+inline void store(float* p, F v) { BBG_LANES p[i] = v.lane[i]; }
+inline F splat(float x) { F r; BBG_LANES r.lane[i] = x; return r; }
+inline F add(F a, F b) { BBG_LANES a.lane[i] += b.lane[i]; return a; }
+inline F mul(F a, F b) { BBG_LANES a.lane[i] *= b.lane[i]; return a; }
+inline F fma(F a, F b, F c) { BBG_LANES c.lane[i] += a.lane[i] * b.lane[i]; return c; }
+inline F max(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
+inline F min(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
+inline F choose(F v, F above, F below) { BBG_LANES v.lane[i] = v.lane[i] >= 0 ? above.lane[i] : below.lane[i]; return v; }
+inline F to_float(I a) { F r; BBG_LANES r.lane[i] = float(a.lane[i]); return r; }
+
+inline uint32_t at_least(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
+inline uint32_t at_least(I a, I b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
+
+inline I load(const int32_t* p) { I r; BBG_LANES r.lane[i] = p[i]; return r; }
+// base - 2 * count
+inline I accumulator(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane[i]; return base; }
+
+inline int32_t ones(uint32_t x) {
+  x -= x >> 1 & 0x55555555u;
+  x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
+  return int32_t(((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24);
+}
+
+// Bits that differ between the words of P pixels and the weights of V vectors.
+template <int P, int V, Count kCount>
+struct Counter {
+  I count[P][V] = {};
+
+  void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t* m, int length) {
+    for (int j = 0; j < length; ++j, a += k.item, w += V * kLanes, m += V * kLanes) {
+      for (int p = 0; p < P; ++p) {
+        uint32_t word;
+        __builtin_memcpy(&word, a + p * k.column, sizeof word);
+        for (int v = 0; v < V; ++v) {
+          BBG_LANES {
+            const uint32_t differ = word ^ w[v * kLanes + i];
+            count[p][v].lane[i] += ones(kCount == Count::masked ? differ & m[v * kLanes + i] : differ);
+          }
+        }
+      }
+    }
+  }
+
+  I result(int p, int v) const { return count[p][v]; }
+};
+
+#undef BBG_LANES

@@ -1,0 +1,57 @@
+// From checked ops to kernel calls: layout of values, blocking of weights, tables for borders and epilogues.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "graph.h"
+#include "kernels/kernels.h"
+
+namespace bbg {
+
+constexpr int64_t kMemoryLimit = int64_t{1} << 35;
+
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Memory of 64-byte alignment that is freed with its owner.
+class Memory {
+ public:
+  // Zeroed memory for `count` elements; a Refusal where that cannot be had.
+  template <class T>
+  T* make(int64_t count) {
+    return static_cast<T*>(allocate(count, sizeof(T), true));
+  }
+  void* allocate(int64_t count, int64_t size, bool zeroed);
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::vector<std::unique_ptr<void, Free>> blocks_;
+  int64_t bytes_ = 0;
+};
+
+// A kernel and what it works on. `items`: per image; for convolutions of all blocks.
+struct Step {
+  Run run;
+  const void* args;
+  int64_t items;
+  int op;
+};
+
+// Where the ops find values; pixel (0, 0) of image 0 is relative to the workspace until it is bound.
+using Maps = std::vector<Map>;
+
+// The layout of every value for a kernel set, `data` still null: margins as wide as the convolutions need them.
+Maps lay_out(const Graph& graph, int lanes);
+
+// Bytes of scratch that an op needs per image.
+int64_t scratch_bytes(const Graph& graph, const Op& op);
+
+// Appends the steps of graph.ops[index]. `maps` are bound; `scratch` is the op's own.
+void lower(const Graph& graph, int index, const Maps& maps, float* scratch, const Kernels& kernels, Memory& memory,
+           std::vector<Step>& steps);
+
+}  // namespace bbg

@@ -1,0 +1,47 @@
+// A team of threads that run one program together, meeting at barriers. Waits spin briefly, then sleep: a spinning wait
+// loses a whole time slice when a core is shared.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace bbg {
+
+class Team {
+ public:
+  using Program = void (*)(void* context, int member);
+
+  explicit Team(int members);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int members() const { return members_; }
+
+  // Every member runs program(context, member); the caller is member 0. Returns when all are done.
+  void run(Program program, void* context);
+
+  // Called by every member inside a program: returns when all have arrived.
+  void barrier();
+
+ private:
+  // Waits until `counter` differs from `seen`.
+  void wait_change(const std::atomic<unsigned>& counter, unsigned seen);
+  void change(std::atomic<unsigned>& counter);
+  void work(int member);
+
+  const int members_;
+  std::atomic<unsigned> start_{0}, phase_{0};
+  std::atomic<int> arrived_{0}, sleeping_{0};
+  std::atomic<bool> stop_{false};
+  Program program_ = nullptr;
+  void* context_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace bbg

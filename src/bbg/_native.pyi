@@ -1,0 +1,46 @@
+"""The native engine (native/python.cpp). Failures are ValueError; `bbg.engine` raises them as BbgError."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def kernel_sets() -> list[tuple[str, bool]]:
+    """Names of the kernel sets, best first, and whether this machine runs them."""
+
+class Graph:
+    """A builder: ops are added in execution order and checked one by one. Arrays are kept, not copied."""
+
+    def __init__(self, input: str, channels: int, height: int, width: int) -> None: ...
+    def add(
+        self,
+        name: str,
+        kind: str,
+        input: str,
+        shortcut: str | None,
+        real: str | None,
+        bits: str | None,
+        attributes: Mapping[str, Any],
+        tensors: Mapping[str, np.ndarray],
+        low: float | None,
+        high: float | None,
+    ) -> None:
+        """`tensors`: weight, threshold, tap_bias, and_mask, and each epilogue row by its name."""
+    def output(self, value: str, flat: bool) -> None: ...
+
+class Engine:
+    """A graph lowered for one kernel set (`isa` None: what BBG_ISA says, else the best)."""
+
+    def __init__(self, graph: Graph, isa: str | None, threads: int) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """Bytes of constants and of the workspace."""
+    def run_floats(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]: ...
+    def run_bytes(
+        self, images: NDArray[np.uint8], scale: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]: ...
+    def time_floats(self, images: NDArray[np.float32]) -> list[float]:
+        """Seconds per op."""

@@ -1,0 +1,234 @@
+"""The engine: a packed network, run at 1 bit by the native kernels (docs/format.md says what each op computes).
+
+    engine = bbg.load("resnet20-cifar10")
+    engine.predict("cat.jpg")                     # [Prediction(label='cat', score=0.93), ...]
+    engine(images)                                # uint8 [N, H, W, C] -> logits [N, classes]
+    engine(normalised)                            # float32 [N, C, H, W], as for the torch model
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bbg import _native
+from bbg.errors import BbgError
+from bbg.graph import Graph, Op, Shape
+from bbg.image import Preprocess
+from bbg.packed import Model, read
+
+Outputs = np.ndarray | dict[str, np.ndarray]
+
+
+class Prediction(NamedTuple):
+    """A class and its softmax probability."""
+
+    label: str
+    score: float
+
+
+class OpTime(NamedTuple):
+    """How long one op took, in seconds, for the whole batch."""
+
+    name: str
+    kind: str
+    shape: Shape
+    seconds: float
+    kernels: str
+
+
+class KernelSet(NamedTuple):
+    """A set of kernels; `chosen` is the one that a new engine gets."""
+
+    name: str
+    supported: bool
+    chosen: bool
+
+
+def load(source: str | os.PathLike[str], threads: int | None = None) -> Engine:
+    """The engine of a packed file, or of a network of the zoo (`bbg.zoo.names()`).
+
+    `threads` None: as many as this process has physical cores. Raises BbgError for a file that is no packed network.
+    """
+    from bbg import zoo
+
+    path = Path(source)
+    if not path.exists() and str(source) in zoo.names():
+        path = zoo.path(str(source))
+    return Engine(read(path), threads)
+
+
+class Engine:
+    """A network ready to run. One engine may be called from several threads: calls take turns.
+
+    `labels`: class names or None. `input_shape`: `(C, H, W)`. `preprocess`: how images become inputs, or None.
+    `threads`: threads used. `kernels`: name of the kernel set, which the environment variable BBG_ISA can force.
+    """
+
+    def __init__(self, model: Model, threads: int | None = None) -> None:
+        self.labels = model.labels
+        self.preprocess = model.preprocess
+        self.input_shape = model.graph.input_shape
+        self.threads = _threads(threads)
+        self.provenance = dict(model.provenance)
+        self._names = [output.name for output in model.graph.outputs]
+        self._costs = model.graph.costs()
+        self._affine = None if model.preprocess is None else _affine(model.preprocess)
+        try:
+            self._native = _native.Engine(_build(model.graph), None, self.threads)
+        except ValueError as error:
+            raise BbgError(str(error)) from None
+        self.kernels = self._native.isa
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """Run a batch: the outputs as numpy float32, one array, or a dict where the network's outputs have names.
+
+        `images`: float32 `[N, C, H, W]`, normalised as for the torch model, or uint8 `[N, H, W, C]`, which the stored
+        preprocessing normalises. Raises BbgError for another shape or dtype, and for a NaN or an infinity.
+        """
+        self._check(images)
+        try:
+            if images.dtype == np.uint8:
+                arrays = self._native.run_bytes(images, *self._byte_affine())
+            else:
+                arrays = self._native.run_floats(images)
+        except ValueError as error:
+            raise BbgError(f"{error}; give finite numbers of the network's input shape") from None
+        return arrays[0] if self._names == [""] else dict(zip(self._names, arrays, strict=True))
+
+    def predict(self, image: Any, top: int = 5) -> Any:
+        """The `top` classes of an image, best first, as a list of `Prediction`; for a list of images, a list of lists.
+
+        `image`: a path, bytes, a Pillow image or a uint8 array `[H, W, C]`. Raises BbgError for what is no image and
+        for a network that has no preprocessing or no scores.
+        """
+        if self.preprocess is None:
+            raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
+        if self._names != [""]:
+            raise BbgError(f"predict ranks one output of class scores, this network has {', '.join(self._names)}: call it")
+        if type(top) is not int or top < 1:
+            raise BbgError(f"top is {top!r}, it must be an integer of at least 1")
+        images = image if isinstance(image, (list, tuple)) else [image]
+        if not images:
+            return []
+        logits = self(np.stack([self.preprocess.apply(i) for i in images]))
+        assert isinstance(logits, np.ndarray)
+        predictions = [self._rank(row, top) for row in logits.reshape(len(images), -1)]
+        return predictions if isinstance(image, (list, tuple)) else predictions[0]
+
+    def profile(self, images: np.ndarray) -> list[OpTime]:
+        """Run a batch and return the time of every op, in order; inputs as for a call."""
+        self._check(images)
+        if images.dtype == np.uint8:
+            scale, bias = self._byte_affine()
+            images = np.ascontiguousarray((images * scale + bias).transpose(0, 3, 1, 2))
+        try:
+            seconds = self._native.time_floats(images)
+        except ValueError as error:
+            raise BbgError(f"{error}; give finite numbers of the network's input shape") from None
+        return [
+            OpTime(cost.name, cost.kind, cost.shape, time, self.kernels)
+            for cost, time in zip(self._costs, seconds, strict=True)
+        ]
+
+    def summary(self) -> str:
+        """A table of the ops: kind, result shape, bit width of the weight, bytes, multiply-accumulates."""
+        lines = [f"{'op':<32}{'kind':<18}{'result':>16}{'bits':>6}{'bytes':>12}{'MACs':>14}"]
+        for c in self._costs:
+            shape = " x ".join(map(str, c.shape))
+            lines.append(f"{c.name:<32}{c.kind:<18}{shape:>16}{c.bits or '':>6}{c.bytes:>12,}{c.macs:>14,}")
+        total = sum(c.bytes for c in self._costs), sum(c.macs for c in self._costs)
+        constants, workspace = self._native.bytes
+        lines.append(f"{'total':<32}{'':<18}{'':>16}{'':>6}{total[0]:>12,}{total[1]:>14,}")
+        lines.append(f"kernels {self.kernels}, {self.threads} threads, {constants:,} bytes of constants in memory,")
+        lines.append(f"{workspace:,} bytes reserved for batches")
+        return "\n".join(lines)
+
+    def _check(self, images: np.ndarray) -> None:
+        channels, height, width = self.input_shape
+        if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[0]:
+            if images.dtype == np.float32 and images.shape[1:] == (channels, height, width):
+                return
+            if images.dtype == np.uint8 and images.shape[1:] == (height, width, channels):
+                return
+        came = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise BbgError(
+            f"the input is {came}; give a numpy array, float32 [N, {channels}, {height}, {width}] or "
+            f"uint8 [N, {height}, {width}, {channels}], with N at least 1"
+        )
+
+    def _byte_affine(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._affine is None:
+            raise BbgError("this network was packed without preprocessing: give normalised float32 [N, C, H, W]")
+        return self._affine
+
+    def _rank(self, logits: np.ndarray, top: int) -> list[Prediction]:
+        odds = np.exp(logits - logits.max(), dtype=np.float64)
+        best = np.argsort(-odds, kind="stable")[:top]
+        names = self.labels or [str(i) for i in range(len(logits))]
+        return [Prediction(names[i], float(odds[i] / odds.sum())) for i in best]
+
+
+def kernel_sets() -> list[KernelSet]:
+    """The kernel sets, best first: which this machine runs, and which a new engine gets. BbgError for a bad BBG_ISA."""
+    sets = _native.kernel_sets()
+    supported = [name for name, runs in sets if runs]
+    forced = os.environ.get("BBG_ISA")
+    if forced is not None and forced not in supported:
+        raise BbgError(f"BBG_ISA is {forced!r}; this machine has {', '.join(supported)}")
+    return [KernelSet(name, runs, name == (forced or supported[0])) for name, runs in sets]
+
+
+def _build(graph: Graph) -> _native.Graph:
+    native = _native.Graph(graph.input_name, *graph.input_shape)
+    for op in graph.ops:
+        shortcut = op.inputs[1] if len(op.inputs) == 2 else None
+        native.add(op.name, op.kind, op.inputs[0], shortcut, op.real, op.bits, op.attributes, _tensors(op), *op.clip)
+    for output in graph.outputs:
+        native.output(output.value, output.flat)
+    return native
+
+
+def _tensors(op: Op) -> Mapping[str, np.ndarray]:
+    """The op's tensors with the epilogue taken apart into its rows."""
+    tensors = {name: array for name, array in op.tensors.items() if name != "epilogue"}
+    return tensors | {row: op.tensors["epilogue"][i] for i, row in enumerate(op.epilogue)}
+
+
+def _affine(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """`(x / 255 - mean) / std` as `scale * x + bias`."""
+    mean, std = np.asarray(preprocess.mean, np.float64), np.asarray(preprocess.std, np.float64)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def _threads(asked: int | None) -> int:
+    if asked is None:
+        return _cores()
+    if type(asked) is not int or not 1 <= asked <= 1024:
+        raise BbgError(f"threads is {asked!r}, it must be None or an integer from 1 to 1024")
+    return asked
+
+
+def _cores() -> int:
+    """Physical cores that this process may use: its affinity, without sibling threads, within the cgroup's quota."""
+    allowed = os.sched_getaffinity(0)
+    cores = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
+    count = len(cores)
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        count = min(count, -(-int(quota) // int(period)))
+    return max(count, 1)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+__all__: Sequence[str] = ["Engine", "KernelSet", "OpTime", "Prediction", "kernel_sets", "load"]
