@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fuzz_packed import fuzz, judge, originals
 from reference import random_graph
 from test_graph import small
 
@@ -359,3 +360,20 @@ def test_every_truncation_is_refused() -> None:
     for length in range(len(data)):
         with pytest.raises(BbgError):
             decode(data[:length])
+
+
+def test_damaged_files_give_an_error_or_a_right_answer() -> None:
+    tally = fuzz(600)
+    assert tally["right"] >= 100
+    assert tally["refused"] >= 100
+
+
+@pytest.mark.slow
+def test_many_damaged_files_give_an_error_or_a_right_answer() -> None:
+    assert fuzz(10_000)["right"] >= 2_000
+
+
+def test_sound_files_give_a_right_answer() -> None:
+    results = [judge(data, np.random.default_rng(i)) for i, data in enumerate(originals())]
+    assert set(results) <= {"right", "near tie"}
+    assert results.count("right") >= 20

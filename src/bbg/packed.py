@@ -53,7 +53,7 @@ class Model:
                 raise BbgError(f"preprocess yields an image {have}, the graph's input is {[channels, *size]}")
         output = self.graph.outputs[0]
         classes = values[output.value].numbers
-        if self.labels is not None and output.name == "" and output.flat and len(self.labels) != classes:
+        if self.labels is not None and output.name == "" and len(self.labels) != classes:
             raise BbgError(f"{len(self.labels)} labels for {classes} classes; give one per class, or none")
 
 
