@@ -168,8 +168,6 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
     per_epoch = training_batches(split, recipe).steps
     task = Classification(model, recipe, len(split.classes), per_epoch * recipe.epochs)
     recorder = _Recorder(out, state, Console())
-    if skipped := split.train.skipped + split.test.skipped:
-        recorder.console.print(f"skipped {skipped} files that are no readable images")
     if not resume:
         state.model, state.optimizer = model.state_dict(), {}
         state.save(last)

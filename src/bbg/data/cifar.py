@@ -74,11 +74,10 @@ def folders(root: Path, size: int) -> Split:
             raise BbgError(f"no folder {str(folder)!r}; an image set has train/<class>/* and test/<class>/*")
     classes = tuple(sorted(p.name for p in _visible(train_dir) if p.is_dir()))
     if len(classes) < 2:
-        raise BbgError(f"{len(classes)} class folders in {str(train_dir)!r}; an image set has two or more, train/<class>/*")
+        raise BbgError(f"{len(classes)} class folders in {str(train_dir)!r}; an image set has two or more in train/")
     preprocess = replace(Preprocess.of("cifar10"), size=(size, size))
-    return Split(
-        _read_classes(train_dir, classes, preprocess), _read_classes(test_dir, classes, preprocess), classes, preprocess
-    )
+    train, test = (_read_classes(folder, classes, preprocess) for folder in (train_dir, test_dir))
+    return Split(train, test, classes, preprocess)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -88,20 +87,24 @@ def _visible(folder: Path) -> list[Path]:
 def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess) -> ImageSet:
     found = {p.name for p in _visible(folder) if p.is_dir()}
     if odd := sorted(found.symmetric_difference(classes)):
-        raise BbgError(f"class {odd[0]!r} is in only one of the splits, see {str(folder)!r}; give both the same classes")
-    files = [(path, label) for label, name in enumerate(classes) for path in _visible(folder / name)]
-    files = [(path, label) for path, label in files if path.is_file()]
+        raise BbgError(f"class {odd[0]!r} is in only one split, see {str(folder)!r}; give both the same classes")
 
-    def read(file: tuple[Path, int]) -> np.ndarray | None:
+    def read(path: Path) -> np.ndarray | None:
         try:
-            return preprocess.apply(file[0])
+            return preprocess.apply(path)
         except BbgError:
             return None
 
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    skipped = 0
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(read, files))
-    labels = np.asarray([label for image, (_, label) in zip(images, files, strict=True) if image is not None], np.int64)
-    for label, name in enumerate(classes):
-        if label not in labels:
-            raise BbgError(f"class folder {str(folder / name)!r} has no readable image; add some, or remove the folder")
-    return ImageSet(np.stack([image for image in images if image is not None]), labels, len(files) - len(labels))
+        for label, name in enumerate(classes):
+            found_here = list(pool.map(read, [p for p in _visible(folder / name) if p.is_file()]))
+            readable = [image for image in found_here if image is not None]
+            if not readable:
+                raise BbgError(f"class folder {str(folder / name)!r} has no readable image; add some, or remove it")
+            images += readable
+            labels += [label] * len(readable)
+            skipped += len(found_here) - len(readable)
+    return ImageSet(np.stack(images), np.asarray(labels, np.int64), skipped)
