@@ -1,0 +1,198 @@
+"""Decoding, preprocessing against torchvision's evaluation transform, and every image that must be refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bbg.errors import BbgError
+from bbg.image import MAX_PIXELS, PRESETS, Preprocess, load_image
+
+
+def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
+    """A smooth random RGB picture, uint8 `[H, W, 3]`."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(array: np.ndarray, form: str = "PNG", **options: object) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(array).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
+    array = picture()
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(array))
+    for source in (array, Image.fromarray(array), path, str(path), encoded(array), bytearray(encoded(array))):
+        assert np.array_equal(load_image(source), array)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16", "I"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    if mode.startswith("I"):
+        image = Image.fromarray((grey.astype(np.uint16) * 257).astype(np.uint16 if mode == "I;16" else np.int32))
+        assert image.mode == mode
+        assert np.array_equal(load_image(image), np.repeat(grey[:, :, None], 3, 2))
+    assert load_image(Image.fromarray(grey).convert(mode)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3)])
+def test_arrays_may_be_grey(shape: tuple[int, ...]) -> None:
+    assert load_image(np.zeros(shape, np.uint8)).shape == (8, 9, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_image_upright(orientation: int) -> None:
+    array = picture(20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = load_image(encoded(array, exif=exif))
+    expected = {
+        1: array, 2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1], 5: array.swapaxes(0, 1),
+        6: array[::-1].swapaxes(0, 1), 7: array[::-1, ::-1].swapaxes(0, 1), 8: array[:, ::-1].swapaxes(0, 1),
+    }[orientation]  # fmt: skip
+    assert np.array_equal(turned, expected)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (61, 33), (300, 257), (32, 32), (8, 500)])
+@pytest.mark.parametrize("preprocess", [Preprocess(24, 32), Preprocess((16, 24), 25), Preprocess((20, 28))])
+def test_pixels_are_torchvisions(shape: tuple[int, int], preprocess: Preprocess) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    image = Image.fromarray(picture(*shape))
+    if preprocess.resize is None:
+        steps = [transforms.Resize(preprocess.size)]
+    else:
+        steps = [transforms.Resize(preprocess.resize), transforms.CenterCrop(preprocess.size)]
+    expected = np.array(transforms.Compose(steps)(image))
+    assert np.array_equal(preprocess.apply(image), expected)
+
+
+def test_normalize_is_totensor_and_normalize() -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    preprocess = PRESETS["imagenet"]
+    pixels = preprocess.apply(picture(300, 400))
+    steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)])
+    x = preprocess.normalize(pixels[None])
+    assert x.shape == (1, 3, 224, 224)
+    assert x.dtype == np.float32
+    assert np.abs(x[0] - steps(pixels).numpy()).max() < 1e-6
+
+
+def test_an_image_of_the_right_size_is_left_alone() -> None:
+    array = picture(32, 32)
+    assert np.array_equal(PRESETS["cifar10"].apply(array), array)
+    grey = picture(8, 8)[:, :, :1]
+    assert np.array_equal(PRESETS["digits"].apply(grey), grey)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str) -> None:
+    preset = Preprocess.of(name)
+    assert Preprocess.from_json(json.loads(json.dumps(preset.to_json()))) == preset
+    assert Preprocess.of(preset) is preset
+
+
+def test_digits_are_normalised_by_their_own_statistics() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    pixels = np.round(datasets.load_digits().images * 255 / 16).astype(np.uint8)
+    x = PRESETS["digits"].normalize(pixels[:, :, :, None])
+    assert abs(x.mean()) < 1e-3
+    assert abs(x.std() - 1) < 1e-3
+
+
+def bomb() -> bytes:
+    """A PNG that says it is 60,000 x 60,000 pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+BAD_IMAGES = {
+    "a truncated JPEG": lambda: encoded(picture(200, 200), "JPEG")[:1500],
+    "a truncated PNG": lambda: encoded(picture(200, 200))[:1500],
+    "text": lambda: b"not an image",
+    "nothing": lambda: b"",
+    "a decompression bomb": bomb,
+    "a missing file": lambda: "no/such/file.jpg",
+    "a folder": lambda: Path("."),
+    "a null byte in the path": lambda: "a\0b.jpg",
+    "a float array": lambda: np.zeros((4, 4, 3), np.float32),
+    "a batch": lambda: np.zeros((1, 4, 4, 3), np.uint8),
+    "two channels": lambda: np.zeros((4, 4, 2), np.uint8),
+    "an empty array": lambda: np.zeros((0, 4, 3), np.uint8),
+    "a number": lambda: 7,
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_what_is_no_image_is_refused(case: str) -> None:
+    with pytest.raises(BbgError):
+        PRESETS["cifar10"].apply(BAD_IMAGES[case]())
+
+
+def test_the_error_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(encoded(picture(200, 200), "JPEG")[:1500])
+    with pytest.raises(BbgError, match=re.escape(f"{path}: is missing, damaged or no image")):
+        load_image(path)
+
+
+def test_a_large_image_is_refused_before_it_is_decoded() -> None:
+    class Large(Image.Image):
+        @property
+        def size(self) -> tuple[int, int]:
+            return MAX_PIXELS, 2
+
+    with pytest.raises(BbgError, match="allowed are at most 80,000,000"):
+        load_image(Large())
+
+
+def test_a_resize_that_would_make_a_bomb_is_refused() -> None:
+    with pytest.raises(BbgError, match="allowed are at most"):
+        Preprocess(224, 256).apply(np.zeros((1, 60_000, 3), np.uint8))
+    assert Preprocess(2, 2).apply(np.zeros((1, 500, 3), np.uint8)).shape == (2, 2, 3)
+
+
+BAD_PREPROCESS = {
+    "an unknown mode": ({"size": 8, "mode": "YUV"}, "mode is 'YUV'"),
+    "a zero size": ({"size": 0}, "size is (0, 0)"),
+    "three sizes": ({"size": (1, 2, 3)}, "size is (1, 2, 3)"),
+    "a small resize": ({"size": (8, 16), "resize": 12}, "resize is 12"),
+    "a short mean": ({"size": 8, "mean": (0.5,)}, "mean is (0.5,)"),
+    "an infinite mean": ({"size": 8, "mean": (0.5, 0.5, float("inf"))}, "finite numbers"),
+    "a zero std": ({"size": 8, "std": (1.0, 0.0, 1.0)}, "each must be at least 1e-6"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PREPROCESS)
+def test_a_bad_preprocess_is_refused(case: str) -> None:
+    arguments, message = BAD_PREPROCESS[case]
+    with pytest.raises(BbgError, match=re.escape(message)):
+        Preprocess(**arguments)
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BbgError, match="allowed are cifar10, cifar100, imagenet, digits"):
+        Preprocess.of("mnist")
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3), np.float32),
+                                    np.zeros((1, 3, 8, 8), np.uint8)])  # fmt: skip
+def test_normalize_takes_uint8_batches_only(pixels: np.ndarray) -> None:
+    with pytest.raises(BbgError, match="normalize takes uint8"):
+        PRESETS["cifar10"].normalize(pixels)
