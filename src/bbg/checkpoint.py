@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ class Checkpoint:
     def load(path: Path) -> Checkpoint:
         """Read a checkpoint; BbgError where the file is missing, damaged or of a later version."""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            content = path.read_bytes()
+        except OSError as e:
+            raise BbgError(f"cannot read checkpoint {str(path)!r}: {e.strerror}; give the path of a checkpoint") from e
+        try:
+            state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
             version = state.pop("version")
             if version > VERSION:
                 raise BbgError(f"checkpoint {str(path)!r} has version {version}, allowed is {VERSION}; update bbg")
@@ -66,8 +71,6 @@ class Checkpoint:
             return Checkpoint(**state)
         except BbgError:
             raise
-        except OSError as e:
-            raise BbgError(f"cannot read checkpoint {str(path)!r}: {e.strerror}; give the path of a checkpoint") from e
         except Exception as e:  # unpickling raises whatever the damaged bytes happen to mean
             raise BbgError(f"{str(path)!r} is damaged or no checkpoint of bbg; give one that `bbg train` wrote") from e
 

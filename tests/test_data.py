@@ -1,0 +1,381 @@
+"""Image sets: official CIFAR layout, class folders, digits; bad input; batches and their augmentation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bbg.data import Batches, ImageSet, open_data
+from bbg.data.augment import crop_flip
+from bbg.data.cifar import checksums
+from bbg.errors import BbgError
+from bbg.image import Preprocess
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("BBG_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+# CIFAR in its official layout
+
+NAMES = {"cifar10": ["plane", "car", "bird"], "cifar100": ["apple", "bear"]}
+
+
+def official(root: Path, dataset: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A small set as the authors pack it, the arguments of `checksums` for it, and its pixels as `[N, H, W, C]`."""
+    rng = np.random.default_rng(0)
+    fine = dataset == "cifar100"
+    folder = root / ("cifar-100-python" if fine else "cifar-10-batches-py")
+    folder.mkdir(parents=True)
+    parts = {"train": 6} if fine else {"data_batch_1": 4, "data_batch_2": 3}
+    parts["test" if fine else "test_batch"] = 5
+    sums, pixels = {}, {}
+    for name, n in parts.items():
+        data = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
+        labels = [i % len(NAMES[dataset]) for i in range(n)]
+        entry: dict[str, Any] = {"data": data, "fine_labels": labels, "coarse_labels": [0] * n}
+        (folder / name).write_bytes(pickle.dumps(entry if fine else {"data": data, "labels": labels}))
+        pixels[name] = data.reshape(n, 3, 32, 32).transpose(0, 2, 3, 1)
+    meta, key = ("meta", "fine_label_names") if fine else ("batches.meta", "label_names")
+    (folder / meta).write_bytes(pickle.dumps({key: NAMES[dataset]}))
+    for path in folder.iterdir():
+        sums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
+    names = list(parts)
+    lists = {
+        "train": [[n, sums[n]] for n in names[:-1]],
+        "test": [[names[-1], sums[names[-1]]]],
+        "meta": {"filename": meta, "key": key, "md5": sums[meta]},
+    }
+    return lists, pixels
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+def test_official_cifar(tmp_path: Path, dataset: str) -> None:
+    lists, pixels = official(tmp_path, dataset)
+    with checksums(dataset, **lists):
+        split = open_data(dataset, tmp_path)
+    *train, test = pixels.values()
+    assert np.array_equal(split.train.images, np.concatenate(train))
+    assert np.array_equal(split.test.images, test)
+    assert split.train.images.flags.c_contiguous
+    assert (split.train.images.dtype, split.train.labels.dtype) == (np.uint8, np.int64)
+    assert split.test.labels.tolist() == [i % len(NAMES[dataset]) for i in range(5)]
+    assert split.classes == tuple(NAMES[dataset])
+    assert split.preprocess == Preprocess.of(dataset)
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+def test_checksums_are_restored(tmp_path: Path, dataset: str) -> None:
+    lists, _ = official(tmp_path, dataset)
+    with pytest.raises(KeyError), checksums(dataset, **lists):
+        raise KeyError
+    with pytest.raises(BbgError, match="its files with the published checksums"):
+        open_data(dataset, tmp_path)
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+@pytest.mark.parametrize("which", ["train", "test", "meta"])
+def test_a_tampered_file_is_refused_before_it_is_unpickled(tmp_path: Path, dataset: str, which: str) -> None:
+    lists, _ = official(tmp_path, dataset)
+    witness = tmp_path / "executed"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(witness),))
+
+    name = lists["meta"]["filename"] if which == "meta" else lists[which][0][0]
+    path = next(p for p in tmp_path.rglob(name) if p.is_file())
+    path.write_bytes(pickle.dumps(Bomb()))
+    with checksums(dataset, **lists), pytest.raises(BbgError, match="holds no intact 'cifar-"):
+        open_data(dataset, tmp_path)
+    assert not witness.exists()
+    pickle.loads(path.read_bytes())  # had it been read, it would have shown
+    assert witness.exists()
+
+
+def test_a_missing_cifar_file_is_refused(tmp_path: Path) -> None:
+    lists, _ = official(tmp_path, "cifar10")
+    (tmp_path / "cifar-10-batches-py" / "data_batch_2").unlink()
+    with checksums("cifar10", **lists), pytest.raises(BbgError, match="holds no intact 'cifar-10-batches-py'"):
+        open_data("cifar10", tmp_path)
+
+
+# One folder per class
+
+
+def picture(path: Path, level: int, size: tuple[int, int] = (32, 32)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (level, level, level)).save(path)
+
+
+def class_folders(root: Path, test: str = "test") -> Path:
+    for i, name in enumerate(["zebra", "äpfel", "a b"]):
+        for k in range(3):
+            picture(root / "train" / name / f"{k}.png", 60 * i + k)
+        picture(root / test / name / "only.bmp", 60 * i + 50)
+    return root
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_class_folders(tmp_path: Path, test: str) -> None:
+    split = open_data("folders", class_folders(tmp_path, test), 24)
+    assert split.classes == ("a b", "zebra", "äpfel")
+    assert split.train.images.shape == (9, 24, 24, 3)
+    assert split.train.images[:, 5, 7, 1].tolist() == [120, 121, 122, 0, 1, 2, 60, 61, 62]
+    assert split.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert split.test.images[:, 0, 0, 0].tolist() == [170, 50, 110]
+    assert split.test.labels.tolist() == [0, 1, 2]
+    assert (split.train.skipped, split.test.skipped) == (0, 0)
+    assert split.preprocess.size == (24, 24)
+
+
+def test_a_cifar_root_may_hold_class_folders(tmp_path: Path) -> None:
+    assert open_data("cifar10", class_folders(tmp_path)).train.images.shape == (9, 32, 32, 3)
+
+
+def test_unreadable_files_are_skipped_with_a_count(tmp_path: Path) -> None:
+    root = class_folders(tmp_path)
+    folder = root / "train" / "zebra"
+    picture(root / "spare.jpg", 9)
+    whole = (root / "spare.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").write_text("no image")
+    (folder / "renamed.jpg").write_text("no image either")
+    (folder / ".hidden").write_text("not counted")
+    (folder / "named like nothing").write_bytes(whole)
+    (root / "train" / ".cache").mkdir()
+    split = open_data("folders", root)
+    assert split.train.skipped == 4
+    assert len(split.train.images) == len(split.train.labels) == 10
+    assert split.train.labels.tolist().count(1) == 4
+
+
+def remove(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+def spoil(path: Path) -> None:
+    for file in path.iterdir():
+        file.write_text("no image")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda r: remove(r / "train/zebra"), "class folder '.*train/zebra' has no readable image; add some"),
+        (lambda r: remove(r / "test/zebra"), "class folder '.*test/zebra' has no readable image"),
+        (lambda r: spoil(r / "train/a b"), "class folder '.*train/a b' has no readable image"),
+        (lambda r: (r / "test/lion").mkdir(), "class 'lion' is in only one split, see '.*test'"),
+        (lambda r: picture(r / "train/lion/0.png", 9), "class 'lion' is in only one split"),
+        (lambda r: (r / "test").rename(r / "tests"), "no folder '.*test'; an image set has train/"),
+        (lambda r: (r / "train").rename(r / "training"), "no folder '.*train'; an image set has train/"),
+        (lambda r: ((r / "train").rename(r / "t"), (r / "train").mkdir()), "0 class folders in '.*train'"),
+    ],
+)  # fmt: skip
+def test_bad_folders_are_refused(tmp_path: Path, damage: Callable[[Path], object], words: str) -> None:
+    root = class_folders(tmp_path)
+    damage(root)
+    with pytest.raises(BbgError, match=words):
+        open_data("folders", root)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "root", "words"),
+    [
+        ("cifar11", Path("."), "unknown dataset 'cifar11'; allowed are cifar10, cifar100, folders, digits"),
+        ("folders", None, "dataset 'folders' is read from a folder; say which with --data"),
+        ("cifar10", Path("no/such"), "no folder 'no/such'; --data takes the folder"),
+        ("cifar10", Path(__file__), "no folder '.*test_data.py'"),
+        ("cifar100", ROOT / "src", "holds no intact 'cifar-100-python'"),
+    ],
+)
+def test_bad_requests_are_refused(dataset: str, root: Path | None, words: str) -> None:
+    with pytest.raises(BbgError, match=words):
+        open_data(dataset, root)
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+from bbg.data import open_data
+from bbg.errors import BbgError
+if os.getuid() == 0:
+    os.setuid(65534)  # root reads everything
+try:
+    open_data("folders", Path(sys.argv[1]))
+except BbgError as e:
+    print(e)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_an_unreadable_folder_is_refused(tmp_path: Path) -> None:
+    root = class_folders(tmp_path)
+    (root / "train").chmod(0)
+    try:
+        run = [sys.executable, "-c", UNREADABLE, str(root)]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "src"},
+                              cwd=ROOT)  # fmt: skip
+    finally:
+        (root / "train").chmod(0o755)
+    assert done.stderr == ""
+    assert done.stdout.startswith("cannot read '")
+    assert "--data takes a readable folder" in done.stdout
+
+
+def test_the_jpeg_archive_unpacks_to_class_folders(tmp_path: Path) -> None:
+    archive = SHARED / "cifar10-jpeg.zip"
+    if not archive.exists():
+        pytest.skip(f"no {archive}; set BBG_TEST_DATA to the folder that holds it")
+    with zipfile.ZipFile(archive) as packed:
+        folders: dict[str, list[str]] = {}
+        for name in sorted(n for n in packed.namelist() if n.endswith(".jpg")):
+            folders.setdefault(os.path.dirname(name), []).append(name)
+        packed.extractall(tmp_path, [name for names in folders.values() for name in names[:2]])
+    split = open_data("cifar10", tmp_path)
+    assert split.classes == ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    assert split.train.images.shape == split.test.images.shape == (20, 32, 32, 3)
+    assert split.train.labels.tolist() == [c for c in range(10) for _ in range(2)]
+    for image, name in zip(split.train.images[::2], split.classes, strict=True):
+        assert np.array_equal(image, np.asarray(Image.open(tmp_path / folders[f"train/{name}"][0])))
+    assert split.preprocess == Preprocess.of("cifar10")
+
+
+# Digits
+
+
+def test_digits_are_split_one_to_four() -> None:
+    split = open_data("digits", None)
+    assert split.train.images.shape == (1437, 8, 8, 1)
+    assert split.test.images.shape == (360, 8, 8, 1)
+    assert (split.train.images.min(), split.train.images.max()) == (0, 255)
+    assert set(split.test.labels.tolist()) == set(range(10))
+    whole = {image.tobytes() for image in split.test.images} & {image.tobytes() for image in split.train.images}
+    assert not whole
+    # The preprocessing states the statistics of the training images.
+    x = split.train.images / 255
+    assert split.preprocess.mean[0] == pytest.approx(x.mean(), abs=2e-3)
+    assert split.preprocess.std[0] == pytest.approx(x.std(), abs=2e-3)
+
+
+# Batches
+
+
+def numbered(n: int, size: int = 6, channels: int = 3) -> ImageSet:
+    """Image i carries the label i, so that batches tell what they are made of."""
+    pixels = np.random.default_rng(0).integers(1, 256, (n, size, size, channels), dtype=np.uint8)
+    return ImageSet(pixels, np.arange(n))
+
+
+COLOUR = Preprocess(6, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("shape", [(50, 3, 8, 8), (20, 1, 5, 7)])
+def test_crop_flip_is_one_crop_and_mirror_per_image(shape: tuple[int, ...], padding: int, flip: bool) -> None:
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    out = crop_flip(images, padding, flip, torch.Generator().manual_seed(1))
+    assert out.shape == images.shape
+    n, c, h, w = shape
+    seen = set()
+    for i in range(n):
+        frame = torch.zeros(c, h + 2 * padding, w + 2 * padding)
+        frame[:, padding : padding + h, padding : padding + w] = images[i]
+        matches = [
+            (y, x, mirrored)
+            for y in range(2 * padding + 1)
+            for x in range(2 * padding + 1)
+            for mirrored in (False, True)
+            if torch.equal(out[i], frame[:, y : y + h, x : x + w].flip([2] if mirrored else []))
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert {m[2] for m in seen} == ({False, True} if flip else {False})
+    if padding:
+        assert len({m[:2] for m in seen}) > 5
+    for axis in (0, 1):
+        assert padding == 4 or {m[axis] for m in seen} == set(range(2 * padding + 1))
+
+
+def epoch(batches: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(batches)
+
+
+def training(**options: Any) -> Batches:
+    return Batches(numbered(53), COLOUR, 8, shuffle=True, seed=5, padding=1, flip=True, **options)
+
+
+def test_an_epoch_entered_anywhere_goes_on_as_if_undisturbed() -> None:
+    for number in (0, 3):
+        whole = training()
+        whole.epoch = number
+        expected = epoch(whole)
+        assert len(expected) == len(whole) == whole.steps == 6
+        for start in range(7):
+            resumed = training()
+            resumed.epoch, resumed.start = number, start
+            rest = epoch(resumed)
+            assert len(rest) == len(resumed) == 6 - start
+            assert resumed.steps == 6
+            for (x, labels), (x0, labels0) in zip(rest, expected[start:], strict=True):
+                assert torch.equal(x, x0)
+                assert torch.equal(labels, labels0)
+
+
+def test_epochs_and_seeds_differ_and_no_image_comes_twice() -> None:
+    orders = []
+    for seed, number in ((5, 0), (5, 1), (6, 0)):
+        batches = Batches(numbered(53), COLOUR, 8, shuffle=True, seed=seed)
+        batches.epoch = number
+        labels = torch.cat([labels for _, labels in batches]).tolist()
+        assert len(labels) == len(set(labels)) == 48
+        orders.append(labels)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_the_global_generators_are_neither_read_nor_moved() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    state = torch.get_rng_state()
+    one = epoch(training())
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, epoch(training()), strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 8, 53, 100])
+def test_evaluation_sees_every_image_once_in_order_and_as_the_engine_does(batch_size: int) -> None:
+    data = numbered(53)
+    batches = Batches(data, COLOUR, batch_size, shuffle=False)
+    found = epoch(batches)
+    assert len(found) == len(batches)
+    assert torch.cat([labels for _, labels in found]).tolist() == list(range(53))
+    assert torch.equal(torch.cat([x for x, _ in found]), torch.from_numpy(COLOUR.normalize(data.images)))
+
+
+def test_the_frame_of_the_crop_is_the_mean_colour() -> None:
+    data = ImageSet(np.full((40, 6, 6, 3), 255, np.uint8), np.zeros(40, np.int64))
+    x, _ = next(iter(Batches(data, COLOUR, 40, shuffle=True, padding=2)))
+    assert set(x[:, 0].unique().tolist()) == {0.0, x[:, 0].max().item()}
+
+
+def test_a_set_smaller_than_the_batch_is_one_batch() -> None:
+    batches = Batches(numbered(5), COLOUR, 64, shuffle=True)
+    assert [len(labels) for _, labels in batches] == [5]
+    assert len(batches) == 1

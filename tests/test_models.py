@@ -1,0 +1,125 @@
+"""Every network by every method: shapes, gradients, round trips, seeds; and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_layers import ADABIN
+from torch import Tensor, nn
+
+from bbg.errors import BbgError
+from bbg.layers import BinaryConv2d, Unit
+from bbg.methods import METHODS
+from bbg.models import NETWORKS, create
+
+torch.set_num_threads(1)
+
+SMALL: dict[str, dict[str, Any]] = {
+    "resnet20": {"width": 4},
+    "resnet8": {"width": 5, "in_channels": 1, "act": "rprelu"},
+    "vgg_small": {"width": 4, "size": 16},
+}
+SIZES = {"resnet20": [(9, 7), (1, 1)], "resnet8": [(8, 8), (13, 6)], "vgg_small": [(16, 16)]}
+METHOD_LIST = [*METHODS.values(), ADABIN]
+UNITS = {"resnet20": 18, "resnet8": 6, "vgg_small": 5}
+
+
+def images(network: str, size: tuple[int, int], n: int = 3) -> Tensor:
+    return torch.randn(n, SMALL[network].get("in_channels", 3), *size, generator=torch.Generator().manual_seed(0))
+
+
+def small(network: str, method: Any = "bbg", seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return create(network, method, num_classes=7, **SMALL[network])
+
+
+def test_every_network_is_tested() -> None:
+    assert set(SMALL) == set(SIZES) == set(UNITS) == set(NETWORKS)
+
+
+@pytest.mark.parametrize("method", METHOD_LIST, ids=lambda m: m.name)
+@pytest.mark.parametrize("network", SMALL)
+def test_forward_and_backward_in_both_modes(network: str, method: Any) -> None:
+    for size in SIZES[network]:
+        model = small(network, method)
+        x = images(network, size)
+        logits = model(x)
+        assert logits.shape == (3, 7)
+        logits.square().sum().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+        grads = [p.grad.abs().max() for p in model.parameters() if p.ndim == 4]
+        assert min(grads) > 0
+        model.eval()
+        with torch.no_grad():
+            whole = model(x)
+            # In evaluation an image's logits do not depend on its batch.
+            assert torch.allclose(torch.cat([model(one[None]) for one in x]), whole, rtol=1e-4, atol=1e-4)
+            assert torch.isfinite(whole).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", SMALL)
+def test_first_convolution_and_last_layer_stay_real(network: str, method: str) -> None:
+    model = small(network, method)
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert [isinstance(m, BinaryConv2d) for m in layers] == [False, *[method != "float"] * UNITS[network], False]
+    assert sum(isinstance(m, Unit) for m in model.modules()) == UNITS[network]
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_float_is_the_twin_of_bbg(network: str) -> None:
+    def layers(method: str) -> list[Any]:
+        found = [m for m in small(network, method).modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        return [(m.weight.shape, getattr(m, "stride", None), getattr(m, "padding", None)) for m in found]
+
+    assert layers("float") == layers("bbg")
+
+
+def test_published_sizes() -> None:
+    """ResNet-20 has 0.27 million weights (He et al., table 6); VGG-Small's convolutions 4.57 million (as in LQ-Net)."""
+    resnet = create("resnet20", "float", num_classes=10)
+    assert sum(p.numel() for p in resnet.parameters() if p.ndim >= 2) == 268_336
+    vgg = create("vgg_small", "float", num_classes=10)
+    assert sum(p.numel() for p in vgg.parameters() if p.ndim == 4) == 4_574_592
+    assert vgg(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", SMALL)
+def test_state_dict_round_trip(network: str, method: str) -> None:
+    one, two = small(network, method), small(network, method, seed=1).eval()
+    x = images(network, SIZES[network][0])
+    one(x)  # moves the BN statistics
+    one.eval()
+    with torch.no_grad():
+        assert not torch.equal(one(x), two(x))
+        two.load_state_dict(one.state_dict(), strict=True)
+        assert torch.equal(one(x), two(x))
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_initial_weights_are_a_function_of_the_seed(network: str) -> None:
+    one, same, other = (small(network, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: create("resnet21", num_classes=10), "unknown network 'resnet21'; allowed are resnet20, resnet8, vgg_"),
+        (lambda: create("resnet20", "bgb", num_classes=10), "unknown method 'bgb'; allowed are bbg"),
+        (lambda: create("resnet20", num_classes=10, deph=3), "network 'resnet20' has no option 'deph'; allowed are "),
+        (lambda: create("resnet20", num_classes=10, act="gelu"), "unknown nonlinearity 'gelu'; allowed are "),
+        (lambda: create("resnet20", num_classes=0), "num_classes is 0, allowed are 1 and more"),
+        (lambda: create("vgg_small", num_classes=10, size=30), "size is 30, allowed are multiples of 8"),
+    ],
+)
+def test_bad_requests_are_refused(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(BbgError, match=words):
+        make()

@@ -1,0 +1,129 @@
+"""Recipes: every file of the house, and every kind of mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bbg.errors import BbgError
+from bbg.recipe import Recipe
+
+FILES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+LEAST = {"dataset": "digits", "network": "resnet8"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_recipe_loads_and_builds(path: Path) -> None:
+    from bbg.checkpoint import build
+    from bbg.data import DATASETS
+    from bbg.image import Preprocess
+
+    recipe = Recipe.load(path)
+    assert recipe.dataset in DATASETS
+    assert path.stem.startswith(f"{recipe.dataset}_{recipe.network}")
+    build(recipe, 10, Preprocess.of(recipe.dataset))
+
+
+def test_there_are_recipes() -> None:
+    assert {p.stem for p in FILES} >= {"cifar10_resnet20", "cifar10_vgg_small", "digits_resnet8"}
+
+
+def test_dict_and_file_round_trip(tmp_path: Path) -> None:
+    recipe = Recipe(dataset="cifar10", network="resnet20", act="rprelu", width=8, lr=0.25, compile=True)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    path = tmp_path / "r.toml"
+    words = {True: "true", False: "false"}
+    lines = [
+        f"{key} = {words[value] if isinstance(value, bool) else repr(value)}"
+        for key, value in recipe.to_dict().items()
+        if value is not None
+    ]
+    path.write_text("\n".join(lines))
+    assert Recipe.load(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("lr", "1e-3", 1e-3),
+        ("lr", "1", 1.0),  # an integer stands for a float
+        ("epochs", "12", 12),
+        ("compile", "true", True),
+        ("flip", "false", False),
+        ("method", "bbg-plain", "bbg-plain"),
+        ("act", "rprelu", "rprelu"),
+        ("act", '"prelu"', "prelu"),
+        ("width", "8", 8),
+    ],
+)
+def test_changes_from_the_command_line(key: str, text: str, value: Any) -> None:
+    changed = Recipe(**LEAST).changed({key: text})
+    assert getattr(changed, key) == value
+    assert type(getattr(changed, key)) is type(value)
+    assert changed.changed({key: value}) == changed
+
+
+def test_changes_leave_the_recipe_alone() -> None:
+    recipe = Recipe(**LEAST)
+    assert recipe.changed({"epochs": 3, "lr": "0.5"}) == Recipe(**LEAST, epochs=3, lr=0.5)
+    assert recipe == Recipe(**LEAST)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epoch": 3}, "unknown recipe key 'epoch'; allowed are dataset, network,"),
+        ({"epochs": "many"}, "recipe key 'epochs' is 'many', allowed is int"),
+        ({"epochs": "3.5"}, "recipe key 'epochs' is 3.5, allowed is int"),
+        ({"epochs": True}, "recipe key 'epochs' is True, allowed is int"),
+        ({"epochs": "0"}, "recipe key 'epochs' is 0, allowed is 1 or more"),
+        ({"lr": "fast"}, "recipe key 'lr' is 'fast', allowed is float"),
+        ({"lr": "true"}, "recipe key 'lr' is True, allowed is float"),
+        ({"lr": "-0.1"}, "recipe key 'lr' is -0.1, allowed is 0 or more"),
+        ({"lr": "nan"}, "recipe key 'lr' is nan"),
+        ({"lr": "inf"}, "recipe key 'lr' is inf"),
+        ({"compile": "yes"}, "recipe key 'compile' is 'yes', allowed is bool"),
+        ({"compile": "1"}, "recipe key 'compile' is 1, allowed is bool"),
+        ({"width": "wide"}, r"recipe key 'width' is 'wide', allowed is int \| None"),
+        ({"width": 0}, "recipe key 'width' is 0, allowed is 1 or more"),
+        ({"act": 3}, r"recipe key 'act' is 3, allowed is str \| None"),
+        ({"method": "7"}, "recipe key 'method' is 7, allowed is str"),
+        ({"optimizer": "adamw"}, "recipe key 'optimizer' is 'adamw', allowed are adam, sgd"),
+        ({"schedule": "step"}, "recipe key 'schedule' is 'step', allowed are onecycle, cosine, linear, constant"),
+        ({"precision": "fp16"}, "recipe key 'precision' is 'fp16', allowed are fp32, bf16"),
+        ({"warmup": 1.5}, "recipe key 'warmup' is 1.5, allowed is 0 to 1"),
+        ({"label_smoothing": -0.1}, "recipe key 'label_smoothing' is -0.1, allowed is 0 to 1"),
+        ({"seed": -1}, "recipe key 'seed' is -1, allowed is 0 or more"),
+        ({"lr": "[1, 2]"}, r"recipe key 'lr' is \[1, 2\], allowed is float"),
+    ],
+)
+def test_bad_changes_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(BbgError, match=words):
+        Recipe(**LEAST).changed(changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'dataset = "digits"\nnetwork = "resnet8"\nepoks = 3', "unknown recipe key 'epoks'"),
+        (b'network = "resnet8"', "recipe key 'dataset' is missing"),
+        (b'dataset = "digits"', "recipe key 'network' is missing"),
+        (b"dataset = digits", "is no TOML"),
+        (b'dataset = "digits"\ndataset = "digits"', "is no TOML"),
+        (b"\xff\xfe\x00", "is no TOML"),
+        (b'dataset = "digits"\nnetwork = "resnet8"\n[lr]\nx = 1', "recipe key 'lr' is {'x': 1}, allowed is float"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    with pytest.raises(BbgError, match=words):
+        Recipe.load(path)
+
+
+@pytest.mark.parametrize("name", ["absent.toml", "."])
+def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BbgError, match=r"cannot read recipe .*; give the path of a TOML file"):
+        Recipe.load(tmp_path / name)
