@@ -40,6 +40,37 @@ int64_t place(std::vector<Span>& spans) {
   return total;
 }
 
+// Which value's memory each value lives in: its own, that of a value it only repeats, or that of the shortcut it is
+// added to, where nobody needs that any more.
+std::vector<int> homes(const Graph& graph, const Maps& maps, int lanes) {
+  std::vector<int> home(maps.size()), last(maps.size(), kNone);
+  for (size_t v = 0; v < home.size(); ++v) home[v] = int(v);
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    if (only_repeats(graph, graph.ops[i], lanes)) home[size_t(graph.ops[i].real)] = home[size_t(graph.ops[i].input)];
+  }
+  const auto read = [&](int v, int op) { last[size_t(home[size_t(v)])] = op; };
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    read(graph.ops[i].input, int(i));
+    if (graph.ops[i].shortcut != kNone) read(graph.ops[i].shortcut, int(i));
+  }
+  for (int v : graph.outputs) read(v, int(graph.ops.size()));
+
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    const Op& op = graph.ops[i];
+    if (op.shortcut == kNone || op.real == kNone) continue;
+    const Map &from = maps[size_t(op.shortcut)], &to = maps[size_t(op.real)];
+    const int shared = home[size_t(op.shortcut)];
+    const bool alike = from.pixel == to.pixel && from.left == to.left && from.right == to.right &&
+                       from.channels == maps[size_t(shared)].channels;
+    if (!alike || last[size_t(shared)] != int(i) || home[size_t(op.input)] == shared) continue;
+    last[size_t(shared)] = last[size_t(op.real)];
+    for (int& h : home) {
+      if (h == op.real) h = shared;
+    }
+  }
+  return home;
+}
+
 int64_t share(int64_t items, int member, int members) { return items * member / members; }
 
 }  // namespace
@@ -62,20 +93,25 @@ Engine::Engine(const Graph& graph, const Kernels& kernels, int threads) : kernel
 
 void Engine::plan(const Graph& graph) {
   Maps maps = lay_out(graph, kernels_.lanes);
+  const std::vector<int> home = homes(graph, maps, kernels_.lanes);
   const int last_op = int(graph.ops.size());
   std::vector<Span> spans;
   for (size_t v = 0; v < maps.size(); ++v) {
     const int writer = graph.values[v].writer;
-    spans.push_back({maps[v].image, writer, writer, 0});
+    spans.push_back({home[v] == int(v) ? maps[v].image : 0, writer, writer, 0});
   }
+  const auto needed = [&](int v, int op) {
+    int& last = spans[size_t(home[size_t(v)])].last;
+    last = std::max(last, op);
+  };
   for (int i = 0; i < last_op; ++i) {
     const Op& op = graph.ops[size_t(i)];
-    for (int read : {op.input, op.shortcut}) {
-      if (read != kNone) spans[size_t(read)].last = i;
+    for (int v : {op.input, op.shortcut, op.real}) {
+      if (v != kNone) needed(v, i);
     }
-    spans.push_back({scratch_bytes(graph, op), i, i, 0});
+    spans.push_back({scratch_bytes(graph, op, maps, kernels_), i, i, 0});
   }
-  for (int v : graph.outputs) spans[size_t(v)].last = last_op;
+  for (int v : graph.outputs) needed(v, last_op);
 
   int64_t per_image = 1;
   for (const Span& s : spans) per_image = std::min(per_image + s.bytes, kMemoryLimit);
@@ -84,9 +120,14 @@ void Engine::plan(const Graph& graph) {
   const int64_t total = place(spans);
   auto* base = static_cast<uint8_t*>(workspace_.allocate(total, 1, false));  // pages are taken when first used
 
-  for (size_t v = 0; v < maps.size(); ++v) maps[v].data = base + spans[v].offset + maps[v].left;
+  for (size_t v = 0; v < maps.size(); ++v) {
+    const size_t h = size_t(home[v]);
+    if (maps[h].channels < maps[v].channels) maps[v] = maps[h];
+    maps[v].data = base + spans[h].offset + maps[h].left;
+  }
   for (int i = 0; i < last_op; ++i) {
-    auto* scratch = reinterpret_cast<float*>(base + spans[maps.size() + size_t(i)].offset);
+    if (only_repeats(graph, graph.ops[size_t(i)], kernels_.lanes)) continue;
+    uint8_t* scratch = base + spans[maps.size() + size_t(i)].offset;
     lower(graph, i, maps, scratch, kernels_, constants_, steps_);
   }
   const auto shape = [](const Value& v) { return Shape{v.channels, v.height, v.width}; };

@@ -60,9 +60,30 @@ const T* copy(Memory& memory, const std::vector<T>& from) {
   return to;
 }
 
+// How a binary convolution counts, and how its input words form contiguous runs.
+struct Counting {
+  Count count;
+  bool merged;   // one run per tap row, else one per tap
+  int64_t item;  // bytes
+};
+
+Counting counting(const Op& op, const Value& in, const Value& out, const Map& input, const Kernels& kernels) {
+  constexpr int64_t kPairTaps = 4095;  // more would overflow 16-bit counts
+  const bool narrow = input.pixel == 2, single = input.pixel <= 4;
+  const bool merged = single || (op.groups == 1 && op.dilation[1] == 1);
+  const int64_t item = single ? op.dilation[1] * input.pixel : 4;
+  if (narrow && kernels.pairs && op.groups == 1 && op.stride[1] == 1 && op.kernel[0] * op.kernel[1] <= kPairTaps) {
+    return {Count::pairs, merged, item};
+  }
+  if (op.groups > 1 || narrow) return {Count::masked, merged, item};
+  const int64_t length = (input.pixel / 4) * (merged ? op.kernel[1] : 1);
+  const bool triples = kernels.triples && !op.rows[BBG_SHIFT] && length % 3 == 0 && out.width % 4 == 0 && in.channels * op.kernel[1] >= 96;
+  return {triples ? Count::triples : Count::words, merged, item};
+}
+
 class Lowering {
  public:
-  Lowering(const Graph& graph, const Op& op, const Maps& maps, float* scratch, const Kernels& kernels, Memory& memory)
+  Lowering(const Graph& graph, const Op& op, const Maps& maps, uint8_t* scratch, const Kernels& kernels, Memory& memory)
       : op_(op), in_(graph.values[size_t(op.input)]), out_(graph.values[size_t(op.result())]), maps_(maps),
         scratch_(scratch), kernels_(kernels), memory_(memory), lanes_(kernels.lanes),
         padded_(round_up(out_.channels, kernels.lanes)) {}
@@ -96,7 +117,7 @@ class Lowering {
   const Op& op_;
   const Value &in_, &out_;
   const Maps& maps_;
-  float* scratch_;
+  uint8_t* scratch_;
   const Kernels& kernels_;
   Memory& memory_;
   const int64_t lanes_, padded_;
@@ -112,7 +133,7 @@ Epilogue Lowering::epilogue() {
   e.sign = padded(rows[BBG_SIGN], 0.0f, kInfinity);
   if (rows[BBG_SHIFT]) {
     e.shift = padded(rows[BBG_SHIFT], 0.0f, 0.0f);
-    e.window_sum = scratch_;
+    e.window_sum = reinterpret_cast<float*>(scratch_);
     int32_t* group = memory_.make<int32_t>(padded_);
     for (int64_t c = 0; c < out_.channels; ++c) group[c] = int32_t(group_of(c));
     e.group = group;
@@ -235,23 +256,28 @@ uint32_t* Lowering::block_bits(const Conv& k, const ConvBlock& b, bool mask) {
   return to;
 }
 
-void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
-  const bool narrow = k.input.pixel == 2, single = k.input.pixel <= 4;
-  const int64_t taps = op_.kernel[0] * op_.kernel[1], inputs = group_inputs();
-  constexpr int64_t kPairTaps = 4095;  // more would overflow 16-bit counts
-  k.count = Count::words;
-  if (op_.groups > 1 || narrow) k.count = Count::masked;
-  if (kernels_.pairs && narrow && op_.groups == 1 && op_.stride[1] == 1 && taps <= kPairTaps) k.count = Count::pairs;
+// Of each three words, the third becomes the XOR of all.
+void third_to_parity(uint32_t* weights, int64_t words, int64_t width) {
+  for (int64_t w = 0; w < words; w += 3, weights += 3 * width) {
+    for (int64_t lane = 0; lane < width; ++lane) weights[2 * width + lane] ^= weights[lane] ^ weights[width + lane];
+  }
+}
 
-  const bool merged = single || (op_.groups == 1 && op_.dilation[1] == 1);
+void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
+  const auto [count, merged, item] = counting(op_, in_, out_, k.input, kernels_);
+  const int64_t inputs = group_inputs();
+  k.count = count;
+  k.item = item;
   k.runs = merged ? 1 : int32_t(op_.kernel[1]);
-  k.item = single ? k.run : 4;
+  if (count == Count::triples) k.parity = scratch_ - (k.input.data - k.input.left);
   for (ConvBlock& b : parts) {
     const int64_t last = std::min(b.channel + b.vectors * lanes_, out_.channels) - 1;
     const int64_t first = group_of(b.channel) * inputs / 32, end = ((group_of(last) + 1) * inputs + 31) / 32;
     b.offset = first * 4;
     b.length = int32_t(merged ? op_.kernel[1] * (end - first) : end - first);
-    b.weights = block_bits(k, b, false);
+    uint32_t* weights = block_bits(k, b, false);
+    if (k.count == Count::triples) third_to_parity(weights, op_.kernel[0] * k.runs * b.length, b.vectors * lanes_);
+    b.weights = weights;
     if (k.count == Count::masked) b.mask = block_bits(k, b, true);
   }
 }
@@ -382,10 +408,14 @@ void Lowering::steps(int index, std::vector<Step>& steps) {
   if (is_conv(op_)) {
     if (op_.rows[BBG_SHIFT]) {
       WindowSum s{map(op_.input), windows(0, out_.height, in_.height), windows(1, out_.width, in_.width), op_.dilation[0],
-                  op_.dilation[1], group_inputs(), epilogue(), scratch_};
+                  op_.dilation[1], group_inputs(), epilogue(), reinterpret_cast<float*>(scratch_)};
       steps.push_back({window_sums, keep(s), out_.height, index});
     }
     const Conv k = conv();
+    if (op_.kind == Kind::binary_conv && k.count == Count::triples) {
+      const Parity p{k.input.data - k.input.left, scratch_, k.input.image, k.input.row, k.item, in_.height};
+      steps.push_back({kernels_.parity, keep(p), in_.height, index});
+    }
     const Run run = op_.kind == Kind::conv ? kernels_.conv : kernels_.binary_conv;
     steps.push_back({run, keep(k), out_.height * k.block_count, index});
   } else if (op_.kind == Kind::match_channels || op_.kind == Kind::pointwise) {
@@ -403,6 +433,7 @@ Maps lay_out(const Graph& graph, int lanes) {
   bool dense_input = true;  // convolutions read numbers one by one: only then may input pixels lie side by side
   for (size_t v = 0; v < maps.size(); ++v) {
     const Value& value = graph.values[v];
+    maps[v].channels = value.channels;
     if (value.bits) {
       maps[v].pixel = value.channels <= 16 ? 2 : round_up(value.channels, 32) / 8;
     } else {
@@ -430,12 +461,28 @@ Maps lay_out(const Graph& graph, int lanes) {
   return maps;
 }
 
-int64_t scratch_bytes(const Graph& graph, const Op& op) {
-  const Value& out = graph.values[size_t(op.result())];
-  return op.rows[BBG_SHIFT] ? out.height * out.width * op.groups * int64_t(sizeof(float)) : 0;
+bool only_repeats(const Graph& graph, const Op& op, int lanes) {
+  const Value& in = graph.values[size_t(op.input)];
+  if (op.kind != Kind::match_channels || op.bits != kNone || op.shortcut != kNone || op.clipped()) return false;
+  if (in.channels % lanes || graph.values[size_t(op.real)].channels < in.channels) return false;
+  for (const auto& row : op.rows) {
+    if (row) return false;
+  }
+  for (const Op& other : graph.ops) {
+    if (other.input == op.real) return false;
+  }
+  return std::find(graph.outputs.begin(), graph.outputs.end(), op.real) == graph.outputs.end();
 }
 
-void lower(const Graph& graph, int index, const Maps& maps, float* scratch, const Kernels& kernels, Memory& memory,
+int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const Kernels& kernels) {
+  const Value &in = graph.values[size_t(op.input)], &out = graph.values[size_t(op.result())];
+  const Map& input = maps[size_t(op.input)];
+  if (op.rows[BBG_SHIFT]) return out.height * out.width * op.groups * int64_t(sizeof(float));
+  if (op.kind == Kind::binary_conv && counting(op, in, out, input, kernels).count == Count::triples) return input.image;
+  return 0;
+}
+
+void lower(const Graph& graph, int index, const Maps& maps, uint8_t* scratch, const Kernels& kernels, Memory& memory,
            std::vector<Step>& steps) {
   Lowering(graph, graph.ops[size_t(index)], maps, scratch, kernels, memory).steps(index, steps);
 }

@@ -47,11 +47,14 @@ using Maps = std::vector<Map>;
 // The layout of every value for a kernel set, `data` still null: margins as wide as the convolutions need them.
 Maps lay_out(const Graph& graph, int lanes);
 
+// Whether an op need not run: all it does is repeat channels for shortcuts, and those can repeat them on their own.
+bool only_repeats(const Graph& graph, const Op& op, int lanes);
+
 // Bytes of scratch that an op needs per image.
-int64_t scratch_bytes(const Graph& graph, const Op& op);
+int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const Kernels& kernels);
 
 // Appends the steps of graph.ops[index]. `maps` are bound; `scratch` is the op's own.
-void lower(const Graph& graph, int index, const Maps& maps, float* scratch, const Kernels& kernels, Memory& memory,
+void lower(const Graph& graph, int index, const Maps& maps, uint8_t* scratch, const Kernels& kernels, Memory& memory,
            std::vector<Step>& steps);
 
 }  // namespace bbg

@@ -1,7 +1,51 @@
 #include "kernels.h"
 
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define BBG_INLINE inline __attribute__((always_inline))
+#define BBG_BLOCK __attribute__((noinline))
+#define BBG_HAS_PAIRS 1
+
+#if defined(__clang__)
+#define BBG_UNROLL _Pragma("clang loop unroll(full)")
+#pragma clang attribute push(                                                                       \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bitalg,avx512vpopcntdq,fma"))), \
+    apply_to = function)
+#else
+#define BBG_UNROLL _Pragma("GCC unroll 16")
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the intrinsics: GCC bug 105593
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512bitalg,avx512vpopcntdq,fma,prefer-vector-width=512")
+#endif
+
 namespace bbg {
+namespace {
 
-const Kernels* kernels_avx512() { return nullptr; }
+#include "vector_avx512.h"
 
+#include "kernels.inl"
+
+const Kernels table = {"avx512", kLanes, true, true, binary_conv, parity, conv, pool, pool_bits, match};
+
+}  // namespace
 }  // namespace bbg
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace bbg {
+const Kernels* kernels_avx512() { return &table; }
+}  // namespace bbg
+
+#else
+
+namespace bbg {
+const Kernels* kernels_avx512() { return nullptr; }
+}  // namespace bbg
+
+#endif

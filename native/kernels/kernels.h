@@ -15,6 +15,7 @@ struct Map {
   uint8_t* data = nullptr;  // pixel (0, 0) of image 0; null: the value is absent
   int64_t image = 0, row = 0, pixel = 0;
   int64_t left = 0, right = 0;  // bytes of margin
+  int64_t channels = 0;  // stored; a shortcut with fewer than the result repeats them
 };
 
 // Per-channel vectors are padded to the lane count with numbers that make unused lanes harmless.
@@ -68,13 +69,22 @@ struct Conv {
   int64_t item;     // bytes from one word of a run to the next (numbers lie side by side)
   int64_t tap_row;  // bytes from one tap row to the next
   Count count;
-  int64_t parity;  // Count::triples: bytes from a word to the XOR of it and its two successors
+  int64_t parity;  // Count::triples: bytes from a word to the XOR of it and the next two items
   // base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
   // accumulator is base - 2 * popcount over the zero-padded window.
   const int32_t* base;
   const float* class_bias;  // bias + tap_bias of the valid taps, indexed the same way; null: Epilogue::bias
   int64_t class_row, class_col;  // elements per row class and per column class
   Epilogue out;
+};
+
+// XOR of each item of a row with the next two, margins included.
+struct Parity {
+  const uint8_t* from;  // the first word of image 0
+  uint8_t* to;          // laid out alike
+  int64_t image, row;   // bytes
+  int64_t item;         // bytes
+  int64_t rows;         // per image
 };
 
 // Taps of a pooling window in one direction: begin, begin + dilation, ...; `extent` is this direction's divisor.
@@ -104,7 +114,7 @@ struct Kernels {
   const char* name;
   int32_t lanes;
   bool pairs, triples;  // which ways of counting the set has
-  Run binary_conv, conv, pool, pool_bits, match;
+  Run binary_conv, parity, conv, pool, pool_bits, match;
 };
 
 // Null where this build has no such set.

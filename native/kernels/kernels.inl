@@ -43,12 +43,11 @@ inline void clear_tail(const Epilogue& e, uint8_t* pixel, int c, int pixels) {
   for (int p = 0; p < pixels; ++p) zero_bytes(pixel + p * e.bits.pixel + used, e.bits.pixel - used);
 }
 
-template <int V>
-inline F window_sum(const Epilogue& e, int64_t n, int64_t y, int64_t x, int c, int v) {
+BBG_BLOCK F window_sum(const Epilogue& e, int64_t n, int64_t y, int64_t x, int c) {
   const float* sums = e.window_sum + ((n * e.height + y) * e.width + x) * e.groups;
   if (e.groups == 1) return splat(*sums);
   float lane[kLanes];
-  for (int i = 0; i < kLanes; ++i) lane[i] = sums[e.group[c + v * kLanes + i]];
+  for (int i = 0; i < kLanes; ++i) lane[i] = sums[e.group[c + i]];
   return load(lane);
 }
 
@@ -62,17 +61,19 @@ BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const float* const (&bia
     BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(scale, v[p][i], load(bias[p] + i * kLanes));
   }
   if (e.shift) {
-    for (int i = 0; i < V; ++i) {
+    BBG_UNROLL for (int i = 0; i < V; ++i) {
       const F shift = load(e.shift + c + i * kLanes);
-      for (int p = 0; p < P; ++p) v[p][i] = fma(shift, window_sum<V>(e, n, y, x + p, c, i), v[p][i]);
+      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(shift, window_sum(e, n, y, x + p, c + i * kLanes), v[p][i]);
     }
   }
   if (e.shortcut.data) {
     const uint8_t* at = pixel_of(e.shortcut, n, y, x);
+    const bool repeats = e.shortcut.channels < e.channels;
     BBG_UNROLL for (int i = 0; i < V; ++i) {
       const F gate = load(e.gate + c + i * kLanes);
+      const int from = repeats ? (c + i * kLanes) % int(e.shortcut.channels) : c + i * kLanes;
       BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const float* shortcut = reinterpret_cast<const float*>(at + p * e.shortcut.pixel) + c + i * kLanes;
+        const float* shortcut = reinterpret_cast<const float*>(at + p * e.shortcut.pixel) + from;
         v[p][i] = fma(gate, load(shortcut), v[p][i]);
       }
     }
@@ -170,7 +171,9 @@ BBG_BLOCK void binary_pixels(const Conv& k, const ConvBlock& b, const ConvRow& r
 
 template <int V, Count kCount>
 inline void binary_row(const Conv& k, const ConvBlock& b, const ConvRow& row, const uint8_t* at, int64_t n, int64_t y) {
-  constexpr int kMost = kCount == Count::masked && kMaxPixels > 4 ? 4 : kMaxPixels;
+  // Triples need two accumulators; masks are rare and not worth more code.
+  constexpr bool kHalf = kCount == Count::masked || (kCount == Count::triples && V == 2);
+  constexpr int kMost = kHalf && kMaxPixels > 4 ? 4 : kMaxPixels;
   const int64_t width = k.out.width;
   for (int64_t x = 0; x < width;) {
     const int64_t left = width - x;
@@ -265,6 +268,17 @@ void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end) {
     } else {
       binary_item<1>(k, b, n, y);
     }
+  }
+}
+
+void parity(const void* args, int64_t images, int64_t begin, int64_t end) {
+  (void)images;
+  const Parity& k = *static_cast<const Parity*>(args);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t row = item / k.rows * k.image + item % k.rows * k.row, step = k.item / 4;
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(k.from + row);
+    uint32_t* to = reinterpret_cast<uint32_t*>(k.to + row);
+    for (int64_t w = 0; w + 2 * step < k.row / 4; ++w) to[w] = from[w] ^ from[w + step] ^ from[w + 2 * step];
   }
 }
 

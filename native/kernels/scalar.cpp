@@ -12,7 +12,7 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"scalar", kLanes, false, false, binary_conv, conv, pool, pool_bits, match};
+const Kernels table = {"scalar", kLanes, false, false, binary_conv, parity, conv, pool, pool_bits, match};
 
 }  // namespace
 

@@ -2,7 +2,6 @@
 
 constexpr int kLanes = 8;
 constexpr int kMaxPixels = 4;
-constexpr bool kHasPairs = false;
 constexpr bool kHasTriples = false;
 
 struct F {

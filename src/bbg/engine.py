@@ -4,6 +4,8 @@
     engine.predict("cat.jpg")                     # [Prediction(label='cat', score=0.93), ...]
     engine(images)                                # uint8 [N, H, W, C] -> logits [N, classes]
     engine(normalised)                            # float32 [N, C, H, W], as for the torch model
+
+This file checks and names things; the work is done by `bbg._native`.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ class Engine:
         if self.preprocess is None:
             raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
         if self._names != [""]:
-            raise BbgError(f"predict ranks one output of class scores, this network has {', '.join(self._names)}: call it")
+            raise BbgError(f"predict ranks one output of class scores, this network has {self._names}: call it")
         if type(top) is not int or top < 1:
             raise BbgError(f"top is {top!r}, it must be an integer of at least 1")
         images = image if isinstance(image, (list, tuple)) else [image]

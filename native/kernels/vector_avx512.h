@@ -1,0 +1,132 @@
+// The vocabulary in AVX-512 (F, DQ, BW, VL, BITALG, VPOPCNTDQ): sixteen lanes.
+
+constexpr int kLanes = 16;
+constexpr int kMaxPixels = 8;
+constexpr bool kHasTriples = true;
+
+using F = __m512;
+using I = __m512i;
+
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline F splat(float x) { return _mm512_set1_ps(x); }
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F min(F a, F b) { return _mm512_min_ps(a, b); }
+inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+inline F choose(F v, F above, F below) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ), below, above);
+}
+
+inline uint32_t at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+inline uint32_t at_least(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
+
+inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline I accumulator(I base, I count) { return _mm512_sub_epi32(base, _mm512_add_epi32(count, count)); }
+
+inline I load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
+inline I splat_word(const uint8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return _mm512_set1_epi32(word);
+}
+
+// Keeps the compiler from computing everything ahead and running out of registers.
+inline void keep_order(I& a, I& b) { __asm__ volatile("" : "+v"(a), "+v"(b)); }
+
+// Three operations per word and vector: XOR with the broadcast word, population count, addition.
+template <int P, int V, Count kCount>
+struct Counter {
+  I count[P][V];
+
+  BBG_INLINE Counter() {
+    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+  }
+
+  BBG_INLINE void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t* m, int length) {
+    for (int j = 0; j < length; ++j, a += k.item, w += V * kLanes, m += V * kLanes) {
+      I weight[V], mask[V];
+      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
+      BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = load_words(m + v * kLanes);
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        const I word = splat_word(a + p * k.column);
+        BBG_UNROLL for (int v = 0; v < V; ++v) {
+          I differ = _mm512_xor_si512(word, weight[v]);
+          if (kCount == Count::masked) differ = _mm512_and_si512(differ, mask[v]);
+          count[p][v] = _mm512_add_epi32(count[p][v], _mm512_popcnt_epi32(differ));
+        }
+      }
+    }
+  }
+
+  BBG_INLINE I result(int p, int v) const { return count[p][v]; }
+};
+
+// Halves of a lane count for neighbouring outputs.
+template <int P, int V>
+struct Counter<P, V, Count::pairs> {
+  I count[P][V];
+
+  BBG_INLINE Counter() {
+    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+  }
+
+  BBG_INLINE void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t*, int length) {
+    for (int j = 0; j < length; ++j, a += k.item, w += V * kLanes) {
+      I weight[V];
+      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        const I words = splat_word(a + 2 * p * k.column);
+        BBG_UNROLL for (int v = 0; v < V; ++v) {
+          const I ones = _mm512_popcnt_epi16(_mm512_xor_si512(words, weight[v]));
+          count[p][v] = _mm512_add_epi16(count[p][v], ones);
+        }
+      }
+    }
+  }
+
+  BBG_INLINE I even(int p, int v) const { return _mm512_and_si512(count[p][v], _mm512_set1_epi32(0xffff)); }
+  BBG_INLINE I odd(int p, int v) const { return _mm512_srli_epi32(count[p][v], 16); }
+};
+
+// Three words at a time in carry-save form. With x = a ^ w per word, the parity x1 ^ x2 ^ x3 is one XOR of the parity of
+// the three activations with that of the three weights, both known beforehand; the majority is a function of x1, x2 and
+// the parity. So 8 operations count three words, not 9.
+template <int P, int V>
+struct Counter<P, V, Count::triples> {
+  I ones[P][V], twos[P][V];
+
+  BBG_INLINE Counter() {
+    BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_UNROLL for (int v = 0; v < V; ++v) ones[p][v] = twos[p][v] = _mm512_setzero_si512();
+    }
+  }
+
+  BBG_INLINE void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t*, int length) {
+    const int64_t item = k.item, parity = k.parity;
+    for (int j = 0; j < length; j += 3, a += 3 * item, w += 3 * V * kLanes) {
+      I w1[V], w2[V], w3[V];
+      BBG_UNROLL for (int v = 0; v < V; ++v) {
+        w1[v] = load_words(w + v * kLanes);
+        w2[v] = load_words(w + (V + v) * kLanes);
+        w3[v] = load_words(w + (2 * V + v) * kLanes);  // the parity
+      }
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        const uint8_t* at = a + p * k.column;
+        const I a1 = splat_word(at), a2 = splat_word(at + item), a3 = splat_word(at + parity);
+        BBG_UNROLL for (int v = 0; v < V; ++v) {
+          const I x1 = _mm512_xor_si512(a1, w1[v]), x2 = _mm512_xor_si512(a2, w2[v]), x3 = _mm512_xor_si512(a3, w3[v]);
+          // Of x1, x2 and x1 ^ x2 ^ third = x3: the majority of x1, x2, third.
+          const I carry = _mm512_ternarylogic_epi32(x1, x2, x3, 0xd4);
+          ones[p][v] = _mm512_add_epi32(ones[p][v], _mm512_popcnt_epi32(x3));
+          twos[p][v] = _mm512_add_epi32(twos[p][v], _mm512_popcnt_epi32(carry));
+          keep_order(ones[p][v], twos[p][v]);
+        }
+      }
+    }
+  }
+
+  BBG_INLINE I result(int p, int v) const { return _mm512_add_epi32(ones[p][v], _mm512_add_epi32(twos[p][v], twos[p][v])); }
+};
