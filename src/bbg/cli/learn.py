@@ -1,0 +1,198 @@
+"""The verbs that need torch: train, eval, convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bbg.cli.show import Json, show
+from bbg.errors import BbgError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bbg.checkpoint import Checkpoint
+    from bbg.data import Split
+    from bbg.engine import Engine
+
+Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images; 'digits' needs none.")]
+Dataset = Annotated[str | None, typer.Option(help="cifar10, cifar100, folders, digits; default: that of the training.")]
+
+CHECK_IMAGES = 32
+BATCH = 250
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, such as those of recipes/.")],
+    data: Data = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Short for --set epochs=N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
+    init: Annotated[Path | None, typer.Option(metavar="CKPT", help="Start from these weights.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; default runs/<recipe>.")] = None,
+    json: Json = None,
+) -> None:
+    """Train a network by a recipe."""
+    from bbg.recipe import Recipe
+
+    chosen = Recipe.load(recipe).changed(_changes(changes or [], epochs=epochs, seed=seed))
+    from bbg.data import open_data
+    from bbg.train import train as train_by
+
+    split = open_data(chosen.dataset, data, chosen.size)
+    if skipped := split.train.skipped + split.test.skipped:
+        print(f"skipped {skipped} files that are no readable images")
+    print("\n".join(f"{key} = {value}" for key, value in chosen.to_dict().items() if value is not None), flush=True)
+    folder = out or Path("runs") / recipe.stem
+    state = train_by(chosen, split, folder, init=init, resume=resume)
+    show(
+        {
+            "checkpoint": str(folder / "last.ckpt"),
+            "epochs": state.epoch,
+            "test_images": len(split.test.labels),
+            "test_accuracy": state.history[-1]["test_accuracy"],
+        },
+        json,
+    )
+
+
+def eval(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a packed file or a name of the zoo.")],
+    data: Data = None,
+    dataset: Dataset = None,
+    json: Json = None,
+) -> None:
+    """Score a checkpoint or a packed model over all test images."""
+    if is_checkpoint(model):
+        from bbg.checkpoint import Checkpoint
+
+        trained = Checkpoint.load(Path(model))
+        split = held_out(dataset or trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
+        logits = torch_logits(trained, split)
+    else:
+        from bbg.engine import load
+
+        engine = load(model)
+        name = dataset or engine.provenance.get("dataset")
+        if name is None:
+            raise BbgError(f"{model!r} does not say what it was trained on; say which images with --dataset")
+        split = held_out(str(name), data, engine.input_shape[1:], engine.labels)
+        logits = engine_logits(engine, split)
+    show(
+        {
+            "model": model,
+            "test_images": len(logits),
+            "skipped": split.test.skipped,
+            "accuracy": accuracy(logits, split),
+        },
+        json,
+    )
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint of bbg train.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The packed file to write.")],
+    edges: Annotated[str | None, typer.Option(help="Precision of the first and last layer: int8 or fp32.")] = None,
+    data: Data = None,
+    json: Json = None,
+) -> None:
+    """Convert a checkpoint to a packed file, checked layer by layer before it is written."""
+    from bbg.checkpoint import Checkpoint
+    from bbg.convert import convert as convert_model
+    from bbg.engine import load
+
+    trained = Checkpoint.load(checkpoint)
+    split = None
+    if data is not None or trained.recipe.dataset == "digits":
+        split = held_out(trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
+    report = convert_model(
+        trained.network(),
+        output,
+        example(trained, split),
+        edges=edges,
+        preprocess=trained.preprocess,
+        labels=trained.classes,
+    )
+    facts: dict[str, Any] = {}
+    if split is not None:
+        torch_side, engine_side = torch_logits(trained, split), engine_logits(load(str(output)), split)
+        facts = compare(torch_side, engine_side, split)
+    show({**report.to_dict(), **facts}, json)
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether `model` is a file that torch.save wrote, a zip archive, rather than a packed file or a name."""
+    try:
+        with open(model, "rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False
+
+
+def held_out(dataset: str, data: Path | None, size: Any, classes: Any) -> Split:
+    """The images of `dataset` at the model's size; BbgError where they or their classes do not fit the model."""
+    from bbg.data import open_data
+
+    split = open_data(dataset, data, size[0])
+    if split.preprocess.size != tuple(size):
+        raise BbgError(f"the model takes images of {list(size)}, {dataset!r} has {list(split.preprocess.size)}")
+    if classes is not None and list(split.classes) != list(classes):
+        raise BbgError(f"the model has the classes {', '.join(classes)}; {dataset!r} has {', '.join(split.classes)}")
+    return split
+
+
+def torch_logits(trained: Checkpoint, split: Split) -> np.ndarray:
+    """Logits of the test images from torch, float32 `[N, classes]`."""
+    from bbg.train import logits_of
+
+    return logits_of(trained.network(), split.test, trained.preprocess).numpy()
+
+
+def engine_logits(engine: Engine, split: Split) -> np.ndarray:
+    """Logits of the test images from the engine, float32 `[N, classes]`."""
+    import numpy as np
+
+    images = split.test.images
+    return np.concatenate([engine(images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+
+
+def accuracy(logits: np.ndarray, split: Split) -> float:
+    """Share of the test images whose largest logit is that of their class."""
+    return float((logits.argmax(1) == split.test.labels).mean())
+
+
+def compare(torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> dict[str, Any]:
+    """Both accuracies, and on how many test images the two sides name another class."""
+    return {
+        "test_images": len(torch_side),
+        "accuracy_in_torch": accuracy(torch_side, split),
+        "accuracy_in_the_engine": accuracy(engine_side, split),
+        "disagreements": int((torch_side.argmax(1) != engine_side.argmax(1)).sum()),
+    }
+
+
+def example(trained: Checkpoint, split: Split | None) -> Any:
+    """The batch on which conversion is checked: test images where there are some, else seeded random pixels."""
+    import numpy as np
+    import torch
+
+    preprocess = trained.preprocess
+    if split is not None:
+        pixels = split.test.images[:: max(1, len(split.test.images) // CHECK_IMAGES)][:CHECK_IMAGES]
+    else:
+        shape = (CHECK_IMAGES, *preprocess.size, len(preprocess.mean))
+        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return torch.from_numpy(preprocess.normalize(pixels))
+
+
+def _changes(pairs: list[str], **more: int | None) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BbgError(f"--set got {pair!r}; it takes key=value, such as --set lr=0.001")
+        changes[key.strip()] = value.strip()
+    return changes | {key: value for key, value in more.items() if value is not None}

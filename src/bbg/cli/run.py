@@ -1,0 +1,178 @@
+"""The verbs of the runtime: predict, bench, inspect, zoo. Only the comparison that bench makes imports torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bbg.cli.show import Json, show, write
+from bbg.errors import BbgError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bbg.engine import Engine
+
+DEFAULT_MODEL = "resnet20-cifar10"
+MODEL = "A packed file or a name of the zoo."
+
+
+def predict(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)] = DEFAULT_MODEL,
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    json: Json = None,
+) -> None:
+    """Say what is in an image: classes with their probabilities."""
+    from bbg.engine import load
+
+    # One image on one thread: waking others would cost more time than they save.
+    engine = load(find(model), threads=1)
+    found = dict(zip(images, engine.predict(images, top), strict=True))
+    write({image: [p._asdict() for p in predictions] for image, predictions in found.items()}, json)
+    for image, predictions in found.items():
+        print(image)
+        for label, score in predictions:
+            print(f"  {100 * score:5.1f} %  {label}")
+
+
+def bench(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    threads: Annotated[int, typer.Option(min=1, help="Threads, of torch too.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to measure each side.")] = 2.0,
+    json: Json = None,
+) -> None:
+    """Time a packed model by layer and in all, beside its real-valued twin in torch where torch is installed."""
+    import numpy as np
+
+    from bbg.engine import load
+
+    engine = load(find(model), threads)
+    x = np.random.default_rng(0).normal(size=(batch, *engine.input_shape)).astype(np.float32)
+    whole = times(lambda: engine(x), seconds)
+    profiles = [engine.profile(x)]
+    times(lambda: profiles.append(engine.profile(x)), seconds / 2)
+    layers = []
+    for ops in zip(*profiles, strict=True):
+        spent = [op.seconds for op in ops]
+        layers.append({"layer": ops[0].name, "kind": ops[0].kind, "output": ops[0].shape, "kernels": ops[0].kernels,
+                       "min_us": 1e6 * min(spent), "median_us": 1e6 * median(spent)})  # fmt: skip
+    sides = [side("packed, bbg", whole)]
+    twin = torch_twin(engine, x, threads)
+    if twin is not None:
+        sides.append(side("real-valued twin, torch", times(twin, seconds)))
+    show({"layers": layers, "model": model, "threads": threads, "batch": batch, "whole_network": sides}, json)
+
+
+def inspect(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL)] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Show the kernel sets instead, and which one runs here.")] = False,
+    json: Json = None,
+) -> None:
+    """Show what a packed model is made of: layers, shapes, bit widths, bytes, operations."""
+    if cpu == (model is not None):
+        raise BbgError("inspect takes either a MODEL or --cpu")
+    if model is None:
+        from bbg.engine import kernel_sets
+
+        show({"kernel_sets": [s._asdict() for s in kernel_sets()]}, json)
+        return
+    from bbg.packed import items, read
+
+    path = find(model)
+    packed = read(path)
+    costs = packed.graph.costs()
+    layers = [{"layer": c.name, "kind": c.kind, "output": c.shape, "weight_bits": c.bits, "bytes": c.bytes,
+               "operations": c.macs} for c in costs]  # fmt: skip
+    show(
+        {
+            "layers": layers,
+            "bytes": [item._asdict() for item in items(packed)],
+            "file": str(path),
+            "file_bytes": path.stat().st_size,
+            "input": packed.graph.input_shape,
+            "classes": None if packed.labels is None else len(packed.labels),
+            "binary_operations": sum(c.macs for c in costs if c.bits == 1),
+            "float_operations": sum(c.macs for c in costs if c.bits == 32),
+            **packed.provenance,
+        },
+        json,
+    )
+
+
+def zoo(json: Json = None) -> None:
+    """List the models that come with bbg."""
+    import bbg.zoo
+    from bbg.packed import read
+
+    rows = []
+    for name in bbg.zoo.names():
+        path = bbg.zoo.path(name)
+        facts = read(path).provenance
+        rows.append({"name": name, "bytes": path.stat().st_size, "data": facts.get("data"),
+                     "accuracy": facts.get("accuracy")})  # fmt: skip
+    show({"zoo": rows}, json)
+
+
+def find(model: str) -> Path:
+    """The packed file that `model` names: a path, or a model of the zoo; BbgError where it is neither."""
+    from bbg import zoo
+
+    path = Path(model)
+    if path.exists():
+        return path
+    if model in zoo.names():
+        return zoo.path(model)
+    known = ", ".join(zoo.names()) or "none"
+    raise BbgError(f"no file and no model of the zoo is called {model!r}; the zoo has {known}")
+
+
+def times(call: Callable[[], object], seconds: float, least: int = 5) -> list[float]:
+    """Durations of repeated calls, for about `seconds`, at least `least` of them, after one warming call."""
+    call()
+    durations: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(durations) < least or time.perf_counter() < end:
+        began = time.perf_counter()
+        call()
+        durations.append(time.perf_counter() - began)
+    return durations
+
+
+def side(name: str, durations: list[float]) -> dict[str, Any]:
+    """One row of a comparison."""
+    low, middle = 1e3 * min(durations), 1e3 * median(durations)
+    return {"runs_as": name, "min_ms": low, "median_ms": middle, "calls": len(durations)}
+
+
+def torch_twin(engine: Engine, x: np.ndarray, threads: int) -> Callable[[], object] | None:
+    """A call of the same network with real-valued layers in torch, or None without torch or for a network of others."""
+    from importlib.util import find_spec
+
+    name = engine.provenance.get("network")
+    if name is None or find_spec("torch") is None:
+        return None
+    import torch
+
+    from bbg.checkpoint import build
+    from bbg.recipe import Recipe
+
+    if engine.preprocess is None or engine.labels is None:
+        return None
+    width = engine.provenance.get("width")
+    recipe = Recipe(dataset="", network=str(name), method="float", width=None if width is None else int(width))
+    twin = build(recipe, len(engine.labels), engine.preprocess).eval()
+    torch.set_num_threads(threads)
+    images = torch.from_numpy(x)
+
+    def call() -> object:
+        with torch.inference_mode():
+            return twin(images)
+
+    return call
