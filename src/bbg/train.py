@@ -151,6 +151,7 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
     pl.seed_everything(recipe.seed, verbose=False)
     last = out / LAST
     model = build(recipe, len(split.classes), split.preprocess)
+    model = model.to(memory_format=torch.channels_last)
     if resume:
         state = _resumed(last, recipe, split)
         load_weights(model, state.model, str(last))
@@ -286,5 +287,5 @@ def write_history(history: list[dict[str, float]], out: Path) -> None:
 def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for text in ("does not have many workers", "`isinstance.treespec, LeafSpec", "litlogger", "tensorboardX"):
+    for text in ("many workers", "`isinstance.treespec, LeafSpec", "litlogger", "tensorboardX", "the logging interval"):
         warnings.filterwarnings("ignore", f".*{text}.*")

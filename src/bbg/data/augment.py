@@ -70,4 +70,5 @@ class Batches:
         if self.shuffle and (self.padding or self.flip):
             drawn = torch.Generator().manual_seed(int(self._generator(step + 1).integers(2**62)))
             images = crop_flip(images, self.padding, self.flip, drawn)
-        return images.contiguous()
+        # Channels last: the order that the pixels come in, and the faster one for convolutions on CPUs.
+        return images.contiguous(memory_format=torch.channels_last)
