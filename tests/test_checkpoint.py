@@ -72,7 +72,7 @@ def test_a_file_that_would_execute_code_is_refused(tmp_path: Path) -> None:
             return (os.mkdir, (str(witness),))
 
     torch.save({"version": 1, "model": Bomb()}, tmp_path / "a.ckpt")
-    (tmp_path / "b.ckpt").write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "b.ckpt").write_bytes(pickle.dumps(Bomb(), 2))
     for name in ("a.ckpt", "b.ckpt"):
         with pytest.raises(BbgError, match="is damaged or no checkpoint of bbg"):
             Checkpoint.load(tmp_path / name)
@@ -140,9 +140,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda s: s.pop("head.weight"), "the weights of the checkpoint do not fit this network: .*head.weight"),
-        (lambda s: s.update(extra=torch.zeros(1)), "do not fit this network: .*extra"),
-        (lambda s: s.update({"head.bias": torch.zeros(9)}), "do not fit this network: .*head.bias"),
+        (lambda s: s.pop("head.weight"), "weights of the checkpoint do not fit this network: 'head.weight' is missing"),
+        (lambda s: s.update(extra=torch.zeros(1)), "do not fit this network: 'extra' is left over"),
+        (lambda s: s.update({"head.bias": torch.zeros(9)}), r"'head.bias' has the shape \[9\], allowed is \[3\]; give"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(damage: Any, words: str) -> None:
@@ -157,9 +157,7 @@ def test_weights_that_do_not_fit_are_refused(damage: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     path = tmp_path / "a.ckpt"
     state = some_checkpoint()
     state.save(path)

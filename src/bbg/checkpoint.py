@@ -93,8 +93,13 @@ def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
 
 def load_weights(model: nn.Module, state: dict[str, Any], source: str) -> None:
     """Load every tensor of `state`, none missing, none left over, or raise BbgError."""
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as e:
-        reason = " ".join(str(e).split())
-        raise BbgError(f"the weights of {source} do not fit this network: {reason[:300]}") from e
+    wanted = model.state_dict()
+    for name in {**wanted, **state}:
+        if name not in state or name not in wanted:
+            reason = f"{name!r} is {'missing' if name in wanted else 'left over'}"
+        elif (shape := getattr(state[name], "shape", None)) != wanted[name].shape:
+            reason = f"{name!r} has the shape {list(shape or ())}, allowed is {list(wanted[name].shape)}"
+        else:
+            continue
+        raise BbgError(f"the weights of {source} do not fit this network: {reason}; give those of the same network")
+    model.load_state_dict(state, strict=True)

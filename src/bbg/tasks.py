@@ -23,10 +23,10 @@ def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
     """
     t = step / max(steps, 1)
     if recipe.schedule == "onecycle":
-        rise = max(recipe.warmup, 1e-9)
+        rise = recipe.warmup
         if t < rise:
             return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * t / rise))
-        return 1e-4 + (1 - 1e-4) * 0.5 * (1 + math.cos(math.pi * (t - rise) / (1 - rise)))
+        return 1e-4 + (1 - 1e-4) * 0.5 * (1 + math.cos(math.pi * (t - rise) / max(1 - rise, 1e-9)))
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * t))
     return 1 - t if recipe.schedule == "linear" else 1.0
