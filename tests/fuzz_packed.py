@@ -1,11 +1,14 @@
-"""Damage packed files at random and run what can still be read: an error or a right answer each time, never a crash.
+r"""Damage packed files at random and run what can still be read: an error or a right answer each time, never a crash.
 
     python tests/fuzz_packed.py 10000            # files; a failure prints its number
     python tests/fuzz_packed.py 1 --first 4711   # that one again
 
-Under AddressSanitizer, with the native module built by `-fsanitize=address`:
+Under sanitizers, with the native module built by `cmake -DBBG_SANITIZE=address,undefined` and first on the path:
 
-    LD_PRELOAD="$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 python tests/fuzz_packed.py 10000
+    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0,allocator_may_return_null=1 python tests/fuzz_packed.py 10000
+
+`BBG_ISA` picks the kernel set.
 
 A file is damaged by flipped, cut, copied or added bytes, or by an edit that leaves its JSON and its container sound. A
 file that reads well is run, and the engine must agree with tests/reference.py. Where a sum lies so near a threshold
@@ -45,6 +48,8 @@ def originals() -> list[bytes]:
     preprocess = Preprocess(6, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     models = [Model(small(), preprocess, ("a", "b", "c", "d"), {"epochs": 3})]
     models += [Model(reference.random_graph(seed, ops=4, size=7)) for seed in range(24)]
+    # Wider and larger: full blocks of lanes and pixels beside the odd ends.
+    models += [Model(reference.random_graph(seed, ops=4, channels=(16, 32, 64, 130), size=20)) for seed in range(8)]
     return [encode(model) for model in models]
 
 
