@@ -67,7 +67,7 @@ struct Counting {
   int64_t item;  // bytes
 };
 
-Counting counting(const Op& op, const Value& in, const Value& out, const Map& input, const Kernels& kernels) {
+Counting counting(const Op& op, const Value& in, const Map& input, const Kernels& kernels) {
   constexpr int64_t kPairTaps = 4095;  // more would overflow 16-bit counts
   const bool narrow = input.pixel == 2, single = input.pixel <= 4;
   const bool merged = single || (op.groups == 1 && op.dilation[1] == 1);
@@ -77,7 +77,7 @@ Counting counting(const Op& op, const Value& in, const Value& out, const Map& in
   }
   if (op.groups > 1 || narrow) return {Count::masked, merged, item};
   const int64_t length = (input.pixel / 4) * (merged ? op.kernel[1] : 1);
-  const bool triples = kernels.triples && !op.rows[BBG_SHIFT] && length % 3 == 0 && out.width % 4 == 0 && in.channels * op.kernel[1] >= 96;
+  const bool triples = kernels.triples && !op.rows[BBG_SHIFT] && length % 3 == 0 && in.channels * op.kernel[1] >= 96;
   return {triples ? Count::triples : Count::words, merged, item};
 }
 
@@ -179,12 +179,13 @@ Conv Lowering::conv() {
     table.push_back({top * k.input.row, int32_t(t.first), int32_t(t.count), cls});
   }
   k.rows = copy(memory_, table);
-  k.col_class = copy(memory_, cols.of);
+  std::vector<int32_t> borders = cols.of;
+  for (int32_t& b : borders) b = int32_t(b * padded_);
+  k.col_border = copy(memory_, borders);
   k.origin = -op_.padding[1] * k.input.pixel;
   k.column = op_.stride[1] * k.input.pixel;
   k.run = op_.dilation[1] * k.input.pixel;
   k.tap_row = op_.dilation[0] * k.input.row;
-  k.class_col = padded_;
   k.class_row = padded_ * int64_t(cols.taps.size());
   k.out = epilogue();
 
@@ -264,7 +265,7 @@ void third_to_parity(uint32_t* weights, int64_t words, int64_t width) {
 }
 
 void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
-  const auto [count, merged, item] = counting(op_, in_, out_, k.input, kernels_);
+  const auto [count, merged, item] = counting(op_, in_, k.input, kernels_);
   const int64_t inputs = group_inputs();
   k.count = count;
   k.item = item;
@@ -478,7 +479,7 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const 
   const Value &in = graph.values[size_t(op.input)], &out = graph.values[size_t(op.result())];
   const Map& input = maps[size_t(op.input)];
   if (op.rows[BBG_SHIFT]) return out.height * out.width * op.groups * int64_t(sizeof(float));
-  if (op.kind == Kind::binary_conv && counting(op, in, out, input, kernels).count == Count::triples) return input.image;
+  if (op.kind == Kind::binary_conv && counting(op, in, input, kernels).count == Count::triples) return input.image;
   return 0;
 }
 

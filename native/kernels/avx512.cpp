@@ -7,17 +7,19 @@
 #define BBG_INLINE inline __attribute__((always_inline))
 #define BBG_BLOCK __attribute__((noinline))
 #define BBG_HAS_PAIRS 1
+#define BBG_HAS_TRIPLES 1
 
 #if defined(__clang__)
 #define BBG_UNROLL _Pragma("clang loop unroll(full)")
 #pragma clang attribute push(                                                                       \
-    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bitalg,avx512vpopcntdq,fma"))), \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512bitalg,avx512vpopcntdq,fma"))), \
     apply_to = function)
 #else
 #define BBG_UNROLL _Pragma("GCC unroll 16")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the intrinsics: GCC bug 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512bitalg,avx512vpopcntdq,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512bitalg,avx512vpopcntdq,fma,prefer-vector-width=512")
 #endif
 
 namespace bbg {
@@ -27,7 +29,7 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"avx512", kLanes, true, true, binary_conv, parity, conv, pool, pool_bits, match};
+const Kernels table = {"avx512", kLanes, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity, conv, pool, pool_bits, match};
 
 }  // namespace
 }  // namespace bbg

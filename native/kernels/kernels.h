@@ -60,7 +60,7 @@ enum class Count : int32_t {
 struct Conv {
   Map input;
   const ConvRow* rows;
-  const int32_t* col_class;  // per output column
+  const int32_t* col_border;  // per output column: class * padded channels
   const ConvBlock* blocks;
   int32_t block_count, runs;
   int64_t origin;   // bytes from pixel (0, 0) to the first tap of output column 0
@@ -74,7 +74,7 @@ struct Conv {
   // accumulator is base - 2 * popcount over the zero-padded window.
   const int32_t* base;
   const float* class_bias;  // bias + tap_bias of the valid taps, indexed the same way; null: Epilogue::bias
-  int64_t class_row, class_col;  // elements per row class and per column class
+  int64_t class_row;  // elements per row class
   Epilogue out;
 };
 

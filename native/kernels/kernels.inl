@@ -6,13 +6,14 @@
 //   add mul fma max min            arithmetic; fma(a, b, c) = a * b + c
 //   choose(v, above, below)        v >= 0 ? above : below
 //   at_least(a, b)                 bit i: lane i of a >= lane i of b
-//   to_float, accumulator          int32 -> float; base - 2 * count
-//   Counter<P, V, Count>           the innermost loop: counts differing bits of P pixels for V vectors of filters
+//   to_float                       int32 -> float
+//   Counter<P, V, Count>           the innermost loop: base - 2 * differing bits, of P pixels and V vectors of filters
 //
 // Nothing of the standard library is used here: code compiled for one instruction set must not leak into others.
 
+// Null for an absent value.
 inline uint8_t* pixel_of(const Map& m, int64_t n, int64_t y, int64_t x) {
-  return m.data + n * m.image + y * m.row + x * m.pixel;
+  return m.data == nullptr ? nullptr : m.data + n * m.image + y * m.row + x * m.pixel;
 }
 
 inline void zero_bytes(uint8_t* p, int64_t count) {
@@ -43,37 +44,62 @@ inline void clear_tail(const Epilogue& e, uint8_t* pixel, int c, int pixels) {
   for (int p = 0; p < pixels; ++p) zero_bytes(pixel + p * e.bits.pixel + used, e.bits.pixel - used);
 }
 
-BBG_BLOCK F window_sum(const Epilogue& e, int64_t n, int64_t y, int64_t x, int c) {
-  const float* sums = e.window_sum + ((n * e.height + y) * e.width + x) * e.groups;
+// One row of the result and of what is added to it.
+struct Place {
+  uint8_t *shortcut, *real, *bits;
+  int64_t n, y;
+};
+
+// Where an item writes; also zeroes the row's margins if the item is the one for the first channels.
+inline Place place(const Epilogue& e, int64_t n, int64_t y, bool first) {
+  if (first) {
+    clear_margins(e.real, n, y, e.width);
+    clear_margins(e.bits, n, y, e.width);
+  }
+  return {pixel_of(e.shortcut, n, y, 0), pixel_of(e.real, n, y, 0), pixel_of(e.bits, n, y, 0), n, y};
+}
+
+BBG_BLOCK F window_sum(const Epilogue& e, const Place& at, int64_t x, int c) {
+  const float* sums = e.window_sum + ((at.n * e.height + at.y) * e.width + x) * e.groups;
   if (e.groups == 1) return splat(*sums);
   float lane[kLanes];
   for (int i = 0; i < kLanes; ++i) lane[i] = sums[e.group[c + i]];
   return load(lane);
 }
 
-// The epilogue of docs/format.md for P pixels of a row and V vectors of channels from c on: v is the accumulator.
-// bias[p] points at the bias of channel c for pixel p.
 template <int P, int V>
-BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const float* const (&bias)[P], int c, int64_t n, int64_t y,
-                       int64_t x) {
+BBG_INLINE void scale_and_bias(const Epilogue& e, F (&v)[P][V], int c, const float* bias, const int32_t* border) {
   BBG_UNROLL for (int i = 0; i < V; ++i) {
     const F scale = load(e.scale + c + i * kLanes);
-    BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(scale, v[p][i], load(bias[p] + i * kLanes));
+    if (border) {
+      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(scale, v[p][i], load(bias + border[p] + i * kLanes));
+    } else {
+      const F same = load(bias + i * kLanes);
+      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(scale, v[p][i], same);
+    }
   }
+}
+
+// The epilogue of docs/format.md for P pixels from x on and V vectors of channels from c on: v is the accumulator. The
+// bias of channel c for pixel p is at bias[border[p]], or at *bias for all where border is null.
+template <int P, int V>
+BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t x, int c, const float* bias,
+                       const int32_t* border) {
+  scale_and_bias<P, V>(e, v, c, bias, border);
   if (e.shift) {
     BBG_UNROLL for (int i = 0; i < V; ++i) {
       const F shift = load(e.shift + c + i * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(shift, window_sum(e, n, y, x + p, c + i * kLanes), v[p][i]);
+      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(shift, window_sum(e, at, x + p, c + i * kLanes), v[p][i]);
     }
   }
-  if (e.shortcut.data) {
-    const uint8_t* at = pixel_of(e.shortcut, n, y, x);
+  if (at.shortcut) {
+    const uint8_t* pixel = at.shortcut + x * e.shortcut.pixel;
     const bool repeats = e.shortcut.channels < e.channels;
     BBG_UNROLL for (int i = 0; i < V; ++i) {
       const F gate = load(e.gate + c + i * kLanes);
       const int from = repeats ? (c + i * kLanes) % int(e.shortcut.channels) : c + i * kLanes;
       BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const float* shortcut = reinterpret_cast<const float*>(at + p * e.shortcut.pixel) + from;
+        const float* shortcut = reinterpret_cast<const float*>(pixel + p * e.shortcut.pixel) + from;
         v[p][i] = fma(gate, load(shortcut), v[p][i]);
       }
     }
@@ -91,188 +117,176 @@ BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const float* const (&bia
       BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = min(max(v[p][i], low), high);
     }
   }
-  if (e.real.data) {
-    uint8_t* at = pixel_of(e.real, n, y, x);
+  if (at.real) {
+    uint8_t* pixel = at.real + x * e.real.pixel;
     BBG_UNROLL for (int p = 0; p < P; ++p) {
-      float* real = reinterpret_cast<float*>(at + p * e.real.pixel) + c;
+      float* real = reinterpret_cast<float*>(pixel + p * e.real.pixel) + c;
       BBG_UNROLL for (int i = 0; i < V; ++i) store(real + i * kLanes, v[p][i]);
     }
   }
-  if (e.bits.data) {
-    uint8_t* at = pixel_of(e.bits, n, y, x);
+  if (at.bits) {
+    uint8_t* pixel = at.bits + x * e.bits.pixel;
     BBG_UNROLL for (int p = 0; p < P; ++p) {
       uint32_t mask[V];
       BBG_UNROLL for (int i = 0; i < V; ++i) mask[i] = at_least(v[p][i], load(e.sign + c + i * kLanes));
-      store_bits<V>(at + p * e.bits.pixel + c / 8, mask);
+      store_bits<V>(pixel + p * e.bits.pixel + c / 8, mask);
     }
-    clear_tail<V>(e, at, c, P);
+    clear_tail<V>(e, pixel, c, P);
   }
-}
-
-template <int P, int V>
-BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], int c, int64_t n, int64_t y, int64_t x) {
-  const float* bias[P];
-  BBG_UNROLL for (int p = 0; p < P; ++p) bias[p] = e.bias + c;
-  finish<P, V>(e, v, bias, c, n, y, x);
 }
 
 // ---- binary convolution -------------------------------------------------------------------------------------------
 
-// From counts of differing bits to the result: the integer accumulator, then a threshold or the epilogue.
-template <int P, int V>
-BBG_INLINE void finish_counts(const Conv& k, const ConvRow& row, const I (&count)[P][V], int c, int64_t n, int64_t y,
-                              int64_t x) {
-  const int64_t first = row.cls * k.class_row + c;
-  I acc[P][V];
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
-    const int32_t* base = k.base + first + k.col_class[x + p] * k.class_col;
-    BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = accumulator(load(base + v * kLanes), count[p][v]);
-  }
+// What the blocks of pixels of one row have in common. `at` points at the first valid tap of output column 0.
+struct RowOf {
+  const Conv& k;
+  const ConvBlock& b;
+  const uint8_t* at;
+  const void* weights;  // of the first valid tap
+  const uint32_t* mask;
+  int64_t run_weights;  // per run
+  int taps;
+  int64_t border;  // of the row's class in Conv::base
+  Place place;
+};
+
+inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y) {
+  const ConvRow& row = k.rows[y];
+  const int64_t run_weights = int64_t(b.length) * b.vectors * kLanes, skipped = row.first * k.runs * run_weights;
+  return {k,
+          b,
+          k.input.data + n * k.input.image + row.offset + k.origin + b.offset,
+          static_cast<const uint32_t*>(b.weights) + skipped,
+          b.mask ? b.mask + skipped : nullptr,
+          run_weights,
+          row.taps,
+          row.cls * k.class_row,
+          place(k.out, n, y, b.channel == 0)};
+}
+
+template <int P, int V, Count kCount>
+BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
+  const Conv& k = row.k;
   const Epilogue& e = k.out;
+  const int c = row.b.channel;
+  const int32_t* border = k.col_border + x;
+  const int32_t* base = k.base + row.border + c;
+
+  Counter<P, V, kCount> counter(base, border);
+  const uint32_t* w = static_cast<const uint32_t*>(row.weights);
+  const uint32_t* m = row.mask;
+  for (int t = 0; t < row.taps; ++t, at += k.tap_row) {
+    for (int r = 0; r < k.runs; ++r, w += row.run_weights) {
+      counter.run(at + r * k.run, k, w, m, row.b.length);
+      if (kCount == Count::masked) m += row.run_weights;
+    }
+  }
+
   if (e.threshold) {
-    uint8_t* at = pixel_of(e.bits, n, y, x);
+    uint8_t* bits = row.place.bits + x * e.bits.pixel;
     BBG_UNROLL for (int p = 0; p < P; ++p) {
       uint32_t mask[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = at_least(acc[p][v], load(e.threshold + c + v * kLanes));
-      store_bits<V>(at + p * e.bits.pixel + c / 8, mask);
+      BBG_UNROLL for (int v = 0; v < V; ++v) {
+        const I sum = counter.result(p, v, base + border[p] + v * kLanes);
+        mask[v] = at_least(sum, load(e.threshold + c + v * kLanes));
+      }
+      store_bits<V>(bits + p * e.bits.pixel + c / 8, mask);
     }
-    clear_tail<V>(e, at, c, P);
+    clear_tail<V>(e, bits, c, P);
     return;
   }
   F value[P][V];
-  const float* bias[P];
   BBG_UNROLL for (int p = 0; p < P; ++p) {
-    bias[p] = k.class_bias ? k.class_bias + first + k.col_class[x + p] * k.class_col : e.bias + c;
-    BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(acc[p][v]);
+    BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(counter.result(p, v, base + border[p] + v * kLanes));
   }
-  finish<P, V>(e, value, bias, c, n, y, x);
-}
-
-template <int P, int V, Count kCount>
-BBG_INLINE void count_window(const Conv& k, const ConvBlock& b, const ConvRow& row, const uint8_t* at,
-                             Counter<P, V, kCount>& counter) {
-  const int64_t weights = int64_t(b.length) * V * kLanes;  // per run
-  const uint32_t* w = static_cast<const uint32_t*>(b.weights) + row.first * k.runs * weights;
-  const uint32_t* m = kCount == Count::masked ? b.mask + row.first * k.runs * weights : w;
-  for (int t = 0; t < row.taps; ++t, at += k.tap_row) {
-    for (int r = 0; r < k.runs; ++r, w += weights, m += weights) counter.run(at + r * k.run, k, w, m, b.length);
+  if (k.class_bias) {
+    finish<P, V>(e, value, row.place, x, c, k.class_bias + row.border + c, border);
+  } else {
+    finish<P, V>(e, value, row.place, x, c, e.bias + c, nullptr);
   }
-}
-
-template <int P, int V, Count kCount>
-BBG_BLOCK void binary_pixels(const Conv& k, const ConvBlock& b, const ConvRow& row, const uint8_t* at, int64_t n,
-                             int64_t y, int64_t x) {
-  Counter<P, V, kCount> counter;
-  count_window<P, V, kCount>(k, b, row, at, counter);
-  I count[P][V];
-  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = counter.result(p, v);
-  finish_counts<P, V>(k, row, count, b.channel, n, y, x);
 }
 
 template <int V, Count kCount>
-inline void binary_row(const Conv& k, const ConvBlock& b, const ConvRow& row, const uint8_t* at, int64_t n, int64_t y) {
-  // Triples need two accumulators; masks are rare and not worth more code.
-  constexpr bool kHalf = kCount == Count::masked || (kCount == Count::triples && V == 2);
-  constexpr int kMost = kHalf && kMaxPixels > 4 ? 4 : kMaxPixels;
-  const int64_t width = k.out.width;
+inline void binary_row(const RowOf& row) {
+  constexpr int kMost = kCount == Count::masked && kMaxPixels > 4 ? 4 : kMaxPixels;  // masks are not worth more code
+  const int64_t width = row.k.out.width;
+  const uint8_t* at = row.at;
   for (int64_t x = 0; x < width;) {
     const int64_t left = width - x;
     int step;
     if (kMost >= 8 && left >= 8 && (left % 8 == 0 || left % 7 != 0)) {
-      binary_pixels<kMost, V, kCount>(k, b, row, at, n, y, x), step = kMost;
+      binary_pixels<kMost, V, kCount>(row, at, x), step = kMost;
     } else if (kMost >= 8 && left >= 7) {
-      binary_pixels<kMost - 1, V, kCount>(k, b, row, at, n, y, x), step = kMost - 1;
-    } else if (kMost >= 4 && left >= 4) {
-      binary_pixels<4, V, kCount>(k, b, row, at, n, y, x), step = 4;
+      binary_pixels<kMost - 1, V, kCount>(row, at, x), step = kMost - 1;
+    } else if (left >= 4) {
+      binary_pixels<4, V, kCount>(row, at, x), step = 4;
     } else if (left >= 2) {
-      binary_pixels<2, V, kCount>(k, b, row, at, n, y, x), step = 2;
+      binary_pixels<2, V, kCount>(row, at, x), step = 2;
     } else {
-      binary_pixels<1, V, kCount>(k, b, row, at, n, y, x), step = 1;
+      binary_pixels<1, V, kCount>(row, at, x), step = 1;
     }
     x += step;
-    at += step * k.column;
+    at += step * row.k.column;
   }
 }
 
-// Count::pairs: the two halves of a lane count for two neighbouring outputs.
-template <int P, int V>
-BBG_BLOCK void pair_pixels(const Conv& k, const ConvBlock& b, const ConvRow& row, const uint8_t* at, int64_t n,
-                           int64_t y, int64_t x, int64_t pixels) {
-  Counter<P, V, Count::pairs> counter;
-  count_window<P, V, Count::pairs>(k, b, row, at, counter);
-  if (P == 1 && pixels == 1) {
-    I count[1][V];
-    BBG_UNROLL for (int v = 0; v < V; ++v) count[0][v] = counter.even(0, v);
-    finish_counts<1, V>(k, row, count, b.channel, n, y, x);
-    return;
-  }
-  I count[2 * P][V];
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) {
-      count[2 * p][v] = counter.even(p, v);
-      count[2 * p + 1][v] = counter.odd(p, v);
-    }
-  }
-  finish_counts<2 * P, V>(k, row, count, b.channel, n, y, x);
-}
-
+#if BBG_HAS_PAIRS
+// Pixels come two by two; an odd last one is counted with a neighbour that does not exist and is dropped.
 template <int V>
-inline void pair_row(const Conv& k, const ConvBlock& b, const ConvRow& row, const uint8_t* at, int64_t n, int64_t y) {
-  constexpr int kMost = 8 / V;
-  const int64_t width = k.out.width;
+inline void pair_row(const RowOf& row) {
+  constexpr int kMost = 16 / V;
+  const int64_t width = row.k.out.width;
+  const uint8_t* at = row.at;
   for (int64_t x = 0; x < width;) {
     const int64_t left = width - x;
     int step;
-    if (left >= 2 * kMost) {
-      pair_pixels<kMost, V>(k, b, row, at, n, y, x, left), step = 2 * kMost;
+    if (left >= kMost) {
+      binary_pixels<kMost, V, Count::pairs>(row, at, x), step = kMost;
     } else if (left >= 4) {
-      pair_pixels<2, V>(k, b, row, at, n, y, x, left), step = 4;
+      binary_pixels<4, V, Count::pairs>(row, at, x), step = 4;
+    } else if (left >= 2) {
+      binary_pixels<2, V, Count::pairs>(row, at, x), step = 2;
     } else {
-      pair_pixels<1, V>(k, b, row, at, n, y, x, left), step = 2;
+      binary_pixels<1, V, Count::pairs>(row, at, x), step = 1;
     }
     x += step;
-    at += step * k.column;
+    at += step * row.k.column;
   }
 }
+#endif
 
 template <int V>
-inline void binary_item(const Conv& k, const ConvBlock& b, int64_t n, int64_t y) {
-  const ConvRow& row = k.rows[y];
-  const uint8_t* at = k.input.data + n * k.input.image + row.offset + k.origin + b.offset;
-  switch (k.count) {
-    case Count::words: return binary_row<V, Count::words>(k, b, row, at, n, y);
-    case Count::masked: return binary_row<V, Count::masked>(k, b, row, at, n, y);
-    case Count::triples:
-      if (kHasTriples) return binary_row<V, kHasTriples ? Count::triples : Count::words>(k, b, row, at, n, y);
-      return;
-    case Count::pairs:
-#if BBG_HAS_PAIRS
-      return pair_row<V>(k, b, row, at, n, y);
+inline void binary_item(const RowOf& row) {
+  switch (row.k.count) {
+    case Count::words: return binary_row<V, Count::words>(row);
+    case Count::masked: return binary_row<V, Count::masked>(row);
+#if BBG_HAS_TRIPLES
+    case Count::triples: return binary_row<V, Count::triples>(row);
 #endif
-      return;
+#if BBG_HAS_PAIRS
+    case Count::pairs: return pair_row<V>(row);
+#endif
+    default: return;  // not chosen for a set that lacks it
   }
 }
 
-void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end) {
+// Calls two(row) or one(row) for each item, by the number of vectors of its block.
+template <void (*kTwo)(const RowOf&), void (*kOne)(const RowOf&)>
+inline void conv_items(const void* args, int64_t images, int64_t begin, int64_t end) {
   const Conv& k = *static_cast<const Conv*>(args);
   const int64_t per_block = images * k.out.height;
   for (int64_t item = begin; item < end; ++item) {
     const ConvBlock& b = k.blocks[item / per_block];
-    const int64_t n = item % per_block / k.out.height, y = item % k.out.height;
-    if (b.channel == 0) {
-      clear_margins(k.out.real, n, y, k.out.width);
-      clear_margins(k.out.bits, n, y, k.out.width);
-    }
-    if (b.vectors == 2) {
-      binary_item<2>(k, b, n, y);
-    } else {
-      binary_item<1>(k, b, n, y);
-    }
+    const RowOf row = row_of(k, b, item % per_block / k.out.height, item % k.out.height);
+    b.vectors == 2 ? kTwo(row) : kOne(row);
   }
 }
 
-void parity(const void* args, int64_t images, int64_t begin, int64_t end) {
-  (void)images;
+void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end) {
+  conv_items<binary_item<2>, binary_item<1>>(args, images, begin, end);
+}
+
+void parity(const void* args, int64_t, int64_t begin, int64_t end) {
   const Parity& k = *static_cast<const Parity*>(args);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t row = item / k.rows * k.image + item % k.rows * k.row, step = k.item / 4;
@@ -285,15 +299,15 @@ void parity(const void* args, int64_t images, int64_t begin, int64_t end) {
 // ---- float convolution --------------------------------------------------------------------------------------------
 
 template <int P, int V>
-BBG_BLOCK void conv_pixels(const Conv& k, const ConvBlock& b, const ConvRow& row, const uint8_t* at, int64_t n,
-                           int64_t y, int64_t x) {
+BBG_BLOCK void conv_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
+  const Conv& k = row.k;
   F acc[P][V];
   BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = splat(0);
-  const float* w = static_cast<const float*>(b.weights) + int64_t(row.first) * k.runs * b.length * V * kLanes;
+  const float* w = static_cast<const float*>(row.weights);
   for (int t = 0; t < row.taps; ++t, at += k.tap_row) {
     for (int r = 0; r < k.runs; ++r) {
       const uint8_t* a = at + r * k.run;
-      for (int j = 0; j < b.length; ++j, a += sizeof(float), w += V * kLanes) {
+      for (int j = 0; j < row.b.length; ++j, a += sizeof(float), w += V * kLanes) {
         F weight[V];
         BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load(w + v * kLanes);
         BBG_UNROLL for (int p = 0; p < P; ++p) {
@@ -303,115 +317,118 @@ BBG_BLOCK void conv_pixels(const Conv& k, const ConvBlock& b, const ConvRow& row
       }
     }
   }
-  finish<P, V>(k.out, acc, b.channel, n, y, x);
+  finish<P, V>(k.out, acc, row.place, x, row.b.channel, k.out.bias + row.b.channel, nullptr);
 }
 
 // One output pixel per image (linear layers): four partial sums hide the latency of the additions.
 template <int V>
-BBG_BLOCK void conv_single(const Conv& k, const ConvBlock& b, const ConvRow& row, const uint8_t* at, int64_t n) {
+BBG_BLOCK void conv_single(const RowOf& row) {
   constexpr int kSums = 4;
+  const Conv& k = row.k;
   F acc[kSums][V];
   BBG_UNROLL for (int s = 0; s < kSums; ++s) BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = splat(0);
-  const float* w = static_cast<const float*>(b.weights) + int64_t(row.first) * k.runs * b.length * V * kLanes;
+  const float* w = static_cast<const float*>(row.weights);
+  const uint8_t* at = row.at;
   for (int t = 0; t < row.taps; ++t, at += k.tap_row) {
     for (int r = 0; r < k.runs; ++r) {
       const float* a = reinterpret_cast<const float*>(at + r * k.run);
       int j = 0;
-      for (; j + kSums <= b.length; j += kSums, w += kSums * V * kLanes) {
+      for (; j + kSums <= row.b.length; j += kSums, w += kSums * V * kLanes) {
         BBG_UNROLL for (int s = 0; s < kSums; ++s) {
-          BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = fma(splat(a[j + s]), load(w + (s * V + v) * kLanes), acc[s][v]);
+          const F in = splat(a[j + s]);
+          BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = fma(in, load(w + (s * V + v) * kLanes), acc[s][v]);
         }
       }
-      for (; j < b.length; ++j, w += V * kLanes) {
+      for (; j < row.b.length; ++j, w += V * kLanes) {
         BBG_UNROLL for (int v = 0; v < V; ++v) acc[0][v] = fma(splat(a[j]), load(w + v * kLanes), acc[0][v]);
       }
     }
   }
   F sum[1][V];
   BBG_UNROLL for (int v = 0; v < V; ++v) sum[0][v] = add(add(acc[0][v], acc[1][v]), add(acc[2][v], acc[3][v]));
-  finish<1, V>(k.out, sum, b.channel, n, 0, 0);
+  finish<1, V>(k.out, sum, row.place, 0, row.b.channel, k.out.bias + row.b.channel, nullptr);
 }
 
 template <int V>
-inline void conv_item(const Conv& k, const ConvBlock& b, int64_t n, int64_t y) {
-  const ConvRow& row = k.rows[y];
-  const uint8_t* at = k.input.data + n * k.input.image + row.offset + k.origin + b.offset;
-  const int64_t width = k.out.width;
-  if (k.out.height == 1 && width == 1) return conv_single<V>(k, b, row, at, n);
+inline void conv_item(const RowOf& row) {
+  const int64_t width = row.k.out.width;
+  if (row.k.out.height == 1 && width == 1) return conv_single<V>(row);
+  const uint8_t* at = row.at;
   for (int64_t x = 0; x < width;) {
     const int64_t left = width - x;
     int step;
     if (kMaxPixels >= 8 && left >= 8 && (left % 8 == 0 || left % 7 != 0)) {
-      conv_pixels<kMaxPixels, V>(k, b, row, at, n, y, x), step = kMaxPixels;
+      conv_pixels<kMaxPixels, V>(row, at, x), step = kMaxPixels;
     } else if (kMaxPixels >= 8 && left >= 7) {
-      conv_pixels<kMaxPixels - 1, V>(k, b, row, at, n, y, x), step = kMaxPixels - 1;
+      conv_pixels<kMaxPixels - 1, V>(row, at, x), step = kMaxPixels - 1;
     } else if (left >= 4) {
-      conv_pixels<4, V>(k, b, row, at, n, y, x), step = 4;
+      conv_pixels<4, V>(row, at, x), step = 4;
     } else if (left >= 2) {
-      conv_pixels<2, V>(k, b, row, at, n, y, x), step = 2;
+      conv_pixels<2, V>(row, at, x), step = 2;
     } else {
-      conv_pixels<1, V>(k, b, row, at, n, y, x), step = 1;
+      conv_pixels<1, V>(row, at, x), step = 1;
     }
     x += step;
-    at += step * k.column;
+    at += step * row.k.column;
   }
 }
 
 void conv(const void* args, int64_t images, int64_t begin, int64_t end) {
-  const Conv& k = *static_cast<const Conv*>(args);
-  const int64_t per_block = images * k.out.height;
-  for (int64_t item = begin; item < end; ++item) {
-    const ConvBlock& b = k.blocks[item / per_block];
-    const int64_t n = item % per_block / k.out.height, y = item % k.out.height;
-    if (b.channel == 0) {
-      clear_margins(k.out.real, n, y, k.out.width);
-      clear_margins(k.out.bits, n, y, k.out.width);
-    }
-    if (b.vectors == 2) {
-      conv_item<2>(k, b, n, y);
-    } else {
-      conv_item<1>(k, b, n, y);
-    }
-  }
+  conv_items<conv_item<2>, conv_item<1>>(args, images, begin, end);
 }
 
 // ---- pools and channel changes: one item is a row -----------------------------------------------------------------
 
-inline F pooled(const Pool& k, const uint8_t* image, const Window& rows, const Window& cols, int c) {
+// V vectors of channels from c on, over one window.
+template <int V, bool kAverage>
+BBG_INLINE void pool_window(const Pool& k, const uint8_t* image, const Window& rows, const Window& cols, int c, F (&v)[1][V]) {
   const uint8_t* row = image + rows.begin * k.input.row + cols.begin * k.input.pixel + c * int64_t(sizeof(float));
-  F value = load(reinterpret_cast<const float*>(row));
-  for (int i = 0; i < rows.count; ++i, row += k.dilation_y * k.input.row) {
-    const uint8_t* at = row;
-    for (int j = 0; j < cols.count; ++j, at += k.dilation_x * k.input.pixel) {
-      if (i + j == 0) continue;
-      const F next = load(reinterpret_cast<const float*>(at));
-      value = k.average ? add(value, next) : max(value, next);
+  const int64_t step = k.dilation_x * k.input.pixel;
+  BBG_UNROLL for (int i = 0; i < V; ++i) v[0][i] = load(reinterpret_cast<const float*>(row) + i * kLanes);
+  int first = 1;  // the tap that is there already
+  for (int y = 0; y < rows.count; ++y, row += k.dilation_y * k.input.row) {
+    for (int x = first; x < cols.count; ++x) {
+      const float* at = reinterpret_cast<const float*>(row + x * step);
+      BBG_UNROLL for (int i = 0; i < V; ++i) {
+        const F next = load(at + i * kLanes);
+        v[0][i] = kAverage ? add(v[0][i], next) : max(v[0][i], next);
+      }
     }
+    first = 0;
   }
-  return k.average ? mul(value, splat(1.0f / (float(rows.extent) * float(cols.extent)))) : value;
+  if (!kAverage) return;
+  const F part = splat(1.0f / (float(rows.extent) * float(cols.extent)));
+  BBG_UNROLL for (int i = 0; i < V; ++i) v[0][i] = mul(v[0][i], part);
 }
 
-void pool(const void* args, int64_t images, int64_t begin, int64_t end) {
-  (void)images;
+template <int V>
+BBG_BLOCK void pool_channels(const Pool& k, const Place& to, const uint8_t* image, const Window& rows, int64_t x, int c) {
+  F value[1][V];
+  if (k.average) {
+    pool_window<V, true>(k, image, rows, k.cols[x], c, value);
+  } else {
+    pool_window<V, false>(k, image, rows, k.cols[x], c, value);
+  }
+  finish<1, V>(k.out, value, to, x, c, k.out.bias + c, nullptr);
+}
+
+void pool(const void* args, int64_t, int64_t begin, int64_t end) {
   const Pool& k = *static_cast<const Pool*>(args);
   const Epilogue& e = k.out;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
-    clear_margins(e.real, n, y, e.width);
-    clear_margins(e.bits, n, y, e.width);
+    const Place to = place(e, n, y, true);
     const uint8_t* image = k.input.data + n * k.input.image;
     for (int64_t x = 0; x < e.width; ++x) {
-      for (int c = 0; c < e.channels; c += kLanes) {
-        F value[1][1] = {{pooled(k, image, k.rows[y], k.cols[x], c)}};
-        finish<1, 1>(e, value, c, n, y, x);
-      }
+      int c = 0;
+      for (; c + kLanes < e.channels; c += 2 * kLanes) pool_channels<2>(k, to, image, k.rows[y], x, c);
+      if (c < e.channels) pool_channels<1>(k, to, image, k.rows[y], x, c);
     }
   }
 }
 
 // OR over the window, and AND = not OR of nots where the mask says so.
-void pool_bits(const void* args, int64_t images, int64_t begin, int64_t end) {
-  (void)images;
+void pool_bits(const void* args, int64_t, int64_t begin, int64_t end) {
   const Pool& k = *static_cast<const Pool*>(args);
   const Epilogue& e = k.out;
   for (int64_t item = begin; item < end; ++item) {
@@ -453,19 +470,17 @@ inline F matched(const Match& k, const float* in, int c) {
   return load(lane);
 }
 
-void match(const void* args, int64_t images, int64_t begin, int64_t end) {
-  (void)images;
+void match(const void* args, int64_t, int64_t begin, int64_t end) {
   const Match& k = *static_cast<const Match*>(args);
   const Epilogue& e = k.out;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
-    clear_margins(e.real, n, y, e.width);
-    clear_margins(e.bits, n, y, e.width);
+    const Place to = place(e, n, y, true);
     for (int64_t x = 0; x < e.width; ++x) {
       const float* in = reinterpret_cast<const float*>(pixel_of(k.input, n, y, x));
       for (int c = 0; c < e.channels; c += kLanes) {
         F value[1][1] = {{matched(k, in, c)}};
-        finish<1, 1>(e, value, c, n, y, x);
+        finish<1, 1>(e, value, to, x, c, e.bias + c, nullptr);
       }
     }
   }

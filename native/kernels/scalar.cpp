@@ -4,6 +4,7 @@
 #define BBG_BLOCK inline
 #define BBG_UNROLL
 #define BBG_HAS_PAIRS 0
+#define BBG_HAS_TRIPLES 0
 
 namespace bbg {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"scalar", kLanes, false, false, binary_conv, parity, conv, pool, pool_bits, match};
+const Kernels table = {"scalar", kLanes, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity, conv, pool, pool_bits, match};
 
 }  // namespace
 

@@ -1,8 +1,7 @@
-// The vocabulary in AVX-512 (F, DQ, BW, VL, BITALG, VPOPCNTDQ): sixteen lanes.
+// The vocabulary in AVX-512 (F, DQ, BW, VL, VNNI, BITALG, VPOPCNTDQ): sixteen lanes.
 
 constexpr int kLanes = 16;
 constexpr int kMaxPixels = 8;
-constexpr bool kHasTriples = true;
 
 using F = __m512;
 using I = __m512i;
@@ -24,7 +23,7 @@ inline uint32_t at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
 inline uint32_t at_least(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 
 inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }
-inline I accumulator(I base, I count) { return _mm512_sub_epi32(base, _mm512_add_epi32(count, count)); }
+inline I minus_twice(I base, I count) { return _mm512_sub_epi32(base, _mm512_add_epi32(count, count)); }
 
 inline I load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
 inline I splat_word(const uint8_t* p) {
@@ -34,14 +33,14 @@ inline I splat_word(const uint8_t* p) {
 }
 
 // Keeps the compiler from computing everything ahead and running out of registers.
-inline void keep_order(I& a, I& b) { __asm__ volatile("" : "+v"(a), "+v"(b)); }
+inline void keep_order(I& a) { __asm__ volatile("" : "+v"(a)); }
 
 // Three operations per word and vector: XOR with the broadcast word, population count, addition.
 template <int P, int V, Count kCount>
 struct Counter {
   I count[P][V];
 
-  BBG_INLINE Counter() {
+  BBG_INLINE Counter(const int32_t*, const int32_t*) {
     BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
   }
 
@@ -61,23 +60,23 @@ struct Counter {
     }
   }
 
-  BBG_INLINE I result(int p, int v) const { return count[p][v]; }
+  BBG_INLINE I result(int p, int v, const int32_t* base) const { return minus_twice(load(base), count[p][v]); }
 };
 
 // Halves of a lane count for neighbouring outputs.
 template <int P, int V>
 struct Counter<P, V, Count::pairs> {
-  I count[P][V];
+  I count[(P + 1) / 2][V];
 
-  BBG_INLINE Counter() {
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+  BBG_INLINE Counter(const int32_t*, const int32_t*) {
+    BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
   }
 
   BBG_INLINE void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t*, int length) {
     for (int j = 0; j < length; ++j, a += k.item, w += V * kLanes) {
       I weight[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) {
         const I words = splat_word(a + 2 * p * k.column);
         BBG_UNROLL for (int v = 0; v < V; ++v) {
           const I ones = _mm512_popcnt_epi16(_mm512_xor_si512(words, weight[v]));
@@ -87,25 +86,28 @@ struct Counter<P, V, Count::pairs> {
     }
   }
 
-  BBG_INLINE I even(int p, int v) const { return _mm512_and_si512(count[p][v], _mm512_set1_epi32(0xffff)); }
-  BBG_INLINE I odd(int p, int v) const { return _mm512_srli_epi32(count[p][v], 16); }
+  BBG_INLINE I result(int p, int v, const int32_t* base) const {
+    const I both = count[p / 2][v];
+    const I half = p % 2 ? _mm512_srli_epi32(both, 16) : _mm512_and_si512(both, _mm512_set1_epi32(0xffff));
+    return minus_twice(load(base), half);
+  }
 };
 
 // Three words at a time in carry-save form. With x = a ^ w per word, the parity x1 ^ x2 ^ x3 is one XOR of the parity of
 // the three activations with that of the three weights, both known beforehand; the majority is a function of x1, x2 and
-// the parity. So 8 operations count three words, not 9.
+// the parity. Counts per byte are multiplied by -2 and -4 and added up by one instruction each, onto the base. So 8
+// operations take three words to the accumulator itself; counting word by word takes 9 and some more at the end.
 template <int P, int V>
 struct Counter<P, V, Count::triples> {
-  I ones[P][V], twos[P][V];
+  I acc[P][V];
 
-  BBG_INLINE Counter() {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) ones[p][v] = twos[p][v] = _mm512_setzero_si512();
-    }
+  BBG_INLINE Counter(const int32_t* base, const int32_t* border) {
+    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = load(base + border[p] + v * kLanes);
   }
 
   BBG_INLINE void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t*, int length) {
     const int64_t item = k.item, parity = k.parity;
+    const I minus_two = _mm512_set1_epi8(-2), minus_four = _mm512_set1_epi8(-4);
     for (int j = 0; j < length; j += 3, a += 3 * item, w += 3 * V * kLanes) {
       I w1[V], w2[V], w3[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) {
@@ -118,15 +120,14 @@ struct Counter<P, V, Count::triples> {
         const I a1 = splat_word(at), a2 = splat_word(at + item), a3 = splat_word(at + parity);
         BBG_UNROLL for (int v = 0; v < V; ++v) {
           const I x1 = _mm512_xor_si512(a1, w1[v]), x2 = _mm512_xor_si512(a2, w2[v]), x3 = _mm512_xor_si512(a3, w3[v]);
-          // Of x1, x2 and x1 ^ x2 ^ third = x3: the majority of x1, x2, third.
-          const I carry = _mm512_ternarylogic_epi32(x1, x2, x3, 0xd4);
-          ones[p][v] = _mm512_add_epi32(ones[p][v], _mm512_popcnt_epi32(x3));
-          twos[p][v] = _mm512_add_epi32(twos[p][v], _mm512_popcnt_epi32(carry));
-          keep_order(ones[p][v], twos[p][v]);
+          const I majority = _mm512_ternarylogic_epi32(x1, x2, x3, 0xd4);  // of x1, x2 and x1 ^ x2 ^ x3
+          acc[p][v] = _mm512_dpbusd_epi32(acc[p][v], _mm512_popcnt_epi8(x3), minus_two);
+          acc[p][v] = _mm512_dpbusd_epi32(acc[p][v], _mm512_popcnt_epi8(majority), minus_four);
+          keep_order(acc[p][v]);
         }
       }
     }
   }
 
-  BBG_INLINE I result(int p, int v) const { return _mm512_add_epi32(ones[p][v], _mm512_add_epi32(twos[p][v], twos[p][v])); }
+  BBG_INLINE I result(int p, int v, const int32_t*) const { return acc[p][v]; }
 };

@@ -2,7 +2,6 @@
 
 constexpr int kLanes = 8;
 constexpr int kMaxPixels = 4;
-constexpr bool kHasTriples = false;
 
 struct F {
   float lane[kLanes];
@@ -28,8 +27,7 @@ inline uint32_t at_least(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.l
 inline uint32_t at_least(I a, I b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
 
 inline I load(const int32_t* p) { I r; BBG_LANES r.lane[i] = p[i]; return r; }
-// base - 2 * count
-inline I accumulator(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane[i]; return base; }
+inline I minus_twice(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane[i]; return base; }
 
 inline int32_t ones(uint32_t x) {
   x -= x >> 1 & 0x55555555u;
@@ -41,6 +39,8 @@ inline int32_t ones(uint32_t x) {
 template <int P, int V, Count kCount>
 struct Counter {
   I count[P][V] = {};
+
+  Counter(const int32_t*, const int32_t*) {}
 
   void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t* m, int length) {
     for (int j = 0; j < length; ++j, a += k.item, w += V * kLanes, m += V * kLanes) {
@@ -57,7 +57,7 @@ struct Counter {
     }
   }
 
-  I result(int p, int v) const { return count[p][v]; }
+  I result(int p, int v, const int32_t* base) const { return minus_twice(load(base), count[p][v]); }
 };
 
 #undef BBG_LANES
