@@ -229,11 +229,12 @@ def _op(entry: Any, where: str, tensors: dict[str, np.ndarray]) -> Op:
         name,
         _text(entry["kind"], f"the kind of {where}"),
         _names(entry["inputs"], f"an input of {where}"),
-        *(None if entry.get(k) is None else _text(entry[k], f"{k!r} of {where}") for k in ("real", "bits")),
+        real=None if entry.get("real") is None else _text(entry["real"], f"'real' of {where}"),
+        bits=None if entry.get("bits") is None else _text(entry["bits"], f"'bits' of {where}"),
         attributes=_object(entry.get("attributes", {}), f"attributes of {where}"),
         tensors={key: tensors.pop(f"{name}.{key}") for key in _TENSORS if f"{name}.{key}" in tensors},
         epilogue=_names(entry.get("epilogue", []), f"an epilogue row of {where}"),
-        clip=clip,
+        clip=(clip[0], clip[1]),
     )
 
 
