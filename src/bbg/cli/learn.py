@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,7 @@ def train(
         print(f"skipped {skipped} files that are no readable images")
     print("\n".join(f"{key} = {value}" for key, value in chosen.to_dict().items() if value is not None), flush=True)
     folder = out or Path("runs") / recipe.stem
-    state = train_by(chosen, split, folder, init=init, resume=resume)
+    state = train_by(chosen, split, folder, init=init, resume=resume, progress=sys.stdout.isatty())
     show(
         {
             "checkpoint": str(folder / "last.ckpt"),
@@ -115,12 +116,36 @@ def convert(
         edges=edges,
         preprocess=trained.preprocess,
         labels=trained.classes,
+        provenance=provenance(trained),
     )
     facts: dict[str, Any] = {}
     if split is not None:
-        torch_side, engine_side = torch_logits(trained, split), engine_logits(load(str(output)), split)
-        facts = compare(torch_side, engine_side, split)
-    show({**report.to_dict(), **facts}, json)
+        facts = compare(torch_logits(trained, split), engine_logits(load(output), split), split)
+    total = {"part": "total", "bits": None, "float32": report.before, "packed": report.after}
+    rows = [{"part": p.name, "bits": p.bits, "float32": p.before, "packed": p.after} for p in report.parts]
+    show(
+        {
+            "bytes": [*rows, total],
+            "file": report.path,
+            "values_compared_with_torch": len(report.findings),
+            "largest_difference_in_a_layer": report.difference,
+            "near_ties_that_fell_the_other_way": report.ties,
+            "images_compared_end_to_end": report.agreement.images,
+            "largest_difference_of_outputs": report.agreement.largest,
+            "percentile_99_of_it": report.agreement.percentile99,
+            "share_with_the_same_best_class": report.agreement.top1,
+            **facts,
+        },
+        json,
+    )
+
+
+def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
+    """Where a network comes from, for its packed file; bench and eval read it too."""
+    recipe = trained.recipe
+    notes = {key: getattr(recipe, key) for key in ("dataset", "network", "method", "act", "width", "seed")}
+    notes |= {"epochs": trained.epoch, "accuracy": trained.history[-1]["test_accuracy"] if trained.history else None}
+    return {key: value for key, value in notes.items() if value is not None}
 
 
 def is_checkpoint(model: str) -> bool:

@@ -115,7 +115,7 @@ def zoo(json: Json = None) -> None:
     for name in bbg.zoo.names():
         path = bbg.zoo.path(name)
         facts = read(path).provenance
-        rows.append({"name": name, "bytes": path.stat().st_size, "data": facts.get("data"),
+        rows.append({"name": name, "bytes": path.stat().st_size, "data": facts.get("dataset"),
                      "accuracy": facts.get("accuracy")})  # fmt: skip
     show({"zoo": rows}, json)
 

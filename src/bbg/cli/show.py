@@ -17,8 +17,17 @@ import typer
 
 from bbg.errors import BbgError
 
-Row = Mapping[str, Any]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")]
+
+def writable(file: Path | None) -> Path | None:
+    """`file` as it came; BbgError, before any work is done, where it cannot be written."""
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise BbgError(f"cannot write {str(file)!r}; give a --json file in a folder that exists and is writable")
+    return file
+
+
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", callback=writable, help="Also write the figures as JSON.")
+]
 
 
 def show(report: Mapping[str, Any], file: Path | None = None) -> None:
@@ -50,7 +59,7 @@ def write(report: Mapping[str, Any], file: Path | None) -> None:
         draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         os.replace(draft, file)
     except OSError as error:
-        raise BbgError(f"cannot write {str(file)!r}: {error.strerror}; give another --json file") from error
+        raise BbgError(f"cannot write {str(file)!r}: {error.strerror}; give a --json file elsewhere") from error
     finally:
         draft.unlink(missing_ok=True)
 
