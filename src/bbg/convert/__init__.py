@@ -1,0 +1,85 @@
+"""Conversion: a trained torch network becomes a packed file that the engine runs at 1 bit.
+
+    report = bbg.convert(model, "net.bbg", example, preprocess="cifar10", labels=classes)
+    print(report)
+
+trace.py walks the network, lower.py has one rule per layer, fold.py the passes, check.py the closing check.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+import bbg.convert.lower  # noqa: F401  (registers the rules)
+from bbg import __version__
+from bbg.convert.check import Agreement, Finding, check_layers, compare_outputs
+from bbg.convert.fold import fold
+from bbg.convert.report import Part, Report, parts
+from bbg.convert.trace import lower
+from bbg.errors import BbgError
+from bbg.image import Preprocess
+from bbg.packed import Model, write
+
+__all__ = ["Agreement", "Finding", "Part", "Report", "convert"]
+
+CHECKED = 32  # images on which the layers are compared
+
+
+def convert(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example: Tensor,
+    *,
+    edges: str | None = None,
+    preprocess: Preprocess | str | None = None,
+    labels: Sequence[str] | None = None,
+    provenance: Mapping[str, str | int | float] | None = None,
+) -> Report:
+    """Write `model` as a packed file to `path`, checked against torch on `example`, float `[N, C, H, W]`, normalised.
+
+    The model stays as it is; conversion works on a copy in float32 on the CPU, in evaluation mode. `edges`: precision
+    of the real-valued layers, "fp32". `preprocess`: how images become inputs, or the name of a preset. `labels`: a name
+    per class. `provenance`: notes for people (recipe, accuracy). The same model gives the same bytes.
+
+    Raises BbgError, leaving any older file untouched: for a layer without a rule (named, with its place), numbers that
+    are not finite, labels or preprocessing that do not fit, a layer on which engine and torch differ by more than 1e-5
+    of its largest value, and a path that cannot be written.
+    """
+    if edges not in (None, "fp32"):
+        raise BbgError(f"edges is {edges!r}; this version has 'fp32' only, 'int8' comes in a later one")
+    images = _images(example)
+    network = _frozen(model)
+    with torch.autocast("cpu", enabled=False):
+        lowered = lower(network, images[:1])
+        notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
+        packed = Model(fold(lowered.graph), None if preprocess is None else Preprocess.of(preprocess),
+                       None if labels is None else tuple(labels), notes)  # fmt: skip
+        packed.check()
+        findings = check_layers(lowered, packed.graph, images[:CHECKED].numpy())
+        agreement = compare_outputs(network, packed, images)
+    size = write(path, packed)
+    return Report(os.fspath(path), parts(network, packed, lowered.layers, size), tuple(findings), agreement)
+
+
+def _images(example: Tensor) -> Tensor:
+    came = f"{example.dtype} {list(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+    if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point() or not example.numel():
+        raise BbgError(f"the example is {came}; give a batch of normalised images, a float tensor [N, C, H, W]")
+    images = example.detach().to("cpu", torch.float32).contiguous()
+    if not images.isfinite().all():
+        raise BbgError("the example holds numbers that are not finite; give normalised images")
+    return images
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    """A copy of the network as it is converted."""
+    network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    for name, tensor in network.state_dict().items():
+        if not tensor.isfinite().all():
+            raise BbgError(f"{name} holds numbers that are not finite; a network is converted after it was trained")
+    return network

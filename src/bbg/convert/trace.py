@@ -1,0 +1,312 @@
+"""From a torch module to an unfolded graph: torch.fx traces it, and every node is lowered by the rule for its layer.
+
+    lowered = lower(model, example)       # lowered.graph: one op or two per layer, rows in float64
+
+Beside each value of the graph stands a `Step`: how torch itself computes that value from earlier ones. The closing
+check judges the engine by it. The rules are in lower.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from bbg.errors import BbgError
+from bbg.graph import KINDS, Graph, Op, Output, Shape
+
+INPUT = "input"
+Rule = Callable[..., Any]
+
+LAYERS: dict[type[nn.Module], Rule] = {}
+FUNCTIONS: dict[Any, Rule] = {}  # functions, and methods of a tensor by name
+QUERIES: set[Any] = {getattr, "size", "dim"}  # what they return is no tensor
+
+
+def lowers(*targets: Any) -> Callable[[Rule], Rule]:
+    """Registers the rule of layer types (called with the layer and its inputs), functions or methods (its inputs)."""
+
+    def register(rule: Rule) -> Rule:
+        for target in targets:
+            registry = LAYERS if isinstance(target, type) else FUNCTIONS
+            registry[target] = rule
+        return rule
+
+    return register
+
+
+def rule_of(layer: nn.Module) -> Rule | None:
+    """The rule of the layer's type, or of a base whose `forward` it keeps."""
+    for base in type(layer).__mro__:
+        if base in LAYERS and type(layer).forward is base.forward:
+            return LAYERS[base]
+    return None
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A tensor on its way through the network: the value `name` of the graph.
+
+    `value` is what torch computes there for the example, `[N, C, H, W]`; `flat` says that torch has it as `[N, C*H*W]`.
+    """
+
+    name: str
+    value: Tensor
+    flat: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """`(C, H, W)`."""
+        channels, height, width = self.value.shape[1:]
+        return channels, height, width
+
+    @property
+    def tensor(self) -> Tensor:
+        """The value as torch has it."""
+        return self.value.flatten(1) if self.flat else self.value
+
+
+@dataclass(frozen=True)
+class Step:
+    """How torch computes a value of the graph: `function` of the tensors at `inputs`, brought to `[N, *shape]`.
+
+    `threshold`, `[C]` or one number, is given where the value is bits: those of `inputs[0] >= threshold`.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: tuple[Wire, ...]
+    shape: Shape
+    threshold: Tensor | None = None
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        """The value, given those at `inputs` as `[N, C, H, W]`. They are copied: a layer may work in place."""
+        given = [value.flatten(1) if wire.flat else value for wire, value in zip(self.inputs, values, strict=True)]
+        result = self.function(*(value.clone() for value in given))
+        return result.reshape(len(result), *self.shape)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The unfolded graph, the step behind each of its values, and the type of layer that each op came from."""
+
+    graph: Graph
+    steps: Mapping[str, Step]
+    layers: Mapping[str, str]
+
+
+@dataclass
+class Lowering:
+    """What a rule works on: it appends ops to the graph, and refuses what they cannot express."""
+
+    place: str = ""
+    layer: str = ""
+    ops: list[Op] = field(default_factory=list)
+    steps: dict[str, Step] = field(default_factory=dict)
+    layers: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> BbgError:
+        """The error that names the layer and its place in the network."""
+        return BbgError(f"{self.place} ({self.layer}): {reason}")
+
+    def emit(self, kind: str, inputs: tuple[Wire, ...], function: Callable[..., Tensor], *, suffix: str = "",
+             rows: Mapping[str, np.ndarray | None] | None = None, threshold: Tensor | None = None,
+             tensors: Mapping[str, np.ndarray] | None = None, clip: tuple[float | None, float | None] = (None, None),
+             **attributes: Any) -> Wire:  # fmt: skip
+        """Append an op and return the wire behind it; with a `threshold` it writes bits, else a real value.
+
+        `function` computes in torch what the op computes, from the tensors at `inputs` as torch has them.
+        """
+        name = self.place + suffix
+        while name in self.layers:
+            name += "'"  # a layer that is used more than once
+        given = {row: vector for row, vector in (rows or {}).items() if vector is not None}
+        arrays = {**(tensors or {}), **({"epilogue": np.stack(list(given.values()))} if given else {})}
+        real, bits = (name, None) if threshold is None else (None, name)
+        names = tuple(wire.name for wire in inputs)
+        op = Op(name, kind, names, real, bits, attributes, arrays, tuple(given), clip)
+        try:
+            shape = KINDS[kind].shape(op.attributes, inputs[0].shape)
+        except BbgError as error:
+            raise self.refuse(f"on a map {list(inputs[0].shape)}: {error}") from None
+        self.ops.append(op)
+        self.steps[name] = Step(function, inputs, shape, threshold)
+        self.layers[name] = self.layer
+        result = function(*(wire.tensor.clone() for wire in inputs))
+        return Wire(name, result.reshape(len(result), *shape), result.ndim == 2)
+
+    def per_channel(self, wire: Wire, vector: Tensor | None, what: str) -> np.ndarray | None:
+        """`vector`, one number or one per channel as torch counts them, as float64 `[C]` of the graph's channels."""
+        if vector is None:
+            return None
+        channels = wire.shape[0]
+        numbers = vector.detach().double().flatten()
+        if len(numbers) == 1:
+            numbers = numbers.expand(channels)
+        elif wire.flat and len(numbers) == wire.value[0].numel():
+            places = numbers.reshape(channels, -1)
+            if (places != places[:, :1]).any():
+                size = " x ".join(map(str, wire.shape[1:]))
+                raise self.refuse(f"{what} differs within the {size} map of a channel; put the layer before flattening")
+            numbers = places[:, 0]
+        elif len(numbers) != channels:
+            raise self.refuse(f"{what} has {len(numbers)} numbers, allowed are 1 or {channels}, one per channel")
+        return numbers.numpy().copy()
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The network as a torch.fx graph, each node of which has a rule; BbgError names the first that has none."""
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except BbgError:
+        raise
+    except Exception as error:  # the forward of a stranger's module, run on symbols, may raise anything
+        where = f"{tracer.place or 'the network'} ({type(model.get_submodule(tracer.place)).__name__})"
+        raise BbgError(
+            f"{where}: torch.fx cannot trace its forward ({error}); write it without branches on tensors, or move what "
+            "cannot be traced into a layer that has a rule"
+        ) from error
+    _check(graph, model)
+    return fx.GraphModule(model, graph)
+
+
+class _Tracer(fx.Tracer):
+    """Stops at layers with a rule and at torch's own."""
+
+    place = ""  # the innermost module entered last
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return rule_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        before, self.place = self.place, self.path_of_module(m)
+        result = super().call_module(m, *args, **kwargs)
+        self.place = before
+        return result
+
+
+def _check(graph: fx.Graph, model: nn.Module) -> None:
+    tensors: set[fx.Node] = set()  # nodes whose value is a tensor that depends on the input
+    for node in graph.nodes:
+        if node.op == "placeholder" and not tensors:
+            tensors.add(node)
+        elif not tensors.intersection(node.all_input_nodes) or node.op == "output" or node.target in QUERIES:
+            continue
+        elif node.op == "call_module":
+            layer = model.get_submodule(node.target)
+            if rule_of(layer) is None:
+                allowed = ", ".join(sorted(rule.__name__ for rule in LAYERS))
+                raise BbgError(
+                    f"{node.target} ({type(layer).__name__}): this layer cannot be converted; replace it by layers "
+                    f"that can: {allowed}"
+                )
+        elif node.target not in FUNCTIONS:
+            place, layer_name = _place(node, model)
+            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
+            allowed = ", ".join(sorted({rule if isinstance(rule, str) else rule.__name__ for rule in FUNCTIONS}))
+            raise BbgError(
+                f"{place} ({layer_name}): the function {name!r} cannot be converted; replace it by a layer that can, "
+                f"or one of {allowed}"
+            )
+        tensors.add(node)
+
+
+def _place(node: fx.Node, model: nn.Module) -> tuple[str, str]:
+    """Qualified name and type of the module that `node` belongs to."""
+    if node.op == "call_module":
+        return str(node.target), type(model.get_submodule(str(node.target))).__name__
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    return f"{path}.{node.name}" if path else node.name, type(model.get_submodule(path)).__name__
+
+
+def lower(model: nn.Module, example: Tensor) -> Lowered:
+    """The unfolded graph of `model`, in evaluation mode and float32, for inputs like `example` `[N, C, H, W]`.
+
+    Raises BbgError for a layer without a rule, before anything is computed, and for one that the format cannot express.
+    """
+    model = model if rule_of(model) is None else nn.Sequential(model)  # tracing goes into the outermost module
+    traced = trace(model)
+    with torch.no_grad():
+        expected = _outputs(model(example.clone()))
+        wires, to = _run(traced, model, example)
+    for name, wire in wires.items():
+        if name not in expected or not _agree(wire.tensor, expected[name]):
+            raise BbgError(
+                f"{name or 'the output'}: the traced network computes something else than the network itself; "
+                "avoid hooks, and in-place operations on tensors that are used again"
+            )
+    channels, height, width = example.shape[1:]
+    outputs = tuple(Output(name, wire.name, wire.flat) for name, wire in wires.items())
+    return Lowered(Graph(INPUT, (channels, height, width), tuple(to.ops), outputs), to.steps, to.layers)
+
+
+def _run(traced: fx.GraphModule, model: nn.Module, example: Tensor) -> tuple[dict[str, Wire], Lowering]:
+    """Walk through the nodes: what depends on the input is lowered, the rest computed. Returns the output's wires."""
+    to = Lowering(layers={INPUT: ""})
+    results: dict[fx.Node, Any] = {}
+    for node in traced.graph.nodes:
+        to.place, to.layer = _place(node, model)
+        args = fx.node.map_arg(node.args, results.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, results.__getitem__)
+        if node.op == "output":
+            return _outputs(args[0]), to
+        results[node] = _result(to, node, traced, args, kwargs, example if not results else None)
+    raise BbgError("the network returns nothing; it must return a tensor or a dict of tensors")
+
+
+def _result(to: Lowering, node: fx.Node, traced: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any],
+            example: Tensor | None) -> Any:  # fmt: skip
+    if node.op == "placeholder":
+        if example is not None:
+            return Wire(INPUT, example)
+        if not args:
+            raise BbgError(f"the network takes a second input {node.target!r}; allowed is one, the images")
+        return args[0]
+    if node.op == "get_attr":
+        value: Any = traced
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        return value
+    layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if not any(isinstance(result, Wire) for result in (*args, *kwargs.values())):
+        if layer is not None:
+            return layer(*args, **kwargs)
+        if isinstance(node.target, str):
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)
+    if node.target in QUERIES:
+        return _query(to, node.target, *args, **kwargs)
+    rule = FUNCTIONS[node.target] if layer is None else rule_of(layer)
+    assert rule is not None  # trace has checked
+    given = (to, *args) if layer is None else (to, layer, *args)
+    try:
+        inspect.signature(rule).bind(*given, **kwargs)
+    except TypeError as error:
+        raise to.refuse(f"with these arguments it cannot be converted ({error})") from None
+    return rule(*given, **kwargs)
+
+
+def _query(to: Lowering, target: Any, wire: Wire, *args: Any, **kwargs: Any) -> Any:
+    """Shape, rank and the like: known from the example."""
+    result = getattr(wire.tensor, target)(*args, **kwargs) if isinstance(target, str) else target(wire.tensor, *args)
+    if isinstance(result, Tensor):
+        raise to.refuse(f"the attribute {args[0]!r} of a tensor cannot be converted; allowed are its shape and type")
+    return result
+
+
+def _outputs(result: Any) -> dict[str, Any]:
+    """What a network returns, by name; one tensor has the name ''."""
+    named = result if isinstance(result, dict) else {"": result}
+    if not named or not all(isinstance(v, (Tensor, Wire)) and isinstance(k, str) for k, v in named.items()):
+        raise BbgError(f"the network returns {type(result).__name__}; it must return a tensor or a dict of tensors")
+    return named
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-5 * b.abs().max())
