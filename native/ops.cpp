@@ -60,25 +60,19 @@ const T* copy(Memory& memory, const std::vector<T>& from) {
   return to;
 }
 
-// How a binary convolution counts, and how its input words form contiguous runs.
-struct Counting {
-  Count count;
-  bool merged;   // one run per tap row, else one per tap
-  int64_t item;  // bytes
-};
-
-Counting counting(const Op& op, const Value& in, const Map& input, const Kernels& kernels) {
-  constexpr int64_t kPairTaps = 4095;  // more would overflow 16-bit counts
-  const bool narrow = input.pixel == 2, single = input.pixel <= 4;
-  const bool merged = single || (op.groups == 1 && op.dilation[1] == 1);
-  const int64_t item = single ? op.dilation[1] * input.pixel : 4;
+// How a binary convolution counts.
+Count counting(const Op& op, const Value& in, const Map& input, const Kernels& kernels) {
+  constexpr int64_t kPairTaps = 4095;   // more would overflow 16-bit counts
+  constexpr int64_t kLeastTriple = 96;  // bits of a tap row from which on three words at a time pay
+  const bool narrow = input.pixel == 2;
   if (narrow && kernels.pairs && op.groups == 1 && op.stride[1] == 1 && op.kernel[0] * op.kernel[1] <= kPairTaps) {
-    return {Count::pairs, merged, item};
+    return Count::pairs;
   }
-  if (op.groups > 1 || narrow) return {Count::masked, merged, item};
-  const int64_t length = (input.pixel / 4) * (merged ? op.kernel[1] : 1);
-  const bool triples = kernels.triples && !op.rows[BBG_SHIFT] && length % 3 == 0 && in.channels * op.kernel[1] >= 96;
-  return {triples ? Count::triples : Count::words, merged, item};
+  if (op.groups > 1 || narrow) return Count::masked;
+  const bool long_enough = in.channels * op.kernel[1] >= kLeastTriple;
+  // The three words are those of three neighbouring taps.
+  if (kernels.triples && op.kernel[1] % 3 == 0 && long_enough && !op.rows[BBG_SHIFT]) return Count::triples;
+  return Count::words;
 }
 
 class Lowering {
@@ -105,7 +99,8 @@ class Lowering {
   std::vector<ConvBlock> blocks();
   void arrange_bits(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_reals(Conv& k, std::vector<ConvBlock>& blocks);
-  uint32_t* block_bits(const Conv& k, const ConvBlock& b, bool mask);
+  const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
+  uint32_t* block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask);
   void border_tables(Conv& k, const Classes& rows, const Classes& cols);
   const Window* windows(int axis, int64_t positions, int64_t size);
   Pool pool();
@@ -179,13 +174,12 @@ Conv Lowering::conv() {
     table.push_back({top * k.input.row, int32_t(t.first), int32_t(t.count), cls});
   }
   k.rows = copy(memory_, table);
+  if (padded_ > std::numeric_limits<int32_t>::max() / int64_t(cols.taps.size())) throw Refusal("a convolution is too large");
   std::vector<int32_t> borders = cols.of;
   for (int32_t& b : borders) b = int32_t(b * padded_);
   k.col_border = copy(memory_, borders);
   k.origin = -op_.padding[1] * k.input.pixel;
   k.column = op_.stride[1] * k.input.pixel;
-  k.run = op_.dilation[1] * k.input.pixel;
-  k.tap_row = op_.dilation[0] * k.input.row;
   k.class_row = padded_ * int64_t(cols.taps.size());
   k.out = epilogue();
 
@@ -201,17 +195,33 @@ Conv Lowering::conv() {
   return k;
 }
 
+// Offsets of a window's items: for every tap row, for every (first of three) tap, `items` things from `first` on.
+const int32_t* Lowering::offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item) {
+  std::vector<int32_t> table;
+  for (int64_t ky = 0; ky < op_.kernel[0]; ++ky) {
+    const int64_t row = ky * op_.dilation[0] * k.input.row;
+    for (int64_t kx = 0; kx < op_.kernel[1]; kx += taps_per_item) {
+      const int64_t tap = row + kx * op_.dilation[1] * k.input.pixel + first;
+      for (int64_t i = 0; i < items; ++i) {
+        table.push_back(row < k.input.image ? int32_t(tap + i * step) : 0);  // rows outside of every map are never read
+      }
+    }
+  }
+  return copy(memory_, table);
+}
+
 void Lowering::arrange_reals(Conv& k, std::vector<ConvBlock>& parts) {
+  constexpr int64_t kBytes = sizeof(float);
   const int64_t inputs = group_inputs(), taps = op_.kernel[0] * op_.kernel[1];
-  const bool merged = op_.groups == 1 && op_.dilation[1] == 1 && k.input.pixel == in_.channels * int64_t(sizeof(float));
-  k.runs = merged ? 1 : int32_t(op_.kernel[1]);
   for (ConvBlock& b : parts) {
     // The filters of a block read the channels of all their groups; weights of foreign groups are 0.
     const int64_t last = std::min(b.channel + b.vectors * lanes_, out_.channels) - 1;
     const int64_t from = group_of(b.channel) * inputs, range = (group_of(last) + 1) * inputs - from;
-    b.offset = from * int64_t(sizeof(float));
-    b.length = int32_t(merged ? op_.kernel[1] * range : range);
+    const bool same = op_.groups == 1 && &b != &parts[0];
+    b.items = int32_t(op_.kernel[1] * range);
+    b.offsets = same ? parts[0].offsets : offsets(k, from * kBytes, range, kBytes, 1);
     const int64_t width = b.vectors * lanes_;
+    b.row_weights = b.items * width;
     float* weights = memory_.make<float>(taps * range * width);
     for (int64_t o = b.channel; o <= last; ++o) {
       const int64_t shift = group_of(o) * inputs - from;
@@ -235,22 +245,23 @@ uint32_t Lowering::filter_bits(int64_t channel, int64_t from, int64_t count) con
   return uint32_t(bits & ((uint64_t{1} << count) - 1));
 }
 
-// The block's weights (or the mask of its groups) as [tap][word][lane].
-uint32_t* Lowering::block_bits(const Conv& k, const ConvBlock& b, bool mask) {
+// The block's weights (or the mask of its groups): [tap][word][lane], or [three taps][word][tap of three][lane].
+uint32_t* Lowering::block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask) {
   const int64_t taps = op_.kernel[0] * op_.kernel[1], inputs = group_inputs(), width = b.vectors * lanes_;
-  const int64_t words = int64_t(b.length) * k.runs / op_.kernel[1], first = b.offset / 4;
+  const int64_t together = k.count == Count::triples ? 3 : 1;
   uint32_t* to = memory_.make<uint32_t>(taps * words * width);
   for (int64_t lane = 0; lane < width && b.channel + lane < out_.channels; ++lane) {
     const int64_t o = b.channel + lane, start = group_of(o) * inputs, end = start + inputs;
     for (int64_t t = 0; t < taps; ++t) {
       for (int64_t w = 0; w < words; ++w) {
-        const int64_t word = 32 * (first + w), low = std::max(word, start), high = std::min(word + 32, end);
+        const int64_t word = 32 * (first_word + w), low = std::max(word, start), high = std::min(word + 32, end);
         if (low >= high) continue;
         uint32_t bits = uint32_t((uint64_t{1} << (high - low)) - 1);
         if (!mask) bits = filter_bits(o, t * inputs + low - start, high - low);
         bits <<= low - word;
         if (k.count == Count::pairs) bits |= bits << 16;
-        to[(t * words + w) * width + lane] = bits;
+        const int64_t item = (t / together * words + w) * together + t % together;
+        to[item * width + lane] = bits;
       }
     }
   }
@@ -265,21 +276,23 @@ void third_to_parity(uint32_t* weights, int64_t words, int64_t width) {
 }
 
 void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
-  const auto [count, merged, item] = counting(op_, in_, k.input, kernels_);
   const int64_t inputs = group_inputs();
-  k.count = count;
-  k.item = item;
-  k.runs = merged ? 1 : int32_t(op_.kernel[1]);
-  if (count == Count::triples) k.parity = scratch_ - (k.input.data - k.input.left);
+  k.count = counting(op_, in_, k.input, kernels_);
+  const int64_t together = k.count == Count::triples ? 3 : 1;
+  k.next = op_.dilation[1] * k.input.pixel;
+  if (together == 3) k.parity = scratch_ - (k.input.data - k.input.left);
   for (ConvBlock& b : parts) {
     const int64_t last = std::min(b.channel + b.vectors * lanes_, out_.channels) - 1;
     const int64_t first = group_of(b.channel) * inputs / 32, end = ((group_of(last) + 1) * inputs + 31) / 32;
-    b.offset = first * 4;
-    b.length = int32_t(merged ? op_.kernel[1] * (end - first) : end - first);
-    uint32_t* weights = block_bits(k, b, false);
-    if (k.count == Count::triples) third_to_parity(weights, op_.kernel[0] * k.runs * b.length, b.vectors * lanes_);
+    const bool same = op_.groups == 1 && &b != &parts[0];
+    b.items = int32_t(op_.kernel[1] / together * (end - first));
+    b.offsets = same ? parts[0].offsets : offsets(k, first * 4, end - first, 4, together);
+    const int64_t width = b.vectors * lanes_;
+    b.row_weights = b.items * together * width;
+    uint32_t* weights = block_bits(k, b, first, end - first, false);
+    if (together == 3) third_to_parity(weights, op_.kernel[0] * b.items * 3, width);
     b.weights = weights;
-    if (k.count == Count::masked) b.mask = block_bits(k, b, true);
+    if (k.count == Count::masked) b.mask = block_bits(k, b, first, end - first, true);
   }
 }
 
@@ -414,7 +427,7 @@ void Lowering::steps(int index, std::vector<Step>& steps) {
     }
     const Conv k = conv();
     if (op_.kind == Kind::binary_conv && k.count == Count::triples) {
-      const Parity p{k.input.data - k.input.left, scratch_, k.input.image, k.input.row, k.item, in_.height};
+      const Parity p{k.input.data - k.input.left, scratch_, k.input.image, k.input.row, k.next, in_.height};
       steps.push_back({kernels_.parity, keep(p), in_.height, index});
     }
     const Run run = op_.kind == Kind::conv ? kernels_.conv : kernels_.binary_conv;
@@ -428,6 +441,8 @@ void Lowering::steps(int index, std::vector<Step>& steps) {
 }
 
 }  // namespace
+
+constexpr int64_t kMapLimit = (int64_t{1} << 31) - 1;  // offsets within an image have 32 bits
 
 Maps lay_out(const Graph& graph, int lanes) {
   Maps maps(graph.values.size());
@@ -456,7 +471,7 @@ Maps lay_out(const Graph& graph, int lanes) {
   for (size_t v = 0; v < maps.size(); ++v) {
     Map& m = maps[v];
     m.row = m.left + graph.values[v].width * m.pixel + m.right;
-    if (m.row > kMemoryLimit / graph.values[v].height) throw Refusal("the network needs more than 32 GiB of memory");
+    if (m.row > kMapLimit / graph.values[v].height) throw Refusal("a value takes more than 2 GiB per image");
     m.image = m.row * graph.values[v].height;
   }
   return maps;
@@ -479,7 +494,7 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const 
   const Value &in = graph.values[size_t(op.input)], &out = graph.values[size_t(op.result())];
   const Map& input = maps[size_t(op.input)];
   if (op.rows[BBG_SHIFT]) return out.height * out.width * op.groups * int64_t(sizeof(float));
-  if (op.kind == Kind::binary_conv && counting(op, in, input, kernels).count == Count::triples) return input.image;
+  if (op.kind == Kind::binary_conv && counting(op, in, input, kernels) == Count::triples) return input.image;
   return 0;
 }
 

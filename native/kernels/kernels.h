@@ -39,14 +39,15 @@ struct ConvRow {
   int32_t cls;  // which border class the row is in
 };
 
-// A block of one or two vectors of output channels. Its input channels are one range (of whole words for bits);
-// weights are [tap row][run][item][lane].
+// A block of one or two vectors of output channels. Its window is a list of items (numbers, 32-bit words, or triples of
+// words), tap row by tap row; weights are [item][lane].
 struct ConvBlock {
   const void* weights;
-  const uint32_t* mask;  // Count::masked: which bits of the words belong to the lane's group
+  const uint32_t* mask;      // Count::masked: which bits of the words belong to the lane's group
+  const int32_t* offsets;    // bytes from the first valid tap row's first tap to each item
   int32_t channel, vectors;
-  int32_t length;  // items (numbers or words) in one contiguous run
-  int64_t offset;  // bytes from the pixel to the block's first item
+  int32_t items;        // per tap row
+  int64_t row_weights;  // elements of weights per tap row
 };
 
 // How the bits of a window are counted.
@@ -62,14 +63,12 @@ struct Conv {
   const ConvRow* rows;
   const int32_t* col_border;  // per output column: class * padded channels
   const ConvBlock* blocks;
-  int32_t block_count, runs;
-  int64_t origin;   // bytes from pixel (0, 0) to the first tap of output column 0
-  int64_t column;   // bytes from one output column to the next
-  int64_t run;      // bytes from one run to the next
-  int64_t item;     // bytes from one word of a run to the next (numbers lie side by side)
-  int64_t tap_row;  // bytes from one tap row to the next
+  int32_t block_count;
+  int64_t origin;  // bytes from pixel (0, 0) to the first tap of output column 0
+  int64_t column;  // bytes from one output column to the next
   Count count;
-  int64_t parity;  // Count::triples: bytes from a word to the XOR of it and the next two items
+  int64_t next;    // Count::triples: bytes from a word to the next of the three
+  int64_t parity;  // and to the XOR of the three
   // base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
   // accumulator is base - 2 * popcount over the zero-padded window.
   const int32_t* base;
@@ -78,12 +77,12 @@ struct Conv {
   Epilogue out;
 };
 
-// XOR of each item of a row with the next two, margins included.
+// XOR of each word of a row with the next and the one after, margins included.
 struct Parity {
   const uint8_t* from;  // the first word of image 0
   uint8_t* to;          // laid out alike
   int64_t image, row;   // bytes
-  int64_t item;         // bytes
+  int64_t next;         // bytes
   int64_t rows;         // per image
 };
 

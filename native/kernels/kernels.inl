@@ -144,22 +144,20 @@ struct RowOf {
   const uint8_t* at;
   const void* weights;  // of the first valid tap
   const uint32_t* mask;
-  int64_t run_weights;  // per run
-  int taps;
+  int items;
   int64_t border;  // of the row's class in Conv::base
   Place place;
 };
 
 inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y) {
   const ConvRow& row = k.rows[y];
-  const int64_t run_weights = int64_t(b.length) * b.vectors * kLanes, skipped = row.first * k.runs * run_weights;
+  const int64_t skipped = row.first * b.row_weights;
   return {k,
           b,
-          k.input.data + n * k.input.image + row.offset + k.origin + b.offset,
-          static_cast<const uint32_t*>(b.weights) + skipped,
+          k.input.data + n * k.input.image + row.offset + k.origin,
+          static_cast<const uint32_t*>(b.weights) + skipped,  // numbers are as wide
           b.mask ? b.mask + skipped : nullptr,
-          run_weights,
-          row.taps,
+          row.taps * b.items,
           row.cls * k.class_row,
           place(k.out, n, y, b.channel == 0)};
 }
@@ -173,14 +171,7 @@ BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
   const int32_t* base = k.base + row.border + c;
 
   Counter<P, V, kCount> counter(base, border);
-  const uint32_t* w = static_cast<const uint32_t*>(row.weights);
-  const uint32_t* m = row.mask;
-  for (int t = 0; t < row.taps; ++t, at += k.tap_row) {
-    for (int r = 0; r < k.runs; ++r, w += row.run_weights) {
-      counter.run(at + r * k.run, k, w, m, row.b.length);
-      if (kCount == Count::masked) m += row.run_weights;
-    }
-  }
+  counter.run(k, at, row.b.offsets, static_cast<const uint32_t*>(row.weights), row.mask, row.items);
 
   if (e.threshold) {
     uint8_t* bits = row.place.bits + x * e.bits.pixel;
@@ -289,7 +280,7 @@ void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end) {
 void parity(const void* args, int64_t, int64_t begin, int64_t end) {
   const Parity& k = *static_cast<const Parity*>(args);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t row = item / k.rows * k.image + item % k.rows * k.row, step = k.item / 4;
+    const int64_t row = item / k.rows * k.image + item % k.rows * k.row, step = k.next / 4;
     const uint32_t* from = reinterpret_cast<const uint32_t*>(k.from + row);
     uint32_t* to = reinterpret_cast<uint32_t*>(k.to + row);
     for (int64_t w = 0; w + 2 * step < k.row / 4; ++w) to[w] = from[w] ^ from[w + step] ^ from[w + 2 * step];
@@ -304,20 +295,20 @@ BBG_BLOCK void conv_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
   F acc[P][V];
   BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
-  for (int t = 0; t < row.taps; ++t, at += k.tap_row) {
-    for (int r = 0; r < k.runs; ++r) {
-      const uint8_t* a = at + r * k.run;
-      for (int j = 0; j < row.b.length; ++j, a += sizeof(float), w += V * kLanes) {
-        F weight[V];
-        BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load(w + v * kLanes);
-        BBG_UNROLL for (int p = 0; p < P; ++p) {
-          const F in = splat(*reinterpret_cast<const float*>(a + p * k.column));
-          BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = fma(in, weight[v], acc[p][v]);
-        }
-      }
+  for (int j = 0; j < row.items; ++j, w += V * kLanes) {
+    const uint8_t* a = at + row.b.offsets[j];
+    F weight[V];
+    BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load(w + v * kLanes);
+    BBG_UNROLL for (int p = 0; p < P; ++p) {
+      const F in = splat(*reinterpret_cast<const float*>(a + p * k.column));
+      BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = fma(in, weight[v], acc[p][v]);
     }
   }
   finish<P, V>(k.out, acc, row.place, x, row.b.channel, k.out.bias + row.b.channel, nullptr);
+}
+
+inline F item(const RowOf& row, int j) {
+  return splat(*reinterpret_cast<const float*>(row.at + row.b.offsets[j]));
 }
 
 // One output pixel per image (linear layers): four partial sums hide the latency of the additions.
@@ -328,21 +319,14 @@ BBG_BLOCK void conv_single(const RowOf& row) {
   F acc[kSums][V];
   BBG_UNROLL for (int s = 0; s < kSums; ++s) BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
-  const uint8_t* at = row.at;
-  for (int t = 0; t < row.taps; ++t, at += k.tap_row) {
-    for (int r = 0; r < k.runs; ++r) {
-      const float* a = reinterpret_cast<const float*>(at + r * k.run);
-      int j = 0;
-      for (; j + kSums <= row.b.length; j += kSums, w += kSums * V * kLanes) {
-        BBG_UNROLL for (int s = 0; s < kSums; ++s) {
-          const F in = splat(a[j + s]);
-          BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = fma(in, load(w + (s * V + v) * kLanes), acc[s][v]);
-        }
-      }
-      for (; j < row.b.length; ++j, w += V * kLanes) {
-        BBG_UNROLL for (int v = 0; v < V; ++v) acc[0][v] = fma(splat(a[j]), load(w + v * kLanes), acc[0][v]);
-      }
+  int j = 0;
+  for (; j + kSums <= row.items; j += kSums, w += kSums * V * kLanes) {
+    BBG_UNROLL for (int s = 0; s < kSums; ++s) {
+      BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = fma(item(row, j + s), load(w + (s * V + v) * kLanes), acc[s][v]);
     }
+  }
+  for (; j < row.items; ++j, w += V * kLanes) {
+    BBG_UNROLL for (int v = 0; v < V; ++v) acc[0][v] = fma(item(row, j), load(w + v * kLanes), acc[0][v]);
   }
   F sum[1][V];
   BBG_UNROLL for (int v = 0; v < V; ++v) sum[0][v] = add(add(acc[0][v], acc[1][v]), add(acc[2][v], acc[3][v]));

@@ -44,8 +44,11 @@ struct Counter {
     BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
   }
 
-  BBG_INLINE void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t* m, int length) {
-    for (int j = 0; j < length; ++j, a += k.item, w += V * kLanes, m += V * kLanes) {
+  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+                      int items) {
+    if (kCount != Count::masked) m = w;
+    for (int j = 0; j < items; ++j, w += V * kLanes, m += V * kLanes) {
+      const uint8_t* a = at + offsets[j];
       I weight[V], mask[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
       BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = load_words(m + v * kLanes);
@@ -72,8 +75,10 @@ struct Counter<P, V, Count::pairs> {
     BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
   }
 
-  BBG_INLINE void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t*, int length) {
-    for (int j = 0; j < length; ++j, a += k.item, w += V * kLanes) {
+  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
+                      int items) {
+    for (int j = 0; j < items; ++j, w += V * kLanes) {
+      const uint8_t* a = at + offsets[j];
       I weight[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
       BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) {
@@ -105,10 +110,12 @@ struct Counter<P, V, Count::triples> {
     BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = load(base + border[p] + v * kLanes);
   }
 
-  BBG_INLINE void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t*, int length) {
-    const int64_t item = k.item, parity = k.parity;
+  BBG_INLINE void run(const Conv& k, const uint8_t* first, const int32_t* offsets, const uint32_t* w, const uint32_t*,
+                      int items) {
+    const int64_t next = k.next, parity = k.parity;
     const I minus_two = _mm512_set1_epi8(-2), minus_four = _mm512_set1_epi8(-4);
-    for (int j = 0; j < length; j += 3, a += 3 * item, w += 3 * V * kLanes) {
+    for (int j = 0; j < items; ++j, w += 3 * V * kLanes) {
+      const uint8_t* a = first + offsets[j];
       I w1[V], w2[V], w3[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) {
         w1[v] = load_words(w + v * kLanes);
@@ -117,7 +124,7 @@ struct Counter<P, V, Count::triples> {
       }
       BBG_UNROLL for (int p = 0; p < P; ++p) {
         const uint8_t* at = a + p * k.column;
-        const I a1 = splat_word(at), a2 = splat_word(at + item), a3 = splat_word(at + parity);
+        const I a1 = splat_word(at), a2 = splat_word(at + next), a3 = splat_word(at + parity);
         BBG_UNROLL for (int v = 0; v < V; ++v) {
           const I x1 = _mm512_xor_si512(a1, w1[v]), x2 = _mm512_xor_si512(a2, w2[v]), x3 = _mm512_xor_si512(a3, w3[v]);
           const I majority = _mm512_ternarylogic_epi32(x1, x2, x3, 0xd4);  // of x1, x2 and x1 ^ x2 ^ x3

@@ -42,11 +42,12 @@ struct Counter {
 
   Counter(const int32_t*, const int32_t*) {}
 
-  void run(const uint8_t* a, const Conv& k, const uint32_t* w, const uint32_t* m, int length) {
-    for (int j = 0; j < length; ++j, a += k.item, w += V * kLanes, m += V * kLanes) {
+  void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m, int items) {
+    if (kCount != Count::masked) m = w;
+    for (int j = 0; j < items; ++j, w += V * kLanes, m += V * kLanes) {
       for (int p = 0; p < P; ++p) {
         uint32_t word;
-        __builtin_memcpy(&word, a + p * k.column, sizeof word);
+        __builtin_memcpy(&word, at + offsets[j] + p * k.column, sizeof word);
         for (int v = 0; v < V; ++v) {
           BBG_LANES {
             const uint32_t differ = word ^ w[v * kLanes + i];
