@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def run(out: Path, **changes: Any) -> tuple[Side, Side]:
     torch.set_num_threads(1)  # 8x8 images give a second thread nothing to do
     recipe = Recipe.load(RECIPE).changed(changes)
     split = open_data(recipe.dataset, None)
-    trained = train(recipe, split, out)
+    trained = train(recipe, split, out, progress=sys.stdout.isatty())
     model = trained.network()
 
     first = torch.from_numpy(split.preprocess.normalize(split.test.images[:32]))

@@ -7,51 +7,29 @@ Whatever a user can get wrong is one sentence on stderr and exit status 2.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
-
-import typer
 
 from bbg import __version__
-from bbg.cli import learn, run
+from bbg.cli import learn, run  # noqa: F401  (declare their verbs)
+from bbg.cli.verbs import parser
 from bbg.errors import BbgError
-
-app = typer.Typer(help="Train convolutional networks 1 bit wide and run them at 1 bit.", no_args_is_help=True,
-                  add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
-
-for verb in (learn.train, learn.eval, learn.convert, run.predict, run.bench, run.inspect, run.zoo):
-    app.command()(verb)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        print(f"bbg {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
-) -> None:
-    """What stands before the verb."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line `arguments` (None: those of the process) and exit with its status: 0, or 2 for bad input."""
+    """Run the command line `arguments` (None: those of the process); exit with status 2 for bad input."""
     try:
-        sys.exit(app(arguments, standalone_mode=False))
+        options = vars(parser(__version__).parse_args(arguments))
+        call = options.pop("call")
+        call(**options)
     except BbgError as error:
-        _fail(str(error))
-    except typer.TyperException as error:
-        _fail(error.format_message())
+        _end(2, str(error))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("bbg"):
             raise
-        _fail(f"this verb needs {error.name}, which is not installed; run pip install 'bbg[train]'")
-    except (KeyboardInterrupt, typer.Abort):
-        print("bbg: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end(2, f"this verb needs {error.name}, which is not installed; run pip install 'bbg[train]'")
+    except KeyboardInterrupt:
+        _end(130, "interrupted")
 
 
-def _fail(message: str) -> None:
+def _end(status: int, message: str) -> None:
     print("bbg:", " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from bbg.cli.show import Json, show
+from bbg.cli.show import show
+from bbg.cli.verbs import JSON, argument, new_file, verb
 from bbg.errors import BbgError
 
 if TYPE_CHECKING:
@@ -18,28 +17,38 @@ if TYPE_CHECKING:
     from bbg.data import Split
     from bbg.engine import Engine
 
-Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images; 'digits' needs none.")]
-Dataset = Annotated[str | None, typer.Option(help="cifar10, cifar100, folders, digits; default: that of the training.")]
+DATA = argument("--data", type=Path, metavar="DIR", help="folder of the images; 'digits' needs none")
 
 CHECK_IMAGES = 32
 BATCH = 250
 
 
+@verb(
+    argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, such as those of recipes/"),
+    DATA,
+    argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"),
+    argument("--epochs", type=int, metavar="N", help="short for --set epochs=N"),
+    argument("--seed", type=int, metavar="N", help="short for --set seed=N"),
+    argument("--init", type=Path, metavar="CKPT", help="start from the weights of this checkpoint"),
+    argument("--resume", action="store_true", help="go on with the run in --out"),
+    argument("--out", type=Path, metavar="DIR", help="folder of the run; default: runs/<recipe>"),
+    JSON,
+)
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, such as those of recipes/.")],
-    data: Data = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Short for --set epochs=N.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
-    init: Annotated[Path | None, typer.Option(metavar="CKPT", help="Start from these weights.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; default runs/<recipe>.")] = None,
-    json: Json = None,
+    recipe: Path,
+    data: Path | None,
+    changes: list[str],
+    epochs: int | None,
+    seed: int | None,
+    init: Path | None,
+    resume: bool,
+    out: Path | None,
+    json: Path | None,
 ) -> None:
     """Train a network by a recipe."""
     from bbg.recipe import Recipe
 
-    chosen = Recipe.load(recipe).changed(_changes(changes or [], epochs=epochs, seed=seed))
+    chosen = Recipe.load(recipe).changed(_changes(changes, epochs=epochs, seed=seed))
     from bbg.data import open_data
     from bbg.train import train as train_by
 
@@ -60,12 +69,13 @@ def train(
     )
 
 
-def eval(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a packed file or a name of the zoo.")],
-    data: Data = None,
-    dataset: Dataset = None,
-    json: Json = None,
-) -> None:
+@verb(
+    argument("model", metavar="MODEL", help="a checkpoint, a packed file or a name of the zoo"),
+    DATA,
+    argument("--dataset", help="cifar10, cifar100, folders or digits; default: that of the training"),
+    JSON,
+)
+def eval(model: str, data: Path | None, dataset: str | None, json: Path | None) -> None:
     """Score a checkpoint or a packed model over all test images."""
     if is_checkpoint(model):
         from bbg.checkpoint import Checkpoint
@@ -93,13 +103,14 @@ def eval(
     )
 
 
-def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint of bbg train.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The packed file to write.")],
-    edges: Annotated[str | None, typer.Option(help="Precision of the first and last layer: int8 or fp32.")] = None,
-    data: Data = None,
-    json: Json = None,
-) -> None:
+@verb(
+    argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of bbg train"),
+    argument("-o", "--output", type=new_file, required=True, metavar="FILE", help="the packed file to write"),
+    argument("--edges", help="precision of the real-valued layers: fp32"),
+    DATA,
+    JSON,
+)
+def convert(checkpoint: Path, output: Path, edges: str | None, data: Path | None, json: Path | None) -> None:
     """Convert a checkpoint to a packed file, checked layer by layer before it is written."""
     from bbg.checkpoint import Checkpoint
     from bbg.convert import convert as convert_model

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from bbg.cli.show import Json, show, write
+from bbg.cli.show import show, write
+from bbg.cli.verbs import JSON, argument, count, verb
 from bbg.errors import BbgError
 
 if TYPE_CHECKING:
@@ -19,15 +18,16 @@ if TYPE_CHECKING:
     from bbg.engine import Engine
 
 DEFAULT_MODEL = "resnet20-cifar10"
-MODEL = "A packed file or a name of the zoo."
+MODEL = "a packed file or a name of the zoo"
 
 
-def predict(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)] = DEFAULT_MODEL,
-    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
-    json: Json = None,
-) -> None:
+@verb(
+    argument("images", nargs="+", metavar="IMAGE", help="image files"),
+    argument("--model", default=DEFAULT_MODEL, help=f"{MODEL}; default: %(default)s"),
+    argument("--top", type=count, default=5, metavar="N", help="classes to show; default: %(default)s"),
+    JSON,
+)
+def predict(images: list[str], model: str, top: int, json: Path | None) -> None:
     """Say what is in an image: classes with their probabilities."""
     from bbg.engine import load
 
@@ -41,13 +41,14 @@ def predict(
             print(f"  {100 * score:5.1f} %  {label}")
 
 
-def bench(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
-    threads: Annotated[int, typer.Option(min=1, help="Threads, of torch too.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0, help="How long to measure each side.")] = 2.0,
-    json: Json = None,
-) -> None:
+@verb(
+    argument("model", metavar="MODEL", help=MODEL),
+    argument("--threads", type=count, default=1, metavar="N", help="threads, of torch too; default: %(default)s"),
+    argument("--batch", type=count, default=1, metavar="N", help="images per call; default: %(default)s"),
+    argument("--seconds", type=float, default=2.0, metavar="S", help="how long to measure; default: %(default)s"),
+    JSON,
+)
+def bench(model: str, threads: int, batch: int, seconds: float, json: Path | None) -> None:
     """Time a packed model by layer and in all, beside its real-valued twin in torch where torch is installed."""
     import numpy as np
 
@@ -70,11 +71,12 @@ def bench(
     show({"layers": layers, "model": model, "threads": threads, "batch": batch, "whole_network": sides}, json)
 
 
-def inspect(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL)] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Show the kernel sets instead, and which one runs here.")] = False,
-    json: Json = None,
-) -> None:
+@verb(
+    argument("model", nargs="?", metavar="MODEL", help=MODEL),
+    argument("--cpu", action="store_true", help="show the kernel sets instead, and which one runs here"),
+    JSON,
+)
+def inspect(model: str | None, cpu: bool, json: Path | None) -> None:
     """Show what a packed model is made of: layers, shapes, bit widths, bytes, operations."""
     if cpu == (model is not None):
         raise BbgError("inspect takes either a MODEL or --cpu")
@@ -106,7 +108,8 @@ def inspect(
     )
 
 
-def zoo(json: Json = None) -> None:
+@verb(JSON)
+def zoo(json: Path | None) -> None:
     """List the models that come with bbg."""
     import bbg.zoo
     from bbg.packed import read

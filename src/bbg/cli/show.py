@@ -11,23 +11,9 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from bbg.errors import BbgError
-
-
-def writable(file: Path | None) -> Path | None:
-    """`file` as it came; BbgError, before any work is done, where it cannot be written."""
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
-        raise BbgError(f"cannot write {str(file)!r}; give a --json file in a folder that exists and is writable")
-    return file
-
-
-Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", callback=writable, help="Also write the figures as JSON.")
-]
 
 
 def show(report: Mapping[str, Any], file: Path | None = None) -> None:

@@ -1,0 +1,85 @@
+"""What a verb of the command line is: a function, and the arguments it takes, declared right above it.
+
+    @verb(argument("image", help="..."), argument("--top", type=count, default=5, help="..."))
+    def predict(image: str, top: int) -> None:
+
+Plain argparse: a command-line framework would be a third of the time that `bbg predict` takes (docs/results.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from bbg.errors import BbgError
+
+Call = TypeVar("Call", bound=Callable[..., None])
+
+
+class Argument(NamedTuple):
+    """The names and keywords of one `add_argument`."""
+
+    names: tuple[str, ...]
+    keywords: dict[str, Any]
+
+
+VERBS: dict[Callable[..., None], tuple[Argument, ...]] = {}
+
+
+def argument(*names: str, **keywords: Any) -> Argument:
+    """An argument, as `argparse` takes it."""
+    return Argument(names, keywords)
+
+
+def verb(*arguments: Argument) -> Callable[[Call], Call]:
+    """Make the decorated function the verb of its name; its docstring is the help."""
+
+    def enter(call: Call) -> Call:
+        VERBS[call] = arguments
+        return call
+
+    return enter
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises BbgError where it would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message`."""
+        raise BbgError(f"{message}; see {self.prog} --help")
+
+
+def parser(version: str) -> Parser:
+    """The parser of all verbs; what it returns has the verb's function as `call` and its arguments beside."""
+    top = Parser(
+        "bbg", description="Train convolutional networks 1 bit wide and run them at 1 bit.", allow_abbrev=False
+    )
+    top.add_argument("--version", action="version", version=f"bbg {version}")
+    below = top.add_subparsers(metavar="VERB", required=True, title="verbs")
+    for call, arguments in VERBS.items():
+        one = below.add_parser(call.__name__, help=call.__doc__, description=call.__doc__, allow_abbrev=False)
+        for names, keywords in arguments:
+            one.add_argument(*names, **keywords)
+        one.set_defaults(call=call)
+    return top
+
+
+def count(text: str) -> int:
+    """An integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer of at least 1")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """A path that can be written, which is asked before any work is done."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}; give a file in a folder that exists and is writable")
+    return path
+
+
+JSON = argument("--json", type=new_file, metavar="FILE", help="also write the figures as JSON")
