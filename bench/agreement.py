@@ -1,0 +1,125 @@
+"""Where engine and torch name another class for a test image: count the images, and show the bit that began it.
+
+    python bench/agreement.py CHECKPOINT --data DIR [--out FILE.json]
+
+Both sides get the same float32 images. An engine that is exact layer by layer can differ end to end only by cascades
+that start at a near-tie: a bit whose torch value lies within 1e-5 of the layer's largest value of its threshold. For
+each image the first packed value on which the two runs differ is looked up, in the order of the graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import bbg
+from bbg.checkpoint import Checkpoint
+from bbg.convert.check import LAW
+from bbg.convert.trace import INPUT, Lowered, lower
+from bbg.data import Batches, open_data
+from bbg.engine import Engine
+from bbg.graph import Graph, Output
+from bbg.packed import Model, read
+
+
+def first_difference(lowered: Lowered, graph: Graph, shown: Engine, image: torch.Tensor) -> dict[str, Any]:
+    """The first bits that differ between the two runs of `image` `[1, C, H, W]`, each from its own values alone."""
+    engine = shown(image.numpy())
+    known = {INPUT: image}
+
+    def in_torch(name: str) -> torch.Tensor:
+        if name not in known:
+            step = lowered.steps[name]
+            known[name] = step(*(in_torch(wire.name) for wire in step.inputs))
+        return known[name]
+
+    for op in graph.ops:
+        name = op.bits
+        if name is None or name not in lowered.steps:
+            continue
+        step = lowered.steps[name]
+        assert step.threshold is not None
+        x = in_torch(step.inputs[0].name)
+        distance = x - step.threshold.reshape(-1, 1, 1)
+        differ = (distance >= 0).numpy() != (engine[name] > 0)
+        if differ.any():
+            nearest = float(distance.abs().numpy()[differ].max() / x.abs().max())
+            return {"value": name, "bits": int(differ.sum()), "distance": nearest, "near_tie": nearest <= LAW}
+    return {"value": None, "bits": 0, "distance": 0.0, "near_tie": False}
+
+
+@torch.inference_mode()
+def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict[str, Any]:
+    """Both accuracies over all test images, the differences of the logits, and the first difference of each image."""
+    split = open_data(trained.recipe.dataset, data, trained.preprocess.size[0])
+    network = trained.network()
+    batches = list(Batches(split.test, trained.preprocess, 250, shuffle=False))
+    if packed is None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.bbg"
+            bbg.convert(network, path, batches[0][0][:32], preprocess=trained.preprocess, labels=trained.classes)
+            model = read(path)
+    else:
+        model = read(packed)
+    engine = Engine(model)
+    bits = tuple(Output(op.bits, op.bits) for op in model.graph.ops if op.bits is not None)
+    shown = Engine(Model(replace(model.graph, outputs=bits)))
+    lowered = lower(network, batches[0][0][:1].contiguous())
+
+    rows, largest, differences = [], 0.0, []
+    right = {"torch": 0, "engine": 0}
+    done = 0
+    for x, labels in batches:
+        x = x.contiguous()
+        ours, theirs = engine(x.numpy()), network(x).numpy()
+        right["torch"] += int((theirs.argmax(1) == labels.numpy()).sum())
+        right["engine"] += int((ours.argmax(1) == labels.numpy()).sum())
+        differences.append(np.abs(ours - theirs).max(axis=1))
+        largest = max(largest, float(np.abs(theirs).max()))
+        for i in np.flatnonzero(ours.argmax(1) != theirs.argmax(1)):
+            rows.append({"image": done + int(i), **first_difference(lowered, model.graph, shown, x[i : i + 1])})
+        done += len(x)
+    per_image = np.concatenate(differences)
+    return {
+        "network": trained.recipe.network,
+        "images": done,
+        "accuracy_in_torch": right["torch"] / done,
+        "accuracy_in_the_engine": right["engine"] / done,
+        "largest_logit": largest,
+        "logit_difference": {"largest": float(per_image.max()), "percentile_99": float(np.percentile(per_image, 99)),
+                             "median": float(np.median(per_image))},
+        "disagreements": rows,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--packed", type=Path, help="a packed file of this checkpoint; none: convert it here")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    result = compare(Checkpoint.load(options.checkpoint), options.data, options.packed)
+    table = Table("image", "first different value", "bits", "distance / largest", "near-tie")
+    for row in result["disagreements"]:
+        near = "yes" if row["near_tie"] else "NO"
+        table.add_row(str(row["image"]), str(row["value"]), str(row["bits"]), f"{row['distance']:.1e}", near)
+    console = Console()
+    console.print(table)
+    console.print({key: value for key, value in result.items() if key != "disagreements"})
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
