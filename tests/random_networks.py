@@ -1,0 +1,236 @@
+"""Seeded random networks of every layer that converts, on small maps, with the corner cases that a kernel may miss.
+
+    network, example, traits = random_network(seed)
+
+`traits` names the corner cases that the network holds (`TRAITS`), so that a test can assert how many were drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bbg.layers import BinaryConv2d, BinaryLinear, Unit
+from bbg.methods import ACTS, METHODS, Binarizer, Form, Method
+
+TRAITS = ("negative BN scale", "zero BN scale", "odd channels", "map smaller than the kernel",
+          "padding of half the kernel + 1", "groups", "dilation", "depth 3")  # fmt: skip
+BINARY = [method for method in METHODS.values() if method.weight is not None]
+
+
+class ShiftedWeight(Binarizer):
+    """`shift + scale * sign(w - threshold)` per filter, all three learned: the whole form."""
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__(axis=0)
+        self.threshold, self.scale, self.shift = (nn.Parameter(torch.randn(out_channels) / 2) for _ in range(3))
+
+    def form(self, x: Tensor) -> Form:
+        return Form(self.threshold / 10, self.scale, self.shift)
+
+
+class ShiftedActivation(Binarizer):
+    """`shift + scale * sign(x - threshold)`: threshold and shift per channel, one scale, which may be negative."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(axis=1)
+        self.threshold, self.shift = (nn.Parameter(torch.randn(in_channels) / 2) for _ in range(2))
+        self.scale = nn.Parameter(torch.randn(()) + 0.1)
+
+    def form(self, x: Tensor) -> Form:
+        return Form(self.threshold, self.scale, self.shift)
+
+
+class ShiftOnly(ShiftedActivation):
+    """A shift and a scale: what a linear layer may have behind a flattened map."""
+
+    def form(self, x: Tensor) -> Form:
+        return Form(scale=self.scale, shift=self.shift)
+
+
+SHIFTED = Method("shifted", ShiftedWeight, ShiftedActivation, shortcut="gated", act="prelu")
+SHIFTED_PLAIN = Method("shifted-plain", ShiftedWeight, ShiftedActivation, shortcut="none", act="rprelu")
+SHIFT_ONLY = Method("shift-only", ShiftedWeight, ShiftOnly, shortcut="fixed")
+PLAIN = Method("plain", METHODS["bbg"].weight, METHODS["bbg"].activation, shortcut="none")
+CONV_METHODS = [*BINARY, SHIFTED, SHIFTED_PLAIN, SHIFT_ONLY, PLAIN]
+
+
+class Foreign(nn.Module):
+    """A residual block as others write it: functional calls, `+=`, the shortcut's own convolution, two gates."""
+
+    def __init__(self, channels: int, out: int, stride: int, binary: bool) -> None:
+        super().__init__()
+        layer: Any = BinaryConv2d if binary else nn.Conv2d
+        self.conv = layer(channels, out, 3, stride=stride, padding=1, bias=not binary)
+        self.norm = nn.BatchNorm2d(out)
+        self.down = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+        self.gates = nn.ParameterList([nn.Parameter(torch.randn(out, 1, 1)) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.gates[0] * self.down(x)
+        out += self.norm(self.conv(x)) * self.gates[1]
+        return F.leaky_relu(out, 0.2) + 0.125
+
+
+class Join(nn.Module):
+    """`a(x) + b(x)` of two branches with one input: a value that several ops read."""
+
+    def __init__(self, a: nn.Module, b: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(self.a(x), self.b(x))
+
+
+class Draw:
+    """A network under construction: `layers` so far, the shape they lead to, the traits they have."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.layers: list[nn.Module] = []
+        self.traits: set[str] = set()
+        self.depth = 0
+        self.channels = self.one(1, 2, 3, 5, 8, 16, 33)
+        self.height, self.width = self.one(*range(1, 10)), self.one(*range(1, 10))
+        self.start = (self.channels, self.height, self.width)
+
+    def one(self, *choices: Any) -> Any:
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def likely(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def add(self, layer: nn.Module) -> None:
+        """Append, and see where it leads; what has no output is left out."""
+        layer.eval()
+        with torch.no_grad():
+            x = layer(torch.zeros(1, self.channels, self.height, self.width))
+        self.layers.append(layer)
+        self.channels, self.height, self.width = x.shape[1:]
+
+    def window(self) -> dict[str, Any]:
+        """Attributes of a convolution that fit the map; their traits are noted."""
+        while True:
+            kernel, padding = (self.one(1, 2, 3, 3, 5), self.one(1, 3, 3, 4)), (self.one(0, 1, 1, 2, 3), self.one(0, 1, 2, 4))
+            stride, dilation = (self.one(1, 1, 2), self.one(1, 1, 3)), (self.one(1, 1, 2), self.one(1, 1, 1, 3))
+            groups = self.one(1, 1, *(g for g in (2, 3, 4, self.channels) if self.channels % g == 0))
+            size = (self.height, self.width)
+            spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+            counts = [(n + 2 * p - e) // s + 1 for n, p, e, s in zip(size, padding, spans, stride, strict=True)]
+            if all(0 < n <= 12 for n in counts):
+                break
+        if any(n < k for n, k in zip(size, kernel, strict=True)):
+            self.traits.add("map smaller than the kernel")
+        if any(p >= k // 2 + 1 for p, k in zip(padding, kernel, strict=True)):
+            self.traits.add("padding of half the kernel + 1")
+        if groups > 1:
+            self.traits.add("groups")
+        if any(d > 1 and k > 1 for d, k in zip(dilation, kernel, strict=True)):
+            self.traits.add("dilation")
+        return {"kernel_size": kernel, "padding": padding, "stride": stride, "dilation": dilation, "groups": groups}
+
+    def conv(self, binary: bool) -> None:
+        window = self.window()
+        out = window["groups"] * self.one(1, 2, 3, 5, 9) if window["groups"] > 1 else self.one(1, 3, 7, 16, 33, 65)
+        options = {"method": self.one(*CONV_METHODS)} if binary else {}
+        self.add((BinaryConv2d if binary else nn.Conv2d)(self.channels, out, **window, bias=self.likely(0.5), **options))
+        self.count(out)
+
+    def count(self, out: int) -> None:
+        self.depth += 1
+        self.traits |= {"odd channels"} if out % 2 and out > 1 else set()
+        self.traits |= {"depth 3"} if self.depth >= 3 else set()
+
+    def unit(self) -> None:
+        pool = nn.MaxPool2d(2) if self.likely(0.5) and min(self.height, self.width) >= 4 else None
+        out, stride = self.one(3, 7, 12, 16, 34, self.channels), 1 if pool else self.one(1, 1, 2)
+        method, act = self.one(*CONV_METHODS, METHODS["float"]), self.one(None, *ACTS)
+        self.add(Unit(self.channels, out, 3, padding=1, stride=stride, method=method, act=act, pool=pool))
+        self.count(out)
+
+    def block(self) -> None:
+        out = self.one(4, 5, 16)
+        self.add(Foreign(self.channels, out, self.one(1, 2), self.likely(0.7)))
+        self.count(out)
+
+    def join(self) -> None:
+        out, method = self.one(3, 8), self.one(*BINARY)
+        convs = [BinaryConv2d(self.channels, out, 3, padding=1, method=method) for _ in range(2)]
+        norms = [nn.Sequential(conv, nn.BatchNorm2d(out)) if self.likely(0.7) else conv for conv in convs]
+        self.add(Join(*norms))
+        self.count(out)
+
+    def act(self) -> None:
+        c = self.channels
+        own = [build(c) for build in ACTS.values()]
+        stock = [nn.ReLU(inplace=True), nn.Hardtanh(-0.5, 2.0), nn.PReLU(), nn.PReLU(c), nn.ReLU6(), nn.LeakyReLU(0.1)]
+        self.add(self.one(*own, *stock, nn.Identity(), nn.Dropout(0.5)))
+
+    def pool(self) -> None:
+        k, p = self.one((2, 2), (3, 2), (3, 3), (1, 3)), self.one((0, 0), (0, 1))
+        size = [n + 2 * q for n, q in zip((self.height, self.width), p, strict=True)]
+        ceil = self.likely(0.3)
+        if any(n < j for n, j in zip(size, k, strict=True)):
+            self.add(nn.AdaptiveAvgPool2d((self.one(1, 2, 3), self.one(1, 2, None))))
+        else:
+            pools = [nn.MaxPool2d(k, self.one(None, 1, 2), p, ceil_mode=ceil),
+                     nn.AvgPool2d(k, self.one(None, 1), p, ceil_mode=ceil, count_include_pad=self.likely(0.5))]  # fmt: skip
+            self.add(self.one(*pools))
+
+    def head(self) -> None:
+        """Flatten, with the map or without, and one or two linear layers."""
+        if self.likely(0.5):
+            self.add(nn.AdaptiveAvgPool2d(1))
+        single = self.height * self.width == 1
+        features = self.channels * self.height * self.width
+        layers: list[nn.Module] = [nn.Flatten()]
+        if self.likely(0.5):
+            methods = [METHODS["bbg"], SHIFT_ONLY, *([METHODS["reactnet"], SHIFTED] if single else [])]
+            layers += [nn.BatchNorm1d(features)] if single and self.likely(0.5) else []
+            layers += [BinaryLinear(features, 21, method=self.one(*methods), bias=self.likely(0.5)), nn.BatchNorm1d(21)]
+            features = 21
+        self.layers += [*layers, nn.Linear(features, 10, bias=self.likely(0.7))]
+
+
+def random_network(seed: int) -> tuple[nn.Module, Tensor, set[str]]:
+    """A network in evaluation mode, an example batch of 3 images, and its traits. The same seed gives the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        draw = Draw(seed)
+        parts = [lambda: draw.conv(True), lambda: draw.conv(True), lambda: draw.conv(False), draw.unit, draw.unit,
+                 draw.block, draw.join, draw.act, draw.pool,
+                 lambda: draw.add(nn.BatchNorm2d(draw.channels))]  # fmt: skip
+        draw.conv(False)
+        for _ in range(draw.one(1, 2, 3, 4, 6)):
+            draw.one(*parts)()
+        if draw.likely(0.6):
+            draw.head()
+        network = nn.Sequential(*draw.layers).eval()
+        _settle(network, draw)
+        return network, torch.randn(3, *draw.start), draw.traits
+
+
+def _settle(network: nn.Module, draw: Draw) -> None:
+    """Parameters and statistics as after a training: nothing at its initial value."""
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean, std=2)
+            nn.init.uniform_(module.running_var, 0.2, 3)
+            if draw.likely(0.3):
+                nn.init.zeros_(module.weight[: draw.one(1, 2)])
+                draw.traits.add("zero BN scale")
+            draw.traits |= {"negative BN scale"} if (module.weight < 0).any() else set()
+        if isinstance(module, Unit) and module.gate is not None:
+            nn.init.normal_(module.gate)
+        if module.__class__ in ACTS.values():
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=0.5)
+
+
