@@ -80,7 +80,8 @@ def in_openvino(model: bytes, x: np.ndarray, expected: np.ndarray) -> Call:
     import openvino as ov
 
     settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = ov.Core().compile_model(model, b"", "CPU", settings).create_infer_request()
+    core = ov.Core()
+    request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
     request.set_input_tensor(ov.Tensor(x, shared_memory=True))
     request.infer()
     np.testing.assert_allclose(request.get_output_tensor().data, expected, rtol=1e-3, atol=1e-3)
