@@ -1,7 +1,49 @@
 #include "kernels.h"
 
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define BBG_INLINE inline __attribute__((always_inline))
+#define BBG_BLOCK __attribute__((noinline))
+#define BBG_HAS_PAIRS 1
+#define BBG_HAS_TRIPLES 0
+
+#if defined(__clang__)
+#define BBG_UNROLL _Pragma("clang loop unroll(full)")
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#define BBG_UNROLL _Pragma("GCC unroll 16")
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
 namespace bbg {
+namespace {
 
-const Kernels* kernels_avx2() { return nullptr; }
+#include "vector_avx2.h"
 
+#include "kernels.inl"
+
+const Kernels table = {"avx2", kLanes, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity, conv, pool, pool_bits, match};
+
+}  // namespace
 }  // namespace bbg
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace bbg {
+const Kernels* kernels_avx2() { return &table; }
+}  // namespace bbg
+
+#else
+
+namespace bbg {
+const Kernels* kernels_avx2() { return nullptr; }
+}  // namespace bbg
+
+#endif

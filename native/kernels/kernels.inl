@@ -225,7 +225,7 @@ inline void binary_row(const RowOf& row) {
 // Pixels come two by two; an odd last one is counted with a neighbour that does not exist and is dropped.
 template <int V>
 inline void pair_row(const RowOf& row) {
-  constexpr int kMost = 16 / V;
+  constexpr int kMost = 2 * kMaxPixels / V;
   const int64_t width = row.k.out.width;
   const uint8_t* at = row.at;
   for (int64_t x = 0; x < width;) {

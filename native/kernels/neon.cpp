@@ -1,7 +1,39 @@
 #include "kernels.h"
 
-namespace bbg {
+#if defined(__aarch64__)
 
-const Kernels* kernels_neon() { return nullptr; }
+#include <arm_neon.h>
+
+#define BBG_INLINE inline __attribute__((always_inline))
+#define BBG_BLOCK __attribute__((noinline))
+#define BBG_HAS_PAIRS 0
+#define BBG_HAS_TRIPLES 0
+
+#if defined(__clang__)
+#define BBG_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define BBG_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace bbg {
+namespace {
+
+#include "vector_neon.h"
+
+#include "kernels.inl"
+
+const Kernels table = {"neon", kLanes, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity, conv, pool, pool_bits, match};
+
+}  // namespace
+
+const Kernels* kernels_neon() { return &table; }
 
 }  // namespace bbg
+
+#else
+
+namespace bbg {
+const Kernels* kernels_neon() { return nullptr; }
+}  // namespace bbg
+
+#endif

@@ -1,0 +1,101 @@
+// The vocabulary in AVX2 with FMA: eight lanes.
+
+constexpr int kLanes = 8;
+constexpr int kMaxPixels = 4;
+
+using F = __m256;
+using I = __m256i;
+
+inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline F splat(float x) { return _mm256_set1_ps(x); }
+inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline F max(F a, F b) { return _mm256_max_ps(a, b); }
+inline F min(F a, F b) { return _mm256_min_ps(a, b); }
+inline F to_float(I a) { return _mm256_cvtepi32_ps(a); }
+inline F choose(F v, F above, F below) {
+  return _mm256_blendv_ps(below, above, _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GE_OQ));
+}
+
+inline uint32_t at_least(F a, F b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
+inline uint32_t at_least(I a, I b) {
+  return ~uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)))) & 0xff;
+}
+
+inline I load_words(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }
+inline I load(const int32_t* p) { return load_words(p); }
+inline I splat_word(const uint8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return _mm256_set1_epi32(word);
+}
+inline I minus_twice(I base, I count) { return _mm256_sub_epi32(base, _mm256_add_epi32(count, count)); }
+
+// Population count of every byte, from a table of nibbles.
+inline I ones_of_bytes(I x) {
+  const I table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3,
+                                   3, 4);
+  const I nibble = _mm256_set1_epi8(15);
+  const I low = _mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble));
+  const I high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
+  return _mm256_add_epi8(low, high);
+}
+
+// Counts stay in bytes for as many words as a byte can take, 31 times 8.
+template <int P, int V, Count kCount>
+struct Counter {
+  static constexpr bool kPairs = kCount == Count::pairs;
+  static constexpr int kPixels = kPairs ? (P + 1) / 2 : P;  // a pair counts in the halves of a lane
+  static constexpr int kMostWords = 31;
+
+  I total[kPixels][V];
+
+  BBG_INLINE Counter(const int32_t*, const int32_t*) {
+    BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
+      BBG_UNROLL for (int v = 0; v < V; ++v) total[p][v] = _mm256_setzero_si256();
+    }
+  }
+
+  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+                      int items) {
+    const int64_t column = kPairs ? 2 * k.column : k.column;
+    for (int first = 0; first < items; first += kMostWords) {
+      const int end = items - first < kMostWords ? items : first + kMostWords;
+      I bytes[kPixels][V];
+      BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
+        BBG_UNROLL for (int v = 0; v < V; ++v) bytes[p][v] = _mm256_setzero_si256();
+      }
+      for (int j = first; j < end; ++j, w += V * kLanes) {
+        const uint8_t* a = at + offsets[j];
+        BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
+          const I word = splat_word(a + p * column);
+          BBG_UNROLL for (int v = 0; v < V; ++v) {
+            I differ = _mm256_xor_si256(word, load_words(w + v * kLanes));
+            if (kCount == Count::masked) differ = _mm256_and_si256(differ, load_words(m + v * kLanes));
+            bytes[p][v] = _mm256_add_epi8(bytes[p][v], ones_of_bytes(differ));
+          }
+        }
+        if (kCount == Count::masked) m += V * kLanes;
+      }
+      BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
+        BBG_UNROLL for (int v = 0; v < V; ++v) total[p][v] = widened(total[p][v], bytes[p][v]);
+      }
+    }
+  }
+
+  // total + the sums of each four bytes, or of each two for pairs.
+  static BBG_INLINE I widened(I sum, I bytes) {
+    const I halves = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
+    if (kPairs) return _mm256_add_epi16(sum, halves);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(halves, _mm256_set1_epi16(1)));
+  }
+
+  BBG_INLINE I result(int p, int v, const int32_t* base) const {
+    if (!kPairs) return minus_twice(load(base), total[p][v]);
+    const I both = total[p / 2][v];
+    const I half = p % 2 ? _mm256_srli_epi32(both, 16) : _mm256_and_si256(both, _mm256_set1_epi32(0xffff));
+    return minus_twice(load(base), half);
+  }
+};

@@ -1,0 +1,80 @@
+// The vocabulary in NEON (every aarch64): eight lanes, in two registers.
+
+constexpr int kLanes = 8;
+constexpr int kMaxPixels = 4;
+
+struct F {
+  float32x4_t a, b;
+};
+struct I {
+  int32x4_t a, b;
+};
+
+inline F load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+inline void store(float* p, F v) { vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b); }
+inline F splat(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
+inline F add(F x, F y) { return {vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b)}; }
+inline F mul(F x, F y) { return {vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)}; }
+inline F fma(F x, F y, F z) { return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b)}; }
+inline F max(F x, F y) { return {vmaxq_f32(x.a, y.a), vmaxq_f32(x.b, y.b)}; }
+inline F min(F x, F y) { return {vminq_f32(x.a, y.a), vminq_f32(x.b, y.b)}; }
+inline F to_float(I x) { return {vcvtq_f32_s32(x.a), vcvtq_f32_s32(x.b)}; }
+inline F choose(F v, F above, F below) {
+  return {vbslq_f32(vcgezq_f32(v.a), above.a, below.a), vbslq_f32(vcgezq_f32(v.b), above.b, below.b)};
+}
+
+inline uint32_t bits_of(uint32x4_t a, uint32x4_t b) {
+  const uint32_t low[4] = {1, 2, 4, 8}, high[4] = {16, 32, 64, 128};
+  return vaddvq_u32(vorrq_u32(vandq_u32(a, vld1q_u32(low)), vandq_u32(b, vld1q_u32(high))));
+}
+inline uint32_t at_least(F x, F y) { return bits_of(vcgeq_f32(x.a, y.a), vcgeq_f32(x.b, y.b)); }
+inline uint32_t at_least(I x, I y) { return bits_of(vcgeq_s32(x.a, y.a), vcgeq_s32(x.b, y.b)); }
+
+inline I load(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
+inline I minus_twice(I base, I count) {
+  return {vsubq_s32(base.a, vshlq_n_s32(count.a, 1)), vsubq_s32(base.b, vshlq_n_s32(count.b, 1))};
+}
+
+// The count is per byte; bytes take 31 words of 8, so widening is rare.
+template <int P, int V, Count kCount>
+struct Counter {
+  static constexpr int kMostWords = 31;
+  static constexpr int kParts = 2 * V;  // registers of four lanes
+
+  uint32x4_t total[P][kParts];
+
+  BBG_INLINE Counter(const int32_t*, const int32_t*) {
+    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < kParts; ++v) total[p][v] = vdupq_n_u32(0);
+  }
+
+  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+                      int items) {
+    for (int first = 0; first < items; first += kMostWords) {
+      const int end = items - first < kMostWords ? items : first + kMostWords;
+      uint8x16_t bytes[P][kParts];
+      BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < kParts; ++v) bytes[p][v] = vdupq_n_u8(0);
+      for (int j = first; j < end; ++j, w += 4 * kParts) {
+        const uint8_t* a = at + offsets[j];
+        BBG_UNROLL for (int p = 0; p < P; ++p) {
+          uint32_t one;
+          __builtin_memcpy(&one, a + p * k.column, sizeof one);
+          const uint32x4_t word = vdupq_n_u32(one);
+          BBG_UNROLL for (int v = 0; v < kParts; ++v) {
+            uint32x4_t differ = veorq_u32(word, vld1q_u32(w + 4 * v));
+            if (kCount == Count::masked) differ = vandq_u32(differ, vld1q_u32(m + 4 * v));
+            bytes[p][v] = vaddq_u8(bytes[p][v], vcntq_u8(vreinterpretq_u8_u32(differ)));
+          }
+        }
+        if (kCount == Count::masked) m += 4 * kParts;
+      }
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        BBG_UNROLL for (int v = 0; v < kParts; ++v) total[p][v] = vpadalq_u16(total[p][v], vpaddlq_u8(bytes[p][v]));
+      }
+    }
+  }
+
+  BBG_INLINE I result(int p, int v, const int32_t* base) const {
+    const I count = {vreinterpretq_s32_u32(total[p][2 * v]), vreinterpretq_s32_u32(total[p][2 * v + 1])};
+    return minus_twice(load(base), count);
+  }
+};

@@ -1,0 +1,226 @@
+// A self-check of the kernel sets without Python: random binary convolutions against a loop over the definition (the
+// integers must be equal), then networks of all kinds against the scalar set. Also what sanitizers and other machines run:
+//
+//   cmake -S . -B build/check -DBBG_PYTHON=OFF [-DBBG_SANITIZE=address,undefined] && cmake --build build/check
+//   build/check/selftest [cases]
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bbg.h"
+
+namespace {
+
+std::mt19937 random_bits(1);
+
+int64_t draw(int64_t least, int64_t most) { return std::uniform_int_distribution<int64_t>(least, most)(random_bits); }
+
+std::vector<float> normal(int64_t count) {
+  std::normal_distribution<float> gauss;
+  std::vector<float> v(static_cast<size_t>(count));
+  for (float& x : v) x = gauss(random_bits);
+  return v;
+}
+
+void require(const char* error) {
+  if (!error) return;
+  std::printf("FAILED: %s\n", error);
+  std::exit(1);
+}
+
+bbg_op op_of(const char* name, const char* kind, const char* input, const char* real, const char* bits) {
+  bbg_op op{};
+  op.name = name, op.kind = kind, op.input = input, op.real = real, op.bits = bits;
+  for (int a = 0; a < 2; ++a) op.kernel[a] = op.stride[a] = op.dilation[a] = op.size[a] = 1;
+  op.groups = 1;
+  op.low = -std::numeric_limits<float>::infinity(), op.high = std::numeric_limits<float>::infinity();
+  return op;
+}
+
+struct Shape {
+  int64_t channels, height, width;
+  size_t numbers() const { return static_cast<size_t>(channels * height * width); }
+};
+
+std::vector<float> run(bbg_graph* graph, const char* isa, int threads, const std::vector<float>& x, int64_t images,
+                       size_t numbers) {
+  bbg_engine* engine = nullptr;
+  require(bbg_engine_new(graph, isa, threads, &engine));
+  std::vector<float> y(numbers * static_cast<size_t>(images));
+  float* outputs[] = {y.data()};
+  const size_t counts[] = {y.size()};
+  const size_t bytes = x.size() * sizeof(float);
+  require(bbg_engine_run(engine, BBG_FLOAT_NCHW, x.data(), bytes, images, nullptr, nullptr, outputs, counts, nullptr));
+  bbg_engine_free(engine);
+  return y;
+}
+
+std::vector<std::string> supported_sets() {
+  std::vector<std::string> sets;
+  const char* name;
+  int supported;
+  for (int i = 0; bbg_kernel_set(i, &name, &supported); ++i) {
+    if (supported) sets.push_back(name);
+  }
+  return sets;
+}
+
+// ---- one binary convolution against its definition ------------------------------------------------------------------
+
+struct BinaryCase {
+  Shape in;
+  int64_t images, groups, outputs;
+  int64_t kernel[2], stride[2], padding[2], dilation[2];
+  std::vector<uint64_t> weight;
+
+  int64_t inputs() const { return in.channels / groups; }
+  int64_t words() const { return (kernel[0] * kernel[1] * inputs() + 63) / 64; }
+  int64_t steps(int axis) const {
+    const int64_t size = axis ? in.width : in.height;
+    const int64_t span = size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1;
+    return span < 0 ? 0 : span / stride[axis] + 1;
+  }
+  Shape out() const { return {outputs, steps(0), steps(1)}; }
+
+  float value(const std::vector<float>& x, int64_t n, int64_t o, int64_t y, int64_t px) const {
+    int64_t sum = 0;
+    const int64_t group = o / (outputs / groups);
+    for (int64_t ky = 0; ky < kernel[0]; ++ky) {
+      for (int64_t kx = 0; kx < kernel[1]; ++kx) {
+        const int64_t iy = y * stride[0] - padding[0] + ky * dilation[0], ix = px * stride[1] - padding[1] + kx * dilation[1];
+        if (iy < 0 || iy >= in.height || ix < 0 || ix >= in.width) continue;
+        for (int64_t c = 0; c < inputs(); ++c) {
+          const int64_t bit = (ky * kernel[1] + kx) * inputs() + c;
+          const bool w = weight[static_cast<size_t>(o * words() + bit / 64)] >> bit % 64 & 1;
+          const int64_t channel = group * inputs() + c;
+          const int64_t at = ((n * in.channels + channel) * in.height + iy) * in.width + ix;
+          sum += (x[static_cast<size_t>(at)] >= 0) == w ? 1 : -1;
+        }
+      }
+    }
+    return static_cast<float>(sum);
+  }
+};
+
+BinaryCase draw_case() {
+  constexpr int64_t kChannels[] = {1, 3, 8, 16, 17, 31, 32, 33, 48, 64, 96, 100, 128, 130, 320};
+  BinaryCase c{};
+  do {
+    c.groups = draw(0, 3) ? 1 : draw(1, 4);
+    c.in = {kChannels[draw(0, 14)] * c.groups, draw(1, 17), draw(1, 17)};
+    c.outputs = kChannels[draw(0, 13)] * c.groups;
+    c.images = draw(1, 3);
+    for (int a = 0; a < 2; ++a) {
+      c.kernel[a] = draw(0, 1) ? 3 : draw(1, 7);
+      c.stride[a] = draw(1, 2), c.padding[a] = draw(0, 3), c.dilation[a] = draw(0, 2) ? 1 : draw(1, 3);
+    }
+  } while (c.steps(0) < 1 || c.steps(1) < 1 || c.in.channels > 400);
+  c.weight.resize(static_cast<size_t>(c.outputs * c.words()));
+  const int64_t tail = c.kernel[0] * c.kernel[1] * c.inputs() % 64;
+  for (size_t i = 0; i < c.weight.size(); ++i) {
+    c.weight[i] = static_cast<uint64_t>(random_bits()) << 32 | random_bits();
+    if (tail && (i + 1) % static_cast<size_t>(c.words()) == 0) c.weight[i] &= (uint64_t{1} << tail) - 1;
+  }
+  return c;
+}
+
+void check_binary(int number) {
+  const BinaryCase c = draw_case();
+  const Shape out = c.out();
+  bbg_graph* graph = nullptr;
+  require(bbg_graph_new("x", c.in.channels, c.in.height, c.in.width, &graph));
+  const bbg_op sign = op_of("sign", "pointwise", "x", nullptr, "b");
+  bbg_op conv = op_of("conv", "binary_conv", "b", "y", nullptr);
+  for (int a = 0; a < 2; ++a) {
+    conv.kernel[a] = c.kernel[a], conv.stride[a] = c.stride[a];
+    conv.padding[a] = c.padding[a], conv.dilation[a] = c.dilation[a];
+  }
+  conv.groups = c.groups, conv.channels = c.outputs;
+  conv.weight = {c.weight.data(), c.weight.size()};
+  require(bbg_graph_add(graph, &sign));
+  require(bbg_graph_add(graph, &conv));
+  require(bbg_graph_output(graph, "y"));
+  const std::vector<float> x = normal(c.images * static_cast<int64_t>(c.in.numbers()));
+  for (const std::string& set : supported_sets()) {
+    const std::vector<float> y = run(graph, set.c_str(), number % 3 + 1, x, c.images, out.numbers());
+    size_t i = 0;
+    for (int64_t n = 0; n < c.images; ++n) {
+      for (int64_t o = 0; o < out.channels; ++o) {
+        for (int64_t py = 0; py < out.height; ++py) {
+          for (int64_t px = 0; px < out.width; ++px, ++i) {
+            const float want = c.value(x, n, o, py, px);
+            if (y[i] == want) continue;
+            std::printf("FAILED: case %d, set %s: [%d, %d, %d, %d] is %g, not %g\n", number, set.c_str(), int(n), int(o),
+                        int(py), int(px), double(y[i]), double(want));
+            std::exit(1);
+          }
+        }
+      }
+    }
+  }
+  bbg_graph_free(graph);
+}
+
+// ---- a network of every kind against the scalar set -----------------------------------------------------------------
+
+void check_network(int number) {
+  const int64_t c = draw(1, 70), size = draw(4, 20), images = draw(1, 20);
+  const auto stem = normal(c * 3 * 3 * 2), scale = normal(c), bias = normal(c), gate = normal(c), below = normal(c);
+  std::vector<uint64_t> weight(static_cast<size_t>(c * ((9 * c + 63) / 64)), 0);
+  for (size_t i = 0; i < weight.size(); ++i) {
+    if ((i + 1) % static_cast<size_t>((9 * c + 63) / 64)) weight[i] = static_cast<uint64_t>(random_bits()) << 32 | random_bits();
+  }
+  bbg_graph* graph = nullptr;
+  require(bbg_graph_new("x", 2, size, size, &graph));
+  bbg_op ops[] = {op_of("stem", "conv", "x", "r0", "b0"),       op_of("conv", "binary_conv", "b0", "r1", "b1"),
+                  op_of("pool", "max_pool", "r1", "r2", nullptr), op_of("bits", "max_pool_bits", "b1", nullptr, "b2"),
+                  op_of("join", "pointwise", "r2", "r3", nullptr), op_of("wide", "match_channels", "r3", "r4", nullptr),
+                  op_of("mean", "adaptive_avg_pool", "r4", "r5", nullptr)};
+  for (int i = 0; i < 2; ++i) {
+    ops[i].channels = c, ops[i].kernel[0] = ops[i].kernel[1] = 3, ops[i].padding[0] = ops[i].padding[1] = 1;
+    ops[i].rows[BBG_SCALE] = {scale.data(), scale.size()}, ops[i].rows[BBG_BIAS] = {bias.data(), bias.size()};
+  }
+  ops[0].weight = {stem.data(), stem.size()}, ops[1].weight = {weight.data(), weight.size()};
+  ops[1].shortcut = "r0", ops[1].rows[BBG_GATE] = {gate.data(), gate.size()};
+  ops[1].rows[BBG_BELOW] = {below.data(), below.size()}, ops[1].low = -40;
+  for (int i = 2; i < 4; ++i) ops[i].kernel[0] = ops[i].kernel[1] = 2, ops[i].stride[0] = ops[i].stride[1] = 2;
+  ops[5].channels = 2 * c, ops[6].size[0] = 2, ops[6].size[1] = 1;
+  for (const bbg_op& op : ops) require(bbg_graph_add(graph, &op));
+  require(bbg_graph_output(graph, "r5"));
+
+  const std::vector<float> x = normal(images * 2 * size * size);
+  const size_t numbers = Shape{2 * c, 2, 1}.numbers();
+  const std::vector<float> want = run(graph, "scalar", 1, x, images, numbers);
+  for (const std::string& set : supported_sets()) {
+    for (int threads = 1; threads <= 3; ++threads) {
+      const std::vector<float> y = run(graph, set.c_str(), threads, x, images, numbers);
+      float largest = 0, difference = 0;
+      for (size_t i = 0; i < y.size(); ++i) {
+        largest = std::fmax(largest, std::fabs(want[i])), difference = std::fmax(difference, std::fabs(y[i] - want[i]));
+      }
+      // A near-tie of the stem may fall the other way under another rounding: then few numbers differ, by little.
+      if (difference <= 1e-2F * largest) continue;
+      std::printf("FAILED: network %d, set %s, %d threads: off by %g of %g\n", number, set.c_str(), threads,
+                  double(difference), double(largest));
+      std::exit(1);
+    }
+  }
+  bbg_graph_free(graph);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int cases = count > 1 ? std::atoi(arguments[1]) : 200;
+  for (int i = 0; i < cases; ++i) check_binary(i);
+  for (int i = 0; i < cases / 4; ++i) check_network(i);
+  std::printf("%d convolutions and %d networks: ok on", cases, cases / 4);
+  for (const std::string& set : supported_sets()) std::printf(" %s", set.c_str());
+  std::printf("\n");
+  return 0;
+}
