@@ -1,0 +1,92 @@
+"""The table of convolutions that tests and benchmarks share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bbg.graph import Graph, Op, Output, pack_bits
+
+Pair = tuple[int, int]
+
+
+class Case(NamedTuple):
+    """One convolution: `inputs` x `size` to `outputs` channels."""
+
+    inputs: int
+    outputs: int
+    size: Pair
+    kernel: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def __str__(self) -> str:
+        def pair(p: Pair) -> str:
+            return f"{p[0]}x{p[1]}" if p[0] != p[1] else str(p[0])
+
+        text = f"{self.inputs}-{self.outputs} on {self.size[0]}x{self.size[1]} k{pair(self.kernel)} p{pair(self.padding)}"
+        text += f" s{pair(self.stride)}" if self.stride != (1, 1) else ""
+        text += f" d{pair(self.dilation)}" if self.dilation != (1, 1) else ""
+        return text + (f" g{self.groups}" if self.groups > 1 else "")
+
+
+# Around the edges of words, lanes and pixel blocks, then what is unusual, one thing at a time, then combinations.
+CASES = (
+    *(Case(c, 33, (5, 9)) for c in (1, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 100, 128)),
+    *(Case(40, o, (5, 9)) for o in (1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 65)),
+    *(Case(16, o, (4, w)) for o, w in ((16, 1), (16, 2), (16, 3), (16, 17), (33, 16), (40, 7), (5, 31))),
+    *(Case(64, 32, (3, w)) for w in (1, 2, 3, 4, 6, 7, 8, 9, 13, 14, 15, 16, 28, 33)),
+    Case(32, 32, (1, 1)),
+    Case(32, 32, (2, 2), kernel=(5, 5), padding=(2, 2)),  # the map is smaller than the kernel
+    Case(64, 40, (3, 2), kernel=(7, 7), padding=(3, 3)),
+    Case(33, 17, (1, 9), kernel=(3, 3), padding=(4, 4)),  # outputs that see nothing but padding
+    Case(16, 16, (4, 4), kernel=(3, 3), padding=(3, 3)),
+    Case(48, 20, (6, 6), kernel=(5, 5), padding=(6, 0)),
+    Case(64, 64, (4, 4), kernel=(4, 4), padding=(0, 0)),  # a linear layer
+    Case(70, 10, (1, 1), kernel=(1, 1), padding=(0, 0)),
+    *(Case(c, 64, (7, 8), kernel=(1, 1), padding=(0, 0)) for c in (16, 64, 100)),
+    *(Case(c, 32, (9, 10), stride=(2, 2)) for c in (3, 16, 32, 64)),
+    Case(64, 64, (9, 11), kernel=(1, 1), padding=(0, 0), stride=(2, 2)),
+    Case(64, 32, (8, 9), kernel=(7, 7), padding=(3, 3), stride=(2, 2)),
+    Case(40, 24, (7, 9), stride=(3, 1)),
+    *(Case(c, 24, (9, 9), dilation=(2, 2), padding=(2, 2)) for c in (16, 32, 64)),
+    Case(33, 24, (9, 12), dilation=(3, 1), padding=(0, 2)),
+    Case(64, 24, (5, 12), kernel=(1, 3), padding=(0, 1)),
+    Case(64, 24, (12, 5), kernel=(3, 1), padding=(1, 0)),
+    Case(16, 24, (6, 7), kernel=(2, 4), padding=(1, 2)),
+    *(Case(c, o, (5, 6), groups=g) for c, o, g in ((64, 64, 2), (64, 64, 64), (96, 48, 3), (6, 4, 2), (16, 32, 16))),
+    Case(36, 72, (6, 5), stride=(2, 1), padding=(2, 3), groups=4),
+    Case(35, 21, (7, 9), kernel=(5, 3), stride=(2, 3), padding=(4, 2), dilation=(2, 1), groups=7),
+)
+
+
+def conv_op(kind: str, case: Case, rng: np.random.Generator, **more: object) -> Op:
+    """The op "conv" that computes `case` on the value "b" (bits) or "x" (real), with random weights."""
+    fan_in = case.kernel[0] * case.kernel[1] * case.inputs // case.groups
+    if kind == "binary_conv":
+        weight = pack_bits(rng.random((case.outputs, fan_in)) < 0.5, case.outputs)
+    else:
+        weight = rng.standard_normal((case.outputs, *case.kernel, case.inputs // case.groups)).astype(np.float32)
+    attributes = {
+        "kernel": case.kernel,
+        "stride": case.stride,
+        "padding": case.padding,
+        "dilation": case.dilation,
+        "groups": case.groups,
+        "channels": case.outputs,
+    }
+    source = "b" if kind == "binary_conv" else "x"
+    tensors = {"weight": weight} | more.pop("tensors", {})
+    arguments = {"inputs": (source,), "real": "y"} | more
+    return Op("conv", kind, attributes=attributes, tensors=tensors, **arguments)
+
+
+def conv_graph(kind: str, case: Case, rng: np.random.Generator, **more: object) -> Graph:
+    """A graph of that op; for a binary one, the signs of the input come first. It returns what the op writes."""
+    op = conv_op(kind, case, rng, **more)
+    first = [Op("sign", "pointwise", ("x",), bits="b")] if kind == "binary_conv" else []
+    outputs = [Output(name, name) for name in (op.real, op.bits) if name is not None]
+    return Graph("x", (case.inputs, *case.size), (*first, op), tuple(outputs))

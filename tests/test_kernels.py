@@ -1,0 +1,145 @@
+"""Every kernel set of this machine against the oracle: integers equal, real values within 1e-5 of the op's largest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference
+from cases import CASES, Case, conv_graph
+
+from bbg.engine import Engine, kernel_sets
+from bbg.errors import BbgError
+from bbg.graph import Graph, Output
+from bbg.packed import Model
+
+SETS = [s.name for s in kernel_sets() if s.supported]
+THREADS = (1, 2, 3)
+
+
+@pytest.fixture(params=SETS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("BBG_ISA", request.param)
+    return str(request.param)
+
+
+def run(graph: Graph, x: np.ndarray, threads: int, isa: str) -> dict[str, np.ndarray]:
+    engine = Engine(Model(graph), threads)
+    assert engine.kernels == isa
+    outputs = engine(x)
+    assert isinstance(outputs, dict)
+    return outputs
+
+
+def batch(case: Case, images: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal((images, case.inputs, *case.size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_integers_of_a_binary_convolution_are_exact(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(1)
+    graph = conv_graph("binary_conv", case, rng)
+    x = batch(case, 3, rng)
+    want = reference.run(graph, x)["y"]
+    for threads in THREADS:
+        np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], want)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_integer_thresholds(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(2)
+    threshold = rng.integers(-4, 5, case.outputs).astype(np.int32)
+    threshold[rng.random(case.outputs) < 0.1] = np.iinfo(np.int32).max  # a constant bit
+    graph = conv_graph("binary_conv", case, rng, real=None, bits="y", tensors={"threshold": threshold})
+    x = batch(case, 2, rng)
+    np.testing.assert_array_equal(run(graph, x, 2, isa)["y"], reference.run(graph, x)["y"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float_convolutions(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(3)
+    graph = conv_graph("conv", case, rng)
+    x = batch(case, 2, rng)
+    want = reference.run(graph, x)["y"]
+    first = run(graph, x, 1, isa)["y"]
+    np.testing.assert_allclose(first, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    for threads in THREADS[1:]:
+        np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], first)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_graphs(seed: int, isa: str) -> None:
+    """All kinds, attributes and epilogues. Behind a near-tie a bit may fall either way, so such graphs are drawn anew."""
+    for draw in range(seed * 100, seed * 100 + 100):
+        graph = reference.random_graph(draw, ops=8)
+        x = np.random.default_rng(draw).standard_normal((1 + draw % 5, *graph.input_shape)).astype(np.float32)
+        want = reference.run(graph, x)
+        if reference.margin(graph, want) > 1e-5:
+            break
+    else:
+        pytest.fail("no graph without near-ties in a hundred")
+    written = [name for op in graph.ops for name in (op.real, op.bits) if name is not None]
+    everything = Graph(graph.input_name, graph.input_shape, graph.ops, tuple(Output(n, n) for n in written))
+    got = run(everything, x, 1 + seed % 3, isa)
+    for op in graph.ops:
+        for name in (op.real, op.bits):
+            if name is not None:
+                tolerance = 2e-5 * max(1.0, float(np.abs(want[name]).max())) if name == op.real else 0
+                np.testing.assert_allclose(got[name], want[name], rtol=0, atol=tolerance, err_msg=f"{draw} {op.name} {name}")
+    if len(graph.outputs) > 1:  # with fewer outputs memory is shared and ops are left out
+        few = run(graph, x, 1, isa)
+        for output in graph.outputs:
+            np.testing.assert_array_equal(few[output.name].ravel(), got[output.value].ravel())
+
+
+@pytest.mark.parametrize("images", [1, 2, 15, 16, 17, 40])
+def test_an_image_gives_the_same_in_any_batch(images: int, isa: str) -> None:
+    graph = reference.random_graph(12, ops=10)
+    x = np.random.default_rng(4).standard_normal((images, *graph.input_shape)).astype(np.float32)
+    together = run(graph, x, 2, isa)
+    for n in {0, images // 2, images - 1}:
+        for name, alone in run(graph, x[n : n + 1], 1, isa).items():
+            np.testing.assert_array_equal(alone[0], together[name][n])
+
+
+@pytest.mark.parametrize("forced", SETS)
+def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
+    """In a process of its own, as a user would force it."""
+    code = (
+        "import numpy as np, reference\n"
+        "from bbg.engine import Engine, kernel_sets\n"
+        "from bbg.packed import Model\n"
+        "graph = reference.random_graph(1)\n"
+        "engine = Engine(Model(graph), 1)\n"
+        "times = engine.profile(np.zeros((1, *graph.input_shape), np.float32))\n"
+        "print(engine.kernels, {t.kernels for t in times}, [s.name for s in kernel_sets() if s.chosen])"
+    )
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"BBG_ISA": forced, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == f"{forced} {{{forced!r}}} [{forced!r}]", done.stderr
+
+
+@pytest.mark.parametrize("name", ["", "sse", "AVX2", "best", *({"avx512", "avx2", "neon"} - set(SETS))])
+def test_a_set_that_is_not_there_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BBG_ISA", name)
+    with pytest.raises(BbgError, match="scalar|this machine"):
+        Engine(Model(reference.random_graph(1)))
+    with pytest.raises(BbgError, match="scalar"):
+        kernel_sets()
+
+
+def test_scalar_is_always_there_and_the_best_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BBG_ISA", raising=False)
+    sets = kernel_sets()
+    assert [s.name for s in sets] == ["avx512", "avx2", "neon", "scalar"]
+    assert sets[-1].supported
+    assert [s.name for s in sets if s.chosen] == [next(s.name for s in sets if s.supported)]
+    assert Engine(Model(reference.random_graph(1))).kernels == next(s.name for s in sets if s.chosen)
