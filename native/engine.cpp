@@ -246,13 +246,11 @@ const Kernels& choose_kernels(const char* name) {
   std::string known;
   const KernelSet* sets = kernel_sets();
   for (int i = 0; i < kKernelSets; ++i) {
-    if (name ? !std::strcmp(sets[i].name, name) : sets[i].kernels != nullptr) {
-      if (sets[i].kernels) return *sets[i].kernels;
-      throw Refusal(std::string("the kernel set '") + name + "' cannot run on this machine; unset BBG_ISA or choose another");
-    }
-    if (sets[i].kernels) known += (known.empty() ? "" : ", ") + std::string(sets[i].name);
+    if (!sets[i].kernels) continue;
+    if (!name || !std::strcmp(sets[i].name, name)) return *sets[i].kernels;
+    known += (known.empty() ? "" : ", ") + std::string(sets[i].name);
   }
-  throw Refusal(std::string("unknown kernel set '") + name + "' (BBG_ISA); this machine has " + known);
+  throw Refusal("BBG_ISA is '" + std::string(name) + "'; this machine has " + known + ": set it to one of them or unset it");
 }
 
 }  // namespace bbg

@@ -27,7 +27,8 @@ class Case(NamedTuple):
         def pair(p: Pair) -> str:
             return f"{p[0]}x{p[1]}" if p[0] != p[1] else str(p[0])
 
-        text = f"{self.inputs}-{self.outputs} on {self.size[0]}x{self.size[1]} k{pair(self.kernel)} p{pair(self.padding)}"
+        text = f"{self.inputs}-{self.outputs} on {self.size[0]}x{self.size[1]}"
+        text += f" k{pair(self.kernel)} p{pair(self.padding)}"
         text += f" s{pair(self.stride)}" if self.stride != (1, 1) else ""
         text += f" d{pair(self.dilation)}" if self.dilation != (1, 1) else ""
         return text + (f" g{self.groups}" if self.groups > 1 else "")

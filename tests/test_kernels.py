@@ -72,7 +72,7 @@ def test_float_convolutions(case: Case, isa: str) -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_graphs(seed: int, isa: str) -> None:
-    """All kinds, attributes and epilogues. Behind a near-tie a bit may fall either way, so such graphs are drawn anew."""
+    """All kinds, attributes and epilogues. Behind a near-tie bits may fall either way: such graphs are drawn anew."""
     for draw in range(seed * 100, seed * 100 + 100):
         graph = reference.random_graph(draw, ops=8)
         x = np.random.default_rng(draw).standard_normal((1 + draw % 5, *graph.input_shape)).astype(np.float32)
@@ -88,7 +88,7 @@ def test_random_graphs(seed: int, isa: str) -> None:
         for name in (op.real, op.bits):
             if name is not None:
                 tolerance = 2e-5 * max(1.0, float(np.abs(want[name]).max())) if name == op.real else 0
-                np.testing.assert_allclose(got[name], want[name], rtol=0, atol=tolerance, err_msg=f"{draw} {op.name} {name}")
+                np.testing.assert_allclose(got[name], want[name], rtol=0, atol=tolerance, err_msg=f"{draw} {name}")
     if len(graph.outputs) > 1:  # with fewer outputs memory is shared and ops are left out
         few = run(graph, x, 1, isa)
         for output in graph.outputs:
@@ -130,9 +130,9 @@ def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
 @pytest.mark.parametrize("name", ["", "sse", "AVX2", "best", *({"avx512", "avx2", "neon"} - set(SETS))])
 def test_a_set_that_is_not_there_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BBG_ISA", name)
-    with pytest.raises(BbgError, match="scalar|this machine"):
+    with pytest.raises(BbgError, match=r"this machine has .*scalar"):
         Engine(Model(reference.random_graph(1)))
-    with pytest.raises(BbgError, match="scalar"):
+    with pytest.raises(BbgError, match=r"this machine has .*scalar"):
         kernel_sets()
 
 

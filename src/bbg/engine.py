@@ -54,12 +54,13 @@ class KernelSet(NamedTuple):
 def load(source: str | os.PathLike[str], threads: int | None = None) -> Engine:
     """The engine of a packed file, or of a network of the zoo (`bbg.zoo.names()`).
 
-    `threads` None: as many as this process has physical cores. Raises BbgError for a file that is no packed network.
+    `threads` None: as many as this process has physical cores. Raises BbgError for a file that is no packed network,
+    and for a name that the zoo does not have.
     """
-    from bbg import zoo
-
     path = Path(source)
-    if not path.exists() and str(source) in zoo.names():
+    if not path.exists() and path.name == str(source) and not path.suffix:
+        from bbg import zoo
+
         path = zoo.path(str(source))
     return Engine(read(path), threads)
 
@@ -181,7 +182,9 @@ def kernel_sets() -> list[KernelSet]:
     supported = [name for name, runs in sets if runs]
     forced = os.environ.get("BBG_ISA")
     if forced is not None and forced not in supported:
-        raise BbgError(f"BBG_ISA is {forced!r}; this machine has {', '.join(supported)}")
+        raise BbgError(
+            f"BBG_ISA is {forced!r}; this machine has {', '.join(supported)}: set it to one of them or unset it"
+        )
     return [KernelSet(name, runs, name == (forced or supported[0])) for name, runs in sets]
 
 

@@ -1,0 +1,294 @@
+"""The engine's public face: what it returns, what it refuses, and that several threads may use it at once."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from PIL import Image
+
+import bbg
+from bbg import packed
+from bbg.engine import Engine, Prediction, _cores, load
+from bbg.errors import BbgError
+from bbg.graph import Graph, Op, Output, pack_bits
+from bbg.image import Preprocess
+from bbg.packed import Model
+
+CHANNELS, SIZE, CLASSES = 3, 16, 5
+
+
+def classifier() -> Graph:
+    """A small network with a shortcut, a widening shortcut, pools and a linear layer."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def binary(name: str, inputs: tuple[str, str], fan_in: int, channels: int) -> Op:
+        attributes = {"kernel": (3, 3), "padding": (1, 1), "channels": channels}
+        weight = pack_bits(rng.random((channels, 9 * fan_in)) < 0.5, channels)
+        tensors = {"weight": weight, "epilogue": normal(5, channels) * 0.1}
+        rows = ("scale", "bias", "gate", "above", "below")
+        return Op(name, "binary_conv", inputs, f"{name}.r", f"{name}.b", attributes, tensors, rows)
+
+    stem = {"kernel": (3, 3), "padding": (1, 1), "channels": 32}
+    whole = {"kernel": (8, 8), "channels": CLASSES}
+    ops = (
+        Op("stem", "conv", ("x",), "stem.r", "stem.b", stem, {"weight": normal(32, 3, 3, CHANNELS)}),
+        binary("a", ("stem.b", "stem.r"), 32, 32),
+        Op("pool", "max_pool", ("a.r",), "pool.r", "pool.b", {"kernel": (2, 2), "stride": (2, 2)}),
+        Op("wide", "match_channels", ("pool.r",), "wide.r", None, {"channels": 64}),
+        binary("b", ("pool.b", "wide.r"), 32, 64),
+        Op("linear", "conv", ("b.r",), "y", None, whole, {"weight": normal(CLASSES, 8, 8, 64)}),
+    )
+    return Graph("x", (CHANNELS, SIZE, SIZE), ops, (Output("", "y", True),))
+
+
+PREPROCESS = Preprocess(SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
+LABELS = ("ant", "bee", "cat", "dog", "eel")
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine(Model(classifier(), PREPROCESS, LABELS, {"made": "by hand"}), threads=2)
+
+
+def floats(images: int = 2) -> np.ndarray:
+    return np.random.default_rng(5).standard_normal((images, CHANNELS, SIZE, SIZE)).astype(np.float32)
+
+
+def pixels(images: int = 2) -> np.ndarray:
+    return np.random.default_rng(6).integers(0, 256, (images, SIZE, SIZE, CHANNELS), dtype=np.uint8)
+
+
+# ---- what it returns -----------------------------------------------------------------------------------------------
+
+
+def test_one_nameless_output_is_an_array(engine: Engine) -> None:
+    x = floats()
+    want = reference.run(classifier(), x)["y"].reshape(2, CLASSES)
+    got = engine(x)
+    assert isinstance(got, np.ndarray)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_named_outputs_are_a_dict_and_bits_are_signs() -> None:
+    graph = classifier()
+    outputs = (Output("scores", "y", True), Output("map", "a.r"), Output("signs", "a.b"), Output("flat", "a.b", True))
+    got = Engine(Model(Graph("x", graph.input_shape, graph.ops, outputs)))(floats(3))
+    assert isinstance(got, dict)
+    assert {name: array.shape for name, array in got.items()} == {
+        "scores": (3, CLASSES),
+        "map": (3, 32, SIZE, SIZE),
+        "signs": (3, 32, SIZE, SIZE),
+        "flat": (3, 32 * SIZE * SIZE),
+    }
+    np.testing.assert_array_equal(got["signs"], np.where(got["map"] >= 0, 1, -1))
+    np.testing.assert_array_equal(got["flat"], got["signs"].reshape(3, -1))
+
+
+def test_uint8_images_are_normalised_as_stored(engine: Engine) -> None:
+    images = pixels(3)
+    np.testing.assert_allclose(engine(images), engine(PREPROCESS.normalize(images)), rtol=0, atol=1e-4)
+
+
+def test_any_memory_layout_will_do(engine: Engine) -> None:
+    x = floats(4)
+    np.testing.assert_array_equal(engine(x[::2]), engine(np.ascontiguousarray(x[::2])))
+    np.testing.assert_array_equal(engine(np.asfortranarray(x)), engine(x))
+    x.flags.writeable = False
+    engine(x)
+
+
+def test_minus_zero_is_plus_one() -> None:
+    sign = Op("sign", "pointwise", ("x",), bits="b")
+    engine = Engine(Model(Graph("x", (3, 1, 1), (sign,), (Output("", "b", True),))))
+    x = np.array([-0.0, 0.0, -1e-45], np.float32).reshape(1, 3, 1, 1)
+    np.testing.assert_array_equal(engine(x), [[1, 1, -1]])
+
+
+def test_predict_ranks_classes(engine: Engine, tmp_path: Path) -> None:
+    array = pixels(1)[0]
+    logits = np.asarray(engine(array[None]), np.float64)[0]
+    odds = np.exp(logits - logits.max())
+    got = engine.predict(array, top=3)
+    assert [p.label for p in got] == [LABELS[i] for i in np.argsort(-odds)[:3]]
+    assert isinstance(got[0], Prediction)
+    np.testing.assert_allclose([p.score for p in got], np.sort(odds / odds.sum())[::-1][:3], rtol=1e-6)
+    assert sum(p.score for p in engine.predict(array, top=99)) == pytest.approx(1)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    (tmp_path / "image.png").write_bytes(buffer.getvalue())
+    for same in (tmp_path / "image.png", str(tmp_path / "image.png"), buffer.getvalue(), Image.fromarray(array)):
+        assert engine.predict(same, top=3) == got
+    assert engine.predict([array, buffer.getvalue()], top=3) == [got, got]
+    assert engine.predict([]) == []
+
+
+def test_without_labels_classes_have_numbers() -> None:
+    best = Engine(Model(classifier(), PREPROCESS)).predict(pixels(1)[0], top=1)
+    assert best[0].label in {str(i) for i in range(CLASSES)}
+
+
+def test_attributes_profile_and_summary(engine: Engine) -> None:
+    assert engine.input_shape == (CHANNELS, SIZE, SIZE)
+    assert engine.labels == LABELS
+    assert engine.preprocess == PREPROCESS
+    assert engine.threads == 2
+    for images in (floats(1), pixels(1)):
+        times = engine.profile(images)
+        assert [t.name for t in times] == ["stem", "a", "pool", "wide", "b", "linear"]
+        assert all(t.seconds >= 0 and t.kernels == engine.kernels for t in times)
+        assert max(t.seconds for t in times) > 0
+    summary = engine.summary()
+    assert all(t.name in summary for t in times)
+    assert f"{32 * 9 * 32 * SIZE * SIZE:,}" in summary
+
+
+def test_load_reads_a_packed_file(tmp_path: Path) -> None:
+    path = tmp_path / "net.bbg"
+    packed.write(path, Model(classifier(), PREPROCESS, LABELS))
+    engine = bbg.load(path, threads=1)
+    assert engine.labels == LABELS
+    np.testing.assert_array_equal(engine(floats()), Engine(packed.read(path), 2)(floats()))
+    path.unlink()  # nothing is read again
+    engine(floats())
+
+
+def test_threads_default_to_physical_cores() -> None:
+    assert Engine(Model(classifier())).threads == _cores() >= 1
+
+
+# ---- several threads -----------------------------------------------------------------------------------------------
+
+
+def test_four_python_threads_share_one_engine(engine: Engine) -> None:
+    inputs = [floats(1), floats(5), floats(17), floats(40)]
+    want = [engine(x) for x in inputs]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(30):
+            if not np.array_equal(engine(inputs[i]), want[i]):
+                wrong.append(i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+def test_the_interpreter_runs_on_while_the_engine_works() -> None:
+    engine = Engine(Model(classifier()), threads=1)
+    x = floats(2000)
+    ticks = 0
+    worker = threading.Thread(target=engine, args=(x,))
+    worker.start()
+    while worker.is_alive():
+        ticks += 1
+        time.sleep(0)
+    assert ticks > 10  # with the lock held there would be one or two
+
+
+def test_an_error_in_one_call_leaves_the_engine_usable(engine: Engine) -> None:
+    want = engine(floats())
+    for _ in range(3):
+        with pytest.raises(BbgError):
+            engine(np.full((1, CHANNELS, SIZE, SIZE), np.nan, np.float32))
+        np.testing.assert_array_equal(engine(floats()), want)
+
+
+def test_many_engines_come_and_go() -> None:
+    for _ in range(50):
+        Engine(Model(classifier()), threads=3)
+    assert threading.active_count() < 10
+
+
+# ---- what it refuses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((1, CHANNELS, SIZE, SIZE)),
+        np.zeros((1, CHANNELS, SIZE, SIZE), np.float16),
+        np.zeros((1, CHANNELS, SIZE, SIZE), np.int64),
+        np.zeros((CHANNELS, SIZE, SIZE), np.float32),
+        np.zeros((1, SIZE, SIZE, CHANNELS), np.float32),
+        np.zeros((1, CHANNELS, SIZE, SIZE + 1), np.float32),
+        np.zeros((0, CHANNELS, SIZE, SIZE), np.float32),
+        np.zeros((1, CHANNELS, SIZE, SIZE), np.uint8),
+        np.zeros((1, CHANNELS, SIZE, SIZE), ">f4"),
+        np.zeros((), np.float32),
+        [[1.0]],
+        None,
+        "cat.jpg",
+    ],
+    ids=lambda bad: f"{getattr(bad, 'dtype', type(bad).__name__)}{list(getattr(bad, 'shape', ()))}",
+)
+def test_wrong_inputs(engine: Engine, bad: object) -> None:
+    with pytest.raises(BbgError, match=r"the input is .*; give a numpy array, float32 \[N, 3, 16, 16\] or uint8"):
+        engine(bad)  # type: ignore[arg-type]
+    with pytest.raises(BbgError, match="the input is"):
+        engine.profile(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (1, 2, 15, 15), (39, 1, 7, 3)])
+def test_numbers_that_are_not_finite(engine: Engine, number: float, place: tuple[int, ...]) -> None:
+    x = floats(40)
+    x[place] = number
+    with pytest.raises(BbgError, match="NaN or an infinity"):
+        engine(x)
+
+
+def test_bytes_and_images_need_preprocessing() -> None:
+    engine = Engine(Model(classifier()))
+    for call in (lambda: engine(pixels()), lambda: engine.profile(pixels()), lambda: engine.predict(pixels()[0])):
+        with pytest.raises(BbgError, match="without preprocessing"):
+            call()
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, "3", None, True])
+def test_top_is_a_positive_integer(engine: Engine, bad: object) -> None:
+    with pytest.raises(BbgError, match="top is"):
+        engine.predict(pixels(1)[0], top=bad)  # type: ignore[arg-type]
+
+
+def test_predict_wants_one_output_and_an_image(engine: Engine) -> None:
+    graph = classifier()
+    outputs = (Output("a", "y", True), Output("b", "y", True))
+    with pytest.raises(BbgError, match="one output"):
+        Engine(Model(Graph("x", graph.input_shape, graph.ops, outputs), PREPROCESS)).predict(pixels(1)[0])
+    with pytest.raises(BbgError, match="image"):
+        engine.predict(b"no image")
+
+
+@pytest.mark.parametrize("bad", [0, -2, 1.0, "2", 5000, True])
+def test_threads_are_a_positive_integer(bad: object) -> None:
+    with pytest.raises(BbgError, match="threads is"):
+        Engine(Model(classifier()), threads=bad)  # type: ignore[arg-type]
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BbgError, match="cannot be read"):
+        load(tmp_path / "nothing.bbg")
+    with pytest.raises(BbgError, match="unknown model"):
+        load("resnet2000")
+
+
+def test_the_runtime_imports_no_torch() -> None:
+    code = "import sys, bbg.engine; print([m for m in ('torch', 'PIL', 'rich', 'typer') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
