@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,11 +103,14 @@ class Draw:
     def one(self, *choices: Any) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
 
+    def two(self, *choices: int) -> tuple[int, int]:
+        return self.one(*choices), self.one(*choices)
+
     def likely(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
 
     def add(self, layer: nn.Module) -> None:
-        """Append, and see where it leads; what has no output is left out."""
+        """Append, and see where it leads."""
         layer.eval()
         with torch.no_grad():
             x = layer(torch.zeros(1, self.channels, self.height, self.width))
@@ -116,8 +120,8 @@ class Draw:
     def window(self) -> dict[str, Any]:
         """Attributes of a convolution that fit the map; their traits are noted."""
         while True:
-            kernel, padding = (self.one(1, 2, 3, 3, 5), self.one(1, 3, 3, 4)), (self.one(0, 1, 1, 2, 3), self.one(0, 1, 2, 4))
-            stride, dilation = (self.one(1, 1, 2), self.one(1, 1, 3)), (self.one(1, 1, 2), self.one(1, 1, 1, 3))
+            kernel, padding = self.two(1, 2, 3, 3, 4, 5), self.two(0, 1, 1, 2, 3, 4)
+            stride, dilation = self.two(1, 1, 1, 2, 3), self.two(1, 1, 1, 2, 3)
             groups = self.one(1, 1, *(g for g in (2, 3, 4, self.channels) if self.channels % g == 0))
             size = (self.height, self.width)
             spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
@@ -137,8 +141,9 @@ class Draw:
     def conv(self, binary: bool) -> None:
         window = self.window()
         out = window["groups"] * self.one(1, 2, 3, 5, 9) if window["groups"] > 1 else self.one(1, 3, 7, 16, 33, 65)
-        options = {"method": self.one(*CONV_METHODS)} if binary else {}
-        self.add((BinaryConv2d if binary else nn.Conv2d)(self.channels, out, **window, bias=self.likely(0.5), **options))
+        window["bias"] = self.likely(0.5)
+        build: Any = partial(BinaryConv2d, method=self.one(*CONV_METHODS)) if binary else nn.Conv2d
+        self.add(build(self.channels, out, **window))
         self.count(out)
 
     def count(self, out: int) -> None:
@@ -178,9 +183,8 @@ class Draw:
         if any(n < j for n, j in zip(size, k, strict=True)):
             self.add(nn.AdaptiveAvgPool2d((self.one(1, 2, 3), self.one(1, 2, None))))
         else:
-            pools = [nn.MaxPool2d(k, self.one(None, 1, 2), p, ceil_mode=ceil),
-                     nn.AvgPool2d(k, self.one(None, 1), p, ceil_mode=ceil, count_include_pad=self.likely(0.5))]  # fmt: skip
-            self.add(self.one(*pools))
+            average = nn.AvgPool2d(k, self.one(None, 1), p, ceil_mode=ceil, count_include_pad=self.likely(0.5))
+            self.add(self.one(average, nn.MaxPool2d(k, self.one(None, 1, 2), p, ceil_mode=ceil)))
 
     def head(self) -> None:
         """Flatten, with the map or without, and one or two linear layers."""
@@ -232,5 +236,3 @@ def _settle(network: nn.Module, draw: Draw) -> None:
         if module.__class__ in ACTS.values():
             for parameter in module.parameters():
                 nn.init.normal_(parameter, std=0.5)
-
-

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 import bbg.convert.lower  # noqa: F401  (registers the rules)
 from bbg import __version__
 from bbg.convert.check import Agreement, Finding, check_layers, compare_outputs
-from bbg.convert.fold import fold
+from bbg.convert.fold import fold_graph
 from bbg.convert.report import Part, Report, parts
-from bbg.convert.trace import lower
+from bbg.convert.trace import lower_network
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.packed import Model, write
@@ -55,9 +55,9 @@ def convert(
     images = _images(example)
     network = _frozen(model)
     with torch.autocast("cpu", enabled=False):
-        lowered = lower(network, images[:1])
+        lowered = lower_network(network, images[:1])
         notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
-        packed = Model(fold(lowered.graph), None if preprocess is None else Preprocess.of(preprocess),
+        packed = Model(fold_graph(lowered.graph), None if preprocess is None else Preprocess.of(preprocess),
                        None if labels is None else tuple(labels), notes)  # fmt: skip
         packed.check()
         findings = check_layers(lowered, packed.graph, images[:CHECKED].numpy())

@@ -26,7 +26,7 @@ NEUTRAL = {name: np.array(name in ("scale", "gate", "above", "below"), np.float6
 OPEN = (None, None)
 
 
-def fold(graph: Graph) -> Graph:
+def fold_graph(graph: Graph) -> Graph:
     """All passes, in order."""
     for run in PASSES:
         graph = run(graph)

@@ -66,7 +66,7 @@ def _binary(to: Lowering, layer: BinaryConv2d | BinaryLinear, x: Wire, filters: 
     form = _activation_form(to, layer, x)
     threshold = torch.zeros(1) if form.threshold is None else form.threshold.detach()
     signs = to.emit("pointwise", (x,), lambda v: binarizer.signs(v, form.threshold), suffix=".sign",
-                    threshold=threshold, rows={"sign": to.per_channel(x, threshold, "its threshold")})  # fmt: skip
+                    threshold=threshold, rows={"sign": to.per_channel(x, form.threshold, "its threshold")})  # fmt: skip
 
     def from_signs(a: Tensor) -> Tensor:
         t = binarizer.along(threshold, a)

@@ -1,6 +1,6 @@
 """From a torch module to an unfolded graph: torch.fx traces it, and every node is lowered by the rule for its layer.
 
-    lowered = lower(model, example)       # lowered.graph: one op or two per layer, rows in float64
+    lowered = lower_network(model, example)       # lowered.graph: one op or two per layer, rows in float64
 
 Beside each value of the graph stands a `Step`: how torch itself computes that value from earlier ones. The closing
 check judges the engine by it. The rules are in lower.py.
@@ -225,7 +225,7 @@ def _place(node: fx.Node, model: nn.Module) -> tuple[str, str]:
     return f"{path}.{node.name}" if path else node.name, type(model.get_submodule(path)).__name__
 
 
-def lower(model: nn.Module, example: Tensor) -> Lowered:
+def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     """The unfolded graph of `model`, in evaluation mode and float32, for inputs like `example` `[N, C, H, W]`.
 
     Raises BbgError for a layer without a rule, before anything is computed, and for one that the format cannot express.
