@@ -1,4 +1,4 @@
-"""Run by test_train.py: `python kill_train.py OUT SEED`. Trains a small network in child processes and kills them.
+"""Run by test_kill.py: `python kill_train.py OUT SEED`. Trains a small network in child processes and kills them.
 
 Prints one JSON object: where each child was killed, and what lay in the folder then. The children are forked from a
 process that has imported torch but not yet used it, so that each costs its training only.

@@ -46,18 +46,12 @@ def checksums(dataset: str, train: list[list[str]], test: list[list[str]], meta:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     kind: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[dataset]
-    names = ("train_list", "test_list", "meta")
-    before = {k: (k in vars(kind), getattr(kind, k)) for k in names}
-    for name, value in zip(names, (train, test, meta), strict=True):
-        setattr(kind, name, value)
+    before = kind.train_list, kind.test_list, kind.meta
+    kind.train_list, kind.test_list, kind.meta = train, test, meta
     try:
         yield
     finally:
-        for name, (own, value) in before.items():
-            if own:
-                setattr(kind, name, value)
-            else:
-                delattr(kind, name)
+        kind.train_list, kind.test_list, kind.meta = before
 
 
 def folders(root: Path, size: int) -> Split:
