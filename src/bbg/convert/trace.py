@@ -233,8 +233,12 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     model = model if rule_of(model) is None else nn.Sequential(model)  # tracing goes into the outermost module
     traced = trace(model)
     with torch.no_grad():
-        expected = _outputs(model(example.clone()))
+        try:
+            result = model(example.clone())
+        except Exception as error:  # whatever torch raises
+            raise BbgError(f"the network cannot run on the example {list(example.shape)} ({error}); give images that it takes") from error
         wires, to = _run(traced, model, example)
+        expected = _outputs(result)
     for name, wire in wires.items():
         if name not in expected or not _agree(wire.tensor, expected[name]):
             raise BbgError(
