@@ -220,9 +220,12 @@ void Lowering::arrange_reals(Conv& k, std::vector<ConvBlock>& parts) {
     const bool same = op_.groups == 1 && &b != &parts[0];
     b.items = int32_t(op_.kernel[1] * range);
     b.offsets = same ? parts[0].offsets : offsets(k, from * kBytes, range, kBytes, 1);
-    const int64_t width = b.vectors * lanes_;
+    // A linear layer is bound by reading its weights: they lie side by side, and its unused lanes read those behind.
+    const bool dense = out_.height * out_.width == 1;
+    const int64_t width = dense ? last + 1 - b.channel : b.vectors * lanes_;
+    b.width = int32_t(width);
     b.row_weights = b.items * width;
-    float* weights = memory_.make<float>(taps * range * width);
+    float* weights = memory_.make<float>(taps * range * width + b.vectors * lanes_);
     for (int64_t o = b.channel; o <= last; ++o) {
       const int64_t shift = group_of(o) * inputs - from;
       for (int64_t t = 0; t < taps; ++t) {

@@ -7,7 +7,7 @@
 namespace bbg {
 namespace {
 
-constexpr int kSpins = 4000;  // some 50 microseconds: longer than most layers are uneven
+constexpr int kSpins = 1000;  // some 10 to 40 microseconds: longer than most layers are uneven
 
 void relax() {
 #if defined(__x86_64__)

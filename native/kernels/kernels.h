@@ -47,7 +47,8 @@ struct ConvBlock {
   const int32_t* offsets;    // bytes from the first valid tap row's first tap to each item
   int32_t channel, vectors;
   int32_t items;        // per tap row
-  int64_t row_weights;  // elements of weights per tap row
+  int32_t width;        // elements of weights per item; less than the lanes only for one output pixel
+  int64_t row_weights;  // and per tap row
 };
 
 // How the bits of a window are counted.

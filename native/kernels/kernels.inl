@@ -319,13 +319,15 @@ BBG_BLOCK void conv_single(const RowOf& row) {
   F acc[kSums][V];
   BBG_UNROLL for (int s = 0; s < kSums; ++s) BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
+  const int64_t width = row.b.width;
   int j = 0;
-  for (; j + kSums <= row.items; j += kSums, w += kSums * V * kLanes) {
+  for (; j + kSums <= row.items; j += kSums, w += kSums * width) {
     BBG_UNROLL for (int s = 0; s < kSums; ++s) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = fma(item(row, j + s), load(w + (s * V + v) * kLanes), acc[s][v]);
+      const F in = item(row, j + s);
+      BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = fma(in, load(w + s * width + v * kLanes), acc[s][v]);
     }
   }
-  for (; j < row.items; ++j, w += V * kLanes) {
+  for (; j < row.items; ++j, w += width) {
     BBG_UNROLL for (int v = 0; v < V; ++v) acc[0][v] = fma(item(row, j), load(w + v * kLanes), acc[0][v]);
   }
   F sum[1][V];
