@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -148,7 +147,7 @@ def decode(data: bytes) -> Model:
 
 def _replace(target: Path, data: bytes) -> None:
     """Put `data` at `target` in one step: readers see the old file or the whole new one."""
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    draft = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     try:
         with open(draft, "xb") as file:
             file.write(data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from bbg.cli.show import show, write
@@ -61,9 +60,8 @@ def bench(model: str, threads: int, batch: int, seconds: float, json: Path | Non
     times(lambda: profiles.append(engine.profile(x)), seconds / 2)
     layers = []
     for ops in zip(*profiles, strict=True):
-        spent = [op.seconds for op in ops]
-        layers.append({"layer": ops[0].name, "kind": ops[0].kind, "output": ops[0].shape, "kernels": ops[0].kernels,
-                       "min_us": 1e6 * min(spent), "median_us": 1e6 * median(spent)})  # fmt: skip
+        one = {"layer": ops[0].name, "kind": ops[0].kind, "output": ops[0].shape, "kernels": ops[0].kernels}
+        layers.append({**one, **spread([op.seconds for op in ops], "us", 1e6)})
     sides = [side("packed, bbg", whole)]
     twin = torch_twin(engine, x, threads)
     if twin is not None:
@@ -148,10 +146,16 @@ def times(call: Callable[[], object], seconds: float, least: int = 5) -> list[fl
     return durations
 
 
+def spread(durations: list[float], unit: str, factor: float) -> dict[str, float]:
+    """Least and median, in a unit that is `factor` to the second."""
+    from statistics import median
+
+    return {f"min_{unit}": factor * min(durations), f"median_{unit}": factor * median(durations)}
+
+
 def side(name: str, durations: list[float]) -> dict[str, Any]:
     """One row of a comparison."""
-    low, middle = 1e3 * min(durations), 1e3 * median(durations)
-    return {"runs_as": name, "min_ms": low, "median_ms": middle, "calls": len(durations)}
+    return {"runs_as": name, **spread(durations, "ms", 1e3), "calls": len(durations)}
 
 
 def torch_twin(engine: Engine, x: np.ndarray, threads: int) -> Callable[[], object] | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ def write(report: Mapping[str, Any], file: Path | None) -> None:
     """`report` as JSON into `file`, which appears whole or not at all; BbgError where it cannot be written."""
     if file is None:
         return
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    draft = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
     try:
         draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         os.replace(draft, file)
