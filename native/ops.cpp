@@ -1,9 +1,8 @@
 #include "ops.h"
 
-#include <algorithm>
 #include <limits>
-#include <map>
-#include <utility>
+
+#include "lowering.h"
 
 namespace bbg {
 
@@ -18,105 +17,12 @@ void* Memory::allocate(int64_t count, int64_t size, bool zeroed) {
   return p;
 }
 
-namespace {
-
-bool is_conv(const Op& op) { return op.kind == Kind::conv || op.kind == Kind::binary_conv; }
-
-// Taps of one output position that lie inside the map, in one direction.
-struct Taps {
-  int64_t first, count;
-  bool operator<(const Taps& o) const { return std::tie(first, count) < std::tie(o.first, o.count); }
-};
-
 Taps valid_taps(const Op& op, int axis, int64_t position, int64_t size) {
   const int64_t start = position * op.stride[axis] - op.padding[axis], dilation = op.dilation[axis];
   const int64_t first = start < 0 ? (-start + dilation - 1) / dilation : 0;
   const int64_t end = start < size ? std::min(op.kernel[axis], (size - 1 - start) / dilation + 1) : 0;
   return end > first ? Taps{first, end - first} : Taps{0, 0};
 }
-
-// Border classes: output positions with the same valid taps share one.
-struct Classes {
-  std::vector<Taps> taps;      // of each class
-  std::vector<int32_t> of;     // of each position
-};
-
-Classes classify(const Op& op, int axis, int64_t positions, int64_t size) {
-  Classes result;
-  std::map<Taps, int32_t> known;
-  for (int64_t p = 0; p < positions; ++p) {
-    const Taps t = valid_taps(op, axis, p, size);
-    const auto [entry, fresh] = known.emplace(t, int32_t(result.taps.size()));
-    if (fresh) result.taps.push_back(t);
-    result.of.push_back(entry->second);
-  }
-  return result;
-}
-
-template <class T>
-const T* copy(Memory& memory, const std::vector<T>& from) {
-  T* to = memory.make<T>(int64_t(from.size()));
-  std::copy(from.begin(), from.end(), to);
-  return to;
-}
-
-// How a binary convolution counts.
-Count counting(const Op& op, const Value& in, const Map& input, const Kernels& kernels) {
-  constexpr int64_t kPairTaps = 4095;   // more would overflow 16-bit counts
-  constexpr int64_t kLeastTriple = 96;  // bits of a tap row from which on three words at a time pay
-  const bool narrow = input.pixel == 2;
-  if (narrow && kernels.pairs && op.groups == 1 && op.stride[1] == 1 && op.kernel[0] * op.kernel[1] <= kPairTaps) {
-    return Count::pairs;
-  }
-  if (op.groups > 1 || narrow) return Count::masked;
-  const bool long_enough = in.channels * op.kernel[1] >= kLeastTriple;
-  // The three words are those of three neighbouring taps.
-  if (kernels.triples && op.kernel[1] % 3 == 0 && long_enough && !op.rows[BBG_SHIFT]) return Count::triples;
-  return Count::words;
-}
-
-class Lowering {
- public:
-  Lowering(const Graph& graph, const Op& op, const Maps& maps, uint8_t* scratch, const Kernels& kernels, Memory& memory)
-      : op_(op), in_(graph.values[size_t(op.input)]), out_(graph.values[size_t(op.result())]), maps_(maps),
-        scratch_(scratch), kernels_(kernels), memory_(memory), lanes_(kernels.lanes),
-        padded_(round_up(out_.channels, kernels.lanes)) {}
-
-  void steps(int index, std::vector<Step>& steps);
-
- private:
-  Map map(int value) const { return value == kNone ? Map{} : maps_[size_t(value)]; }
-
-  template <class T, class From>
-  const T* padded(const Tensor<From>& row, T absent, T pad) {
-    T* to = memory_.make<T>(padded_);
-    for (int64_t c = 0; c < padded_; ++c) to[c] = c >= out_.channels ? pad : row ? row[c] : absent;
-    return to;
-  }
-
-  Epilogue epilogue();
-  Conv conv();
-  std::vector<ConvBlock> blocks();
-  void arrange_bits(Conv& k, std::vector<ConvBlock>& blocks);
-  void arrange_reals(Conv& k, std::vector<ConvBlock>& blocks);
-  const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
-  uint32_t* block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask);
-  void border_tables(Conv& k, const Classes& rows, const Classes& cols);
-  const Window* windows(int axis, int64_t positions, int64_t size);
-  Pool pool();
-
-  int64_t group_of(int64_t channel) const { return channel / (out_.channels / op_.groups); }
-  int64_t group_inputs() const { return in_.channels / op_.groups; }
-  uint32_t filter_bits(int64_t channel, int64_t from, int64_t count) const;
-
-  const Op& op_;
-  const Value &in_, &out_;
-  const Maps& maps_;
-  uint8_t* scratch_;
-  const Kernels& kernels_;
-  Memory& memory_;
-  const int64_t lanes_, padded_;
-};
 
 Epilogue Lowering::epilogue() {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -149,193 +55,7 @@ Epilogue Lowering::epilogue() {
   return e;
 }
 
-// ---- convolutions -------------------------------------------------------------------------------------------------
-
-std::vector<ConvBlock> Lowering::blocks() {
-  std::vector<ConvBlock> result;
-  for (int64_t c = 0; c < padded_; c += 2 * lanes_) {
-    ConvBlock b{};
-    b.channel = int32_t(c);
-    b.vectors = c + 2 * lanes_ <= padded_ ? 2 : 1;
-    result.push_back(b);
-  }
-  return result;
-}
-
-Conv Lowering::conv() {
-  const Classes rows = classify(op_, 0, out_.height, in_.height), cols = classify(op_, 1, out_.width, in_.width);
-  Conv k{};
-  k.input = map(op_.input);
-  std::vector<ConvRow> table;
-  for (int64_t y = 0; y < out_.height; ++y) {
-    const int32_t cls = rows.of[size_t(y)];
-    const Taps t = rows.taps[size_t(cls)];
-    const int64_t top = t.count ? y * op_.stride[0] - op_.padding[0] + t.first * op_.dilation[0] : 0;
-    table.push_back({top * k.input.row, int32_t(t.first), int32_t(t.count), cls});
-  }
-  k.rows = copy(memory_, table);
-  if (padded_ > std::numeric_limits<int32_t>::max() / int64_t(cols.taps.size())) throw Refusal("a convolution is too large");
-  std::vector<int32_t> borders = cols.of;
-  for (int32_t& b : borders) b = int32_t(b * padded_);
-  k.col_border = copy(memory_, borders);
-  k.origin = -op_.padding[1] * k.input.pixel;
-  k.column = op_.stride[1] * k.input.pixel;
-  k.class_row = padded_ * int64_t(cols.taps.size());
-  k.out = epilogue();
-
-  std::vector<ConvBlock> parts = blocks();
-  if (op_.kind == Kind::binary_conv) {
-    arrange_bits(k, parts);
-    border_tables(k, rows, cols);
-  } else {
-    arrange_reals(k, parts);
-  }
-  k.blocks = copy(memory_, parts);
-  k.block_count = int32_t(parts.size());
-  return k;
-}
-
-// Offsets of a window's items: for every tap row, for every (first of three) tap, `items` things from `first` on.
-const int32_t* Lowering::offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item) {
-  std::vector<int32_t> table;
-  for (int64_t ky = 0; ky < op_.kernel[0]; ++ky) {
-    const int64_t row = ky * op_.dilation[0] * k.input.row;
-    for (int64_t kx = 0; kx < op_.kernel[1]; kx += taps_per_item) {
-      const int64_t tap = row + kx * op_.dilation[1] * k.input.pixel + first;
-      for (int64_t i = 0; i < items; ++i) {
-        table.push_back(row < k.input.image ? int32_t(tap + i * step) : 0);  // rows outside of every map are never read
-      }
-    }
-  }
-  return copy(memory_, table);
-}
-
-void Lowering::arrange_reals(Conv& k, std::vector<ConvBlock>& parts) {
-  constexpr int64_t kBytes = sizeof(float);
-  const int64_t inputs = group_inputs(), taps = op_.kernel[0] * op_.kernel[1];
-  for (ConvBlock& b : parts) {
-    // The filters of a block read the channels of all their groups; weights of foreign groups are 0.
-    const int64_t last = std::min(b.channel + b.vectors * lanes_, out_.channels) - 1;
-    const int64_t from = group_of(b.channel) * inputs, range = (group_of(last) + 1) * inputs - from;
-    const bool same = op_.groups == 1 && &b != &parts[0];
-    b.items = int32_t(op_.kernel[1] * range);
-    b.offsets = same ? parts[0].offsets : offsets(k, from * kBytes, range, kBytes, 1);
-    // A linear layer is bound by reading its weights: they lie side by side, and its unused lanes read those behind.
-    const bool dense = out_.height * out_.width == 1;
-    const int64_t width = dense ? last + 1 - b.channel : b.vectors * lanes_;
-    b.width = int32_t(width);
-    b.row_weights = b.items * width;
-    float* weights = memory_.make<float>(taps * range * width + b.vectors * lanes_);
-    for (int64_t o = b.channel; o <= last; ++o) {
-      const int64_t shift = group_of(o) * inputs - from;
-      for (int64_t t = 0; t < taps; ++t) {
-        for (int64_t c = 0; c < inputs; ++c) {
-          weights[(t * range + shift + c) * width + o - b.channel] = op_.real_weight[(o * taps + t) * inputs + c];
-        }
-      }
-    }
-    b.weights = weights;
-  }
-}
-
-// Up to 32 bits of filter `channel` from its bit `from` on.
-uint32_t Lowering::filter_bits(int64_t channel, int64_t from, int64_t count) const {
-  const int64_t words = (op_.kernel[0] * op_.kernel[1] * group_inputs() + 63) / 64;
-  const uint64_t* row = op_.bit_weight.data + channel * words;
-  const int64_t word = from / 64, shift = from % 64;
-  uint64_t bits = row[word] >> shift;
-  if (shift + count > 64) bits |= row[word + 1] << (64 - shift);
-  return uint32_t(bits & ((uint64_t{1} << count) - 1));
-}
-
-// The block's weights (or the mask of its groups): [tap][word][lane], or [three taps][word][tap of three][lane].
-uint32_t* Lowering::block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask) {
-  const int64_t taps = op_.kernel[0] * op_.kernel[1], inputs = group_inputs(), width = b.vectors * lanes_;
-  const int64_t together = k.count == Count::triples ? 3 : 1;
-  uint32_t* to = memory_.make<uint32_t>(taps * words * width);
-  for (int64_t lane = 0; lane < width && b.channel + lane < out_.channels; ++lane) {
-    const int64_t o = b.channel + lane, start = group_of(o) * inputs, end = start + inputs;
-    for (int64_t t = 0; t < taps; ++t) {
-      for (int64_t w = 0; w < words; ++w) {
-        const int64_t word = 32 * (first_word + w), low = std::max(word, start), high = std::min(word + 32, end);
-        if (low >= high) continue;
-        uint32_t bits = uint32_t((uint64_t{1} << (high - low)) - 1);
-        if (!mask) bits = filter_bits(o, t * inputs + low - start, high - low);
-        bits <<= low - word;
-        if (k.count == Count::pairs) bits |= bits << 16;
-        const int64_t item = (t / together * words + w) * together + t % together;
-        to[item * width + lane] = bits;
-      }
-    }
-  }
-  return to;
-}
-
-// Of each three words, the third becomes the XOR of all.
-void third_to_parity(uint32_t* weights, int64_t words, int64_t width) {
-  for (int64_t w = 0; w < words; w += 3, weights += 3 * width) {
-    for (int64_t lane = 0; lane < width; ++lane) weights[2 * width + lane] ^= weights[lane] ^ weights[width + lane];
-  }
-}
-
-void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
-  const int64_t inputs = group_inputs();
-  k.count = counting(op_, in_, k.input, kernels_);
-  const int64_t together = k.count == Count::triples ? 3 : 1;
-  k.next = op_.dilation[1] * k.input.pixel;
-  if (together == 3) k.parity = scratch_ - (k.input.data - k.input.left);
-  for (ConvBlock& b : parts) {
-    const int64_t last = std::min(b.channel + b.vectors * lanes_, out_.channels) - 1;
-    const int64_t first = group_of(b.channel) * inputs / 32, end = ((group_of(last) + 1) * inputs + 31) / 32;
-    const bool same = op_.groups == 1 && &b != &parts[0];
-    b.items = int32_t(op_.kernel[1] / together * (end - first));
-    b.offsets = same ? parts[0].offsets : offsets(k, first * 4, end - first, 4, together);
-    const int64_t width = b.vectors * lanes_;
-    b.row_weights = b.items * together * width;
-    uint32_t* weights = block_bits(k, b, first, end - first, false);
-    if (together == 3) third_to_parity(weights, op_.kernel[0] * b.items * 3, width);
-    b.weights = weights;
-    if (k.count == Count::masked) b.mask = block_bits(k, b, first, end - first, true);
-  }
-}
-
-void Lowering::border_tables(Conv& k, const Classes& rows, const Classes& cols) {
-  const int64_t kw = op_.kernel[1], taps = op_.kernel[0] * kw, inputs = group_inputs();
-  std::vector<int32_t> ones(size_t(taps * out_.channels));  // set bits of each filter's taps
-  for (int64_t o = 0; o < out_.channels; ++o) {
-    for (int64_t t = 0; t < taps; ++t) {
-      int32_t& sum = ones[size_t(t * out_.channels + o)];
-      for (int64_t c = 0; c < inputs; c += 32) {
-        sum += __builtin_popcount(filter_bits(o, t * inputs + c, std::min<int64_t>(32, inputs - c)));
-      }
-    }
-  }
-  const int64_t size = int64_t(rows.taps.size()) * k.class_row;
-  int32_t* base = memory_.make<int32_t>(size);
-  float* bias = op_.tap_bias ? memory_.make<float>(size) : nullptr;
-  int64_t at = 0;
-  for (const Taps& r : rows.taps) {
-    for (const Taps& c : cols.taps) {
-      const auto inside = [&](int64_t kx) { return kx >= c.first && kx < c.first + c.count; };
-      for (int64_t o = 0; o < out_.channels; ++o) {
-        uint32_t padded_ones = 0;
-        float sum = k.out.bias[o];
-        for (int64_t ky = r.first; ky < r.first + r.count; ++ky) {
-          for (int64_t kx = 0; kx < kw; ++kx) {
-            const int64_t t = (ky * kw + kx) * out_.channels + o;
-            if (!inside(kx)) padded_ones += uint32_t(ones[size_t(t)]);
-            if (bias && inside(kx)) sum += op_.tap_bias[t];
-          }
-        }
-        base[at + o] = int32_t(uint32_t(r.count * c.count * inputs) + 2 * padded_ones);
-        if (bias) bias[at + o] = sum;
-      }
-      at += padded_;
-    }
-  }
-  k.base = base;
-  k.class_bias = bias;
-}
+namespace {
 
 // ---- S: the sum of the +-1 inputs of a window, where weights have a shift -----------------------------------------
 
@@ -378,6 +98,8 @@ void window_sums(const void* args, int64_t, int64_t begin, int64_t end) {
     }
   }
 }
+
+}  // namespace
 
 // ---- pools --------------------------------------------------------------------------------------------------------
 
@@ -442,8 +164,6 @@ void Lowering::steps(int index, std::vector<Step>& steps) {
     steps.push_back({run, keep(pool()), out_.height, index});
   }
 }
-
-}  // namespace
 
 constexpr int64_t kMapLimit = (int64_t{1} << 31) - 1;  // offsets within an image have 32 bits
 
