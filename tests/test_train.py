@@ -282,17 +282,18 @@ def test_weights_that_are_not_finite_are_never_saved(
     assert Checkpoint.load(tmp_path / LAST).step == 1
 
 
-def test_ctrl_c_keeps_the_step_and_resumes(
-    undisturbed: Path, digits: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_step_and_resumes(
+    number: signal.Signals, undisturbed: Path, digits: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        after(27, lambda: signal.raise_signal(signal.SIGINT), patch)
+        after(27, lambda: signal.raise_signal(number), patch)
         with pytest.raises(KeyboardInterrupt):
             train(RECIPE, digits, tmp_path, progress=False)
     state = Checkpoint.load(tmp_path / LAST)
     assert (state.epoch, state.step) == (1, 5)  # no multiple of checkpoint_steps
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
     resumed = train(RECIPE, digits, tmp_path, resume=True, progress=False)
     assert bits(resumed.model) == bits(Checkpoint.load(undisturbed / LAST).model)
 

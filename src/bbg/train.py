@@ -3,8 +3,9 @@
     bbg train recipes/cifar10_resnet20.toml --data DIR --out runs/resnet20
 
 Every random draw is a function of (seed, epoch, step) and the learning rate one of the step, so a checkpoint needs
-weights, optimizer state and two counters, and a resumed run ends with the same bits as an undisturbed one (same thread
-count). Only the training loss and accuracy that `history` tells of a resumed epoch are those of its steps since then.
+weights, optimizer state and two counters, and a run resumed on the CPU ends with the same bits as an undisturbed one
+(same thread count). Only the training loss and accuracy that `history` tells of a resumed epoch are those of its steps
+since then.
 """
 
 from __future__ import annotations
@@ -141,9 +142,9 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
 
     `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. Returns the last checkpoint.
     Its last row of `history` holds the accuracy over all test images after the last epoch: the figure to quote. Ctrl-C
-    ends the training behind the present step, with a checkpoint, and raises KeyboardInterrupt. Raises BbgError where
-    `out` holds a run already and `resume` is not given, or a run of another recipe, where `out` cannot be written, and
-    where the loss or a weight is no longer finite.
+    (or SIGTERM) ends the training behind the present step, with a checkpoint, and raises KeyboardInterrupt. Raises
+    BbgError where `out` holds a run already and `resume` is not given, or a run of another recipe, where `out` cannot
+    be written, and where the loss or a weight is no longer finite.
     """
     _quiet()
     if resume and init is not None:
@@ -194,7 +195,7 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
 
 @contextmanager
 def _stoppable(recorder: _Recorder) -> Iterator[None]:
-    """Let Ctrl-C ask `recorder` to end the training behind the present step; a second one ends it at once."""
+    """Let Ctrl-C and SIGTERM ask `recorder` to end behind the present step; a second Ctrl-C ends at once."""
 
     def ask(number: int, frame: Any) -> None:
         recorder.stop = True
@@ -203,11 +204,12 @@ def _stoppable(recorder: _Recorder) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
         yield
         return
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
