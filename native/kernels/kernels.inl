@@ -243,37 +243,51 @@ void conv(const void* args, int64_t images, int64_t begin, int64_t end) {
 
 // ---- pools and channel changes: one item is a row -----------------------------------------------------------------
 
-// V vectors of channels from c on, over one window.
-template <int V, bool kAverage>
-BBG_INLINE void pool_window(const Pool& k, const uint8_t* image, const Window& rows, const Window& cols, int c, F (&v)[1][V]) {
-  const uint8_t* row = image + rows.begin * k.input.row + cols.begin * k.input.pixel + c * int64_t(sizeof(float));
-  const int64_t step = k.dilation_x * k.input.pixel;
-  BBG_UNROLL for (int i = 0; i < V; ++i) v[0][i] = load(reinterpret_cast<const float*>(row) + i * kLanes);
+// V vectors of channels from c on, over P windows of as many columns each.
+template <int P, int V, bool kAverage>
+BBG_INLINE void pool_windows(const Pool& k, const uint8_t* row, const Window& rows, const Window* cols, F (&v)[P][V]) {
+  const uint8_t* window[P];
+  BBG_UNROLL for (int p = 0; p < P; ++p) {
+    window[p] = row + cols[p].begin * k.input.pixel;
+    BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = load(reinterpret_cast<const float*>(window[p]) + i * kLanes);
+  }
   int first = 1;  // the tap that is there already
-  for (int y = 0; y < rows.count; ++y, row += k.dilation_y * k.input.row) {
-    for (int x = first; x < cols.count; ++x) {
-      const float* at = reinterpret_cast<const float*>(row + x * step);
-      BBG_UNROLL for (int i = 0; i < V; ++i) {
-        const F next = load(at + i * kLanes);
-        v[0][i] = kAverage ? add(v[0][i], next) : max(v[0][i], next);
+  for (int y = 0; y < rows.count; ++y, first = 0) {
+    for (int x = first; x < cols->count; ++x) {
+      const int64_t tap = y * k.dilation_y * k.input.row + x * k.dilation_x * k.input.pixel;
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        const float* at = reinterpret_cast<const float*>(window[p] + tap);
+        BBG_UNROLL for (int i = 0; i < V; ++i) {
+          const F next = load(at + i * kLanes);
+          v[p][i] = kAverage ? add(v[p][i], next) : max(v[p][i], next);
+        }
       }
     }
-    first = 0;
   }
   if (!kAverage) return;
-  const F part = splat(1.0f / (float(rows.extent) * float(cols.extent)));
-  BBG_UNROLL for (int i = 0; i < V; ++i) v[0][i] = mul(v[0][i], part);
+  BBG_UNROLL for (int p = 0; p < P; ++p) {
+    const F part = splat(1.0f / (float(rows.extent) * float(cols[p].extent)));
+    BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = mul(v[p][i], part);
+  }
 }
 
-template <int V>
-BBG_BLOCK void pool_channels(const Pool& k, const Place& to, const uint8_t* image, const Window& rows, int64_t x, int c) {
-  F value[1][V];
+template <int P, int V>
+BBG_BLOCK void pool_channels(const Pool& k, const Place& to, const uint8_t* row, int64_t x, int c) {
+  F value[P][V];
+  const uint8_t* from = row + c * int64_t(sizeof(float));
   if (k.average) {
-    pool_window<V, true>(k, image, rows, k.cols[x], c, value);
+    pool_windows<P, V, true>(k, from, k.rows[to.y], k.cols + x, value);
   } else {
-    pool_window<V, false>(k, image, rows, k.cols[x], c, value);
+    pool_windows<P, V, false>(k, from, k.rows[to.y], k.cols + x, value);
   }
-  finish<1, V>(k.out, value, to, x, c, k.out.bias + c, nullptr);
+  finish<P, V>(k.out, value, to, x, c, k.out.bias + c, nullptr);
+}
+
+template <int P>
+inline void pool_pixels(const Pool& k, const Place& to, const uint8_t* row, int64_t x) {
+  int c = 0;
+  for (; c + kLanes < k.out.channels; c += 2 * kLanes) pool_channels<P, 2>(k, to, row, x, c);
+  if (c < k.out.channels) pool_channels<P, 1>(k, to, row, x, c);
 }
 
 void pool(const void* args, int64_t, int64_t begin, int64_t end) {
@@ -282,11 +296,12 @@ void pool(const void* args, int64_t, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
     const Place to = place(e, n, y, true);
-    const uint8_t* image = k.input.data + n * k.input.image;
-    for (int64_t x = 0; x < e.width; ++x) {
-      int c = 0;
-      for (; c + kLanes < e.channels; c += 2 * kLanes) pool_channels<2>(k, to, image, k.rows[y], x, c);
-      if (c < e.channels) pool_channels<1>(k, to, image, k.rows[y], x, c);
+    const uint8_t* row = pixel_of(k.input, n, k.rows[y].begin, 0);
+    for (int64_t x = 0; x < e.width;) {
+      const Window* w = k.cols + x;
+      const bool four = x + 4 <= e.width && w[0].count == w[1].count && w[1].count == w[2].count && w[2].count == w[3].count;
+      four ? pool_pixels<4>(k, to, row, x) : pool_pixels<1>(k, to, row, x);
+      x += four ? 4 : 1;
     }
   }
 }
