@@ -55,7 +55,8 @@ def test_every_network_and_method(name: str, method: str | Method, tmp_path: Pat
         wanted = model.eval()(EXAMPLE).numpy()
     given = bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy())
     assert given.shape == wanted.shape
-    if report.ties == 0:
+    assert report.agreement.departure <= 1e-5
+    if not report.agreement.departed:
         assert np.abs(given - wanted).max() <= 1e-4 * np.abs(wanted).max()
         assert report.agreement.largest == pytest.approx(np.abs(given - wanted).max(), abs=1e-6)
 
@@ -109,6 +110,7 @@ def test_model_is_left_as_it_was(tmp_path: Path) -> None:
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(before[k], v) and before[k].dtype == v.dtype for k, v in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.get_num_threads() == 1
 
 
 # ---- foreign networks ----------------------------------------------------------------------------------------------
@@ -313,7 +315,7 @@ ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
     "one image": ({"example": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
     "no image": ({"example": torch.zeros(0, 3, 8, 8)}, r"\[0, 3, 8, 8\]"),
     "not finite": ({"example": torch.full((1, 3, 8, 8), float("inf"))}, "not finite"),
-    "other channels": ({"example": torch.zeros(1, 4, 16, 16)}, r"cannot run on the example .*\[1, 4, 16, 16\]"),
+    "other channels": ({"example": torch.zeros(1, 4, 16, 16)}, r"cannot run on an example .*\[1, 4, 16, 16\]"),
     "labels": ({"labels": ["a"]}, "1 labels for 4 classes"),
     "preset": ({"preprocess": "mnist"}, "unknown preprocessing 'mnist'"),
     "size": ({"preprocess": "cifar10"}, r"\[3, 32, 32\]"),
@@ -373,11 +375,28 @@ def test_a_network_that_breaks_the_law_is_not_written(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_departures_are_counted_by_image() -> None:
+    """The first of two layers departs on image 1 only; on image 2 the second does."""
+    torch.manual_seed(0)
+    model = nn.Sequential(BinaryConv2d(3, 3, 1), BinaryConv2d(3, 2, 1)).requires_grad_(False)
+    images = torch.randn(3, 3, 4, 4)
+    lowered = trace.lower_network(model, images[:1])
+    values = {"input": images}
+    for name, step in lowered.steps.items():
+        values[name] = step(*(values[wire.name] for wire in step.inputs))
+    assert check.departures(lowered, lowered.graph, values) == []
+    values["0.sign"][1, 0, 0, 0] *= -1
+    values["1.sign"][1:, 1, 2, 2] *= -1
+    given = check.departures(lowered, lowered.graph, values)
+    at_first = [images[1, 0, 0, 0].abs() / images.abs().max(), values["0"][2, 1, 2, 2].abs() / values["0"].abs().max()]
+    assert given == pytest.approx([float(v) for v in at_first])
+
+
 def test_bits_may_differ_only_near_their_threshold() -> None:
     """The judge by itself: x is 2e-6, 2e-3 and 1 from its threshold, and the engine says the opposite each time."""
     values = {
-        "input": np.array([0.5 + 2e-6, 0.5 + 2e-3, 1.5], np.float32).reshape(1, 3, 1, 1),
-        "0.sign": np.full((1, 3, 1, 1), -1, np.float32),
+        "input": torch.tensor([0.5 + 2e-6, 0.5 + 2e-3, 1.5]).reshape(1, 3, 1, 1),
+        "0.sign": -torch.ones(1, 3, 1, 1),
     }
     layer = BinaryConv2d(3, 2, 1, method=SHIFTED)
     nn.init.constant_(layer.activation_binarizer.threshold, 0.5)

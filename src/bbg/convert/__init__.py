@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 import bbg.convert.lower  # noqa: F401  (registers the rules)
 from bbg import __version__
-from bbg.convert.check import Agreement, Finding, check_layers, compare_outputs
+from bbg.convert.check import Agreement, Finding, closing_check
 from bbg.convert.fold import fold_graph
 from bbg.convert.report import Part, Report, parts
 from bbg.convert.trace import lower_network
@@ -54,16 +55,29 @@ def convert(
         raise BbgError(f"edges is {edges!r}; this version has 'fp32' only, 'int8' comes in a later one")
     images = _images(example)
     network = _frozen(model)
-    with torch.autocast("cpu", enabled=False):
+    with _calm():
         lowered = lower_network(network, images[:1])
         notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
         packed = Model(fold_graph(lowered.graph), None if preprocess is None else Preprocess.of(preprocess),
                        None if labels is None else tuple(labels), notes)  # fmt: skip
         packed.check()
-        findings = check_layers(lowered, packed.graph, images[:CHECKED].numpy())
-        agreement = compare_outputs(network, packed, images)
+        findings, agreement = closing_check(lowered, network, packed, images, judged=CHECKED)
     size = write(path, packed)
     return Report(os.fspath(path), parts(network, packed, lowered.layers, size), tuple(findings), agreement)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Torch without gradients and autocast, on one thread: its threads wait for each other by spinning, which makes
+    many small layers a hundred times slower where something else, a training, keeps the cores busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _images(example: Tensor) -> Tensor:

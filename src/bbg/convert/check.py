@@ -4,14 +4,15 @@
 anew from the values of the engine that it depends on. Real values may differ by `LAW` of the layer's largest; bits only
 where torch's value lies that close to its threshold. A graph that breaks this law is refused.
 
-**End to end.** A near-tie may fall the other way and cascade, so this is only reported: differences of the outputs, and
-how often the best class is the same.
+**End to end.** A near-tie may fall the other way and cascade, so this is only reported: differences of the outputs, how
+often the best class is the same, and how near to a tie the bits were that first left torch's path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from bbg.packed import Model
 
 LAW = 1e-5
 BATCH = 16
+_REFUSED = "nothing was written: please report this network"
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,58 @@ class Agreement:
     """Engine and torch end to end: differences of all numbers of the outputs.
 
     `top1`: share of images whose best class is the same; None where the network returns no scores of classes.
+    `departed`: images on which bits differ from torch's. `departure`: of the bits that were the first to differ, on any
+    of these images, the largest distance of torch's value from its threshold, over the layer's largest value.
     """
 
     images: int
     largest: float
     percentile99: float
     top1: float | None
+    departed: int
+    departure: float
 
 
-def judge(lowered: Lowered, graph: Graph, values: Mapping[str, np.ndarray]) -> Iterator[Finding]:
+def closing_check(
+    lowered: Lowered, model: nn.Module, packed: Model, images: Tensor, judged: int
+) -> tuple[list[Finding], Agreement]:
+    """Findings on the first `judged` of the `images` `[N, C, H, W]`, one per value, and the agreement on all.
+
+    BbgError names the first value that breaks the law. The network as packed must also return, to the bit, what the
+    network that shows every value returns: only the former reuses the memory of values that are no longer needed.
+    """
+    from bbg.engine import Engine
+
+    graph = packed.graph
+    names = [name for op in graph.ops for name in (op.real, op.bits) if name is not None]
+    engine = Engine(packed)
+    shown = Engine(Model(replace(graph, outputs=tuple(Output(name, name) for name in names))))
+    findings: dict[str, Finding] = {}
+    compared = _Compared()
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        values = {INPUT: batch, **{name: torch.from_numpy(v) for name, v in _named(shown(batch.numpy())).items()}}
+        given, wanted = _named(engine(batch.numpy())), _named(model(batch))
+        if start < judged:
+            for found in judge(lowered, graph, {name: value[: judged - start] for name, value in values.items()}):
+                _enforce(found)
+                findings[found.name] = found.beside(findings.get(found.name))
+        for output in graph.outputs:
+            if not np.array_equal(given[output.name].ravel(), values[output.value].numpy().ravel()):
+                raise BbgError(f"{output.value}: the engine's answer depends on what it shows; {_REFUSED}")
+        compared.add(given, {name: tensor.numpy() for name, tensor in wanted.items()})
+        compared.departures += departures(lowered, graph, values)
+    return list(findings.values()), compared.agreement()
+
+
+def judge(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor]) -> Iterator[Finding]:
     """Compare each of the engine's `values` (of the folded `graph`, and its input) with what torch makes of the others.
 
     Values that folding made (bits before a pool) have no counterpart in torch: they are judged by what comes of them.
     """
-    known = {name: torch.from_numpy(np.ascontiguousarray(v, np.float32)) for name, v in values.items()}
 
     def expected(name: str) -> Tensor:
-        return known[name] if name in known else computed(name)
+        return values[name] if name in values else computed(name)
 
     def computed(name: str) -> Tensor:
         step = lowered.steps[name]
@@ -80,50 +117,39 @@ def judge(lowered: Lowered, graph: Graph, values: Mapping[str, np.ndarray]) -> I
                 continue
             step, layer = lowered.steps[name], lowered.layers[name]
             if step.threshold is None:
-                yield _compare_real(name, layer, known[name], computed(name))
+                want = computed(name)
+                difference = float((values[name] - want).abs().max())
+                yield Finding(name, layer, difference / float(want.abs().max()) if difference else 0.0)
             else:
-                yield _compare_bits(name, layer, known[name], expected(step.inputs[0].name), step.threshold)
+                distance = _departing(values[name], expected(step.inputs[0].name), step.threshold)
+                ties, wrong = (distance > 0) & (distance <= LAW), distance > LAW
+                yield Finding(name, layer, ties=int(ties.sum()), wrong=int(wrong.sum()))
 
 
-def _compare_real(name: str, layer: str, got: Tensor, want: Tensor) -> Finding:
-    difference, largest = float((got - want).abs().max()), float(want.abs().max())
-    return Finding(name, layer, difference / largest if difference else 0.0)
+def departures(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor]) -> list[float]:
+    """For each image on which the engine's bits leave torch's: how far from a tie the first were (see `Agreement`)."""
+    free = {INPUT: values[INPUT]}
+    for name, step in lowered.steps.items():
+        free[name] = step(*(free[wire.name] for wire in step.inputs))
+    first = torch.zeros(len(values[INPUT]))
+    for bits in (op.bits for op in graph.ops if op.bits in lowered.steps):
+        sign = lowered.steps[bits or ""]
+        assert sign.threshold is not None
+        distance = _departing(values[bits or ""], free[sign.inputs[0].name], sign.threshold)
+        first = torch.where(first > 0, first, distance.flatten(1).amax(1))
+    return [float(distance) for distance in first if distance > 0]
 
 
-def _compare_bits(name: str, layer: str, got: Tensor, x: Tensor, threshold: Tensor) -> Finding:
-    """`threshold`: one number, one per channel, or one per number of a map that torch has flattened."""
+def _departing(bits: Tensor, x: Tensor, threshold: Tensor) -> Tensor:
+    """Where `bits` are not those of `x >= threshold`: distance from it over the largest |x|; elsewhere 0.
+
+    `threshold`: one number, one per channel, or one per number of a map that torch has flattened.
+    """
     per_number = threshold.numel() == x[0].numel()
     distance = x - threshold.reshape(x.shape[1:] if per_number else (-1, 1, 1))
-    other = (distance >= 0) != (got > 0)
-    near = distance.abs() <= LAW * x.abs().max()
-    return Finding(name, layer, ties=int((other & near).sum()), wrong=int((other & ~near).sum()))
-
-
-def check_layers(lowered: Lowered, graph: Graph, images: np.ndarray) -> list[Finding]:
-    """The findings for `images` `[N, C, H, W]`, one per value; BbgError names the first value that breaks the law.
-
-    The network as packed must also return, to the bit, what the one that shows every value returns: only the former
-    reuses the memory of values that are no longer needed.
-    """
-    from bbg.engine import Engine
-
-    names = [name for op in graph.ops for name in (op.real, op.bits) if name is not None]
-    shown = Engine(Model(replace(graph, outputs=tuple(Output(name, name) for name in names))))
-    packed = Engine(Model(replace(graph, outputs=tuple(replace(o, name=o.name or "output") for o in graph.outputs))))
-    findings: dict[str, Finding] = {}
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        values, outputs = _named(shown(batch)), _named(packed(batch))
-        for found in judge(lowered, graph, {**values, INPUT: batch}):
-            _enforce(found)
-            findings[found.name] = found.beside(findings.get(found.name))
-        for output in graph.outputs:
-            if not np.array_equal(outputs[output.name or "output"].ravel(), values[output.value].ravel()):
-                raise BbgError(f"{output.value}: the engine's answer depends on what it shows; {_REFUSED}")
-    return list(findings.values())
-
-
-_REFUSED = "nothing was written: please report this network"
+    tiny = torch.finfo(x.dtype).tiny  # a departure at distance 0 is one, too
+    relative = (distance.abs() / x.abs().max()).clamp(min=tiny)
+    return torch.where((distance >= 0) != (bits > 0), relative, torch.zeros(()))
 
 
 def _enforce(found: Finding) -> None:
@@ -135,27 +161,30 @@ def _enforce(found: Finding) -> None:
         )
 
 
-def _named(outputs: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    assert isinstance(outputs, dict)
-    return outputs
+class _Compared:
+    """Outputs of engine and torch, batch by batch."""
+
+    def __init__(self) -> None:
+        self.differences: list[np.ndarray] = []
+        self.same: list[np.ndarray] = []
+        self.departures: list[float] = []
+        self.images = 0
+
+    def add(self, given: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
+        self.images += len(next(iter(wanted.values())))
+        for name, want in wanted.items():
+            self.differences.append(np.abs(given[name] - want).ravel())
+            if name == "" and want.ndim == 2:
+                self.same.append(given[name].argmax(axis=1) == want.argmax(axis=1))
+
+    def agreement(self) -> Agreement:
+        numbers = np.concatenate(self.differences)
+        largest, percentile = float(numbers.max()), float(np.percentile(numbers, 99))
+        top1 = float(np.concatenate(self.same).mean()) if self.same else None
+        departure = max(self.departures, default=0.0)
+        return Agreement(self.images, largest, percentile, top1, len(self.departures), departure)
 
 
-def compare_outputs(model: nn.Module, packed: Model, images: Tensor) -> Agreement:
-    """Engine and torch end to end on `images` `[N, C, H, W]`."""
-    from bbg.engine import Engine
-
-    engine = Engine(packed)
-    scores = [(o.name, o.flat) for o in packed.graph.outputs] == [("", True)]
-    differences, same = [], 0
-    for batch in images.split(BATCH):
-        with torch.no_grad():
-            want = model(batch)
-        wanted = {name: v.numpy() for name, v in (want if isinstance(want, dict) else {"": want}).items()}
-        got = engine(batch.numpy())
-        given = got if isinstance(got, dict) else {"": got}
-        differences += [np.abs(given[name] - wanted[name]).ravel() for name in wanted]
-        if scores:
-            same += int((given[""].argmax(axis=1) == wanted[""].argmax(axis=1)).sum())
-    numbers = np.concatenate(differences)
-    percentile = float(np.percentile(numbers, 99))
-    return Agreement(len(images), float(numbers.max()), percentile, same / len(images) if scores else None)
+def _named(outputs: Any) -> dict[str, Any]:
+    """The outputs by name, of which one alone has none."""
+    return outputs if isinstance(outputs, dict) else {"": outputs}

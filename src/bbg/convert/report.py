@@ -76,6 +76,11 @@ class Report:
             f"layer's largest (allowed {LAW:.0e}), {self.ties} near-ties fell the other way",
             f"end to end: {a.images} images; outputs differ by at most {a.largest:.1e}, 99 % by {a.percentile99:.1e}",
         ]
+        if a.departed:
+            lines.append(
+                f"on {a.departed} of them bits leave torch's path; the first to do so lie within {a.departure:.1e} "
+                "of the layer's largest value of their threshold"
+            )
         if a.top1 is not None:
             lines.append(f"the best class is the same on {a.top1:.2%} of them")
         return Group(table, *lines)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from bbg.errors import BbgError
@@ -232,13 +231,13 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     """
     model = model if rule_of(model) is None else nn.Sequential(model)  # tracing goes into the outermost module
     traced = trace(model)
-    with torch.no_grad():
-        try:
-            result = model(example.clone())
-        except Exception as error:  # whatever torch raises
-            raise BbgError(f"the network cannot run on the example {list(example.shape)} ({error}); give images that it takes") from error
-        wires, to = _run(traced, model, example)
-        expected = _outputs(result)
+    try:
+        result = model(example.clone())
+    except Exception as error:  # whatever torch raises
+        shape = list(example.shape)
+        raise BbgError(f"the network cannot run on an example {shape} ({error}); give images that it takes") from error
+    wires, to = _run(traced, model, example)
+    expected = _outputs(result)
     for name, wire in wires.items():
         if name not in expected or not _agree(wire.tensor, expected[name]):
             raise BbgError(
