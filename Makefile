@@ -24,27 +24,10 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python bench/peers.py
 
-# The engine under AddressSanitizer with UBSan, then under ThreadSanitizer. `python -S` leaves out the editable install,
-# so that the instrumented copy in build/<name>/python is the one imported.
-define instrument
-	$(BIN)/cmake -S . -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DBBG_SANITIZE=$(2) -DPython_EXECUTABLE=$(abspath $(BIN))/python \
-		-Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
-	$(BIN)/cmake --build build/$(1)
-	rm -rf build/$(1)/python && cp -r src build/$(1)/python && rm -f build/$(1)/python/bbg/_native*.so
-	cp build/$(1)/_native*.so build/$(1)/python/bbg/
-endef
-SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-ASAN = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0,allocator_may_return_null=1 PYTHONPATH=build/asan/python:tests:$(SITE) $(BIN)/python -S
-TSAN = LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" PYTHONPATH=build/tsan/python:tests:$(SITE) $(BIN)/python -S
-
 sanitize: $(VENV)/ready
-	$(call instrument,asan,address$(comma)undefined)
-	$(ASAN) -m pytest tests/test_engine.py
-	$(ASAN) tests/fuzz_packed.py 10000
-	$(call instrument,tsan,thread)
-	$(TSAN) -m pytest tests/test_engine.py -k thread
-comma := ,
+	tests/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py
+	tests/sanitized.sh asan tests/fuzz_packed.py 10000
+	tests/sanitized.sh tsan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py -k "thread or batch"
 
 wheel: $(VENV)/ready
 	rm -rf dist

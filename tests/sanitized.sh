@@ -1,0 +1,32 @@
+#!/bin/sh
+# Python with the native module built under GCC's sanitizers:
+#
+#   tests/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py
+#   tests/sanitized.sh tsan -m pytest tests/test_engine.py -k thread
+#
+# With --capture=sys a report of the sanitizer is seen.
+set -e
+case $1 in
+  asan) flags=address,undefined libraries="libasan.so libubsan.so" ;;
+  tsan) flags=thread libraries="libtsan.so" ;;
+  *) echo "$0: got '$1', allowed are asan and tsan" >&2 && exit 2 ;;
+esac
+mkdir -p build/sanitize
+build=build/sanitize/$1
+bin=$PWD/${VENV:-.venv}/bin
+shift
+
+PATH=$bin:$PATH cmake -S . -B "$build" -G Ninja -DBBG_PYTHON=ON -DBBG_SANITIZE=$flags \
+  -DPython_EXECUTABLE="$bin/python" -Dnanobind_DIR="$("$bin/python" -m nanobind --cmake_dir)" > "$build.log"
+PATH=$bin:$PATH cmake --build "$build" >> "$build.log" || { cat "$build.log"; exit 1; }
+rm -rf "$build/python"
+cp -r src "$build/python"
+rm -f "$build"/python/bbg/_native*.so
+cp "$build"/_native*.so "$build/python/bbg/"
+
+preload=
+for library in $libraries; do preload="$preload $(g++ -print-file-name=$library)"; done
+packages=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+# -S leaves out the editable install, which would be found before the instrumented copy. Python itself leaks at exit.
+export PYTHONPATH="$build/python:tests:$packages" ASAN_OPTIONS=detect_leaks=0,allocator_may_return_null=1
+LD_PRELOAD=$preload exec "$bin/python" -S "$@"
