@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
 
 class OpTime(NamedTuple):
-    """How long one op took, in seconds, for the whole batch."""
+    """How long one op took, in seconds, for the whole batch; 0 where the readers of its result do its work."""
 
     name: str
     kind: str
@@ -147,8 +147,8 @@ class Engine:
         total = sum(c.bytes for c in self._costs), sum(c.macs for c in self._costs)
         constants, workspace = self._native.bytes
         lines.append(f"{'total':<32}{'':<18}{'':>16}{'':>6}{total[0]:>12,}{total[1]:>14,}")
-        lines.append(f"kernels {self.kernels}, {self.threads} threads, {constants:,} bytes of constants in memory,")
-        lines.append(f"{workspace:,} bytes reserved for batches")
+        memory = f"{constants:,} bytes of constants and {workspace:,} of workspace"
+        lines.append(f"kernels: {self.kernels}; threads: {self.threads}; in memory: {memory}")
         return "\n".join(lines)
 
     def _check(self, images: np.ndarray) -> None:
