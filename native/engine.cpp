@@ -10,7 +10,7 @@ namespace bbg {
 namespace {
 
 constexpr int64_t kRoundImages = 16;               // most images that go through the network together
-constexpr int64_t kRoundBytes = int64_t{32} << 20;  // and the workspace they may take
+constexpr int64_t kRoundBytes = int64_t{1} << 20;   // and the workspace they may take: it should stay in the cache
 constexpr int64_t kSlack = 64;                      // behind each value, for reads of whole words
 
 // A stretch of the workspace, needed from op `first` to op `last`.
