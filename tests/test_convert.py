@@ -272,6 +272,7 @@ nn.init.normal_(REFUSED["batch norm of a flattened map"][0][1][1].weight)  # typ
 nn.init.constant_(REFUSED["numbers that are not finite"][0][0].weight, float("nan"))  # type: ignore[index]
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_by_name(case: str, tmp_path: Path) -> None:
     model, words = REFUSED[case]
