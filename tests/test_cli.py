@@ -90,6 +90,7 @@ def test_inspect_itemises_every_byte(packed: Path, tmp_path: Path, capsys: Any) 
     assert {row["weight_bits"] for row in report["layers"]} >= {1, 32}
     assert report["binary_operations"] == sum(r["operations"] for r in report["layers"] if r["weight_bits"] == 1) > 0
     assert report["classes"] == 4
+    assert {row["note"]: row["value"] for row in report["provenance"]} == model().provenance
     out = capsys.readouterr().out
     assert all(item.name in out and f"{item.bytes:,}" in out for item in items(model()))
 

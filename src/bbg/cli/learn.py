@@ -155,7 +155,9 @@ def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     """Where a network comes from, for its packed file; bench and eval read it too."""
     recipe = trained.recipe
     notes = {key: getattr(recipe, key) for key in ("dataset", "network", "method", "act", "width", "seed")}
-    notes |= {"epochs": trained.epoch, "accuracy": trained.history[-1]["test_accuracy"] if trained.history else None}
+    notes["epochs"] = trained.epoch
+    if trained.history and trained.step == 0:  # inside an epoch the weights are not those that were scored
+        notes["accuracy"] = trained.history[-1]["test_accuracy"]
     return {key: value for key, value in notes.items() if value is not None}
 
 

@@ -100,7 +100,7 @@ def inspect(model: str | None, cpu: bool, json: Path | None) -> None:
             "classes": None if packed.labels is None else len(packed.labels),
             "binary_operations": sum(c.macs for c in costs if c.bits == 1),
             "float_operations": sum(c.macs for c in costs if c.bits == 32),
-            **packed.provenance,
+            "provenance": [{"note": note, "value": value} for note, value in packed.provenance.items()],
         },
         json,
     )
