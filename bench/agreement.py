@@ -24,7 +24,7 @@ from rich.table import Table
 import bbg
 from bbg.checkpoint import Checkpoint
 from bbg.convert.check import LAW
-from bbg.convert.trace import INPUT, Lowered, lower
+from bbg.convert.trace import INPUT, Lowered, lower_network
 from bbg.data import Batches, open_data
 from bbg.engine import Engine
 from bbg.graph import Graph, Output
@@ -73,7 +73,7 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
     engine = Engine(model)
     bits = tuple(Output(op.bits, op.bits) for op in model.graph.ops if op.bits is not None)
     shown = Engine(Model(replace(model.graph, outputs=bits)))
-    lowered = lower(network, batches[0][0][:1].contiguous())
+    lowered = lower_network(network, batches[0][0][:1].contiguous())
 
     rows, largest, differences = [], 0.0, []
     right = {"torch": 0, "engine": 0}
