@@ -44,7 +44,7 @@ def network(name: str = "resnet8", method: str | Method = "bbg") -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("method", [*METHODS, SHIFTED], ids=str)
+@pytest.mark.parametrize("method", [*METHODS, SHIFTED], ids=lambda m: getattr(m, "name", m))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_and_method(name: str, method: str | Method, tmp_path: Path) -> None:
     model = network(name, method)

@@ -135,6 +135,20 @@ def test_join_epilogues(case: str) -> None:
     assert listed(after) == expected
 
 
+def test_operands_change_places_with_their_rows() -> None:
+    """`2 x + 3 conv(x)` joins the convolution, which is the second operand: 3 becomes its scale, 2 its gate."""
+    weight = RNG.normal(size=(4, 1, 1, 4)).astype(np.float32)
+    rows = np.array([[2.0] * 4, [3.0] * 4])
+    ops = (
+        Op("conv", "conv", ("x",), "a", None, {"kernel": (1, 1), "channels": 4}, {"weight": weight}),
+        Op("add", "pointwise", ("x", "a"), "y", None, {}, {"epilogue": rows}, ("scale", "gate")),
+    )
+    before = Graph("x", (4, 2, 2), ops, (Output("", "y"),))
+    after = passes.join_epilogues(before)
+    same(before, after)
+    assert listed(after) == ["conv + scale gate -> real"]
+
+
 def test_join_gates() -> None:
     """`act(BN(conv x) + gate x)`, x read by both: the gate cannot join the op that writes x."""
     unit = Unit(4, 4, 3, padding=1, act="prelu")
