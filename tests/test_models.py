@@ -11,7 +11,7 @@ from test_layers import ADABIN
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, Unit
+from bbg.layers import BinaryConv2d, Projection, Unit
 from bbg.methods import METHODS
 from bbg.models import NETWORKS, create
 
@@ -20,11 +20,19 @@ torch.set_num_threads(1)
 SMALL: dict[str, dict[str, Any]] = {
     "resnet20": {"width": 4},
     "resnet8": {"width": 5, "in_channels": 1, "act": "rprelu"},
+    "resnet18": {"width": 4},
+    "resnet34": {"width": 3, "act": "prelu", "shortcut": "pool"},
     "vgg_small": {"width": 4, "size": 16},
 }
-SIZES = {"resnet20": [(9, 7), (1, 1)], "resnet8": [(8, 8), (13, 6)], "vgg_small": [(16, 16)]}
+SIZES = {
+    "resnet20": [(9, 7), (1, 1)],
+    "resnet8": [(8, 8), (13, 6)],
+    "resnet18": [(32, 32), (45, 70)],
+    "resnet34": [(40, 33)],
+    "vgg_small": [(16, 16)],
+}
 METHOD_LIST = [*METHODS.values(), ADABIN]
-UNITS = {"resnet20": 18, "resnet8": 6, "vgg_small": 5}
+UNITS = {"resnet20": 18, "resnet8": 6, "resnet18": 16, "resnet34": 32, "vgg_small": 5}
 
 
 def images(network: str, size: tuple[int, int], n: int = 3) -> Tensor:
@@ -66,7 +74,8 @@ def test_forward_and_backward_in_both_modes(network: str, method: Any) -> None:
 @pytest.mark.parametrize("network", SMALL)
 def test_first_convolution_and_last_layer_stay_real(network: str, method: str) -> None:
     model = small(network, method)
-    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    shortcuts = [layer for m in model.modules() if isinstance(m, Projection) for layer in m.modules()]
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in shortcuts]
     assert [isinstance(m, BinaryConv2d) for m in layers] == [False, *[method != "float"] * UNITS[network], False]
     assert sum(isinstance(m, Unit) for m in model.modules()) == UNITS[network]
 
@@ -87,6 +96,10 @@ def test_published_sizes() -> None:
     vgg = create("vgg_small", "float", num_classes=10)
     assert sum(p.numel() for p in vgg.parameters() if p.ndim == 4) == 4_574_592
     assert vgg(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    # torchvision's: 11,689,512 and 21,797,672 parameters. Ours have no bias, a hinge or a gate more, and nothing else.
+    for name, weights in (("resnet18", 11_678_912), ("resnet34", 21_779_648)):
+        resnet = create(name, "float", num_classes=1000)
+        assert sum(p.numel() for p in resnet.parameters() if p.ndim >= 2) == weights
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,11 +125,12 @@ def test_initial_weights_are_a_function_of_the_seed(network: str) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: create("resnet21", num_classes=10), "unknown network 'resnet21'; allowed are resnet20, resnet8, vgg_"),
+        (lambda: create("resnet21", num_classes=10), "unknown network 'resnet21'; allowed are resnet20, resnet8, resnet18, "),
         (lambda: create("resnet20", "bgb", num_classes=10), "unknown method 'bgb'; allowed are bbg"),
         (lambda: create("resnet20", num_classes=10, deph=3), "network 'resnet20' has no option 'deph'; allowed are "),
         (lambda: create("resnet20", num_classes=10, act="gelu"), "unknown nonlinearity 'gelu'; allowed are "),
         (lambda: create("resnet20", num_classes=0), "num_classes is 0, allowed are 1 and more"),
+        (lambda: create("resnet18", num_classes=10, shortcut="maxpool"), "shortcut is 'maxpool', allowed are 'conv' and"),
         (lambda: create("vgg_small", num_classes=10, size=30), "size is 30, allowed are multiples of 8"),
     ],
 )

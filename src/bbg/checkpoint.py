@@ -84,8 +84,9 @@ class Checkpoint:
 def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
     """The recipe's network for images of `preprocess`, its weights drawn from torch's global generator."""
     options: dict[str, Any] = {"in_channels": len(preprocess.mean), "act": recipe.act}
-    if recipe.width is not None:
-        options["width"] = recipe.width
+    for key in ("width", "shortcut"):
+        if (value := getattr(recipe, key)) is not None:
+            options[key] = value
     if recipe.network.startswith("vgg"):
         options["size"] = preprocess.size[0]
     return create(recipe.network, recipe.method, num_classes=classes, **options)

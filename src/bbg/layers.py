@@ -126,15 +126,31 @@ class Shortcut(nn.Module):
         return x
 
 
+class Projection(nn.Module):
+    """The learned shortcut to `[N, channels, height, width]`: average pooling, a real-valued 1x1 convolution and BN."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.pool = Shortcut(in_channels)
+        self.conv = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """`x` `[N, C, H, W]` brought to `[N, channels, *size]`."""
+        return self.norm(self.conv(self.pool(x, size)))
+
+
 class Unit(nn.Module):
     """One convolution and what the method puts around it: `act(BN(conv(x)) + gate * shortcut(x))`.
 
     A pool, if any, follows the unit; in methods without a shortcut it stands between convolution and BN. The keyword
     arguments go to the convolution. `gate`: `[out_channels]`, 1 at first. `act` None takes the method's nonlinearity.
+    `project`: the shortcut is a `Projection`, in methods that have one.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, method: str | Method = "bbg",
-                 act: str | None = None, pool: nn.Module | None = None, **options: Any) -> None:  # fmt: skip
+                 act: str | None = None, pool: nn.Module | None = None, project: bool = False,
+                 **options: Any) -> None:  # fmt: skip
         super().__init__()
         chosen = get(method)
         layer: Callable[..., nn.Module] = nn.Conv2d
@@ -142,7 +158,9 @@ class Unit(nn.Module):
             layer, options = BinaryConv2d, {**options, "method": chosen}
         self.conv = layer(in_channels, out_channels, kernel_size, bias=False, **options)
         self.norm = nn.BatchNorm2d(out_channels)
-        self.shortcut = None if chosen.shortcut == "none" else Shortcut(out_channels)
+        self.shortcut: nn.Module | None = None
+        if chosen.shortcut != "none":
+            self.shortcut = Projection(in_channels, out_channels) if project else Shortcut(out_channels)
         self.gate = nn.Parameter(torch.ones(out_channels)) if chosen.shortcut == "gated" else None
         self.act = pointwise(chosen.act if act is None else act, out_channels)
         self.pool = pool

@@ -11,12 +11,14 @@ from torch import nn
 
 from bbg.errors import BbgError
 from bbg.methods import Method, get
-from bbg.models.resnet import ResNetCifar
+from bbg.models.resnet import ResNet, ResNetCifar
 from bbg.models.vgg import VGGSmall
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": ResNetCifar,
     "resnet8": partial(ResNetCifar, blocks=1),
+    "resnet18": ResNet,
+    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
     "vgg_small": VGGSmall,
 }
 
