@@ -54,8 +54,9 @@ class ResNet(nn.Module):
     convolution and BN (Bi-Real Net, arXiv 1808.00278), or "pool", which has no parameters.
     """
 
-    def __init__(self, num_classes: int, method: str | Method = "bbg", *, blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
-                 width: int = 64, in_channels: int = 3, act: str | None = None, shortcut: str = "conv") -> None:  # fmt: skip
+    def __init__(self, num_classes: int, method: str | Method = "bbg", *, blocks: tuple[int, ...] = (2, 2, 2, 2),
+                 width: int = 64, in_channels: int = 3, act: str | None = None,
+                 shortcut: str = "conv") -> None:  # fmt: skip
         super().__init__()
         if shortcut not in ("conv", "pool"):
             raise BbgError(f"shortcut is {shortcut!r}, allowed are 'conv' and 'pool'")
