@@ -36,10 +36,11 @@ void require(bool given) {
 
 }  // namespace
 
-const char* bbg_graph_new(const char* input, int64_t channels, int64_t height, int64_t width, bbg_graph** graph) {
+const char* bbg_graph_new(const char* input, int bytes, int64_t channels, int64_t height, int64_t width,
+                          bbg_graph** graph) {
   return guarded([&] {
     require(graph);
-    *graph = new bbg_graph{bbg::Graph(input, channels, height, width)};
+    *graph = new bbg_graph{bbg::Graph(input, bytes ? bbg::Type::bytes : bbg::Type::real, channels, height, width)};
   });
 }
 

@@ -19,7 +19,8 @@ typedef struct bbg_engine bbg_engine;
 
 /* The rows of an epilogue, in the order of bbg_op.rows. */
 enum bbg_row {
-  BBG_SCALE, BBG_BIAS, BBG_SHIFT, BBG_GATE, BBG_ABOVE, BBG_BELOW, BBG_OFFSET, BBG_SIGN, BBG_ROWS
+  BBG_SCALE, BBG_BIAS, BBG_SHIFT, BBG_GATE, BBG_ABOVE, BBG_BELOW, BBG_OFFSET, BBG_SIGN, BBG_BYTE_SCALE, BBG_BYTE_BIAS,
+  BBG_ROWS
 };
 
 /* `count` elements of the type the tensor has in the format; data NULL: absent. */
@@ -32,7 +33,7 @@ typedef struct bbg_array {
  * last bbg_engine_new on the graph has returned. */
 typedef struct bbg_op {
   const char *name, *kind, *input;
-  const char *shortcut, *real, *bits; /* NULL where absent */
+  const char *shortcut, *real, *bits, *bytes; /* NULL where absent */
   int64_t kernel[2], stride[2], padding[2], dilation[2], size[2], groups, channels;
   int ceil_mode, count_include_pad;
   float low, high; /* the clip; -INFINITY and INFINITY where open */
@@ -40,7 +41,9 @@ typedef struct bbg_op {
   bbg_array rows[BBG_ROWS];
 } bbg_op;
 
-const char* bbg_graph_new(const char* input, int64_t channels, int64_t height, int64_t width, bbg_graph** graph);
+/* `bytes` not 0: the input is bytes, else real numbers. */
+const char* bbg_graph_new(const char* input, int bytes, int64_t channels, int64_t height, int64_t width,
+                          bbg_graph** graph);
 const char* bbg_graph_add(bbg_graph* graph, const bbg_op* op);
 const char* bbg_graph_output(bbg_graph* graph, const char* value);
 /* Shape of a value of the graph: channels, height, width. */
@@ -56,11 +59,11 @@ void bbg_engine_free(bbg_engine* engine);
 
 typedef enum bbg_input {
   BBG_FLOAT_NCHW, /* normalised numbers; a NaN or infinity is an error */
-  BBG_BYTE_NHWC   /* value = scale[c] * byte + bias[c] */
+  BBG_BYTE_NHWC   /* a byte stands for the number scale[c] * byte + bias[c] */
 } bbg_input;
 
-/* Runs `images` images. `scale`, `bias`: one number per channel, read for bytes only. `outputs[i]` receives output i
- * as float32 NCHW and has room for `counts[i]` numbers. `seconds` NULL, or one number per op of the graph, which is
+/* Runs `images` images. `scale`, `bias`: one number per channel, read where bytes come in and the graph's input is real,
+ * or the other way round; then no scale may be 0. `outputs[i]` receives output i as float32 NCHW and has room for `counts[i]` numbers. `seconds` NULL, or one number per op of the graph, which is
  * set to the time that op took. Callable from several threads at once: calls on one engine take turns. */
 const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,

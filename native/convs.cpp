@@ -1,4 +1,5 @@
 // Convolutions: which taps count where, and weights in the order in which the kernels read them.
+#include <cstring>
 #include <limits>
 #include <map>
 
@@ -72,11 +73,11 @@ Conv Lowering::conv() {
   k.out = epilogue();
 
   std::vector<ConvBlock> parts = blocks();
-  if (op_.kind == Kind::binary_conv) {
-    arrange_bits(k, parts);
-    border_tables(k, rows, cols);
-  } else {
+  if (op_.kind == Kind::conv) {
     arrange_reals(k, parts);
+  } else {
+    op_.kind == Kind::binary_conv ? arrange_bits(k, parts) : arrange_bytes(k, parts);
+    border_tables(k, rows, cols);
   }
   k.blocks = copy(memory_, parts);
   k.block_count = int32_t(parts.size());
@@ -123,6 +124,40 @@ void Lowering::arrange_reals(Conv& k, std::vector<ConvBlock>& parts) {
       }
     }
     b.weights = weights;
+  }
+}
+
+// A word holds as many numbers as its bytes are wide; those of a tap row that lie side by side share words, behind the
+// last there are weights of 0. Only an input has no numbers between its pixels; else a tap's words are its own.
+void Lowering::arrange_bytes(Conv& k, std::vector<ConvBlock>& parts) {
+  k.count = Count::bytes;
+  const int64_t inputs = group_inputs(), size = kernels_.byte_size, per_word = 4 / size;
+  const bool run = k.input.pixel == in_.channels * size && op_.dilation[1] == 1 && op_.groups == 1;
+  for (ConvBlock& b : parts) {
+    const int64_t last = std::min(b.channel + b.vectors * lanes_, out_.channels) - 1, width = b.vectors * lanes_;
+    const int64_t from = group_of(b.channel) * inputs, range = (group_of(last) + 1) * inputs - from;
+    const int64_t taps = run ? op_.kernel[1] : 1;  // that share words
+    const int64_t words = (taps * range + per_word - 1) / per_word;
+    const bool same = op_.groups == 1 && &b != &parts[0];
+    b.items = int32_t(op_.kernel[1] / taps * words);
+    b.offsets = same ? parts[0].offsets : offsets(k, from * size, words, 4, taps);
+    b.row_weights = b.items * width;
+    uint8_t* to = memory_.make<uint8_t>(op_.kernel[0] * b.row_weights * 4);
+    const int8_t* weight = op_.byte_weight.data + b.channel * op_.kernel[0] * op_.kernel[1] * inputs;
+    for (int64_t o = b.channel; o <= last; ++o) {
+      for (int64_t ky = 0; ky < op_.kernel[0]; ++ky) {
+        for (int64_t kx = 0; kx < op_.kernel[1]; ++kx) {
+          for (int64_t c = 0; c < inputs; ++c, ++weight) {
+            const int64_t number = kx % taps * range + group_of(o) * inputs - from + c;
+            const int64_t item = ky * b.items + kx / taps * words + number / per_word;
+            uint8_t* place = to + (item * width + o - b.channel) * 4 + number % per_word * size;
+            const int16_t wide = *weight;
+            std::memcpy(place, &wide, size_t(size));  // little-endian: the first byte of a wide one is the narrow one
+          }
+        }
+      }
+    }
+    b.weights = to;
   }
 }
 
@@ -190,7 +225,7 @@ void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
 void Lowering::border_tables(Conv& k, const Classes& rows, const Classes& cols) {
   const int64_t kw = op_.kernel[1], taps = op_.kernel[0] * kw, inputs = group_inputs();
   std::vector<int32_t> ones(size_t(taps * out_.channels));  // set bits of each filter's taps
-  for (int64_t o = 0; o < out_.channels; ++o) {
+  for (int64_t o = 0; o < out_.channels && op_.kind == Kind::binary_conv; ++o) {
     for (int64_t t = 0; t < taps; ++t) {
       int32_t& sum = ones[size_t(t * out_.channels + o)];
       for (int64_t c = 0; c < inputs; c += 32) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -92,13 +93,14 @@ Engine::Engine(const Graph& graph, const Kernels& kernels, int threads) : kernel
 }
 
 void Engine::plan(const Graph& graph) {
-  Maps maps = lay_out(graph, kernels_.lanes);
+  Maps maps = lay_out(graph, kernels_);
   const std::vector<int> home = homes(graph, maps, kernels_.lanes);
   const int last_op = int(graph.ops.size());
   std::vector<Span> spans;
   for (size_t v = 0; v < maps.size(); ++v) {
     const int writer = graph.values[v].writer;
-    spans.push_back({home[v] == int(v) ? maps[v].image : 0, writer, writer, 0});
+    const bool kept = home[v] == int(v) && (writer == kNone || pool_behind(graph, writer) == kNone);
+    spans.push_back({kept ? maps[v].image : 0, writer, writer, 0});
   }
   const auto needed = [&](int v, int op) {
     int& last = spans[size_t(home[size_t(v)])].last;
@@ -107,7 +109,7 @@ void Engine::plan(const Graph& graph) {
   for (int i = 0; i < last_op; ++i) {
     const Op& op = graph.ops[size_t(i)];
     for (int v : {op.input, op.shortcut, op.real}) {
-      if (v != kNone) needed(v, i);
+      if (v != kNone) needed(v, std::max(i, pool_behind(graph, i)));
     }
     spans.push_back({scratch_bytes(graph, op, maps, kernels_), i, i, 0});
   }
@@ -128,13 +130,14 @@ void Engine::plan(const Graph& graph) {
   for (int i = 0; i < last_op; ++i) {
     if (only_repeats(graph, graph.ops[size_t(i)], kernels_.lanes)) continue;
     uint8_t* scratch = base + spans[maps.size() + size_t(i)].offset;
-    lower(graph, i, maps, scratch, kernels_, constants_, steps_);
+    lower(graph, i, maps, scratch, kernels_, team_.members(), constants_, steps_);
   }
   const auto shape = [](const Value& v) { return Shape{v.channels, v.height, v.width}; };
   input_ = shape(graph.values[0]);
+  input_type_ = graph.values[0].type;
   input_map_ = maps[0];
   for (int v : graph.outputs) {
-    results_.push_back({shape(graph.values[size_t(v)]), maps[size_t(v)], graph.values[size_t(v)].bits});
+    results_.push_back({shape(graph.values[size_t(v)]), maps[size_t(v)], graph.values[size_t(v)].type == Type::bits});
   }
 }
 
@@ -146,7 +149,8 @@ void Engine::run(bbg_input kind, const void* data, size_t bytes, int64_t images,
     throw Refusal("the input has " + std::to_string(bytes) + " bytes, not " + std::to_string(images) + " times " +
                   std::to_string(image));
   }
-  if (kind == BBG_BYTE_NHWC && !(scale && bias)) throw Refusal("an input of bytes needs a scale and a bias");
+  const bool converts = (kind == BBG_BYTE_NHWC) != (input_type_ == Type::bytes);
+  if (converts && !(scale && bias)) throw Refusal("bytes for a real input, or the reverse, need a scale and a bias");
   for (size_t i = 0; i < results_.size(); ++i) {
     const size_t numbers = size_t(results_[i].shape.numbers());
     if (!outputs[i] || counts[i] / numbers < size_t(images)) throw Refusal("an output has too little room");
@@ -177,7 +181,7 @@ void Engine::work(Batch& batch, int member) {
   for (const Step& s : steps_) {
     const int64_t items = batch.images * s.items;
     const int64_t begin = share(items, member, members), end = share(items, member + 1, members);
-    if (begin < end) s.run(s.args, batch.images, begin, end);
+    if (begin < end) s.run(s.args, batch.images, begin, end, member);
     team_.barrier();
     if (timed) {
       const auto now = Clock::now();
@@ -192,9 +196,9 @@ void Engine::work(Batch& batch, int member) {
 
 // Rows of the input into the workspace.
 void Engine::enter(Batch& batch, int64_t begin, int64_t end) const {
+  if (input_type_ == Type::bytes) return enter_bytes(batch, begin, end);
   const auto [channels, height, width] = input_;
   const int64_t step = input_map_.pixel / int64_t(sizeof(float));
-  constexpr uint32_t kExponent = 0x7f800000;
   bool finite = true;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = row / height, y = row % height;
@@ -212,10 +216,43 @@ void Engine::enter(Batch& batch, int64_t begin, int64_t end) const {
       }
       const uint8_t* from = batch.data + ((n * channels + c) * height + y) * width * int64_t(sizeof(float));
       for (int64_t x = 0; x < width; ++x) {
-        uint32_t bits;
-        std::memcpy(&bits, from + x * int64_t(sizeof bits), sizeof bits);
-        finite &= (bits & kExponent) != kExponent;
-        std::memcpy(pixels + x * step + c, &bits, sizeof bits);
+        float value;
+        std::memcpy(&value, from + x * int64_t(sizeof value), sizeof value);
+        finite &= bool(std::isfinite(value));
+        pixels[x * step + c] = value;
+      }
+    }
+  }
+  if (!finite) batch.finite = false;
+}
+
+// The same where the network computes with bytes: a number x becomes the byte next to (x - bias) / scale.
+void Engine::enter_bytes(Batch& batch, int64_t begin, int64_t end) const {
+  const auto [channels, height, width] = input_;
+  const int64_t size = input_map_.pixel / channels;  // of a number
+  bool finite = true;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t n = row / height, y = row % height;
+    uint8_t* to = input_map_.data + n * input_map_.image + y * input_map_.row;
+    std::memset(to - input_map_.left, 0, size_t(input_map_.left));
+    std::memset(to + width * input_map_.pixel, 0, size_t(input_map_.right));
+    if (batch.kind == BBG_BYTE_NHWC) {
+      const uint8_t* from = batch.data + row * width * channels;
+      if (size == 1) std::memcpy(to, from, size_t(width * channels));
+      for (int64_t i = 0; size == 2 && i < width * channels; ++i) to[2 * i] = from[i], to[2 * i + 1] = 0;
+      continue;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      const uint8_t* from = batch.data + ((n * channels + c) * height + y) * width * int64_t(sizeof(float));
+      for (int64_t x = 0; x < width; ++x) {
+        float value;
+        std::memcpy(&value, from + x * int64_t(sizeof value), sizeof value);
+        const bool sound = std::isfinite(value);
+        finite &= sound;
+        value = sound ? std::nearbyint((value - batch.bias[c]) / batch.scale[c]) : 0.0f;
+        uint8_t* at = to + x * input_map_.pixel + c * size;
+        at[0] = uint8_t(std::max(0.0f, std::min(255.0f, value)));
+        if (size == 2) at[1] = 0;
       }
     }
   }

@@ -38,6 +38,7 @@ class Engine {
   static void program(void* batch, int member);
   void work(Batch& batch, int member);
   void enter(Batch& batch, int64_t begin, int64_t end) const;
+  void enter_bytes(Batch& batch, int64_t begin, int64_t end) const;
   void leave(const Batch& batch, int64_t image) const;
 
   const Kernels& kernels_;
@@ -46,6 +47,7 @@ class Engine {
   Memory constants_, workspace_;
   int64_t round_ = 1;  // images per round
   Shape input_;
+  Type input_type_ = Type::real;
   Map input_map_;
   std::vector<Step> steps_;
   std::vector<Result> results_;

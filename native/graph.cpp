@@ -1,5 +1,6 @@
 #include "graph.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,9 +11,20 @@ namespace {
 constexpr int64_t kLimit = int64_t{1} << 31;  // numbers in a value or a weight
 constexpr int64_t kPairLimit = 65535;
 
-constexpr const char* kKinds[] = {"conv",           "binary_conv", "max_pool",     "avg_pool", "adaptive_avg_pool",
-                                  "match_channels", "pointwise",   "max_pool_bits"};
-constexpr const char* kRows[] = {"scale", "bias", "shift", "gate", "above", "below", "offset", "sign"};
+constexpr int64_t kByteFanIn = 65535;  // products of bytes that 32 bits hold: 255 * 128 * 65535 < 2^31
+
+constexpr const char* kKinds[] = {"conv",     "byte_conv",         "binary_conv",    "max_pool",
+                                  "avg_pool", "adaptive_avg_pool", "match_channels", "pointwise", "max_pool_bits"};
+constexpr const char* kTypes[] = {"real", "bits", "bytes"};
+constexpr const char* kRows[BBG_ROWS] = {"scale", "bias",   "shift", "gate",       "above",
+                                         "below", "offset", "sign",  "byte_scale", "byte_bias"};
+
+bool is_conv(Kind kind) { return kind == Kind::conv || kind == Kind::byte_conv || kind == Kind::binary_conv; }
+
+Type operand(Kind kind) {
+  if (kind == Kind::binary_conv || kind == Kind::max_pool_bits) return Type::bits;
+  return kind == Kind::byte_conv ? Type::bytes : Type::real;
+}
 
 std::string text(int64_t n) { return std::to_string(n); }
 
@@ -78,9 +90,9 @@ int64_t steps(const Op& op, int axis, int64_t size) {
 
 // Shape of the result of `op` on `main`; fills the attributes that the kind has.
 Value infer(Op& op, const bbg_op& d, const Value& main) {
-  Value result{"", false, main.channels, main.height, main.width};
+  Value result{"", Type::real, main.channels, main.height, main.width};
   const std::string& n = op.name;
-  const bool conv = op.kind == Kind::conv || op.kind == Kind::binary_conv;
+  const bool conv = is_conv(op.kind);
   const bool dilated_pool = op.kind == Kind::max_pool || op.kind == Kind::max_pool_bits;
   if (conv || dilated_pool || op.kind == Kind::avg_pool) {
     op.kernel = pair(d.kernel, 1, n + ": kernel");
@@ -117,24 +129,27 @@ Value infer(Op& op, const bbg_op& d, const Value& main) {
 void take_tensors(Op& op, const bbg_op& d, const Value& main, int64_t channels) {
   const std::string& n = op.name;
   for (int r = 0; r < BBG_ROWS; ++r) op.rows[size_t(r)] = finite(d.rows[r], channels, n + ": epilogue row " + kRows[r]);
-  if (op.kind == Kind::conv || op.kind == Kind::binary_conv) {
+  if (is_conv(op.kind)) {
     const int64_t taps = op.kernel[0] * op.kernel[1], inputs = main.channels / op.groups;
     const int64_t weights = product({channels, op.kernel[0], op.kernel[1], inputs}, n + ": the weight");
     require(d.weight.data != nullptr, n + ": the weight is missing");
-    if (op.kind == Kind::conv) {
-      op.real_weight = finite(d.weight, weights, n + ": the weight");
-    } else {
+    if (op.kind == Kind::conv) op.real_weight = finite(d.weight, weights, n + ": the weight");
+    if (op.kind == Kind::byte_conv) {
+      require(taps * inputs <= kByteFanIn, n + ": too many products per number for 32 bits");
+      op.byte_weight = tensor<int8_t>(d.weight, weights, n + ": the weight");
+    }
+    if (op.kind == Kind::binary_conv) {
       op.bit_weight = packed(d.weight, channels, taps * inputs, n + ": the weight");
       op.threshold = tensor<int32_t>(d.threshold, channels, n + ": the threshold");
-      op.tap_bias = finite(d.tap_bias, taps * channels, n + ": tap_bias");
     }
+    if (op.kind != Kind::conv) op.tap_bias = finite(d.tap_bias, taps * channels, n + ": tap_bias");
   }
   if (op.kind == Kind::max_pool_bits) op.and_mask = packed(d.and_mask, 1, channels, n + ": and_mask");
 }
 
 void check_epilogue(const Op& op) {
   const std::string& n = op.name;
-  bool plain = op.real == kNone && op.shortcut == kNone && !op.clipped();
+  bool plain = op.real == kNone && op.bytes == kNone && op.shortcut == kNone && !op.clipped();
   for (const auto& row : op.rows) plain = plain && !row;
   require(!op.rows[BBG_GATE] || op.shortcut != kNone, n + ": a gate needs a shortcut");
   require(!op.rows[BBG_SHIFT] || op.kind == Kind::binary_conv, n + ": only a binary_conv has a shift");
@@ -150,10 +165,10 @@ bool Op::clipped() const {
   return low != -kOpen || high != kOpen;
 }
 
-Graph::Graph(const char* input, int64_t channels, int64_t height, int64_t width) {
+Graph::Graph(const char* input, Type type, int64_t channels, int64_t height, int64_t width) {
   require(input != nullptr, "the input needs a name");
   check_shape(channels, height, width, "the input");
-  values.push_back({input, false, channels, height, width});
+  values.push_back({input, type, channels, height, width});
 }
 
 int Graph::find(const char* value) const {
@@ -176,42 +191,44 @@ void Graph::add(const bbg_op& d) {
   op.input = find(d.input);
   require(op.input != kNone, n + ": reads '" + d.input + "', which no earlier op writes");
   const Value main = values[size_t(op.input)];
-  const bool reads_bits = op.kind == Kind::binary_conv || op.kind == Kind::max_pool_bits;
-  require(main.bits == reads_bits, n + ": its input must be " + (reads_bits ? "bits" : "real"));
+  require(main.type == operand(op.kind), n + ": its input must be " + kTypes[int(operand(op.kind))]);
 
   Value result = infer(op, d, main);
   if (d.shortcut) {
     op.shortcut = find(d.shortcut);
     require(op.shortcut != kNone, n + ": reads '" + d.shortcut + "', which no earlier op writes");
     const Value& s = values[size_t(op.shortcut)];
-    require(!s.bits && s.channels == result.channels && s.height == result.height && s.width == result.width,
+    require(s.type == Type::real && s.channels == result.channels && s.height == result.height && s.width == result.width,
             n + ": the shortcut must be real and have the shape of the result");
   }
   op.low = d.low, op.high = d.high;
   take_tensors(op, d, main, result.channels);
 
-  require(d.real || d.bits, n + ": writes nothing");
-  require(find(d.real) == kNone && find(d.bits) == kNone && !(d.real && d.bits && !std::strcmp(d.real, d.bits)),
-          n + ": writes a value that is written already");
   result.writer = int(ops.size());
-  const auto write = [&](const char* name, bool bits) {
+  std::vector<Value> written;
+  const auto write = [&](const char* name, Type type) {
     if (!name) return kNone;
+    const bool fresh = std::none_of(written.begin(), written.end(), [&](const Value& v) { return v.name == name; });
+    require(fresh && find(name) == kNone, n + ": writes a value that is written already");
     result.name = name;
-    result.bits = bits;
-    values.push_back(result);
-    return int(values.size()) - 1;
+    result.type = type;
+    written.push_back(result);
+    return int(values.size() + written.size()) - 1;
   };
-  op.real = d.real ? int(values.size()) : kNone;
-  op.bits = d.bits ? int(values.size()) + (d.real != nullptr) : kNone;
+  op.real = write(d.real, Type::real);
+  op.bits = write(d.bits, Type::bits);
+  op.bytes = write(d.bytes, Type::bytes);
+  require(!written.empty(), n + ": writes nothing");
   check_epilogue(op);
-  write(d.real, false);
-  write(d.bits, true);
+  values.insert(values.end(), written.begin(), written.end());
   ops.push_back(std::move(op));
 }
 
 void Graph::add_output(const char* value) {
   const int found = find(value);
-  require(found > 0, std::string("output '") + (value ? value : "") + "' is not written by an op");
+  const std::string name = std::string("output '") + (value ? value : "") + "'";
+  require(found > 0, name + " is not written by an op");
+  require(values[size_t(found)].type != Type::bytes, name + " is bytes; allowed are real values and bits");
   outputs.push_back(found);
 }
 

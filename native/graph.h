@@ -16,11 +16,13 @@ struct Refusal : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class Kind { conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise, max_pool_bits };
+enum class Type { real, bits, bytes };
+
+enum class Kind { conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise, max_pool_bits };
 
 struct Value {
   std::string name;
-  bool bits = false;
+  Type type = Type::real;
   int64_t channels = 0, height = 0, width = 0;
   int writer = -1;  // op; -1: the graph's input
 };
@@ -41,18 +43,19 @@ constexpr int kNone = -1;
 struct Op {
   std::string name;
   Kind kind{};
-  int input = kNone, shortcut = kNone, real = kNone, bits = kNone;  // values
+  int input = kNone, shortcut = kNone, real = kNone, bits = kNone, bytes = kNone;  // values
   Pair kernel{1, 1}, stride{1, 1}, padding{0, 0}, dilation{1, 1};
   int64_t groups = 1;
   bool ceil_mode = false, count_include_pad = false;
   float low = 0, high = 0;
   Tensor<float> real_weight;
+  Tensor<int8_t> byte_weight;
   Tensor<uint64_t> bit_weight, and_mask;
   Tensor<int32_t> threshold;
   Tensor<float> tap_bias;
   std::array<Tensor<float>, BBG_ROWS> rows;
 
-  int result() const { return real != kNone ? real : bits; }
+  int result() const { return real != kNone ? real : bits != kNone ? bits : bytes; }
   bool clipped() const;
 };
 
@@ -61,7 +64,7 @@ struct Graph {
   std::vector<Op> ops;
   std::vector<int> outputs;
 
-  Graph(const char* input, int64_t channels, int64_t height, int64_t width);
+  Graph(const char* input, Type type, int64_t channels, int64_t height, int64_t width);
   void add(const bbg_op& description);
   void add_output(const char* value);
   int find(const char* value) const;  // kNone where there is none

@@ -9,7 +9,9 @@
 
 namespace bbg {
 
-inline bool is_conv(const Op& op) { return op.kind == Kind::conv || op.kind == Kind::binary_conv; }
+inline bool is_conv(const Op& op) {
+  return op.kind == Kind::conv || op.kind == Kind::byte_conv || op.kind == Kind::binary_conv;
+}
 
 // Taps of one output position that lie inside the map, in one direction.
 struct Taps {
@@ -39,6 +41,7 @@ class Lowering {
         padded_(round_up(out_.channels, kernels.lanes)) {}
 
   void steps(int index, std::vector<Step>& steps);
+  ConvPool conv_pool(Lowering& behind, int64_t members);
 
  private:
   Map map(int value) const { return value == kNone ? Map{} : maps_[size_t(value)]; }
@@ -55,11 +58,16 @@ class Lowering {
   std::vector<ConvBlock> blocks();
   void arrange_bits(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_reals(Conv& k, std::vector<ConvBlock>& blocks);
+  void arrange_bytes(Conv& k, std::vector<ConvBlock>& blocks);
   const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
   uint32_t* block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask);
   void border_tables(Conv& k, const Classes& rows, const Classes& cols);
   const Window* windows(int axis, int64_t positions, int64_t size);
   Pool pool();
+  template <class T>
+  const T* keep(const T& args) {
+    return copy(memory_, std::vector<T>{args});
+  }
 
   int64_t group_of(int64_t channel) const { return channel / (out_.channels / op_.groups); }
   int64_t group_inputs() const { return in_.channels / op_.groups; }

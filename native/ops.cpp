@@ -32,6 +32,8 @@ Epilogue Lowering::epilogue() {
   e.bias = padded(rows[BBG_BIAS], 0.0f, 0.0f);
   e.gate = padded(rows[BBG_GATE], 1.0f, 0.0f);
   e.sign = padded(rows[BBG_SIGN], 0.0f, kInfinity);
+  e.byte_scale = padded(rows[BBG_BYTE_SCALE], 1.0f, 0.0f);
+  e.byte_bias = padded(rows[BBG_BYTE_BIAS], 0.0f, 0.0f);
   if (rows[BBG_SHIFT]) {
     e.shift = padded(rows[BBG_SHIFT], 0.0f, 0.0f);
     e.window_sum = reinterpret_cast<float*>(scratch_);
@@ -50,7 +52,7 @@ Epilogue Lowering::epilogue() {
   }
   e.low = op_.low, e.high = op_.high, e.clip = op_.clipped();
   e.groups = int32_t(op_.groups);
-  e.shortcut = map(op_.shortcut), e.real = map(op_.real), e.bits = map(op_.bits);
+  e.shortcut = map(op_.shortcut), e.real = map(op_.real), e.bits = map(op_.bits), e.bytes = map(op_.bytes);
   e.channels = int32_t(out_.channels), e.height = int32_t(out_.height), e.width = int32_t(out_.width);
   return e;
 }
@@ -75,7 +77,7 @@ int64_t ones_between(const uint8_t* pixel, int64_t from, int64_t to) {
   return count;
 }
 
-void window_sums(const void* args, int64_t, int64_t begin, int64_t end) {
+void window_sums(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
   const WindowSum& k = *static_cast<const WindowSum*>(args);
   const Epilogue& e = k.out;
   for (int64_t item = begin; item < end; ++item) {
@@ -138,12 +140,27 @@ Pool Lowering::pool() {
   return k;
 }
 
+// The rest of a rising epilogue commutes with the maximum: then it is left to the fewer numbers behind the pool.
+ConvPool Lowering::conv_pool(Lowering& behind, int64_t members) {
+  constexpr int64_t kAhead = 4;  // windows for which the buffer has room besides the first
+  ConvPool f{conv(), behind.pool(), nullptr, 0, 0};
+  Epilogue &first = f.conv.out, &then = f.pool.out;
+  const auto rises = [&](const float* slopes) { return !slopes || *std::min_element(slopes, slopes + padded_) >= 0; };
+  const Op& pool = behind.op_;
+  bool plain = !pool.rows[BBG_SCALE] && !pool.rows[BBG_BIAS] && pool.shortcut == kNone && !then.above && !then.clip;
+  if (plain && rises(first.above) && rises(first.below)) {
+    then.above = first.above, then.below = first.below, then.offset = first.offset;
+    then.low = first.low, then.high = first.high, then.clip = first.clip;
+    first.above = nullptr, first.clip = false;
+  }
+  first.real.image = f.pool.input.image = 0;
+  f.rows = (pool.kernel[0] - 1) * pool.dilation[0] + 1 + kAhead * pool.stride[0];
+  f.bytes = round_up(f.rows * first.real.row, 64);
+  f.buffer = static_cast<uint8_t*>(memory_.allocate(members, f.bytes, false));
+  return f;
+}
+
 void Lowering::steps(int index, std::vector<Step>& steps) {
-  const auto keep = [&](auto args) {
-    auto* kept = memory_.make<decltype(args)>(1);
-    *kept = args;
-    return kept;
-  };
   if (is_conv(op_)) {
     if (op_.rows[BBG_SHIFT]) {
       WindowSum s{map(op_.input), windows(0, out_.height, in_.height), windows(1, out_.width, in_.width), op_.dilation[0],
@@ -167,22 +184,23 @@ void Lowering::steps(int index, std::vector<Step>& steps) {
 
 constexpr int64_t kMapLimit = (int64_t{1} << 31) - 1;  // offsets within an image have 32 bits
 
-Maps lay_out(const Graph& graph, int lanes) {
+Maps lay_out(const Graph& graph, const Kernels& kernels) {
   Maps maps(graph.values.size());
+  const auto number = [&](const Value& value) { return value.type == Type::real ? int64_t(sizeof(float)) : kernels.byte_size; };
   bool dense_input = true;  // convolutions read numbers one by one: only then may input pixels lie side by side
   for (size_t v = 0; v < maps.size(); ++v) {
     const Value& value = graph.values[v];
     maps[v].channels = value.channels;
-    if (value.bits) {
+    if (value.type == Type::bits) {
       maps[v].pixel = value.channels <= 16 ? 2 : round_up(value.channels, 32) / 8;
     } else {
-      maps[v].pixel = round_up(value.channels, lanes) * int64_t(sizeof(float));
+      maps[v].pixel = round_up(value.channels, kernels.lanes) * number(value);
     }
   }
   for (const Op& op : graph.ops) {
-    if (op.shortcut == 0 || (op.input == 0 && op.kind != Kind::conv)) dense_input = false;
+    if (op.shortcut == 0 || (op.input == 0 && !is_conv(op))) dense_input = false;
   }
-  if (dense_input) maps[0].pixel = graph.values[0].channels * int64_t(sizeof(float));
+  if (dense_input) maps[0].pixel = graph.values[0].channels * number(graph.values[0]);
   for (const Op& op : graph.ops) {
     if (!is_conv(op)) continue;
     Map& m = maps[size_t(op.input)];
@@ -221,9 +239,32 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const 
   return 0;
 }
 
-void lower(const Graph& graph, int index, const Maps& maps, uint8_t* scratch, const Kernels& kernels, Memory& memory,
-           std::vector<Step>& steps) {
-  Lowering(graph, graph.ops[size_t(index)], maps, scratch, kernels, memory).steps(index, steps);
+int pool_behind(const Graph& graph, int index) {
+  const Op& op = graph.ops[size_t(index)];
+  if (op.kind != Kind::byte_conv || op.real == kNone || op.bits != kNone || op.bytes != kNone || op.shortcut != kNone) {
+    return kNone;
+  }
+  int pool = kNone, readers = int(std::count(graph.outputs.begin(), graph.outputs.end(), op.real));
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    const Op& other = graph.ops[i];
+    readers += (other.input == op.real) + (other.shortcut == op.real);
+    if (other.input == op.real && other.kind == Kind::max_pool) pool = int(i);
+  }
+  return readers == 1 ? pool : kNone;
+}
+
+void lower(const Graph& graph, int index, const Maps& maps, uint8_t* scratch, const Kernels& kernels, int64_t members,
+           Memory& memory, std::vector<Step>& steps) {
+  const auto lowering = [&](const Op& op) { return Lowering(graph, op, maps, scratch, kernels, memory); };
+  const Op& op = graph.ops[size_t(index)];
+  const int before = graph.values[size_t(op.input)].writer;
+  if (before != kNone && pool_behind(graph, before) == index) {
+    Lowering pool = lowering(op);
+    const ConvPool f = lowering(graph.ops[size_t(before)]).conv_pool(pool, members);
+    steps.push_back({kernels.conv_pool, copy(memory, std::vector<ConvPool>{f}), f.pool.out.height, index});
+  } else if (pool_behind(graph, index) == kNone) {
+    lowering(op).steps(index, steps);
+  }
 }
 
 }  // namespace bbg

@@ -45,7 +45,7 @@ struct Step {
 using Maps = std::vector<Map>;
 
 // The layout of every value for a kernel set, `data` still null: margins as wide as the convolutions need them.
-Maps lay_out(const Graph& graph, int lanes);
+Maps lay_out(const Graph& graph, const Kernels& kernels);
 
 // Whether an op need not run: all it does is repeat channels for shortcuts, and those can repeat them on their own.
 bool only_repeats(const Graph& graph, const Op& op, int lanes);
@@ -53,8 +53,12 @@ bool only_repeats(const Graph& graph, const Op& op, int lanes);
 // Bytes of scratch that an op needs per image.
 int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const Kernels& kernels);
 
-// Appends the steps of graph.ops[index]. `maps` are bound; `scratch` is the op's own.
-void lower(const Graph& graph, int index, const Maps& maps, uint8_t* scratch, const Kernels& kernels, Memory& memory,
-           std::vector<Step>& steps);
+// The max-pool that takes the rows of a convolution of bytes while they are in the cache, so that its result needs no
+// memory; kNone where graph.ops[index] is none or more is done with its result.
+int pool_behind(const Graph& graph, int index);
+
+// Appends the steps of graph.ops[index]. `maps` are bound; `scratch` is the op's own; `members`: of the team.
+void lower(const Graph& graph, int index, const Maps& maps, uint8_t* scratch, const Kernels& kernels, int64_t members,
+           Memory& memory, std::vector<Step>& steps);
 
 }  // namespace bbg

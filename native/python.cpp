@@ -31,7 +31,8 @@ bbg_array array_of(nb::handle given) {
   return {array.data(), array.size()};
 }
 
-constexpr const char* kRows[BBG_ROWS] = {"scale", "bias", "shift", "gate", "above", "below", "offset", "sign"};
+constexpr const char* kRows[BBG_ROWS] = {"scale", "bias",   "shift", "gate",       "above",
+                                         "below", "offset", "sign",  "byte_scale", "byte_bias"};
 
 void set_pair(int64_t (&to)[2], nb::handle given) {
   to[0] = nb::cast<int64_t>(given[0]);
@@ -40,8 +41,9 @@ void set_pair(int64_t (&to)[2], nb::handle given) {
 
 class Graph {
  public:
-  Graph(const std::string& input, int64_t channels, int64_t height, int64_t width) {
-    check(bbg_graph_new(input.c_str(), channels, height, width, &graph));
+  Graph(const std::string& input, bool bytes, int64_t channels, int64_t height, int64_t width)
+      : channels(size_t(channels)) {
+    check(bbg_graph_new(input.c_str(), bytes, channels, height, width, &graph));
   }
   ~Graph() { bbg_graph_free(graph); }
   Graph(const Graph&) = delete;
@@ -49,13 +51,13 @@ class Graph {
 
   void add(const std::string& name, const std::string& kind, const std::string& input,
            const std::optional<std::string>& shortcut, const std::optional<std::string>& real,
-           const std::optional<std::string>& bits, nb::dict attributes, nb::dict tensors, std::optional<float> low,
+           const std::optional<std::string>& bits, const std::optional<std::string>& bytes, nb::dict attributes, nb::dict tensors, std::optional<float> low,
            std::optional<float> high) {
     constexpr float kOpen = std::numeric_limits<float>::infinity();
     const auto text = [](const std::optional<std::string>& s) { return s ? s->c_str() : nullptr; };
     bbg_op op{};
     op.name = name.c_str(), op.kind = kind.c_str(), op.input = input.c_str();
-    op.shortcut = text(shortcut), op.real = text(real), op.bits = text(bits);
+    op.shortcut = text(shortcut), op.real = text(real), op.bits = text(bits), op.bytes = text(bytes);
     op.low = low.value_or(-kOpen), op.high = high.value_or(kOpen);
     for (auto [key, value] : attributes) {
       const auto k = nb::cast<std::string>(key);
@@ -72,7 +74,9 @@ class Graph {
     }
     for (auto [key, value] : tensors) {
       const auto k = nb::cast<std::string>(key);
-      if (k == "weight") op.weight = kind == "binary_conv" ? array_of<uint64_t>(value) : array_of<float>(value);
+      if (k == "weight" && kind == "binary_conv") op.weight = array_of<uint64_t>(value);
+      else if (k == "weight" && kind == "byte_conv") op.weight = array_of<int8_t>(value);
+      else if (k == "weight") op.weight = array_of<float>(value);
       else if (k == "threshold") op.threshold = array_of<int32_t>(value);
       else if (k == "tap_bias") op.tap_bias = array_of<float>(value);
       else if (k == "and_mask") op.and_mask = array_of<uint64_t>(value);
@@ -101,6 +105,7 @@ class Graph {
     size_t numbers() const { return size_t(shape[0] * shape[1] * shape[2]); }
   };
 
+  size_t channels;  // of the input
   bbg_graph* graph = nullptr;
   nb::list borrowed;  // keeps the arrays alive
   std::vector<Output> outputs;
@@ -116,8 +121,12 @@ nb::ndarray<nb::numpy, float> new_array(const Graph::Output& o, size_t images) {
 
 class Engine {
  public:
-  Engine(const Graph& graph, const std::optional<std::string>& isa, int threads)
-      : ops_(nb::len(graph.borrowed)), outputs_(graph.outputs) {
+  Engine(const Graph& graph, const std::optional<std::string>& isa, int threads, std::vector<float> scale,
+         std::vector<float> bias)
+      : ops_(nb::len(graph.borrowed)), outputs_(graph.outputs), scale_(std::move(scale)), bias_(std::move(bias)) {
+    if ((!scale_.empty() || !bias_.empty()) && (scale_.size() != graph.channels || bias_.size() != graph.channels)) {
+      throw nb::value_error("scale and bias must have one number per channel");
+    }
     check(bbg_engine_new(graph.graph, isa ? isa->c_str() : nullptr, threads, &engine_));
   }
   ~Engine() { bbg_engine_free(engine_); }
@@ -132,29 +141,21 @@ class Engine {
     return result;
   }
 
-  // float32 [N, C, H, W], or uint8 [N, H, W, C] with a scale and a bias per channel; sizes were checked by the caller
-  // against the graph and are checked again in C.
-  nb::list run_floats(const Floats& images) {
-    return run(BBG_FLOAT_NCHW, images.data(), images.nbytes(), images.shape(0), nullptr, nullptr, nullptr);
+  // float32 [N, C, H, W] or uint8 [N, H, W, C]; sizes are checked in C.
+  template <class T, bbg_input kKind>
+  nb::list run(const Array<T>& images) {
+    return run(kKind, images.data(), images.nbytes(), images.shape(0), nullptr);
   }
 
-  nb::list run_bytes(const Array<uint8_t>& images, const Floats& scale, const Floats& bias) {
-    const size_t channels = images.shape(images.ndim() - 1);
-    if (scale.size() != channels || bias.size() != channels) {
-      throw nb::value_error("scale and bias must have one number per channel");
-    }
-    return run(BBG_BYTE_NHWC, images.data(), images.nbytes(), images.shape(0), scale.data(), bias.data(), nullptr);
-  }
-
-  std::vector<double> time_floats(const Floats& images) {
+  template <class T, bbg_input kKind>
+  std::vector<double> time(const Array<T>& images) {
     std::vector<double> seconds(ops_);
-    run(BBG_FLOAT_NCHW, images.data(), images.nbytes(), images.shape(0), nullptr, nullptr, seconds.data());
+    run(kKind, images.data(), images.nbytes(), images.shape(0), seconds.data());
     return seconds;
   }
 
  private:
-  nb::list run(bbg_input kind, const void* data, size_t bytes, size_t images, const float* scale, const float* bias,
-               double* seconds) {
+  nb::list run(bbg_input kind, const void* data, size_t bytes, size_t images, double* seconds) {
     nb::list arrays;
     std::vector<float*> to;
     std::vector<size_t> counts;
@@ -167,6 +168,8 @@ class Engine {
     const char* error;
     {
       const nb::gil_scoped_release released;
+      const float* scale = scale_.empty() ? nullptr : scale_.data();
+      const float* bias = bias_.empty() ? nullptr : bias_.data();
       error = bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(),
                              seconds);
     }
@@ -177,6 +180,7 @@ class Engine {
   bbg_engine* engine_ = nullptr;
   size_t ops_;
   std::vector<Graph::Output> outputs_;
+  std::vector<float> scale_, bias_;  // what a byte of each channel stands for; empty where that is unknown
 };
 
 std::vector<std::pair<std::string, bool>> kernel_sets() {
@@ -193,16 +197,18 @@ NB_MODULE(_native, m) {
   m.def("kernel_sets", kernel_sets, "Names of the kernel sets, best first, and whether this machine runs them.");
 
   nb::class_<Graph>(m, "Graph")
-      .def(nb::init<const std::string&, int64_t, int64_t, int64_t>(), "input"_a, "channels"_a, "height"_a, "width"_a)
+      .def(nb::init<const std::string&, bool, int64_t, int64_t, int64_t>(), "input"_a, "bytes"_a, "channels"_a, "height"_a, "width"_a)
       .def("add", &Graph::add, "name"_a, "kind"_a, "input"_a, "shortcut"_a.none(), "real"_a.none(), "bits"_a.none(),
-           "attributes"_a, "tensors"_a, "low"_a.none(), "high"_a.none())
+           "bytes"_a.none(), "attributes"_a, "tensors"_a, "low"_a.none(), "high"_a.none())
       .def("output", &Graph::output, "value"_a, "flat"_a);
 
   nb::class_<Engine>(m, "Engine")
-      .def(nb::init<const Graph&, const std::optional<std::string>&, int>(), "graph"_a, "isa"_a.none(), "threads"_a)
+      .def(nb::init<const Graph&, const std::optional<std::string>&, int, std::vector<float>, std::vector<float>>(),
+           "graph"_a, "isa"_a.none(), "threads"_a, "scale"_a, "bias"_a)
       .def_prop_ro("isa", &Engine::isa)
       .def_prop_ro("bytes", &Engine::bytes)
-      .def("run_floats", &Engine::run_floats, "images"_a)
-      .def("run_bytes", &Engine::run_bytes, "images"_a, "scale"_a, "bias"_a)
-      .def("time_floats", &Engine::time_floats, "images"_a);
+      .def("run_floats", &Engine::run<float, BBG_FLOAT_NCHW>, "images"_a)
+      .def("run_bytes", &Engine::run<uint8_t, BBG_BYTE_NHWC>, "images"_a)
+      .def("time_floats", &Engine::time<float, BBG_FLOAT_NCHW>, "images"_a)
+      .def("time_bytes", &Engine::time<uint8_t, BBG_BYTE_NHWC>, "images"_a);
 }

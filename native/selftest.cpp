@@ -133,7 +133,7 @@ void check_binary(int number) {
   const BinaryCase c = draw_case();
   const Shape out = c.out();
   bbg_graph* graph = nullptr;
-  require(bbg_graph_new("x", c.in.channels, c.in.height, c.in.width, &graph));
+  require(bbg_graph_new("x", 0, c.in.channels, c.in.height, c.in.width, &graph));
   const bbg_op sign = op_of("sign", "pointwise", "x", nullptr, "b");
   bbg_op conv = op_of("conv", "binary_conv", "b", "y", nullptr);
   for (int a = 0; a < 2; ++a) {
@@ -176,7 +176,7 @@ void check_network(int number) {
     if ((i + 1) % static_cast<size_t>((9 * c + 63) / 64)) weight[i] = static_cast<uint64_t>(random_bits()) << 32 | random_bits();
   }
   bbg_graph* graph = nullptr;
-  require(bbg_graph_new("x", 2, size, size, &graph));
+  require(bbg_graph_new("x", 0, 2, size, size, &graph));
   bbg_op ops[] = {op_of("stem", "conv", "x", "r0", "b0"),       op_of("conv", "binary_conv", "b0", "r1", "b1"),
                   op_of("pool", "max_pool", "r1", "r2", nullptr), op_of("bits", "max_pool_bits", "b1", nullptr, "b2"),
                   op_of("join", "pointwise", "r2", "r3", nullptr), op_of("wide", "match_channels", "r3", "r4", nullptr),

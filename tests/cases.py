@@ -65,10 +65,12 @@ CASES = (
 
 
 def conv_op(kind: str, case: Case, rng: np.random.Generator, **more: object) -> Op:
-    """The op "conv" that computes `case` on the value "b" (bits) or "x" (real), with random weights."""
+    """The op "conv" that computes `case` on the value "b" (bits) or "x" (the input), with random weights."""
     fan_in = case.kernel[0] * case.kernel[1] * case.inputs // case.groups
     if kind == "binary_conv":
         weight = pack_bits(rng.random((case.outputs, fan_in)) < 0.5, case.outputs)
+    elif kind == "byte_conv":
+        weight = rng.integers(-128, 128, (case.outputs, *case.kernel, case.inputs // case.groups)).astype(np.int8)
     else:
         weight = rng.standard_normal((case.outputs, *case.kernel, case.inputs // case.groups)).astype(np.float32)
     attributes = {
@@ -89,5 +91,6 @@ def conv_graph(kind: str, case: Case, rng: np.random.Generator, **more: object) 
     """A graph of that op; for a binary one, the signs of the input come first. It returns what the op writes."""
     op = conv_op(kind, case, rng, **more)
     first = [Op("sign", "pointwise", ("x",), bits="b")] if kind == "binary_conv" else []
-    outputs = [Output(name, name) for name in (op.real, op.bits) if name is not None]
-    return Graph("x", (case.inputs, *case.size), (*first, op), tuple(outputs))
+    outputs = tuple(Output(name, name) for name in op.written)
+    input_type = "bytes" if kind == "byte_conv" else "real"
+    return Graph("x", (case.inputs, *case.size), (*first, op), outputs, input_type)

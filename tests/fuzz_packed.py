@@ -40,17 +40,17 @@ Tally = Counter[str]
 
 BITS, TOLERANCE, LARGE = 1e-5, 1e-4, 2_000_000
 NUMBERS = (0, 1, -1, 2, 3, 63, 64, 65, 255, 65535, 65536, 2**31 - 1, 2**31, 2**63 - 1, 2**63, -(2**63), 0.5, 1e39)
-OTHERS = (None, True, False, "", "x", [], {}, [1, 1], "conv", "binary_conv", "F32", "U64", "I32")
+OTHERS = (None, True, False, "", "x", [], {}, [1, 1], "conv", "byte_conv", "binary_conv", "bytes", "F32", "U64", "I8")
 
 
 def originals() -> list[bytes]:
     """Sound files that cover every kind of op; one has preprocessing and labels."""
     preprocess = Preprocess(6, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     models = [Model(small(), preprocess, ("a", "b", "c", "d"), {"epochs": 3})]
-    models += [Model(reference.random_graph(seed, ops=4, size=7)) for seed in range(24)]
+    graphs = [reference.random_graph(seed, ops=4, size=7) for seed in range(24)]
     # Wider and larger: full blocks of lanes and pixels beside the odd ends.
-    models += [Model(reference.random_graph(seed, ops=4, channels=(16, 32, 64, 130), size=20)) for seed in range(8)]
-    return [encode(model) for model in models]
+    graphs += [reference.random_graph(seed, ops=4, channels=(16, 32, 64, 130), size=20) for seed in range(8)]
+    return [encode(model) for model in (*models, *map(reference.packed, graphs))]
 
 
 def damage(data: bytes, rng: np.random.Generator) -> bytes:
@@ -142,8 +142,8 @@ def judge(data: bytes, rng: np.random.Generator) -> str:
         if sum(v.numbers for v in values.values()) > LARGE or sum(c.macs for c in costs) > 100 * LARGE:
             return "large"
         engine = Engine(model, threads=int(rng.integers(1, 3)))
-        images = x = rng.normal(size=(int(rng.integers(1, 4)), *model.graph.input_shape)).astype(np.float32)
-        if model.preprocess is not None:
+        x, images = reference.random_input(model.graph, int(rng.integers(1, 4)), rng)
+        if model.graph.input_type == "real" and model.preprocess is not None:
             images = (x.transpose(0, 2, 3, 1) * 64 + 128).clip(0, 255).astype(np.uint8)
             x = model.preprocess.normalize(images)
         answers = engine(images)

@@ -1,6 +1,7 @@
 """The oracle: what docs/format.md says, in plain numpy, one op at a time and one line per formula.
 
-    values = run(graph, x)      # name -> array [N, C, H, W]: float32 for real values, int8 of +1 and -1 for bits
+    values = run(graph, x)      # name -> array [N, C, H, W]: float32 for real values, int8 of +1 and -1 for bits,
+                                # uint8 for bytes (x is uint8 where the input is)
 
 Sums are formed in float64: those of a binary convolution are exact integers, the others are rounded once, to float32.
 `random_graph(seed)` draws a graph of any kinds, attributes and epilogues that the format allows.
@@ -14,7 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bbg.errors import BbgError
-from bbg.graph import ATTRIBUTES, KINDS, REQUIRED, Graph, Op, Output, Value, pack_bits, unpack_bits
+from bbg.graph import Graph, Op, Output, Value, pack_bits, unpack_bits
+from bbg.image import Preprocess
+from bbg.kinds import ATTRIBUTES, KINDS, REQUIRED
+from bbg.packed import Model
 
 
 def run(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -22,7 +26,7 @@ def run(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
     shapes = graph.shapes(*x.shape[2:])
     values = {graph.input_name: x}
     for op in graph.ops:
-        result = shapes[op.real or op.bits]
+        result = shapes[op.result]
         main = values[op.inputs[0]].astype(np.float64)
         if op.kind == "max_pool_bits":
             values[op.bits] = max_pool_bits(op, main, result)
@@ -37,7 +41,16 @@ def run(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
             values[op.real] = y
         if op.bits is not None:
             values[op.bits] = signs(y, op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32))
+        if op.bytes is not None:
+            values[op.bytes] = np.rint(np.clip(byte_position(op, y), 0, 255)).astype(np.uint8)
     return values
+
+
+def byte_position(op: Op, y: np.ndarray) -> np.ndarray:
+    """The number that is clipped and rounded to a byte."""
+    scale, bias = (op.row(name) for name in ("byte_scale", "byte_bias"))
+    y = y.astype(np.float64) * along(np.ones(1) if scale is None else scale.astype(np.float64))
+    return y + along(np.zeros(1) if bias is None else bias.astype(np.float64))
 
 
 def signs(y: np.ndarray, threshold: np.ndarray) -> np.ndarray:
@@ -103,6 +116,10 @@ def conv(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
     return correlate(op, main, op.tensors["weight"].astype(np.float64), result)
 
 
+def byte_conv(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return conv(op, main, result)
+
+
 def binary_conv(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
     shape = weight_shape(op, main)
     weight = unpack_bits(op.tensors["weight"], math.prod(shape[1:])).reshape(shape)
@@ -160,26 +177,33 @@ def pointwise(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
 
 
 ACCUMULATORS = {
-    f.__name__: f for f in (conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise)
+    f.__name__: f
+    for f in (conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise)
 }
 
 
 def margin(graph: Graph, values: dict[str, np.ndarray]) -> float:
-    """How near any bit is to falling the other way: least `|y - sign|` over the op's largest `|y|`.
+    """How near any bit or byte is to falling the other way: least `|y - sign|` over the op's largest `|y|`.
 
     Only bits formed from real values count: integer thresholds are exact, and so is a `y` of exactly `sign`, as sums of
-    +-1 that cancel are. 0 where a real value is not finite.
+    +-1 that cancel are. A byte falls at the middle between two. 0 where a real value is not finite.
     """
     least = 1.0
     for op in graph.ops:
-        if op.bits is None or op.kind == "max_pool_bits" or "threshold" in op.tensors:
+        plain = op.bits is None and op.bytes is None
+        if plain or op.kind == "max_pool_bits" or "threshold" in op.tensors:
             continue
         real = values[op.real] if op.real is not None else run_real(op, values)
         if not np.isfinite(real).all():
             return 0.0
         threshold = op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32)
         distance = np.abs(real.astype(np.float64) - along(threshold))
-        near = distance[distance > 0]
+        near = distance[distance > 0] if op.bits is not None else np.empty(0)
+        if op.bytes is not None:
+            position = byte_position(op, real)
+            steps = np.abs(position - np.floor(position) - 0.5)[(position > -0.5) & (position < 255.5)]
+            scale = np.ones(1) if op.row("byte_scale") is None else np.abs(op.row("byte_scale"))
+            near = np.append(near, steps / max(scale.max(), 1e-30))
         if near.size:
             least = min(least, float(near.min() / max(np.abs(real).max(), 1e-30)))
     return least
@@ -189,7 +213,7 @@ def run_real(op: Op, values: dict[str, np.ndarray]) -> np.ndarray:
     """The real value behind an op that stores only its bits."""
     inputs = tuple(values[name] for name in op.inputs)
     main = inputs[0].astype(np.float64)
-    channels, height, width = values[op.bits].shape[1:]
+    channels, height, width = values[op.result].shape[1:]
     result = Value("real", channels, height, width)
     shortcut = inputs[1].astype(np.float64) if len(inputs) == 2 else 0.0
     return epilogue(op, ACCUMULATORS[op.kind](op, main, result), main, shortcut, result)
@@ -198,22 +222,46 @@ def run_real(op: Op, values: dict[str, np.ndarray]) -> np.ndarray:
 def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16, 33, 64, 70), size: int = 9) -> Graph:
     """A valid graph of `ops` random ops on small maps; every value that no op reads is an output."""
     rng = np.random.default_rng(seed)
-    first = Value("real", int(rng.choice(channels[:4])), int(rng.integers(1, size + 1)), int(rng.integers(1, size + 1)))
+    byte_input = rng.random() < 0.2
+    height, width = (int(n) for n in rng.integers(1, size + 1, 2))
+    first = Value("real", int(rng.choice(channels[:4])), height, width)
+    if byte_input:
+        first = Value("bytes", int(rng.choice((1, 3))), height, width)
     values, drawn = {"x": first}, []
     while len(drawn) < ops:
-        bits = [name for name, value in values.items() if value.type == "bits"]
-        allowed = [name for name, kind in KINDS.items() if bits or kind.main == "real"]
-        kind = "binary_conv" if bits and rng.random() < 0.4 else str(rng.choice(allowed))
-        op = _random_op(rng, f"op{len(drawn)}", kind if drawn else "conv", values, channels, first=not drawn)
+        types = {value.type for value in values.values()}
+        allowed = [name for name, kind in KINDS.items() if kind.main in types]
+        kind = "binary_conv" if "bits" in types and rng.random() < 0.4 else str(rng.choice(allowed))
+        begin = "byte_conv" if byte_input else "conv"
+        op = _random_op(rng, f"op{len(drawn)}", kind if drawn else begin, values, channels, first=not drawn)
         if op is not None:
             drawn.append(op)
-            values = Graph("x", first.shape, tuple(drawn), ()).shapes(first.height, first.width)
+            values = Graph("x", first.shape, tuple(drawn), (), first.type).shapes(first.height, first.width)
     read = {name for op in drawn for name in op.inputs}
-    last = [name for name in values if name not in read and name != "x"]
+    last = [name for name, value in values.items() if name not in read and name != "x" and value.type != "bytes"]
     outputs = tuple(Output(f"out{i}", name, bool(rng.integers(2))) for i, name in enumerate(last))
-    graph = Graph("x", first.shape, tuple(drawn), outputs)
+    graph = Graph("x", first.shape, tuple(drawn), outputs, first.type)
     graph.check()
     return graph
+
+
+def packed(graph: Graph) -> Model:
+    """`graph` as a model, with a preprocessing where its input is bytes."""
+    channels, *size = graph.input_shape
+    if graph.input_type == "real":
+        return Model(graph)
+    mode = {1: "L", 3: "RGB"}[channels]
+    return Model(graph, Preprocess(tuple(size), mode=mode, mean=(0.5,) * channels, std=(0.25,) * channels))
+
+
+def random_input(graph: Graph, images: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`[N, C, H, W]` for `run`, and the same images as an engine takes them."""
+    shape = (images, *graph.input_shape)
+    if graph.input_type == "real":
+        x = rng.standard_normal(shape).astype(np.float32)
+        return x, x
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    return x, np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
 def _random_op(rng: np.random.Generator, name: str, kind: str, values: dict[str, Value], channels: Sequence[int],
@@ -235,8 +283,9 @@ def _random_op(rng: np.random.Generator, name: str, kind: str, values: dict[str,
     given = [key for key in rule.attributes if ATTRIBUTES[key].default is REQUIRED or rng.random() < 0.7]
     attributes = {key: draw[key]() for key in given}
     real, bits = [(True, True), (True, False), (False, True)][0 if first else int(rng.integers(3))]
+    byte = bool(rng.random() < 0.15)
     if not rule.epilogue:
-        real, bits = False, True
+        real, bits, byte = False, True, False
     try:
         shape = rule.shape(Op(name, kind, (main,), attributes=attributes).attributes, values[main].shape)
     except BbgError:
@@ -244,28 +293,35 @@ def _random_op(rng: np.random.Generator, name: str, kind: str, values: dict[str,
     if min(shape) < 1 or math.prod(shape) > 50_000:
         return None
     shortcuts = [key for key, value in values.items() if value == Value("real", *shape)]
-    integer = "threshold" in rule.optional and not real and rng.random() < 0.5
+    integer = "threshold" in rule.optional and not real and not byte and rng.random() < 0.5
     plain = integer or not rule.epilogue
     inputs = (main, str(rng.choice(shortcuts))) if shortcuts and not plain and rng.random() < 0.7 else (main,)
     rows = tuple(r for r in rng.permutation(rule.rows) if rng.random() < 0.5 and (r != "gate" or len(inputs) == 2))
     clip = (None, None) if plain or rng.random() < 0.3 else (-2.0, float(rng.integers(0, 4)))
     op = Op(name, kind, inputs, f"{name}.real" if real else None, f"{name}.bits" if bits else None, attributes,
-            epilogue=() if plain else tuple(str(r) for r in rows), clip=clip)  # fmt: skip
+            epilogue=() if plain else tuple(str(r) for r in rows), clip=clip,
+            bytes=f"{name}.bytes" if byte else None)  # fmt: skip
     return _with_tensors(rng, op, values[main], shape[0], integer)
 
 
 def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, integer: bool) -> Op:
     """`op` with random tensors."""
     tensors = {}
-    taps_too = op.kind == "binary_conv" and not integer and rng.random() < 0.3
+    taps_too = op.kind in ("binary_conv", "byte_conv") and not integer and rng.random() < 0.3
     wanted = {"epilogue": bool(op.epilogue), "tap_bias": taps_too}
     for key, (dtype, shape) in op._tensor_forms(main, channels).items():
         if key == "and_mask" and op.kind == "max_pool_bits":
             tensors[key] = pack_bits(rng.random(main.channels) < 0.5, 1)[0]
         elif key == "weight" and dtype == "uint64":
             tensors[key] = pack_bits(rng.random((channels, op.fan_in(main))) < 0.5, channels)
+        elif key == "weight" and dtype == "int8":
+            tensors[key] = rng.integers(-128, 128, shape).astype(np.int8)
         elif key == "threshold" and integer:
             tensors[key] = rng.integers(-5, 6, shape).astype(np.int32)
         elif dtype == "float32" and wanted.get(key, True):
             tensors[key] = rng.normal(size=shape).astype(np.float32)
-    return Op(op.name, op.kind, op.inputs, op.real, op.bits, op.attributes, tensors, op.epilogue, op.clip)
+            if key == "epilogue":  # spread what becomes bytes over their range
+                for row, factor in (("byte_scale", 50.0), ("byte_bias", 100.0)):
+                    if row in op.epilogue:
+                        tensors[key][op.epilogue.index(row)] *= factor
+    return Op(op.name, op.kind, op.inputs, op.real, op.bits, op.attributes, tensors, op.epilogue, op.clip, op.bytes)

@@ -10,7 +10,8 @@ import pytest
 import reference
 
 from bbg.errors import BbgError
-from bbg.graph import KINDS, Graph, Op, Output, Value, pack_bits, unpack_bits, words
+from bbg.graph import Graph, Op, Output, Value, pack_bits, unpack_bits, words
+from bbg.kinds import KINDS
 
 
 def small() -> Graph:

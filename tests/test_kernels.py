@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import reference
-from cases import CASES, Case, conv_graph
+from cases import CASES, Case, Pair, conv_graph
 
 from bbg.engine import Engine, kernel_sets
 from bbg.errors import BbgError
-from bbg.graph import Graph, Output
+from bbg.graph import Graph, Op, Output
 from bbg.packed import Model
 
 SETS = [s.name for s in kernel_sets() if s.supported]
@@ -27,9 +28,9 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def run(graph: Graph, x: np.ndarray, threads: int, isa: str) -> dict[str, np.ndarray]:
-    engine = Engine(Model(graph), threads)
+    engine = Engine(reference.packed(graph), threads)
     assert engine.kernels == isa
-    outputs = engine(x)
+    outputs = engine(np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if graph.input_type == "bytes" else x)
     assert isinstance(outputs, dict)
     return outputs
 
@@ -70,24 +71,76 @@ def test_float_convolutions(case: Case, isa: str) -> None:
         np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], first)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_integers_of_a_convolution_of_bytes_are_exact(case: Case, isa: str) -> None:
+    """Of the network's input, whose numbers lie side by side, and of bytes inside, each with an odd tap bias."""
+    rng = np.random.default_rng(4)
+    tap_bias = rng.integers(-9, 10, (case.kernel[0] * case.kernel[1], case.outputs)).astype(np.float32)
+    tensors = conv_graph("byte_conv", case, rng).ops[0].tensors | {"tap_bias": tap_bias}
+    direct = conv_graph("byte_conv", case, rng, tensors=tensors)
+    x = rng.integers(0, 256, (2, case.inputs, *case.size)).astype(np.uint8)
+    want = reference.run(direct, x)["y"]
+    inside = replace(direct.ops[0], inputs=("b",))
+    rounded = Op("round", "pointwise", ("x",), bytes="b", epilogue=("byte_bias",),
+                 tensors={"epilogue": np.full((1, case.inputs), 2, np.float32)})  # fmt: skip
+    behind = replace(direct, ops=(rounded, inside), input_type="real")
+    spread = np.where(x == 0, -7, np.where(x == 255, 300, x - 2.25)).astype(np.float32)  # clipped, and rounded
+    for threads in THREADS:
+        np.testing.assert_array_equal(Engine(Model(direct), threads)(x.transpose(0, 2, 3, 1).copy())["y"], want)
+        np.testing.assert_array_equal(run(behind, spread, threads, isa)["y"], want)
+
+
+POOLS = (  # kernel, stride, padding, dilation
+    ((3, 3), (2, 2), (1, 1), (1, 1)),
+    ((2, 2), (2, 2), (0, 0), (1, 1)),
+    ((5, 2), (1, 3), (2, 0), (1, 1)),
+    ((1, 1), (4, 4), (0, 0), (1, 1)),  # rows that no window has are left out
+    ((3, 3), (1, 1), (0, 0), (2, 2)),
+)
+
+
+@pytest.mark.parametrize("falls", [False, True])
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_a_pool_takes_the_rows_of_a_convolution_of_bytes(pool: tuple[Pair, ...], falls: bool, isa: str) -> None:
+    """The same to the bit whether the rows are kept or not, with a hinge that rises or one that does not."""
+    rng = np.random.default_rng(5)
+    rows = {"scale": rng.normal(size=40), "bias": rng.normal(size=40), "below": rng.normal(size=40)}
+    if not falls:
+        rows["below"] = np.abs(rows["below"])
+    epilogue = np.stack([*rows.values()]).astype(np.float32) * np.float32([[1e-3], [1], [1]])
+    case = Case(3, 40, (37, 21), kernel=(5, 5), padding=(2, 2))
+    tensors = conv_graph("byte_conv", case, rng).ops[0].tensors | {"epilogue": epilogue}
+    whole = conv_graph("byte_conv", case, rng, tensors=tensors, epilogue=tuple(rows), clip=(-1.0, 3.0))
+    attributes = dict(zip(("kernel", "stride", "padding", "dilation"), pool, strict=True))
+    behind = Op("pool", "max_pool", ("y",), "m", "s", attributes)
+    fused = replace(whole, ops=(*whole.ops, behind), outputs=(Output("m", "m"), Output("s", "s")))
+    shown = replace(fused, outputs=(*fused.outputs, Output("y", "y")))
+    x = rng.integers(0, 256, (3, 3, 37, 21)).astype(np.uint8)
+    want = run(shown, x, 1, isa)
+    oracle = reference.run(shown, x)
+    np.testing.assert_allclose(want["m"], oracle["m"], rtol=0, atol=1e-5 * np.abs(oracle["m"]).max())
+    for threads in (*THREADS, 5):
+        for name, value in run(fused, x, threads, isa).items():
+            np.testing.assert_array_equal(value, want[name])
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_graphs(seed: int, isa: str) -> None:
     """All kinds, attributes and epilogues. Behind a near-tie bits may fall either way: such graphs are drawn anew."""
     for draw in range(seed * 100, seed * 100 + 100):
         graph = reference.random_graph(draw, ops=8)
-        x = np.random.default_rng(draw).standard_normal((1 + draw % 5, *graph.input_shape)).astype(np.float32)
+        x, _ = reference.random_input(graph, 1 + draw % 5, np.random.default_rng(draw))
         want = reference.run(graph, x)
         if reference.margin(graph, want) > 1e-5:
             break
     else:
         pytest.fail("no graph without near-ties in a hundred")
-    written = [name for op in graph.ops for name in (op.real, op.bits) if name is not None]
-    everything = Graph(graph.input_name, graph.input_shape, graph.ops, tuple(Output(n, n) for n in written))
-    got = run(everything, x, 1 + seed % 3, isa)
+    written = {name: type_ for op in graph.ops for name, type_ in op.written.items() if type_ != "bytes"}
+    got = run(replace(graph, outputs=tuple(Output(n, n) for n in written)), x, 1 + seed % 3, isa)
     for op in graph.ops:
-        for name in (op.real, op.bits):
-            if name is not None:
-                tolerance = 2e-5 * max(1.0, float(np.abs(want[name]).max())) if name == op.real else 0
+        for name, type_ in op.written.items():
+            if type_ != "bytes":
+                tolerance = 2e-5 * max(1.0, float(np.abs(want[name]).max())) if type_ == "real" else 0
                 np.testing.assert_allclose(got[name], want[name], rtol=0, atol=tolerance, err_msg=f"{draw} {name}")
     if len(graph.outputs) > 1:  # with fewer outputs memory is shared and ops are left out
         few = run(graph, x, 1, isa)
@@ -98,7 +151,7 @@ def test_random_graphs(seed: int, isa: str) -> None:
 @pytest.mark.parametrize("images", [1, 2, 15, 16, 17, 40])
 def test_an_image_gives_the_same_in_any_batch(images: int, isa: str) -> None:
     graph = reference.random_graph(12, ops=10)
-    x = np.random.default_rng(4).standard_normal((images, *graph.input_shape)).astype(np.float32)
+    x, _ = reference.random_input(graph, images, np.random.default_rng(4))
     together = run(graph, x, 2, isa)
     for n in {0, images // 2, images - 1}:
         for name, alone in run(graph, x[n : n + 1], 1, isa).items():
@@ -111,10 +164,9 @@ def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
     code = (
         "import numpy as np, reference\n"
         "from bbg.engine import Engine, kernel_sets\n"
-        "from bbg.packed import Model\n"
         "graph = reference.random_graph(1)\n"
-        "engine = Engine(Model(graph), 1)\n"
-        "times = engine.profile(np.zeros((1, *graph.input_shape), np.float32))\n"
+        "engine = Engine(reference.packed(graph), 1)\n"
+        "times = engine.profile(reference.random_input(graph, 1, np.random.default_rng(0))[1])\n"
         "print(engine.kernels, {t.kernels for t in times}, [s.name for s in kernel_sets() if s.chosen])"
     )
     path = os.pathsep.join(p for p in sys.path if p)
@@ -131,7 +183,7 @@ def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
 def test_a_set_that_is_not_there_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BBG_ISA", name)
     with pytest.raises(BbgError, match=r"this machine has .*scalar"):
-        Engine(Model(reference.random_graph(1)))
+        Engine(reference.packed(reference.random_graph(1)))
     with pytest.raises(BbgError, match=r"this machine has .*scalar"):
         kernel_sets()
 
@@ -142,4 +194,4 @@ def test_scalar_is_always_there_and_the_best_is_chosen(monkeypatch: pytest.Monke
     assert [s.name for s in sets] == ["avx512", "avx2", "neon", "scalar"]
     assert sets[-1].supported
     assert [s.name for s in sets if s.chosen] == [next(s.name for s in sets if s.supported)]
-    assert Engine(Model(reference.random_graph(1))).kernels == next(s.name for s in sets if s.chosen)
+    assert Engine(reference.packed(reference.random_graph(1))).kernels == next(s.name for s in sets if s.chosen)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fuzz_packed import fuzz, judge, originals
-from reference import random_graph
+from reference import packed, random_graph
 from test_graph import small
 
 from bbg.errors import BbgError
@@ -85,11 +85,11 @@ def test_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_round_trip_of_random_graphs(seed: int) -> None:
-    given = Model(random_graph(seed))
+    given = packed(random_graph(seed))
     assert same(decode(encode(given)), given)
 
 
-@pytest.mark.parametrize("given", [model(), *(Model(random_graph(seed)) for seed in range(5))])
+@pytest.mark.parametrize("given", [model(), *(packed(random_graph(seed)) for seed in range(5))])
 def test_the_items_sum_to_the_file(given: Model, tmp_path: Path) -> None:
     size = write(tmp_path / "net.bbg", given)
     assert sum(item.bytes for item in items(given)) == size
@@ -150,7 +150,7 @@ DESCRIPTION = {
     "an op with an empty name": (entry(0, name=""), "is empty"),
     "an op name with an escape code": (entry(0, name="\x1b[2J"), "without control characters"),
     "an op name with half a surrogate": (entry(0, name="\ud800"), "without control characters"),
-    "an unknown kind": (entry(0, kind="exec"), "op 'stem' (exec): unknown kind; allowed are conv, binary_conv"),
+    "an unknown kind": (entry(0, kind="exec"), "op 'stem' (exec): unknown kind; allowed are conv, byte_conv"),
     "a kind that is a list": (entry(0, kind=["conv"]), "the kind of op 'stem' is ['conv']"),
     "an unknown attribute": (entry(0, attributes=SIZED), "op 'stem' (conv): unknown attribute 'size'"),
     "attributes that are a list": (entry(0, attributes=[]), "attributes of op 'stem' is []"),

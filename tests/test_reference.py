@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from bbg.graph import KINDS, Graph, Op, Output, Value
+from bbg.graph import Graph, Op, Output, Value
+from bbg.kinds import KINDS
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -15,7 +16,7 @@ F = torch.nn.functional
 def torch_accumulator(op: Op, x: torch.Tensor) -> torch.Tensor:
     """The accumulator column of docs/format.md, by PyTorch, in float64."""
     a = op.attributes
-    if op.kind in ("conv", "binary_conv"):
+    if op.kind in ("conv", "byte_conv", "binary_conv"):
         weight = op.tensors["weight"]
         if op.kind == "binary_conv":
             words = np.ascontiguousarray(weight).view(np.uint8)
@@ -70,10 +71,10 @@ def torch_op(op: Op, inputs: list[torch.Tensor]) -> torch.Tensor:
 
 
 def test_every_op_of_random_graphs_matches_torch() -> None:
-    seen = dict.fromkeys([*KINDS, "shortcut", "shift", "tap_bias", "threshold", "hinge"], 0)
+    seen = dict.fromkeys([*KINDS, "shortcut", "shift", "tap_bias", "threshold", "hinge", "bytes"], 0)
     for seed in range(250):
         graph = reference.random_graph(seed)
-        x = np.random.default_rng(seed).normal(size=(2, *graph.input_shape)).astype(np.float32)
+        x, _ = reference.random_input(graph, 2, np.random.default_rng(seed))
         values = reference.run(graph, x)
         for op in graph.ops:
             expected = torch_op(op, [torch.from_numpy(values[name].astype(np.float64)) for name in op.inputs]).numpy()
@@ -85,6 +86,11 @@ def test_every_op_of_random_graphs_matches_torch() -> None:
                 sign = 0 if exact or "sign" not in op.epilogue else op.row("sign")[:, None, None]
                 sure = np.abs(expected - sign) > 1e-6 * np.abs(expected).max()
                 assert np.array_equal(values[op.bits][sure], np.where(expected >= sign, 1, -1)[sure]), (seed, op.name)
+            if op.bytes is not None:
+                byte = reference.byte_position(op, expected)
+                sure = np.abs(byte - np.floor(byte) - 0.5) > 1e-4
+                assert np.array_equal(values[op.bytes][sure], byte.clip(0, 255).round()[sure]), (seed, op.name)
+            seen["bytes"] += op.bytes is not None
             seen[op.kind] += 1
             for name in ("shift", "tap_bias", "threshold"):
                 seen[name] += name in op.epilogue or name in op.tensors

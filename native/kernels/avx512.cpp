@@ -29,7 +29,8 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"avx512", kLanes, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity, conv, pool, pool_bits, match};
+const Kernels table = {"avx512", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity,
+                       conv, conv_pool, pool, pool_bits, match};
 
 }  // namespace
 }  // namespace bbg

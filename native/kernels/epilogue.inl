@@ -35,7 +35,7 @@ inline void clear_tail(const Epilogue& e, uint8_t* pixel, int c, int pixels) {
 
 // One row of the result and of what is added to it.
 struct Place {
-  uint8_t *shortcut, *real, *bits;
+  uint8_t *shortcut, *real, *bits, *bytes;
   int64_t n, y;
 };
 
@@ -44,8 +44,10 @@ inline Place place(const Epilogue& e, int64_t n, int64_t y, bool first) {
   if (first) {
     clear_margins(e.real, n, y, e.width);
     clear_margins(e.bits, n, y, e.width);
+    clear_margins(e.bytes, n, y, e.width);
   }
-  return {pixel_of(e.shortcut, n, y, 0), pixel_of(e.real, n, y, 0), pixel_of(e.bits, n, y, 0), n, y};
+  return {pixel_of(e.shortcut, n, y, 0), pixel_of(e.real, n, y, 0), pixel_of(e.bits, n, y, 0),
+          pixel_of(e.bytes, n, y, 0), n, y};
 }
 
 BBG_BLOCK F window_sum(const Epilogue& e, const Place& at, int64_t x, int c) {
@@ -121,5 +123,15 @@ BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t
       store_bits<V>(pixel + p * e.bits.pixel + c / 8, mask);
     }
     clear_tail<V>(e, pixel, c, P);
+  }
+  if (at.bytes) {
+    uint8_t* pixel = at.bytes + x * e.bytes.pixel + c * kByteSize;
+    const F least = splat(0), most = splat(255);
+    BBG_UNROLL for (int i = 0; i < V; ++i) {
+      const F scale = load(e.byte_scale + c + i * kLanes), zero = load(e.byte_bias + c + i * kLanes);
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        store_bytes(pixel + p * e.bytes.pixel + i * kLanes * kByteSize, min(max(fma(v[p][i], scale, zero), least), most));
+      }
+    }
   }
 }

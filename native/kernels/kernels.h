@@ -9,8 +9,10 @@
 namespace bbg {
 
 // Where a value lives: NHWC with byte strides. Rows have zeroed margins, so that horizontally padded taps may be read.
-// Real pixels hold a multiple of the lane count (what lies behind the last channel is unspecified); a pixel of bits
-// holds 2 bytes up to 16 channels, else 4 bytes per 32 (bits behind the last channel are 0).
+// Pixels of real values and of bytes hold a multiple of the lane count (what lies behind the last channel is
+// unspecified), but those of an input that only convolutions read have none behind the last; a pixel of bits holds
+// 2 bytes up to 16 channels, else 4 bytes per 32 (bits behind the last channel are 0). A number of a value of bytes
+// takes Kernels::byte_size bytes.
 struct Map {
   uint8_t* data = nullptr;  // pixel (0, 0) of image 0; null: the value is absent
   int64_t image = 0, row = 0, pixel = 0;
@@ -21,13 +23,14 @@ struct Map {
 // Per-channel vectors are padded to the lane count with numbers that make unused lanes harmless.
 struct Epilogue {
   const float *scale, *bias, *shift, *gate, *above, *below, *offset, *sign;  // shift, above: null where absent
+  const float *byte_scale, *byte_bias;
   float low, high;
   bool clip;
   const int32_t* threshold;  // with it, the integer accumulator decides and nothing else here is read but `bits`
   const float* window_sum;   // S, one number per [image, y, x, group]; null without `shift`
   const int32_t* group;      // of each channel, for S
   int32_t groups;
-  Map shortcut, real, bits;
+  Map shortcut, real, bits, bytes;
   int32_t channels;
   int32_t height, width;  // of the result
 };
@@ -56,7 +59,8 @@ enum class Count : int32_t {
   words,   // every bit of the window's 32-bit words
   masked,  // the bits chosen by a mask
   pairs,   // up to 16 channels, stride 1: one 32-bit word is the same tap of two neighbouring outputs
-  triples  // like words; `parity` holds the XOR of each three neighbouring words
+  triples, // like words; `parity` holds the XOR of each three neighbouring words
+  bytes    // no bits: a word holds as many bytes as its width has, and the sum of the products with the weights counts
 };
 
 struct Conv {
@@ -70,7 +74,7 @@ struct Conv {
   Count count;
   int64_t next;    // Count::triples: bytes from a word to the next of the three
   int64_t parity;  // and to the XOR of the three
-  // base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
+  // Of bits: base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
   // accumulator is base - 2 * popcount over the zero-padded window.
   const int32_t* base;
   const float* class_bias;  // bias + tap_bias of the valid taps, indexed the same way; null: Epilogue::bias
@@ -107,14 +111,26 @@ struct Match {  // match_channels and pointwise
   Epilogue out;
 };
 
-// Items are numbered (block, image, row), blocks outermost, so that a block's weights stay in the cache.
-using Run = void (*)(const void* args, int64_t images, int64_t begin, int64_t end);
+// A convolution of bytes whose result only a max-pool reads. Rows of the convolution go to a member's own buffer, from
+// which the pool takes them while they are in the cache; items are rows of the pool.
+struct ConvPool {
+  Conv conv;
+  Pool pool;
+  uint8_t* buffer;  // of member 0
+  int64_t bytes;    // from a member's buffer to the next
+  int64_t rows;     // that a buffer has room for: at least those of one window
+};
+
+// Items are numbered (block, image, row), blocks outermost, so that a block's weights stay in the cache. `member`: of
+// the team, the one that runs these items.
+using Run = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
 
 struct Kernels {
   const char* name;
   int32_t lanes;
+  int32_t byte_size;      // of a number of a value of bytes: 1 or 2
   bool pairs, triples;  // which ways of counting the set has
-  Run binary_conv, parity, conv, pool, pool_bits, match;
+  Run binary_conv, parity, conv, conv_pool, pool, pool_bits, match;  // binary_conv: of bytes too
 };
 
 // Null where this build has no such set.

@@ -8,12 +8,37 @@
 //   at_least(a, b)                 bit i: lane i of a >= lane i of b
 //   to_float                       int32 -> float
 //   Counter<P, V, Count>           the innermost loop: base - 2 * differing bits, of P pixels and V vectors of filters
+//   load_words splat_word          32-bit words as I
+//   dot(sum, bytes, weights)       sum + the products of the bytes in each word with as many weights
+//   kByteSize, store_bytes         how bytes are kept
 //
 // Nothing of the standard library is used here: code compiled for one instruction set must not leak into others.
 
 #include "epilogue.inl"
 
-// ---- binary convolution -------------------------------------------------------------------------------------------
+// ---- convolution of bits and of bytes -----------------------------------------------------------------------------
+
+template <int P, int V>
+struct Counter<P, V, Count::bytes> {
+  I sum[P][V] = {};
+
+  BBG_INLINE Counter(const int32_t*, const int32_t*) {}
+
+  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
+                      int items) {
+    for (int j = 0; j < items; ++j, w += V * kLanes) {
+      const uint8_t* a = at + offsets[j];
+      I weight[V];
+      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        const I word = splat_word(a + p * k.column);
+        BBG_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = dot(sum[p][v], word, weight[v]);
+      }
+    }
+  }
+
+  BBG_INLINE I result(int p, int v, const int32_t*) const { return sum[p][v]; }
+};
 
 // What the blocks of pixels of one row have in common. `at` points at the first valid tap of output column 0.
 struct RowOf {
@@ -129,6 +154,7 @@ inline void binary_item(const RowOf& row) {
   switch (row.k.count) {
     case Count::words: return binary_row<V, Count::words>(row);
     case Count::masked: return binary_row<V, Count::masked>(row);
+    case Count::bytes: return binary_row<V, Count::bytes>(row);
 #if BBG_HAS_TRIPLES
     case Count::triples: return binary_row<V, Count::triples>(row);
 #endif
@@ -151,11 +177,11 @@ inline void conv_items(const void* args, int64_t images, int64_t begin, int64_t 
   }
 }
 
-void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end) {
+void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t) {
   conv_items<binary_item<2>, binary_item<1>>(args, images, begin, end);
 }
 
-void parity(const void* args, int64_t, int64_t begin, int64_t end) {
+void parity(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
   const Parity& k = *static_cast<const Parity*>(args);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t row = item / k.rows * k.image + item % k.rows * k.row, step = k.next / 4;
@@ -237,130 +263,8 @@ inline void conv_item(const RowOf& row) {
   }
 }
 
-void conv(const void* args, int64_t images, int64_t begin, int64_t end) {
+void conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t) {
   conv_items<conv_item<2>, conv_item<1>>(args, images, begin, end);
 }
 
-// ---- pools and channel changes: one item is a row -----------------------------------------------------------------
-
-// V vectors of channels from c on, over P windows of as many columns each.
-template <int P, int V, bool kAverage>
-BBG_INLINE void pool_windows(const Pool& k, const uint8_t* row, const Window& rows, const Window* cols, F (&v)[P][V]) {
-  const uint8_t* window[P];
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
-    window[p] = row + cols[p].begin * k.input.pixel;
-    BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = load(reinterpret_cast<const float*>(window[p]) + i * kLanes);
-  }
-  int first = 1;  // the tap that is there already
-  for (int y = 0; y < rows.count; ++y, first = 0) {
-    for (int x = first; x < cols->count; ++x) {
-      const int64_t tap = y * k.dilation_y * k.input.row + x * k.dilation_x * k.input.pixel;
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const float* at = reinterpret_cast<const float*>(window[p] + tap);
-        BBG_UNROLL for (int i = 0; i < V; ++i) {
-          const F next = load(at + i * kLanes);
-          v[p][i] = kAverage ? add(v[p][i], next) : max(v[p][i], next);
-        }
-      }
-    }
-  }
-  if (!kAverage) return;
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
-    const F part = splat(1.0f / (float(rows.extent) * float(cols[p].extent)));
-    BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = mul(v[p][i], part);
-  }
-}
-
-template <int P, int V>
-BBG_BLOCK void pool_channels(const Pool& k, const Place& to, const uint8_t* row, int64_t x, int c) {
-  F value[P][V];
-  const uint8_t* from = row + c * int64_t(sizeof(float));
-  if (k.average) {
-    pool_windows<P, V, true>(k, from, k.rows[to.y], k.cols + x, value);
-  } else {
-    pool_windows<P, V, false>(k, from, k.rows[to.y], k.cols + x, value);
-  }
-  finish<P, V>(k.out, value, to, x, c, k.out.bias + c, nullptr);
-}
-
-template <int P>
-inline void pool_pixels(const Pool& k, const Place& to, const uint8_t* row, int64_t x) {
-  int c = 0;
-  for (; c + kLanes < k.out.channels; c += 2 * kLanes) pool_channels<P, 2>(k, to, row, x, c);
-  if (c < k.out.channels) pool_channels<P, 1>(k, to, row, x, c);
-}
-
-void pool(const void* args, int64_t, int64_t begin, int64_t end) {
-  const Pool& k = *static_cast<const Pool*>(args);
-  const Epilogue& e = k.out;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item / e.height, y = item % e.height;
-    const Place to = place(e, n, y, true);
-    const uint8_t* row = pixel_of(k.input, n, k.rows[y].begin, 0);
-    for (int64_t x = 0; x < e.width;) {
-      const Window* w = k.cols + x;
-      const bool four = x + 4 <= e.width && w[0].count == w[1].count && w[1].count == w[2].count && w[2].count == w[3].count;
-      four ? pool_pixels<4>(k, to, row, x) : pool_pixels<1>(k, to, row, x);
-      x += four ? 4 : 1;
-    }
-  }
-}
-
-// OR over the window, and AND = not OR of nots where the mask says so.
-void pool_bits(const void* args, int64_t, int64_t begin, int64_t end) {
-  const Pool& k = *static_cast<const Pool*>(args);
-  const Epilogue& e = k.out;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item / e.height, y = item % e.height;
-    clear_margins(e.bits, n, y, e.width);
-    const Window& rows = k.rows[y];
-    for (int64_t x = 0; x < e.width; ++x) {
-      const Window& cols = k.cols[x];
-      const uint8_t* from = pixel_of(k.input, n, rows.begin, cols.begin);
-      uint16_t* to = reinterpret_cast<uint16_t*>(pixel_of(e.bits, n, y, x));
-      for (int64_t w = 0; w < k.input.pixel / 2; ++w) {
-        uint16_t any = 0;
-        for (int i = 0; i < rows.count; ++i) {
-          for (int j = 0; j < cols.count; ++j) {
-            const uint8_t* at = from + i * k.dilation_y * k.input.row + j * k.dilation_x * k.input.pixel;
-            any = uint16_t(any | (reinterpret_cast<const uint16_t*>(at)[w] ^ k.and_mask[w]));
-          }
-        }
-        to[w] = uint16_t(any ^ k.and_mask[w]);
-      }
-    }
-  }
-}
-
-// Channel c of the result from a pixel's channels: c mod in where there are more outputs, else the mean of every
-// out-th from c on.
-inline F matched(const Match& k, const float* in, int c) {
-  const int outputs = k.out.channels, inputs = k.channels;
-  if (outputs == inputs) return load(in + c);
-  if (outputs > inputs && c % inputs + kLanes <= inputs) return load(in + c % inputs);
-  float lane[kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    const int o = c + i < outputs ? c + i : 0;
-    float sum = 0;
-    int count = 0;
-    for (int from = o % inputs; from < inputs; from += outputs, ++count) sum += in[from];
-    lane[i] = sum / float(count);
-  }
-  return load(lane);
-}
-
-void match(const void* args, int64_t, int64_t begin, int64_t end) {
-  const Match& k = *static_cast<const Match*>(args);
-  const Epilogue& e = k.out;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item / e.height, y = item % e.height;
-    const Place to = place(e, n, y, true);
-    for (int64_t x = 0; x < e.width; ++x) {
-      const float* in = reinterpret_cast<const float*>(pixel_of(k.input, n, y, x));
-      for (int c = 0; c < e.channels; c += kLanes) {
-        F value[1][1] = {{matched(k, in, c)}};
-        finish<1, 1>(e, value, to, x, c, e.bias + c, nullptr);
-      }
-    }
-  }
-}
+#include "pools.inl"

@@ -24,6 +24,15 @@ inline uint32_t at_least(I a, I b) {
   return ~uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)))) & 0xff;
 }
 
+// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each: a product of a byte and a
+// weight fits the signed 16 bits that this set multiplies and adds in pairs; a sum of two in one byte each would not.
+constexpr int kByteSize = 2;
+inline void store_bytes(uint8_t* p, F v) {
+  const I wide = _mm256_cvtps_epi32(v);
+  const __m128i narrow = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow);
+}
+
 inline I load_words(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }
 inline I load(const int32_t* p) { return load_words(p); }
 inline I splat_word(const uint8_t* p) {
@@ -32,6 +41,8 @@ inline I splat_word(const uint8_t* p) {
   return _mm256_set1_epi32(word);
 }
 inline I minus_twice(I base, I count) { return _mm256_sub_epi32(base, _mm256_add_epi32(count, count)); }
+
+inline I dot(I sum, I bytes, I weights) { return _mm256_add_epi32(sum, _mm256_madd_epi16(bytes, weights)); }
 
 // Population count of every byte, from a table of nibbles.
 inline I ones_of_bytes(I x) {

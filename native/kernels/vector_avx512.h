@@ -22,6 +22,12 @@ inline F choose(F v, F above, F below) {
 inline uint32_t at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline uint32_t at_least(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 
+// Numbers from 0 to 255, rounded to the nearest, halves to even.
+constexpr int kByteSize = 1;
+inline void store_bytes(uint8_t* p, F v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+
 inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline I minus_twice(I base, I count) { return _mm512_sub_epi32(base, _mm512_add_epi32(count, count)); }
 
@@ -31,6 +37,8 @@ inline I splat_word(const uint8_t* p) {
   __builtin_memcpy(&word, p, sizeof word);
   return _mm512_set1_epi32(word);
 }
+
+inline I dot(I sum, I bytes, I weights) { return _mm512_dpbusd_epi32(sum, bytes, weights); }
 
 // Keeps the compiler from computing everything ahead and running out of registers.
 inline void keep_order(I& a) { __asm__ volatile("" : "+v"(a)); }

@@ -35,6 +35,26 @@ inline I minus_twice(I base, I count) {
   return {vsubq_s32(base.a, vshlq_n_s32(count.a, 1)), vsubq_s32(base.b, vshlq_n_s32(count.b, 1))};
 }
 
+// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied here.
+constexpr int kByteSize = 2;
+inline void store_bytes(uint8_t* p, F v) {
+  const uint16x4_t low = vmovn_u32(vcvtnq_u32_f32(v.a)), high = vmovn_u32(vcvtnq_u32_f32(v.b));
+  vst1q_u8(p, vreinterpretq_u8_u16(vcombine_u16(low, high)));
+}
+
+inline I load_words(const uint32_t* p) { return {vreinterpretq_s32_u32(vld1q_u32(p)), vreinterpretq_s32_u32(vld1q_u32(p + 4))}; }
+inline I splat_word(const uint8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return {vdupq_n_s32(word), vdupq_n_s32(word)};
+}
+inline int32x4_t dot(int32x4_t sum, int32x4_t bytes, int32x4_t weights) {
+  const int16x8_t x = vreinterpretq_s16_s32(bytes), w = vreinterpretq_s16_s32(weights);
+  const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(w));
+  return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(x, w)));
+}
+inline I dot(I sum, I bytes, I weights) { return {dot(sum.a, bytes.a, weights.a), dot(sum.b, bytes.b, weights.b)}; }
+
 // The count is per byte; bytes take 31 words of 8, so widening is rare.
 template <int P, int V, Count kCount>
 struct Counter {

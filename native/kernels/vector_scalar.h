@@ -29,6 +29,28 @@ inline uint32_t at_least(I a, I b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.l
 inline I load(const int32_t* p) { I r; BBG_LANES r.lane[i] = p[i]; return r; }
 inline I minus_twice(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane[i]; return base; }
 
+// Numbers from 0 to 255, rounded to the nearest, halves to even: so rounds the addition. They take two bytes each.
+constexpr int kByteSize = 2;
+inline void store_bytes(uint8_t* p, F v) {
+  constexpr float kUnitSpaced = 12582912.0f;  // 1.5 * 2^23: the floats around it are the integers
+  uint16_t bytes[kLanes];
+  BBG_LANES bytes[i] = uint16_t((v.lane[i] + kUnitSpaced) - kUnitSpaced);
+  __builtin_memcpy(p, bytes, sizeof bytes);
+}
+
+inline I load_words(const uint32_t* p) { I r; __builtin_memcpy(&r, p, sizeof r); return r; }
+inline I splat_word(const uint8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  I r;
+  BBG_LANES r.lane[i] = word;
+  return r;
+}
+inline I dot(I sum, I bytes, I weights) {
+  BBG_LANES sum.lane[i] += int16_t(bytes.lane[i]) * int16_t(weights.lane[i]) + (bytes.lane[i] >> 16) * (weights.lane[i] >> 16);
+  return sum;
+}
+
 inline int32_t ones(uint32_t x) {
   x -= x >> 1 & 0x55555555u;
   x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);

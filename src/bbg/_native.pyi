@@ -1,6 +1,6 @@
 """The native engine (native/python.cpp). Failures are ValueError; `bbg.engine` raises them as BbgError."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ def kernel_sets() -> list[tuple[str, bool]]:
 class Graph:
     """A builder: ops are added in execution order and checked one by one. Arrays are kept, not copied."""
 
-    def __init__(self, input: str, channels: int, height: int, width: int) -> None: ...
+    def __init__(self, input: str, bytes: bool, channels: int, height: int, width: int) -> None: ...
     def add(
         self,
         name: str,
@@ -21,6 +21,7 @@ class Graph:
         shortcut: str | None,
         real: str | None,
         bits: str | None,
+        bytes: str | None,
         attributes: Mapping[str, Any],
         tensors: Mapping[str, np.ndarray],
         low: float | None,
@@ -30,17 +31,22 @@ class Graph:
     def output(self, value: str, flat: bool) -> None: ...
 
 class Engine:
-    """A graph lowered for one kernel set (`isa` None: what BBG_ISA says, else the best)."""
+    """A graph lowered for one kernel set (`isa` None: what BBG_ISA says, else the best).
 
-    def __init__(self, graph: Graph, isa: str | None, threads: int) -> None: ...
+    A byte of channel c of an image stands for the number `scale[c] * byte + bias[c]`; both are empty where that is
+    unknown: then the input must have the graph's type.
+    """
+
+    def __init__(
+        self, graph: Graph, isa: str | None, threads: int, scale: Sequence[float], bias: Sequence[float]
+    ) -> None: ...
     @property
     def isa(self) -> str: ...
     @property
     def bytes(self) -> tuple[int, int]:
         """Bytes of constants and of the workspace."""
     def run_floats(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]: ...
-    def run_bytes(
-        self, images: NDArray[np.uint8], scale: NDArray[np.float32], bias: NDArray[np.float32]
-    ) -> list[NDArray[np.float32]]: ...
+    def run_bytes(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]: ...
     def time_floats(self, images: NDArray[np.float32]) -> list[float]:
         """Seconds per op."""
+    def time_bytes(self, images: NDArray[np.uint8]) -> list[float]: ...

@@ -19,8 +19,9 @@ import numpy as np
 
 from bbg import _native
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op, Shape
+from bbg.graph import Graph, Op
 from bbg.image import Preprocess
+from bbg.kinds import Shape
 from bbg.packed import Model, read
 
 Outputs = np.ndarray | dict[str, np.ndarray]
@@ -80,9 +81,12 @@ class Engine:
         self.provenance = dict(model.provenance)
         self._names = [output.name for output in model.graph.outputs]
         self._costs = model.graph.costs()
-        self._affine = None if model.preprocess is None else _affine(model.preprocess)
+        scale, bias = ([], []) if model.preprocess is None else _affine(model.preprocess)
+        self._takes = {np.dtype(np.float32), np.dtype(np.uint8)}
+        if model.preprocess is None:
+            self._takes = {np.dtype(np.uint8 if model.graph.input_type == "bytes" else np.float32)}
         try:
-            self._native = _native.Engine(_build(model.graph), None, self.threads)
+            self._native = _native.Engine(_build(model.graph), None, self.threads, scale, bias)
         except ValueError as error:
             raise BbgError(str(error)) from None
         self.kernels = self._native.isa
@@ -94,11 +98,9 @@ class Engine:
         preprocessing normalises. Raises BbgError for another shape or dtype, and for a NaN or an infinity.
         """
         self._check(images)
+        run = self._native.run_bytes if images.dtype == np.uint8 else self._native.run_floats
         try:
-            if images.dtype == np.uint8:
-                arrays = self._native.run_bytes(images, *self._byte_affine())
-            else:
-                arrays = self._native.run_floats(images)
+            arrays = run(images)
         except ValueError as error:
             raise BbgError(f"{error}; give finite numbers of the network's input shape") from None
         return arrays[0] if self._names == [""] else dict(zip(self._names, arrays, strict=True))
@@ -126,16 +128,14 @@ class Engine:
     def profile(self, images: np.ndarray) -> list[OpTime]:
         """Run a batch and return the time of every op, in order; inputs as for a call."""
         self._check(images)
-        if images.dtype == np.uint8:
-            scale, bias = self._byte_affine()
-            images = np.ascontiguousarray((images * scale + bias).transpose(0, 3, 1, 2))
+        time = self._native.time_bytes if images.dtype == np.uint8 else self._native.time_floats
         try:
-            seconds = self._native.time_floats(images)
+            seconds = time(images)
         except ValueError as error:
             raise BbgError(f"{error}; give finite numbers of the network's input shape") from None
         return [
-            OpTime(cost.name, cost.kind, cost.shape, time, self.kernels)
-            for cost, time in zip(self._costs, seconds, strict=True)
+            OpTime(cost.name, cost.kind, cost.shape, taken, self.kernels)
+            for cost, taken in zip(self._costs, seconds, strict=True)
         ]
 
     def summary(self) -> str:
@@ -153,21 +153,17 @@ class Engine:
 
     def _check(self, images: np.ndarray) -> None:
         channels, height, width = self.input_shape
-        if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[0]:
+        if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[0] and images.dtype in self._takes:
             if images.dtype == np.float32 and images.shape[1:] == (channels, height, width):
                 return
             if images.dtype == np.uint8 and images.shape[1:] == (height, width, channels):
                 return
         came = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise BbgError(
-            f"the input is {came}; give a numpy array, float32 [N, {channels}, {height}, {width}] or "
-            f"uint8 [N, {height}, {width}, {channels}], with N at least 1"
-        )
-
-    def _byte_affine(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._affine is None:
-            raise BbgError("this network was packed without preprocessing: give normalised float32 [N, C, H, W]")
-        return self._affine
+        forms = {"float32": [channels, height, width], "uint8": [height, width, channels]}
+        taken = {name: shape for name, shape in forms.items() if np.dtype(name) in self._takes}
+        allowed = " or ".join(f"{name} [N, {', '.join(map(str, shape))}]" for name, shape in taken.items())
+        why = "" if len(self._takes) == 2 else " (this network was packed without preprocessing)"
+        raise BbgError(f"the input is {came}; give a numpy array, {allowed}, with N at least 1{why}")
 
     def _rank(self, logits: np.ndarray, top: int) -> list[Prediction]:
         odds = np.exp(logits - logits.max(), dtype=np.float64)
@@ -189,10 +185,11 @@ def kernel_sets() -> list[KernelSet]:
 
 
 def _build(graph: Graph) -> _native.Graph:
-    native = _native.Graph(graph.input_name, *graph.input_shape)
+    native = _native.Graph(graph.input_name, graph.input_type == "bytes", *graph.input_shape)
     for op in graph.ops:
         shortcut = op.inputs[1] if len(op.inputs) == 2 else None
-        native.add(op.name, op.kind, op.inputs[0], shortcut, op.real, op.bits, op.attributes, _tensors(op), *op.clip)
+        written = op.real, op.bits, op.bytes
+        native.add(op.name, op.kind, op.inputs[0], shortcut, *written, op.attributes, _tensors(op), *op.clip)
     for output in graph.outputs:
         native.output(output.value, output.flat)
     return native
@@ -204,10 +201,10 @@ def _tensors(op: Op) -> Mapping[str, np.ndarray]:
     return tensors | {row: op.tensors["epilogue"][i] for i, row in enumerate(op.epilogue)}
 
 
-def _affine(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+def _affine(preprocess: Preprocess) -> tuple[list[float], list[float]]:
     """`(x / 255 - mean) / std` as `scale * x + bias`."""
-    mean, std = np.asarray(preprocess.mean, np.float64), np.asarray(preprocess.std, np.float64)
-    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    pairs = list(zip(preprocess.mean, preprocess.std, strict=True))
+    return [1 / (255 * std) for _, std in pairs], [-mean / std for mean, std in pairs]
 
 
 def _threads(asked: int | None) -> int:

@@ -3,35 +3,32 @@
     real value -> conv -> real value and its sign bits -> binary_conv (+ shortcut) -> ... -> outputs
 
 A `Graph` is a list of `Op`s in execution order. Each op reads earlier values, forms an accumulator, passes it through
-one epilogue per output channel and writes the real value, its sign bits, or both. `Graph.check()` enforces the rules of
-the format and returns the shape of every value; `KINDS` is the whole list of what an engine must know.
+one epilogue per output channel and writes the real value, its sign bits, its bytes, or several of them.
+`Graph.check()` enforces the rules of the format and returns the shape of every value; kinds.py lists what an engine
+must know.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bbg.errors import BbgError
+from bbg.kinds import ATTRIBUTES, BYTE_FAN_IN, KINDS, LIMIT, REQUIRED, Attributes, Kind, Shape, Type, check_shape
 
-Shape = tuple[int, int, int]
-Attributes = Mapping[str, Any]
-
-LIMIT = 2**31  # numbers in one value of one image, and in one weight
-PAIR_LIMIT = 65535  # one element of a pair attribute: keeps every position of a window within 64-bit integers
-REQUIRED = object()
-ROWS = ("scale", "bias", "shift", "gate", "above", "below", "offset", "sign")
+WEIGHT_DTYPES = {"conv": "float32", "byte_conv": "int8", "binary_conv": "uint64"}
+WEIGHT_BITS = {"conv": 32, "byte_conv": 8, "binary_conv": 1}
 
 
 @dataclass(frozen=True)
 class Value:
-    """What one image has at a point of the network: `real` float32 numbers or `bits`, channels x height x width."""
+    """What one image has at a point of the network, channels x height x width: float32, signs, or 8-bit numbers."""
 
-    type: Literal["real", "bits"]
+    type: Type
     channels: int
     height: int
     width: int
@@ -47,104 +44,9 @@ class Value:
         return math.prod(self.shape)
 
 
-class Attribute(NamedTuple):
-    """The rule of one attribute: an integer from `least` to `most`, a pair of them, or a boolean (`least` None)."""
-
-    default: Any
-    least: int | None = None
-    most: int = PAIR_LIMIT
-    pair: bool = True
-
-    def allows(self, value: Any) -> bool:
-        """Whether `value` obeys the rule."""
-        if self.least is None:
-            return isinstance(value, bool)
-        values = value if self.pair else (value,)
-        return (
-            isinstance(values, tuple)
-            and len(values) == (2 if self.pair else 1)
-            and all(type(v) is int and self.least <= v <= self.most for v in values)
-        )
-
-    def __str__(self) -> str:
-        if self.least is None:
-            return "true or false"
-        return f"{'a pair of integers' if self.pair else 'an integer'} from {self.least} to {self.most}"
-
-
-ATTRIBUTES = {
-    "kernel": Attribute(REQUIRED, 1),
-    "stride": Attribute((1, 1), 1),
-    "padding": Attribute((0, 0), 0),
-    "dilation": Attribute((1, 1), 1),
-    "groups": Attribute(1, 1, LIMIT - 1, pair=False),
-    "channels": Attribute(REQUIRED, 1, LIMIT - 1, pair=False),
-    "size": Attribute(REQUIRED, 1),
-    "ceil_mode": Attribute(False),
-    "count_include_pad": Attribute(True),
-}
-
-
-def _steps(a: Attributes, shape: Shape) -> tuple[int, int]:
-    """How many windows fit, vertically and horizontally: PyTorch's formula for convolutions and pools alike."""
-    counts = []
-    for axis in (0, 1):
-        size, kernel, stride, padding = shape[1 + axis], a["kernel"][axis], a["stride"][axis], a["padding"][axis]
-        span = size + 2 * padding - a.get("dilation", (1, 1))[axis] * (kernel - 1) - 1
-        if a.get("ceil_mode", False):
-            count = -(-span // stride) + 1
-            count -= (count - 1) * stride >= size + padding  # a window that starts behind the map is left out
-        else:
-            count = span // stride + 1
-        counts.append(count)
-    return counts[0], counts[1]
-
-
-def _conv_shape(a: Attributes, shape: Shape) -> Shape:
-    if shape[0] % a["groups"] or a["channels"] % a["groups"]:
-        raise BbgError(f"groups {a['groups']} must divide {shape[0]} input and {a['channels']} output channels")
-    return a["channels"], *_steps(a, shape)
-
-
-def _pool_shape(a: Attributes, shape: Shape) -> Shape:
-    if any(2 * p > k for p, k in zip(a["padding"], a["kernel"], strict=True)):
-        raise BbgError(f"padding {a['padding']} must be at most half the kernel {a['kernel']}")
-    if any(d > size for d, size in zip(a.get("dilation", (1, 1)), shape[1:], strict=True)):
-        raise BbgError(f"dilation {a['dilation']} must be at most the map {shape[1:]}, or a window may miss the map")
-    return shape[0], *_steps(a, shape)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of op: its main input, its attributes and tensors, and the shape of its result."""
-
-    shape: Callable[[Attributes, Shape], Shape]
-    attributes: tuple[str, ...] = ()
-    main: Literal["real", "bits"] = "real"
-    required: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    rows: tuple[str, ...] = ("scale", "bias", "gate", "above", "below", "offset", "sign")
-    epilogue: bool = True
-
-
-_CONV = ("kernel", "stride", "padding", "dilation", "groups", "channels")
-_MAX_POOL = ("kernel", "stride", "padding", "dilation", "ceil_mode")
-
-KINDS: dict[str, Kind] = {
-    "conv": Kind(_conv_shape, _CONV, required=("weight",)),
-    "binary_conv": Kind(_conv_shape, _CONV, "bits", ("weight",), ("threshold", "tap_bias"), ROWS),
-    "max_pool": Kind(_pool_shape, _MAX_POOL),
-    "avg_pool": Kind(_pool_shape, ("kernel", "stride", "padding", "count_include_pad", "ceil_mode")),
-    "adaptive_avg_pool": Kind(lambda a, shape: (shape[0], *a["size"]), ("size",)),
-    "match_channels": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",)),
-    "pointwise": Kind(lambda a, shape: shape),
-    "max_pool_bits": Kind(_pool_shape, _MAX_POOL, "bits", ("and_mask",), rows=(), epilogue=False),
-}
-
-
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One operation: it reads `inputs` (the main operand, then a shortcut if any) and writes `real`, `bits` or both.
+    """One operation: it reads `inputs` (the main operand, then a shortcut if any), writes `real`, `bits` and `bytes`.
 
     `tensors`: arrays keyed "weight", "epilogue" (float32 `[len(epilogue), O]`), "threshold", "tap_bias", "and_mask".
     Attributes left out get their defaults.
@@ -159,6 +61,7 @@ class Op:
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
     epilogue: tuple[str, ...] = ()
     clip: tuple[float | None, float | None] = (None, None)
+    bytes: str | None = None
 
     def __post_init__(self) -> None:
         given = {key: tuple(v) if isinstance(v, list) else v for key, v in self.attributes.items()}
@@ -168,6 +71,17 @@ class Op:
         tensors = {name: np.asarray(array, order="C") for name, array in self.tensors.items()}
         object.__setattr__(self, "tensors", tensors)
         object.__setattr__(self, "clip", tuple(None if v is None else float(v) for v in self.clip))
+
+    @property
+    def written(self) -> dict[str, Type]:
+        """The names of the values that the op writes, the real one first."""
+        named: dict[Type, str | None] = {"real": self.real, "bits": self.bits, "bytes": self.bytes}
+        return {name: type_ for type_, name in named.items() if name is not None}
+
+    @property
+    def result(self) -> str:
+        """The first of the values that the op writes; '' where it writes none."""
+        return next(iter(self.written), "")
 
     def row(self, name: str) -> np.ndarray | None:
         """The epilogue's vector `name`, float32 `[O]`, or None where the op has no such row."""
@@ -192,8 +106,8 @@ class Op:
                 raise self.refuse(f"attribute {name!r} is missing; it must be {ATTRIBUTES[name]}")
         if len(self.inputs) not in (1, 2):
             raise self.refuse(f"{len(self.inputs)} inputs; one, or one and a shortcut, are allowed")
-        if self.real is None and self.bits is None:
-            raise self.refuse("writes nothing; give it a real value, bits or both")
+        if not self.written:
+            raise self.refuse("writes nothing; give it a real value, bits or bytes")
         self._check_epilogue(kind)
 
     def _check_epilogue(self, kind: Kind) -> None:
@@ -209,11 +123,12 @@ class Op:
             raise self.refuse(f"clip {list(self.clip)} is not finite in float32")
         if low is not None and high is not None and low > high:
             raise self.refuse(f"clip {list(self.clip)} must rise")
-        plain = not self.epilogue and self.clip == (None, None) and len(self.inputs) == 1 and self.real is None
+        only_bits = self.real is None and self.bytes is None
+        plain = not self.epilogue and self.clip == (None, None) and len(self.inputs) == 1 and only_bits
         if not kind.epilogue and not plain:
-            raise self.refuse("writes bits only: no epilogue, clip, shortcut or real value is allowed")
+            raise self.refuse("writes bits only: no epilogue, clip, shortcut, real value or bytes are allowed")
         if "threshold" in self.tensors and (not plain or "tap_bias" in self.tensors):
-            raise self.refuse("has integer thresholds: no epilogue, clip, shortcut, tap_bias or real value is allowed")
+            raise self.refuse("has integer thresholds: only bits, no epilogue, clip, shortcut or tap_bias are allowed")
 
     def _result(self, values: Mapping[str, Value]) -> Shape:
         """Shape of the result, given the values written before."""
@@ -234,7 +149,7 @@ class Op:
 
     def _tensor_forms(self, main: Value, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Dtype and shape of every tensor that this op may have."""
-        forms = {
+        forms: dict[str, tuple[str, tuple[int, ...]]] = {
             "epilogue": ("float32", (len(self.epilogue), channels)),
             "threshold": ("int32", (channels,)),
             "and_mask": ("uint64", (words(main.channels),)),
@@ -243,9 +158,12 @@ class Op:
             (ky, kx), inputs = self.attributes["kernel"], main.channels // self.attributes["groups"]
             if channels * ky * kx * inputs >= LIMIT:
                 raise self.refuse(f"weight of {channels} x {ky} x {kx} x {inputs} numbers; allowed are fewer than 2^31")
-            binary = self.kind == "binary_conv"
-            shape = (channels, words(ky * kx * inputs)) if binary else (channels, ky, kx, inputs)
-            forms["weight"] = ("uint64" if binary else "float32", shape)
+            if self.kind == "byte_conv" and ky * kx * inputs > BYTE_FAN_IN:
+                raise self.refuse(f"{ky * kx * inputs} products per number; allowed are {BYTE_FAN_IN}")
+            shape: tuple[int, ...] = (channels, ky, kx, inputs)
+            if self.kind == "binary_conv":
+                shape = (channels, words(ky * kx * inputs))
+            forms["weight"] = (WEIGHT_DTYPES[self.kind], shape)
             forms["tap_bias"] = ("float32", (ky * kx, channels))
         return forms
 
@@ -300,12 +218,13 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A network: one real input `[N, *input_shape]`, ops in execution order, outputs."""
+    """A network: one input `[N, *input_shape]`, real or bytes, ops in execution order, outputs (no bytes)."""
 
     input_name: str
     input_shape: Shape
     ops: tuple[Op, ...]
     outputs: tuple[Output, ...]
+    input_type: Type = "real"
 
     def check(self) -> dict[str, Value]:
         """Enforce every rule of docs/format.md; returns each value by name. BbgError names the op and the rule."""
@@ -315,8 +234,10 @@ class Graph:
         self._check_outputs()
         values = self.shapes(*self.input_shape[1:])
         for op in self.ops:
-            written = values[op.real or op.bits or ""]
-            op._check_tensors(values[op.inputs[0]], written.channels)
+            op._check_tensors(values[op.inputs[0]], values[op.result].channels)
+        for output in self.outputs:
+            if values[output.value].type == "bytes":
+                raise BbgError(f"output {output.name!r} returns the bytes {output.value!r}; allowed are reals and bits")
         return values
 
     def shapes(self, height: int, width: int) -> dict[str, Value]:
@@ -326,13 +247,10 @@ class Graph:
             check_shape(shape)
         except BbgError as error:
             raise BbgError(f"input {self.input_name!r}: {error}") from None
-        values = {self.input_name: Value("real", *shape)}
+        values = {self.input_name: Value(self.input_type, *shape)}
         for op in self.ops:
             result = op._result(values)
-            if op.real is not None:
-                values[op.real] = Value("real", *result)
-            if op.bits is not None:
-                values[op.bits] = Value("bits", *result)
+            values.update({name: Value(type_, *result) for name, type_ in op.written.items()})
         return values
 
     def costs(self) -> list[Cost]:
@@ -340,15 +258,15 @@ class Graph:
         values = self.shapes(*self.input_shape[1:])
         rows = []
         for op in self.ops:
-            written, fan_in = values[op.real or op.bits or ""], op.fan_in(values[op.inputs[0]])
+            written, fan_in = values[op.result], op.fan_in(values[op.inputs[0]])
             size = sum(tensor.nbytes for tensor in op.tensors.values())
-            bits = (1 if op.kind == "binary_conv" else 32) if fan_in else None
+            bits = WEIGHT_BITS[op.kind] if fan_in else None
             rows.append(Cost(op.name, op.kind, written.shape, size, written.numbers * fan_in, bits))
         return rows
 
     def _check_names(self) -> None:
         """Op names are unique, every value is written once, and before it is read."""
-        writers = {name: op for op in self.ops for name in (op.real, op.bits) if name is not None}
+        writers = {name: op for op in self.ops for name in op.written}
         written, ops = {self.input_name}, set()
         for op in self.ops:
             if op.name in ops:
@@ -360,26 +278,19 @@ class Graph:
                     raise op.refuse(f"{late}: the graph has a cycle or its ops are out of order")
                 if name not in written:
                     raise op.refuse(f"reads {name!r}, which no op writes; the graph's input is {self.input_name!r}")
-            for value in (op.real, op.bits):
+            for value in (name for name in (op.real, op.bits, op.bytes) if name is not None):
                 if value in written:
                     raise op.refuse(f"writes {value!r}, which is written already; each value is written once")
-                if value is not None:
-                    written.add(value)
+                written.add(value)
 
     def _check_outputs(self) -> None:
         names = [output.name for output in self.outputs]
         if not names or len(set(names)) != len(names) or ("" in names and len(names) > 1):
             raise BbgError(f"outputs are named {names}; allowed are one called '' or several of different names")
-        written = {name for op in self.ops for name in (op.real, op.bits)}
+        written = {name for op in self.ops for name in op.written}
         for output in self.outputs:
             if output.value not in written:
                 raise BbgError(f"output {output.name!r} returns {output.value!r}, which no op writes")
-
-
-def check_shape(shape: tuple[int, ...]) -> None:
-    """Raise BbgError unless every size is at least 1 and their product is below 2^31."""
-    if min(shape) < 1 or math.prod(shape) >= LIMIT:
-        raise BbgError(f"a value of shape {list(shape)}; sizes must be at least 1 and their product below 2^31")
 
 
 def words(bits: int) -> int:

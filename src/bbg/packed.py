@@ -21,14 +21,17 @@ import safetensors
 from safetensors.numpy import save
 
 from bbg.errors import BbgError
-from bbg.graph import ATTRIBUTES, Graph, Op, Output
+from bbg.graph import WEIGHT_BITS, Graph, Op, Output
 from bbg.image import Preprocess
+from bbg.kinds import ATTRIBUTES
 
 VERSION = 1
 HEADER_LIMIT = 4 << 20
 FILE_LIMIT = 2 << 30
 
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U64": np.dtype("<u8"), "I32": np.dtype("<i4")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"), "U64": np.dtype("<u8"), "I32": np.dtype("<i4"), "I8": np.dtype("i1"),
+}  # fmt: skip
 _TENSORS = ("weight", "epilogue", "threshold", "tap_bias", "and_mask")
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -50,6 +53,8 @@ class Model:
             have = [len(self.preprocess.mean), *self.preprocess.size]
             if have != [channels, *size]:
                 raise BbgError(f"preprocess yields an image {have}, the graph's input is {[channels, *size]}")
+        elif self.graph.input_type == "bytes":
+            raise BbgError("the graph's input is bytes, whose numbers only a preprocess tells; give one")
         output = self.graph.outputs[0]
         classes = values[output.value].numbers
         if self.labels is not None and output.name == "" and len(self.labels) != classes:
@@ -102,7 +107,7 @@ def items(model: Model) -> list[Item]:
     for op in model.graph.ops:
         for name, tensor in op.tensors.items():
             if name == "weight":
-                name = "1-bit weights" if op.kind == "binary_conv" else "32-bit weights"
+                name = f"{WEIGHT_BITS[op.kind]}-bit weights"
             sizes[name] = sizes.get(name, 0) + tensor.nbytes
     description = len(json.dumps(_describe(model), ensure_ascii=False).encode())
     sizes["graph JSON"] = description
@@ -126,7 +131,10 @@ def decode(data: bytes) -> Model:
         raise BbgError(f"format version {version}; this bbg reads 1 to {VERSION}: update it or convert the model anew")
     top = ("version", "input", "outputs", "ops", "preprocess", "labels", "provenance")
     _object(description, "the description", top)
-    source = _object(description["input"], "input", ("name", "shape"))
+    source = _object(description["input"], "input", ("name", "shape"), ("type",))
+    input_type = source.get("type", "real")
+    if input_type not in ("real", "bytes"):
+        raise BbgError(f"the input's type is {_shown(input_type)}, allowed are 'real' and 'bytes'")
     shape = [_number(n, "the input's shape", whole=True) for n in _list(source["shape"], "the input's shape")]
     if len(shape) != 3:
         raise BbgError(f"the input's shape is {shape}, allowed is [C, H, W]")
@@ -134,7 +142,8 @@ def decode(data: bytes) -> Model:
     outputs = tuple(_output(entry) for entry in _list(description["outputs"], "outputs"))
     labels = description["labels"]
     model = Model(
-        Graph(_text(source["name"], "the input's name"), (shape[0], shape[1], shape[2]), ops, outputs),
+        Graph(_text(source["name"], "the input's name"), (shape[0], shape[1], shape[2]), ops, outputs,
+              input_type),
         None if description["preprocess"] is None else Preprocess.from_json(description["preprocess"]),
         None if labels is None else tuple(_text(label, "a label") for label in _list(labels, "labels")),
         _provenance(description["provenance"]),
@@ -163,7 +172,7 @@ def _describe(model: Model) -> str:
     graph = model.graph
     description = {
         "version": VERSION,
-        "input": {"name": graph.input_name, "shape": list(graph.input_shape)},
+        "input": {"name": graph.input_name, "shape": list(graph.input_shape), **_input_type(graph)},
         "outputs": [{"name": o.name, "value": o.value, "flat": o.flat} for o in graph.outputs],
         "ops": [_entry(op) for op in graph.ops],
         "preprocess": None if model.preprocess is None else model.preprocess.to_json(),
@@ -176,11 +185,16 @@ def _describe(model: Model) -> str:
         raise BbgError(f"the model's description is no JSON ({error}); provenance holds strings and numbers") from error
 
 
+def _input_type(graph: Graph) -> dict[str, str]:
+    return {} if graph.input_type == "real" else {"type": graph.input_type}
+
+
 def _entry(op: Op) -> dict[str, Any]:
     given = {name: v for name, v in op.attributes.items() if v != ATTRIBUTES[name].default}
     optional = {
         "real": op.real,
         "bits": op.bits,
+        "bytes": op.bytes,
         "attributes": given or None,
         "epilogue": list(op.epilogue) or None,
         "clip": None if op.clip == (None, None) else list(op.clip),
@@ -215,7 +229,7 @@ def _tensors(data: bytes) -> dict[str, np.ndarray]:
 
 def _op(entry: Any, where: str, tensors: dict[str, np.ndarray]) -> Op:
     """The op that `entry` describes; its tensors leave `tensors`."""
-    _object(entry, where, ("name", "kind", "inputs"), ("real", "bits", "attributes", "epilogue", "clip"))
+    _object(entry, where, ("name", "kind", "inputs"), ("real", "bits", "bytes", "attributes", "epilogue", "clip"))
     name = _text(entry["name"], f"the name of {where}")
     where = f"op {name!r}"
     clip = tuple(
@@ -230,6 +244,7 @@ def _op(entry: Any, where: str, tensors: dict[str, np.ndarray]) -> Op:
         _names(entry["inputs"], f"an input of {where}"),
         real=None if entry.get("real") is None else _text(entry["real"], f"'real' of {where}"),
         bits=None if entry.get("bits") is None else _text(entry["bits"], f"'bits' of {where}"),
+        bytes=None if entry.get("bytes") is None else _text(entry["bytes"], f"'bytes' of {where}"),
         attributes=_object(entry.get("attributes", {}), f"attributes of {where}"),
         tensors={key: tensors.pop(f"{name}.{key}") for key in _TENSORS if f"{name}.{key}" in tensors},
         epilogue=_names(entry.get("epilogue", []), f"an epilogue row of {where}"),

@@ -18,11 +18,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from bbg.graph import ROWS, Graph, Op, pack_bits, unpack_bits
+from bbg.graph import Graph, Op, pack_bits, unpack_bits
+from bbg.kinds import ROWS
 
 Rows = dict[str, np.ndarray]
 
-NEUTRAL = {name: np.array(name in ("scale", "gate", "above", "below"), np.float64) for name in ROWS}
+NEUTRAL = {name: np.array(name in ("scale", "gate", "above", "below", "byte_scale"), np.float64) for name in ROWS}
 OPEN = (None, None)
 
 
@@ -55,11 +56,6 @@ def with_rows(op: Op, rows: Mapping[str, np.ndarray]) -> Op:
 
 def _neutral(rows: Mapping[str, np.ndarray], *names: str) -> bool:
     return all((rows[name] == NEUTRAL[name]).all() for name in names)
-
-
-def _result(op: Op) -> str:
-    """The value the op writes, the real one where there are two."""
-    return op.real or op.bits or ""
 
 
 def readers(graph: Graph) -> Counter[str]:
@@ -129,7 +125,7 @@ def join_epilogues(graph: Graph) -> Graph:
                 del ops[then.inputs[0]]
                 op = joined
                 break
-        ops[_result(op)] = op
+        ops[op.result] = op
     return replace(graph, ops=tuple(ops.values()))
 
 
@@ -155,7 +151,7 @@ def join_gates(graph: Graph) -> Graph:
             rows["gate"] = rows["gate"] * inner["scale"]
             del ops[op.inputs[1]]
             op = with_rows(replace(op, inputs=(op.inputs[0], gate.inputs[0])), rows)
-        ops[_result(op)] = op
+        ops[op.result] = op
     return replace(graph, ops=tuple(ops.values()))
 
 
@@ -180,7 +176,7 @@ def join_signs(graph: Graph) -> Graph:
             if (have["sign"] == rows["sign"]).all():
                 same[op.bits or ""] = first.bits
                 continue
-        ops[_result(op)] = op
+        ops[op.result] = op
     return replace(graph, ops=tuple(ops.values()))
 
 
@@ -194,9 +190,9 @@ def drop_unread(graph: Graph) -> Graph:
     read = {output.value for output in graph.outputs}
     kept: list[Op] = []
     for op in reversed(graph.ops):
-        real, bits = (name if name in read else None for name in (op.real, op.bits))
-        if real or bits:
-            kept.append(replace(op, real=real, bits=bits))
+        real, bits, bytes_ = (name if name in read else None for name in (op.real, op.bits, op.bytes))
+        if real or bits or bytes_:
+            kept.append(replace(op, real=real, bits=bits, bytes=bytes_))
             read.update(op.inputs)
     return replace(graph, ops=tuple(reversed(kept)))
 
@@ -221,15 +217,15 @@ def pool_bits(graph: Graph) -> Graph:
             if joined is not None:
                 mask = pack_bits(np.broadcast_to(falls & ~rises, values[op.inputs[0]].channels), 1)[0]
                 del ops[op.inputs[0]]
-                ops[_result(joined)] = joined
+                ops[joined.result] = joined
                 op = replace(
                     with_rows(op, NEUTRAL),
                     kind="max_pool_bits",
-                    inputs=(_result(joined),),
+                    inputs=(joined.result,),
                     tensors={"and_mask": mask},
                     clip=OPEN,
                 )
-        ops[_result(op)] = op
+        ops[op.result] = op
     return replace(graph, ops=tuple(ops.values()))
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from bbg.errors import BbgError
-from bbg.graph import KINDS, Graph, Op, Output, Shape
+from bbg.graph import Graph, Op, Output
+from bbg.kinds import KINDS, Shape
 
 INPUT = "input"
 Rule = Callable[..., Any]

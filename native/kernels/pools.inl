@@ -1,0 +1,152 @@
+// Pools and channel changes, one item is a row: part of kernels.inl.
+
+// V vectors of channels from c on, over P windows of as many columns each.
+template <int P, int V, bool kAverage>
+BBG_INLINE void pool_windows(const Pool& k, const uint8_t* row, const Window& rows, const Window* cols, F (&v)[P][V]) {
+  const uint8_t* window[P];
+  BBG_UNROLL for (int p = 0; p < P; ++p) {
+    window[p] = row + cols[p].begin * k.input.pixel;
+    BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = load(reinterpret_cast<const float*>(window[p]) + i * kLanes);
+  }
+  int first = 1;  // the tap that is there already
+  for (int y = 0; y < rows.count; ++y, first = 0) {
+    for (int x = first; x < cols->count; ++x) {
+      const int64_t tap = y * k.dilation_y * k.input.row + x * k.dilation_x * k.input.pixel;
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        const float* at = reinterpret_cast<const float*>(window[p] + tap);
+        BBG_UNROLL for (int i = 0; i < V; ++i) {
+          const F next = load(at + i * kLanes);
+          v[p][i] = kAverage ? add(v[p][i], next) : max(v[p][i], next);
+        }
+      }
+    }
+  }
+  if (!kAverage) return;
+  BBG_UNROLL for (int p = 0; p < P; ++p) {
+    const F part = splat(1.0f / (float(rows.extent) * float(cols[p].extent)));
+    BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = mul(v[p][i], part);
+  }
+}
+
+template <int P, int V>
+BBG_BLOCK void pool_channels(const Pool& k, const Place& to, const uint8_t* row, int64_t x, int c) {
+  F value[P][V];
+  const uint8_t* from = row + c * int64_t(sizeof(float));
+  if (k.average) {
+    pool_windows<P, V, true>(k, from, k.rows[to.y], k.cols + x, value);
+  } else {
+    pool_windows<P, V, false>(k, from, k.rows[to.y], k.cols + x, value);
+  }
+  finish<P, V>(k.out, value, to, x, c, k.out.bias + c, nullptr);
+}
+
+template <int P>
+inline void pool_pixels(const Pool& k, const Place& to, const uint8_t* row, int64_t x) {
+  int c = 0;
+  for (; c + kLanes < k.out.channels; c += 2 * kLanes) pool_channels<P, 2>(k, to, row, x, c);
+  if (c < k.out.channels) pool_channels<P, 1>(k, to, row, x, c);
+}
+
+inline void pool_row(const Pool& k, int64_t n, int64_t y) {
+  const int64_t width = k.out.width;
+  const Place to = place(k.out, n, y, true);
+  const uint8_t* row = pixel_of(k.input, n, k.rows[y].begin, 0);
+  for (int64_t x = 0; x < width;) {
+    const Window* w = k.cols + x;
+    const bool four = x + 4 <= width && w[0].count == w[1].count && w[1].count == w[2].count && w[2].count == w[3].count;
+    four ? pool_pixels<4>(k, to, row, x) : pool_pixels<1>(k, to, row, x);
+    x += four ? 4 : 1;
+  }
+}
+
+void pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+  const Pool& k = *static_cast<const Pool*>(args);
+  for (int64_t item = begin; item < end; ++item) pool_row(k, item / k.out.height, item % k.out.height);
+}
+
+// Slides a buffer of rows down the convolution's result: rows [first, done) of the present image are in it, from its
+// beginning. Maps of the buffer are those of an image whose row 0 lies `first` rows before the buffer.
+void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t member) {
+  const ConvPool& f = *static_cast<const ConvPool*>(args);
+  Conv conv = f.conv;
+  Pool pool = f.pool;
+  uint8_t* buffer = f.buffer + member * f.bytes;
+  const int64_t row_bytes = conv.out.real.row;
+  int64_t image = -1, first = 0, done = 0;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / pool.out.height, y = item % pool.out.height;
+    const int64_t from = pool.rows[y].begin, to = from + (pool.rows[y].count - 1) * pool.dilation_y + 1;
+    if (n != image || done <= from) image = n, first = done = from;
+    if (to - first > f.rows) {
+      __builtin_memmove(buffer, buffer + (from - first) * row_bytes, uint64_t((done - from) * row_bytes));
+      first = from;
+    }
+    conv.out.real.data = pool.input.data = buffer - first * row_bytes;
+    for (; done < to; ++done) {
+      for (int b = 0; b < conv.block_count; ++b) {
+        const RowOf row = row_of(conv, conv.blocks[b], n, done);
+        conv.blocks[b].vectors == 2 ? binary_row<2, Count::bytes>(row) : binary_row<1, Count::bytes>(row);
+      }
+    }
+    pool_row(pool, n, y);
+  }
+}
+
+// OR over the window, and AND = not OR of nots where the mask says so.
+void pool_bits(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+  const Pool& k = *static_cast<const Pool*>(args);
+  const Epilogue& e = k.out;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / e.height, y = item % e.height;
+    clear_margins(e.bits, n, y, e.width);
+    const Window& rows = k.rows[y];
+    for (int64_t x = 0; x < e.width; ++x) {
+      const Window& cols = k.cols[x];
+      const uint8_t* from = pixel_of(k.input, n, rows.begin, cols.begin);
+      uint16_t* to = reinterpret_cast<uint16_t*>(pixel_of(e.bits, n, y, x));
+      for (int64_t w = 0; w < k.input.pixel / 2; ++w) {
+        uint16_t any = 0;
+        for (int i = 0; i < rows.count; ++i) {
+          for (int j = 0; j < cols.count; ++j) {
+            const uint8_t* at = from + i * k.dilation_y * k.input.row + j * k.dilation_x * k.input.pixel;
+            any = uint16_t(any | (reinterpret_cast<const uint16_t*>(at)[w] ^ k.and_mask[w]));
+          }
+        }
+        to[w] = uint16_t(any ^ k.and_mask[w]);
+      }
+    }
+  }
+}
+
+// Channel c of the result from a pixel's channels: c mod in where there are more outputs, else the mean of every
+// out-th from c on.
+inline F matched(const Match& k, const float* in, int c) {
+  const int outputs = k.out.channels, inputs = k.channels;
+  if (outputs == inputs) return load(in + c);
+  if (outputs > inputs && c % inputs + kLanes <= inputs) return load(in + c % inputs);
+  float lane[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    const int o = c + i < outputs ? c + i : 0;
+    float sum = 0;
+    int count = 0;
+    for (int from = o % inputs; from < inputs; from += outputs, ++count) sum += in[from];
+    lane[i] = sum / float(count);
+  }
+  return load(lane);
+}
+
+void match(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+  const Match& k = *static_cast<const Match*>(args);
+  const Epilogue& e = k.out;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / e.height, y = item % e.height;
+    const Place to = place(e, n, y, true);
+    for (int64_t x = 0; x < e.width; ++x) {
+      const float* in = reinterpret_cast<const float*>(pixel_of(k.input, n, y, x));
+      for (int c = 0; c < e.channels; c += kLanes) {
+        F value[1][1] = {{matched(k, in, c)}};
+        finish<1, 1>(e, value, to, x, c, e.bias + c, nullptr);
+      }
+    }
+  }
+}

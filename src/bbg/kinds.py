@@ -1,0 +1,122 @@
+"""The op kinds of an engine: operands, attributes, tensors, and the shape of the result (docs/format.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from bbg.errors import BbgError
+
+Type = Literal["real", "bits", "bytes"]
+Shape = tuple[int, int, int]
+Attributes = Mapping[str, Any]
+
+LIMIT = 2**31  # numbers in one value of one image, and in one weight
+PAIR_LIMIT = 65535  # one element of a pair attribute: keeps every position of a window within 64-bit integers
+REQUIRED = object()
+BYTE_FAN_IN = 65535  # products per number of a byte_conv: 255 * 128 * 65535 < 2^31
+ROWS = ("scale", "bias", "shift", "gate", "above", "below", "offset", "sign", "byte_scale", "byte_bias")
+
+
+class Attribute(NamedTuple):
+    """The rule of one attribute: an integer from `least` to `most`, a pair of them, or a boolean (`least` None)."""
+
+    default: Any
+    least: int | None = None
+    most: int = PAIR_LIMIT
+    pair: bool = True
+
+    def allows(self, value: Any) -> bool:
+        """Whether `value` obeys the rule."""
+        if self.least is None:
+            return isinstance(value, bool)
+        values = value if self.pair else (value,)
+        return (
+            isinstance(values, tuple)
+            and len(values) == (2 if self.pair else 1)
+            and all(type(v) is int and self.least <= v <= self.most for v in values)
+        )
+
+    def __str__(self) -> str:
+        if self.least is None:
+            return "true or false"
+        return f"{'a pair of integers' if self.pair else 'an integer'} from {self.least} to {self.most}"
+
+
+ATTRIBUTES = {
+    "kernel": Attribute(REQUIRED, 1),
+    "stride": Attribute((1, 1), 1),
+    "padding": Attribute((0, 0), 0),
+    "dilation": Attribute((1, 1), 1),
+    "groups": Attribute(1, 1, LIMIT - 1, pair=False),
+    "channels": Attribute(REQUIRED, 1, LIMIT - 1, pair=False),
+    "size": Attribute(REQUIRED, 1),
+    "ceil_mode": Attribute(False),
+    "count_include_pad": Attribute(True),
+}
+
+
+def _steps(a: Attributes, shape: Shape) -> tuple[int, int]:
+    """How many windows fit, vertically and horizontally: PyTorch's formula for convolutions and pools alike."""
+    counts = []
+    for axis in (0, 1):
+        size, kernel, stride, padding = shape[1 + axis], a["kernel"][axis], a["stride"][axis], a["padding"][axis]
+        span = size + 2 * padding - a.get("dilation", (1, 1))[axis] * (kernel - 1) - 1
+        if a.get("ceil_mode", False):
+            count = -(-span // stride) + 1
+            count -= (count - 1) * stride >= size + padding  # a window that starts behind the map is left out
+        else:
+            count = span // stride + 1
+        counts.append(count)
+    return counts[0], counts[1]
+
+
+def _conv_shape(a: Attributes, shape: Shape) -> Shape:
+    if shape[0] % a["groups"] or a["channels"] % a["groups"]:
+        raise BbgError(f"groups {a['groups']} must divide {shape[0]} input and {a['channels']} output channels")
+    return a["channels"], *_steps(a, shape)
+
+
+def _pool_shape(a: Attributes, shape: Shape) -> Shape:
+    if any(2 * p > k for p, k in zip(a["padding"], a["kernel"], strict=True)):
+        raise BbgError(f"padding {a['padding']} must be at most half the kernel {a['kernel']}")
+    if any(d > size for d, size in zip(a.get("dilation", (1, 1)), shape[1:], strict=True)):
+        raise BbgError(f"dilation {a['dilation']} must be at most the map {shape[1:]}, or a window may miss the map")
+    return shape[0], *_steps(a, shape)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of op: its main input, its attributes and tensors, and the shape of its result."""
+
+    shape: Callable[[Attributes, Shape], Shape]
+    attributes: tuple[str, ...] = ()
+    main: Type = "real"
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    rows: tuple[str, ...] = tuple(row for row in ROWS if row != "shift")
+    epilogue: bool = True
+
+
+_CONV = ("kernel", "stride", "padding", "dilation", "groups", "channels")
+_MAX_POOL = ("kernel", "stride", "padding", "dilation", "ceil_mode")
+
+KINDS: dict[str, Kind] = {
+    "conv": Kind(_conv_shape, _CONV, required=("weight",)),
+    "byte_conv": Kind(_conv_shape, _CONV, "bytes", ("weight",), ("tap_bias",)),
+    "binary_conv": Kind(_conv_shape, _CONV, "bits", ("weight",), ("threshold", "tap_bias"), ROWS),
+    "max_pool": Kind(_pool_shape, _MAX_POOL),
+    "avg_pool": Kind(_pool_shape, ("kernel", "stride", "padding", "count_include_pad", "ceil_mode")),
+    "adaptive_avg_pool": Kind(lambda a, shape: (shape[0], *a["size"]), ("size",)),
+    "match_channels": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",)),
+    "pointwise": Kind(lambda a, shape: shape),
+    "max_pool_bits": Kind(_pool_shape, _MAX_POOL, "bits", ("and_mask",), rows=(), epilogue=False),
+}
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raise BbgError unless every size is at least 1 and their product is below 2^31."""
+    if min(shape) < 1 or math.prod(shape) >= LIMIT:
+        raise BbgError(f"a value of shape {list(shape)}; sizes must be at least 1 and their product below 2^31")
