@@ -137,7 +137,7 @@ void Engine::plan(const Graph& graph) {
   input_type_ = graph.values[0].type;
   input_map_ = maps[0];
   for (int v : graph.outputs) {
-    results_.push_back({shape(graph.values[size_t(v)]), maps[size_t(v)], graph.values[size_t(v)].type == Type::bits});
+    results_.push_back({shape(graph.values[size_t(v)]), maps[size_t(v)], graph.values[size_t(v)].type});
   }
 }
 
@@ -270,8 +270,9 @@ void Engine::leave(const Batch& batch, int64_t image) const {
         const uint8_t* row = r.map.data + image * r.map.image + y * r.map.row;
         for (int64_t x = 0; x < width; ++x) {
           const uint8_t* pixel = row + x * r.map.pixel;
-          const bool bit = pixel[c / 8] >> c % 8 & 1;
-          *to++ = r.bits ? (bit ? 1.0f : -1.0f) : reinterpret_cast<const float*>(pixel)[c];
+          if (r.type == Type::real) *to++ = reinterpret_cast<const float*>(pixel)[c];
+          if (r.type == Type::bits) *to++ = pixel[c / 8] >> c % 8 & 1 ? 1.0f : -1.0f;
+          if (r.type == Type::bytes) *to++ = pixel[c * kernels_.byte_size];
         }
       }
     }

@@ -30,7 +30,7 @@ class Engine {
   struct Result {
     Shape shape;
     Map map;
-    bool bits;
+    Type type;
   };
   struct Batch;  // what one round works on
 

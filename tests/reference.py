@@ -238,7 +238,7 @@ def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16
             drawn.append(op)
             values = Graph("x", first.shape, tuple(drawn), (), first.type).shapes(first.height, first.width)
     read = {name for op in drawn for name in op.inputs}
-    last = [name for name, value in values.items() if name not in read and name != "x" and value.type != "bytes"]
+    last = [name for name in values if name not in read and name != "x"]
     outputs = tuple(Output(f"out{i}", name, bool(rng.integers(2))) for i, name in enumerate(last))
     graph = Graph("x", first.shape, tuple(drawn), outputs, first.type)
     graph.check()

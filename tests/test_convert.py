@@ -309,8 +309,7 @@ def test_a_hook_that_changes_values_is_noticed(tmp_path: Path) -> None:
 
 
 ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
-    "edges to come": ({"edges": "int8"}, "'int8' comes in a later one"),
-    "edges unknown": ({"edges": "fp16"}, "'fp16'"),
+    "edges unknown": ({"edges": "fp16"}, "edges is 'fp16', allowed are int8, fp32"),
     "no tensor": ({"example": [1.0]}, "list; give a batch"),
     "integers": ({"example": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, "uint8"),
     "one image": ({"example": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),

@@ -38,10 +38,14 @@ inline I splat_word(const uint8_t* p) {
   return _mm512_set1_epi32(word);
 }
 
-inline I dot(I sum, I bytes, I weights) { return _mm512_dpbusd_epi32(sum, bytes, weights); }
-
-// Keeps the compiler from computing everything ahead and running out of registers.
+// Keeps the compiler from computing everything ahead and running out of registers, and from copying sums about.
 inline void keep_order(I& a) { __asm__ volatile("" : "+v"(a)); }
+
+inline I dot(I sum, I bytes, I weights) {
+  sum = _mm512_dpbusd_epi32(sum, bytes, weights);
+  keep_order(sum);
+  return sum;
+}
 
 // Three operations per word and vector: XOR with the broadcast word, population count, addition.
 template <int P, int V, Count kCount>

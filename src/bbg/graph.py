@@ -198,7 +198,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Output:
-    """What the network returns: `value` as `[N, C, H, W]`, or `[N, C*H*W]` where `flat`; bits as +1 and -1, float32."""
+    """What the network returns: `value` as `[N, C, H, W]`, or `[N, C*H*W]` where `flat`, float32; bits as +1 and -1."""
 
     name: str
     value: str
@@ -218,7 +218,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A network: one input `[N, *input_shape]`, real or bytes, ops in execution order, outputs (no bytes)."""
+    """A network: one input `[N, *input_shape]`, real or bytes, ops in execution order, outputs."""
 
     input_name: str
     input_shape: Shape
@@ -235,9 +235,6 @@ class Graph:
         values = self.shapes(*self.input_shape[1:])
         for op in self.ops:
             op._check_tensors(values[op.inputs[0]], values[op.result].channels)
-        for output in self.outputs:
-            if values[output.value].type == "bytes":
-                raise BbgError(f"output {output.name!r} returns the bytes {output.value!r}; allowed are reals and bits")
         return values
 
     def shapes(self, height: int, width: int) -> dict[str, Value]:

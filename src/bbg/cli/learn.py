@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bbg.checkpoint import Checkpoint
+    from bbg.convert import Report
     from bbg.data import Split
     from bbg.engine import Engine
 
@@ -106,7 +107,7 @@ def eval(model: str, data: Path | None, dataset: str | None, json: Path | None) 
 @verb(
     argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of bbg train"),
     argument("-o", "--output", type=new_file, required=True, metavar="FILE", help="the packed file to write"),
-    argument("--edges", help="precision of the real-valued layers: fp32"),
+    argument("--edges", help="precision of the layers that are not binary: int8 (default) or fp32"),
     DATA,
     JSON,
 )
@@ -145,10 +146,24 @@ def convert(checkpoint: Path, output: Path, edges: str | None, data: Path | None
             "largest_difference_of_outputs": report.agreement.largest,
             "percentile_99_of_it": report.agreement.percentile99,
             "share_with_the_same_best_class": report.agreement.top1,
+            **_cost(report),
             **facts,
         },
         json,
     )
+
+
+def _cost(report: Report) -> dict[str, Any]:
+    """What 8-bit edges cost, against float32 edges."""
+    if report.edges is None:
+        return {}
+    cost = report.edges.difference
+    return {
+        "bytes_spared_by_8-bit_edges": report.edges.bytes - report.after,
+        "outputs_move_by_at_most": cost.largest,
+        "percentile_99_of_that": cost.percentile99,
+        "share_that_keeps_its_best_class": cost.top1,
+    }
 
 
 def provenance(trained: Checkpoint) -> dict[str, str | int | float]:

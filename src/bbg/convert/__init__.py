@@ -12,21 +12,27 @@ import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 import bbg.convert.lower  # noqa: F401  (registers the rules)
 from bbg import __version__
-from bbg.convert.check import Agreement, Finding, closing_check
+from bbg.convert.check import Agreement, Finding, closing_check, difference
 from bbg.convert.fold import fold_graph
-from bbg.convert.report import Part, Report, parts
+from bbg.convert.quantize import quantize
+from bbg.convert.report import Edges, Part, Report, parts
 from bbg.convert.trace import lower_network
+from bbg.engine import Engine
 from bbg.errors import BbgError
+from bbg.graph import Graph
 from bbg.image import Preprocess
-from bbg.packed import Model, write
+from bbg.packed import Model, encode, write
 
-__all__ = ["Agreement", "Finding", "Part", "Report", "convert"]
+__all__ = ["Agreement", "Edges", "Finding", "Part", "Report", "convert"]
+
+EDGES = ("int8", "fp32")
 
 CHECKED = 32  # images on which the layers are compared
 
@@ -44,15 +50,19 @@ def convert(
     """Write `model` as a packed file to `path`, checked against torch on `example`, float `[N, C, H, W]`, normalised.
 
     The model stays as it is; conversion works on a copy in float32 on the CPU, in evaluation mode. `edges`: precision
-    of the real-valued layers, "fp32". `preprocess`: how images become inputs, or the name of a preset. `labels`: a name
-    per class. `provenance`: notes for people (recipe, accuracy). The same model gives the same bytes.
+    of the convolutions and linear layers that are not binary, "fp32" or "int8": the latter rounds their weights and
+    inputs to 8 bits, inputs by the ranges they have on `example` (pixels are bytes already), and the report says what
+    that costs. None: "int8" where `preprocess` is given and the network has binary layers, else "fp32".
+
+    `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
+    people (recipe, accuracy). The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named, with its place), numbers that
     are not finite, labels or preprocessing that do not fit, a layer on which engine and torch differ by more than 1e-5
     of its largest value, and a path that cannot be written.
     """
-    if edges not in (None, "fp32"):
-        raise BbgError(f"edges is {edges!r}; this version has 'fp32' only, 'int8' comes in a later one")
+    if edges not in (None, *EDGES):
+        raise BbgError(f"edges is {edges!r}, allowed are {', '.join(EDGES)}")
     images = _images(example)
     network = _frozen(model)
     with _calm():
@@ -61,9 +71,20 @@ def convert(
         packed = Model(fold_graph(lowered.graph), None if preprocess is None else Preprocess.of(preprocess),
                        None if labels is None else tuple(labels), notes)  # fmt: skip
         packed.check()
-        findings, agreement = closing_check(lowered, network, packed, images, judged=CHECKED)
+        exact = packed
+        oracle: nn.Module | None = network
+        if edges == "int8" or (edges is None and preprocess is not None and binary(packed.graph)):
+            lowered, graph = quantize(lowered, packed.graph, images, packed.preprocess)
+            packed, oracle = replace(packed, graph=graph), None
+        findings, agreement = closing_check(lowered, oracle, packed, images, judged=CHECKED)
+        edge = None if packed is exact else Edges(len(encode(exact)), difference(Engine(packed), Engine(exact), images))
     size = write(path, packed)
-    return Report(os.fspath(path), parts(network, packed, lowered.layers, size), tuple(findings), agreement)
+    return Report(os.fspath(path), parts(network, packed, lowered.layers, size), tuple(findings), agreement, edge)
+
+
+def binary(graph: Graph) -> bool:
+    """Whether anything in the network is computed at 1 bit."""
+    return any(op.kind == "binary_conv" for op in graph.ops)
 
 
 @contextmanager

@@ -10,9 +10,9 @@ often the best class is the same, and how near to a tie the bits were that first
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from bbg.errors import BbgError
 from bbg.graph import Graph, Output
 from bbg.packed import Model
 
+if TYPE_CHECKING:
+    from bbg.engine import Engine
+
 LAW = 1e-5
 BATCH = 16
 _REFUSED = "nothing was written: please report this network"
@@ -32,7 +35,7 @@ _REFUSED = "nothing was written: please report this network"
 class Finding:
     """One value of the graph, compared: `difference` is the largest, over the largest value of the layer.
 
-    Of bits: `ties` fell the other way within `LAW` of their threshold, `wrong` outside.
+    Of bits and bytes: `ties` fell the other way within `LAW` of their threshold, `wrong` outside.
     """
 
     name: str
@@ -54,8 +57,8 @@ class Agreement:
     """Engine and torch end to end: differences of all numbers of the outputs.
 
     `top1`: share of images whose best class is the same; None where the network returns no scores of classes.
-    `departed`: images on which bits differ from torch's. `departure`: of the bits that were the first to differ, on any
-    of these images, the largest distance of torch's value from its threshold, over the layer's largest value.
+    `departed`: images on which bits or bytes differ from torch's. `departure`: of those that were the first to differ,
+    on any of these images, the largest distance of torch's value from its threshold, over the layer's largest value.
     """
 
     images: int
@@ -66,26 +69,34 @@ class Agreement:
     departure: float
 
 
+def show(graph: Graph, names: Iterable[str]) -> Graph:
+    """The graph that returns the values `names`, each under its name."""
+    return replace(graph, outputs=tuple(Output(name, name) for name in names))
+
+
 def closing_check(
-    lowered: Lowered, model: nn.Module, packed: Model, images: Tensor, judged: int
+    lowered: Lowered, model: nn.Module | None, packed: Model, images: Tensor, judged: int
 ) -> tuple[list[Finding], Agreement]:
     """Findings on the first `judged` of the `images` `[N, C, H, W]`, one per value, and the agreement on all.
 
-    BbgError names the first value that breaks the law. The network as packed must also return, to the bit, what the
-    network that shows every value returns: only the former reuses the memory of values that are no longer needed.
+    The engine's outputs are compared with those of `model`, or where that is None with what torch makes of the images
+    by the steps of `lowered`. BbgError names the first value that breaks the law. The network as packed must also
+    return, to the bit, what the network that shows every value returns: only the former reuses the memory of values
+    that are no longer needed.
     """
     from bbg.engine import Engine
 
     graph = packed.graph
-    names = [name for op in graph.ops for name in (op.real, op.bits) if name is not None]
     engine = Engine(packed)
-    shown = Engine(Model(replace(graph, outputs=tuple(Output(name, name) for name in names))))
+    shown = Engine(replace(packed, graph=show(graph, [name for op in graph.ops for name in op.written])))
     findings: dict[str, Finding] = {}
     compared = _Compared()
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         values = {INPUT: batch, **{name: torch.from_numpy(v) for name, v in _named(shown(batch.numpy())).items()}}
-        given, wanted = _named(engine(batch.numpy())), _named(model(batch))
+        free = by_steps(lowered, batch)
+        wanted = _outputs(graph, free) if model is None else _named(model(batch))
+        given = _named(engine(batch.numpy()))
         if start < judged:
             for found in judge(lowered, graph, {name: value[: judged - start] for name, value in values.items()}):
                 _enforce(found)
@@ -94,7 +105,7 @@ def closing_check(
             if not np.array_equal(given[output.name].ravel(), values[output.value].numpy().ravel()):
                 raise BbgError(f"{output.value}: the engine's answer depends on what it shows; {_REFUSED}")
         compared.add(given, {name: tensor.numpy() for name, tensor in wanted.items()})
-        compared.departures += departures(lowered, graph, values)
+        compared.departures += departures(lowered, graph, values, free)
     return list(findings.values()), compared.agreement()
 
 
@@ -112,44 +123,51 @@ def judge(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor]) -> Itera
         return step(*(expected(wire.name) for wire in step.inputs))
 
     for op in graph.ops:
-        for name in (op.real, op.bits):
-            if name is None or name not in lowered.steps:
+        for name in op.written:
+            if name not in lowered.steps:
                 continue
-            step, layer = lowered.steps[name], lowered.layers[name]
-            if step.threshold is None:
+            step, layer = lowered.steps[name], lowered.layers.get(name, "bytes")
+            if not step.decides:
                 want = computed(name)
                 difference = float((values[name] - want).abs().max())
                 yield Finding(name, layer, difference / float(want.abs().max()) if difference else 0.0)
             else:
-                distance = _departing(values[name], expected(step.inputs[0].name), step.threshold)
+                distance = step.departing(values[name], expected(step.inputs[0].name))
                 ties, wrong = (distance > 0) & (distance <= LAW), distance > LAW
                 yield Finding(name, layer, ties=int(ties.sum()), wrong=int(wrong.sum()))
 
 
-def departures(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor]) -> list[float]:
-    """For each image on which the engine's bits leave torch's: how far from a tie the first were (see `Agreement`)."""
-    free = {INPUT: values[INPUT]}
+def by_steps(lowered: Lowered, images: Tensor) -> dict[str, Tensor]:
+    """Every value of the unfolded graph, computed by torch from the images alone."""
+    values = {INPUT: images}
     for name, step in lowered.steps.items():
-        free[name] = step(*(free[wire.name] for wire in step.inputs))
+        values[name] = step(*(values[wire.name] for wire in step.inputs))
+    return values
+
+
+def departures(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor], free: Mapping[str, Tensor]) -> list[float]:
+    """For each image on which the engine's bits or bytes leave those of `free`: how far from a tie the first were."""
     first = torch.zeros(len(values[INPUT]))
-    for bits in (op.bits for op in graph.ops if op.bits in lowered.steps):
-        sign = lowered.steps[bits or ""]
-        assert sign.threshold is not None
-        distance = _departing(values[bits or ""], free[sign.inputs[0].name], sign.threshold)
-        first = torch.where(first > 0, first, distance.flatten(1).amax(1))
+    for name in (name for op in graph.ops for name in op.written if name in lowered.steps):
+        step = lowered.steps[name]
+        if step.decides:
+            distance = step.departing(values[name], free[step.inputs[0].name])
+            first = torch.where(first > 0, first, distance.flatten(1).amax(1))
     return [float(distance) for distance in first if distance > 0]
 
 
-def _departing(bits: Tensor, x: Tensor, threshold: Tensor) -> Tensor:
-    """Where `bits` are not those of `x >= threshold`: distance from it over the largest |x|; elsewhere 0.
+def difference(engine: Engine, other: Engine, images: Tensor) -> Agreement:
+    """How far the outputs of two engines are apart on the images."""
+    compared = _Compared()
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH].numpy()
+        compared.add(_named(engine(batch)), _named(other(batch)))
+    return compared.agreement()
 
-    `threshold`: one number, one per channel, or one per number of a map that torch has flattened.
-    """
-    per_number = threshold.numel() == x[0].numel()
-    distance = x - threshold.reshape(x.shape[1:] if per_number else (-1, 1, 1))
-    tiny = torch.finfo(x.dtype).tiny  # a departure at distance 0 is one, too
-    relative = (distance.abs() / x.abs().max()).clamp(min=tiny)
-    return torch.where((distance >= 0) != (bits > 0), relative, torch.zeros(()))
+
+def _outputs(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs of the graph among the values."""
+    return {o.name: values[o.value].flatten(1) if o.flat else values[o.value] for o in graph.outputs}
 
 
 def _enforce(found: Finding) -> None:
