@@ -2,9 +2,10 @@
 
     python bench/agreement.py CHECKPOINT --data DIR [--out FILE.json]
 
-Both sides get the same float32 images. An engine that is exact layer by layer can differ end to end only by cascades
-that start at a near-tie: a bit whose torch value lies within 1e-5 of the layer's largest value of its threshold. For
-each image the first packed value on which the two runs differ is looked up, in the order of the graph.
+Both sides get the same float32 images, and edges are in float32. An engine that is exact layer by layer can differ end
+to end only by cascades that start at a near-tie: a bit whose torch value lies within 1e-5 of the layer's largest value
+of its threshold. For each image the first packed value on which the two runs differ is looked up, in the order of the
+graph.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +24,27 @@ from rich.table import Table
 
 import bbg
 from bbg.checkpoint import Checkpoint
-from bbg.convert.check import LAW
-from bbg.convert.trace import INPUT, Lowered, lower_network
+from bbg.convert.check import LAW, by_steps, show
+from bbg.convert.trace import Lowered, lower_network
 from bbg.data import Batches, open_data
 from bbg.engine import Engine
-from bbg.graph import Graph, Output
+from bbg.graph import Graph
 from bbg.packed import Model, read
 
 
-def first_difference(lowered: Lowered, graph: Graph, shown: Engine, image: torch.Tensor) -> dict[str, Any]:
-    """The first bits that differ between the two runs of `image` `[1, C, H, W]`, each from its own values alone."""
-    engine = shown(image.numpy())
-    known = {INPUT: image}
-
-    def in_torch(name: str) -> torch.Tensor:
-        if name not in known:
-            step = lowered.steps[name]
-            known[name] = step(*(in_torch(wire.name) for wire in step.inputs))
-        return known[name]
-
+def first_difference(lowered: Lowered, graph: Graph, engine: Mapping[str, torch.Tensor],
+                     free: Mapping[str, torch.Tensor], image: int) -> dict[str, Any]:  # fmt: skip
+    """The first bits of `image` on which the engine's values and those of torch's own run of the batch differ."""
     for op in graph.ops:
-        name = op.bits
-        if name is None or name not in lowered.steps:
+        if op.bits not in lowered.steps:
             continue
-        step = lowered.steps[name]
-        assert step.threshold is not None
-        x = in_torch(step.inputs[0].name)
-        distance = x - step.threshold.reshape(-1, 1, 1)
-        differ = (distance >= 0).numpy() != (engine[name] > 0)
-        if differ.any():
-            nearest = float(distance.abs().numpy()[differ].max() / x.abs().max())
-            return {"value": name, "bits": int(differ.sum()), "distance": nearest, "near_tie": nearest <= LAW}
+        step = lowered.steps[op.bits]
+        x = free[step.inputs[0].name]
+        distance = step.departing(engine[op.bits], x)[image]
+        if distance.any():
+            nearest = float(distance.max())
+            return {"value": op.bits, "bits": int(distance.count_nonzero()), "distance": nearest,
+                    "near_tie": nearest <= LAW}  # fmt: skip
     return {"value": None, "bits": 0, "distance": 0.0, "near_tie": False}
 
 
@@ -66,13 +57,14 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
     if packed is None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.bbg"
-            bbg.convert(network, path, batches[0][0][:32], preprocess=trained.preprocess, labels=trained.classes)
+            bbg.convert(network, path, batches[0][0][:32], edges="fp32", preprocess=trained.preprocess,
+                        labels=trained.classes)  # fmt: skip
             model = read(path)
     else:
         model = read(packed)
     engine = Engine(model)
-    bits = tuple(Output(op.bits, op.bits) for op in model.graph.ops if op.bits is not None)
-    shown = Engine(Model(replace(model.graph, outputs=bits)))
+    bits = [op.bits for op in model.graph.ops if op.bits is not None]
+    shown = Engine(Model(show(model.graph, bits)))
     lowered = lower_network(network, batches[0][0][:1].contiguous())
 
     rows, largest, differences = [], 0.0, []
@@ -85,8 +77,13 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
         right["engine"] += int((ours.argmax(1) == labels.numpy()).sum())
         differences.append(np.abs(ours - theirs).max(axis=1))
         largest = max(largest, float(np.abs(theirs).max()))
-        for i in np.flatnonzero(ours.argmax(1) != theirs.argmax(1)):
-            rows.append({"image": done + int(i), **first_difference(lowered, model.graph, shown, x[i : i + 1])})
+        others = np.flatnonzero(ours.argmax(1) != theirs.argmax(1))
+        if len(others):
+            # The whole batch again: torch's own sums depend on how many images it is given.
+            values = {name: torch.from_numpy(value) for name, value in shown(x.numpy()).items()}
+            free = by_steps(lowered, x)
+            for i in others:
+                rows.append({"image": done + int(i), **first_difference(lowered, model.graph, values, free, i)})
         done += len(x)
     per_image = np.concatenate(differences)
     return {
