@@ -128,6 +128,10 @@ inline void pair_row(const RowOf& row) {
 }
 #endif
 
+#if BBG_HAS_NIBBLES
+#include "nibbles.inl"
+#endif
+
 template <int V>
 inline void binary_item(const RowOf& row) {
   switch (row.k.count) {
@@ -135,6 +139,9 @@ inline void binary_item(const RowOf& row) {
     case Count::masked: return binary_row<V, Count::masked>(row);
 #if BBG_HAS_TRIPLES
     case Count::triples: return binary_row<V, Count::triples>(row);
+#endif
+#if BBG_HAS_NIBBLES
+    case Count::nibbles: return nibble_row(row);
 #endif
 #if BBG_HAS_PAIRS
     case Count::pairs: return pair_row<V>(row);
