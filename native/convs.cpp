@@ -26,9 +26,10 @@ static Classes classify(const Op& op, int axis, int64_t positions, int64_t size)
 }
 
 // How a binary convolution counts.
-Count counting(const Op& op, const Value& in, const Map& input, const Kernels& kernels) {
-  constexpr int64_t kPairTaps = 4095;   // more would overflow 16-bit counts
-  constexpr int64_t kLeastTriple = 96;  // bits of a tap row from which on three words at a time pay
+Count counting(const Op& op, const Value& in, const Value& out, const Map& input, const Kernels& kernels) {
+  constexpr int64_t kPairTaps = 4095;    // more would overflow 16-bit counts
+  constexpr int64_t kLeastTriple = 96;   // bits of a tap row from which on three words at a time pay
+  constexpr int64_t kLeastNibbles = 41;  // filters from which on a block of 64 takes less time than the blocks of 16
   const bool narrow = input.pixel == 2;
   if (narrow && kernels.pairs && op.groups == 1 && op.stride[1] == 1 && op.kernel[0] * op.kernel[1] <= kPairTaps) {
     return Count::pairs;
@@ -37,15 +38,19 @@ Count counting(const Op& op, const Value& in, const Map& input, const Kernels& k
   const bool long_enough = in.channels * op.kernel[1] >= kLeastTriple;
   // The three words are those of three neighbouring taps.
   if (kernels.triples && op.kernel[1] % 3 == 0 && long_enough && !op.rows[BBG_SHIFT]) return Count::triples;
+  // The table kernel counts for 64 filters at a time, of which enough must exist, and shares weights of twice the size
+  // among neighbouring pixels, of which there must be more than one.
+  const bool fits = op.kernel[0] * op.kernel[1] <= kNibbleBits / (8 * input.pixel);
+  if (kernels.nibbles && out.channels >= kLeastNibbles && out.width > 1 && fits) return Count::nibbles;
   return Count::words;
 }
 
-std::vector<ConvBlock> Lowering::blocks() {
+std::vector<ConvBlock> Lowering::blocks(int64_t vectors) {
   std::vector<ConvBlock> result;
-  for (int64_t c = 0; c < padded_; c += 2 * lanes_) {
+  for (int64_t c = 0; c < padded_; c += vectors * lanes_) {
     ConvBlock b{};
     b.channel = int32_t(c);
-    b.vectors = c + 2 * lanes_ <= padded_ ? 2 : 1;
+    b.vectors = int32_t(std::min(vectors, (padded_ - c) / lanes_));
     result.push_back(b);
   }
   return result;
@@ -72,7 +77,8 @@ Conv Lowering::conv() {
   k.class_row = padded_ * int64_t(cols.taps.size());
   k.out = epilogue();
 
-  std::vector<ConvBlock> parts = blocks();
+  if (op_.kind == Kind::binary_conv) k.count = counting(op_, in_, out_, k.input, kernels_);
+  std::vector<ConvBlock> parts = blocks(k.count == Count::nibbles ? kNibbleFilters / lanes_ : 2);
   if (op_.kind == Kind::conv) {
     arrange_reals(k, parts);
   } else {
@@ -171,12 +177,20 @@ uint32_t Lowering::filter_bits(int64_t channel, int64_t from, int64_t count) con
   return uint32_t(bits & ((uint64_t{1} << count) - 1));
 }
 
-// The block's weights (or the mask of its groups): [tap][word][lane], or [three taps][word][tap of three][lane].
+// The eight nibbles of a filter's bits, `width` bytes apart, where the table kernel wants them: see ConvBlock.
+static void put_nibbles(uint32_t* item, int64_t width, int64_t filter, uint32_t bits) {
+  const int64_t in_vector = filter % 32, place = filter - in_vector + in_vector % 16 * 2 + in_vector / 16;
+  uint8_t* to = reinterpret_cast<uint8_t*>(item) + place;
+  for (int i = 0; i < 8; ++i, bits >>= 4) to[i * width] = uint8_t(bits & 15);
+}
+
+// The block's weights (or the mask of its groups): [tap][word][lane], or [three taps][word][tap of three][lane], or
+// nibbles.
 uint32_t* Lowering::block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask) {
-  const int64_t taps = op_.kernel[0] * op_.kernel[1], inputs = group_inputs(), width = b.vectors * lanes_;
+  const int64_t taps = op_.kernel[0] * op_.kernel[1], inputs = group_inputs(), width = item_words(k, b);
   const int64_t together = k.count == Count::triples ? 3 : 1;
   uint32_t* to = memory_.make<uint32_t>(taps * words * width);
-  for (int64_t lane = 0; lane < width && b.channel + lane < out_.channels; ++lane) {
+  for (int64_t lane = 0; lane < b.vectors * lanes_ && b.channel + lane < out_.channels; ++lane) {
     const int64_t o = b.channel + lane, start = group_of(o) * inputs, end = start + inputs;
     for (int64_t t = 0; t < taps; ++t) {
       for (int64_t w = 0; w < words; ++w) {
@@ -187,11 +201,20 @@ uint32_t* Lowering::block_bits(const Conv& k, const ConvBlock& b, int64_t first_
         bits <<= low - word;
         if (k.count == Count::pairs) bits |= bits << 16;
         const int64_t item = (t / together * words + w) * together + t % together;
-        to[item * width + lane] = bits;
+        if (k.count == Count::nibbles) {
+          put_nibbles(to + item * width, width / 2, lane, bits);
+        } else {
+          to[item * width + lane] = bits;
+        }
       }
     }
   }
   return to;
+}
+
+// 32-bit words of weights per item of a block.
+int64_t Lowering::item_words(const Conv& k, const ConvBlock& b) const {
+  return k.count == Count::nibbles ? 2 * round_up(b.vectors * lanes_, 32) : b.vectors * lanes_;
 }
 
 // Of each three words, the third becomes the XOR of all.
@@ -203,7 +226,6 @@ static void third_to_parity(uint32_t* weights, int64_t words, int64_t width) {
 
 void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
   const int64_t inputs = group_inputs();
-  k.count = counting(op_, in_, k.input, kernels_);
   const int64_t together = k.count == Count::triples ? 3 : 1;
   k.next = op_.dilation[1] * k.input.pixel;
   if (together == 3) k.parity = scratch_ - (k.input.data - k.input.left);
@@ -213,7 +235,7 @@ void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
     const bool same = op_.groups == 1 && &b != &parts[0];
     b.items = int32_t(op_.kernel[1] / together * (end - first));
     b.offsets = same ? parts[0].offsets : offsets(k, first * 4, end - first, 4, together);
-    const int64_t width = b.vectors * lanes_;
+    const int64_t width = item_words(k, b);
     b.row_weights = b.items * together * width;
     uint32_t* weights = block_bits(k, b, first, end - first, false);
     if (together == 3) third_to_parity(weights, op_.kernel[0] * b.items * 3, width);

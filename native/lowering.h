@@ -24,7 +24,7 @@ Taps valid_taps(const Op& op, int axis, int64_t position, int64_t size);
 struct Classes;  // of borders
 
 // How a binary convolution counts.
-Count counting(const Op& op, const Value& in, const Map& input, const Kernels& kernels);
+Count counting(const Op& op, const Value& in, const Value& out, const Map& input, const Kernels& kernels);
 
 template <class T>
 const T* copy(Memory& memory, const std::vector<T>& from) {
@@ -55,11 +55,12 @@ class Lowering {
 
   Epilogue epilogue();
   Conv conv();
-  std::vector<ConvBlock> blocks();
+  std::vector<ConvBlock> blocks(int64_t vectors);
   void arrange_bits(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_reals(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_bytes(Conv& k, std::vector<ConvBlock>& blocks);
   const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
+  int64_t item_words(const Conv& k, const ConvBlock& b) const;
   uint32_t* block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask);
   void border_tables(Conv& k, const Classes& rows, const Classes& cols);
   const Window* windows(int axis, int64_t positions, int64_t size);

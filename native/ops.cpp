@@ -235,7 +235,7 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const 
   const Value &in = graph.values[size_t(op.input)], &out = graph.values[size_t(op.result())];
   const Map& input = maps[size_t(op.input)];
   if (op.rows[BBG_SHIFT]) return out.height * out.width * op.groups * int64_t(sizeof(float));
-  if (op.kind == Kind::binary_conv && counting(op, in, input, kernels) == Count::triples) return input.image;
+  if (op.kind == Kind::binary_conv && counting(op, in, out, input, kernels) == Count::triples) return input.image;
   return 0;
 }
 

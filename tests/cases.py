@@ -40,6 +40,14 @@ CASES = (
     *(Case(40, o, (5, 9)) for o in (1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 65)),
     *(Case(16, o, (4, w)) for o, w in ((16, 1), (16, 2), (16, 3), (16, 17), (33, 16), (40, 7), (5, 31))),
     *(Case(64, 32, (3, w)) for w in (1, 2, 3, 4, 6, 7, 8, 9, 13, 14, 15, 16, 28, 33)),
+    # The table kernel: blocks of 64 filters, stretches of 16 pixels in blocks of four, bytes that count for 7 words.
+    *(Case(64, o, (3, 7)) for o in (40, 41, 56, 63, 64, 72, 73, 95, 96, 97, 104, 128, 130)),
+    *(Case(33, 64, (2, w)) for w in (1, 2, 3, 4, 5, 6, 7, 9, 15, 16, 17, 18, 21, 35)),
+    *(Case(c, 65, (2, 3), kernel=(1, 1), padding=(0, 0)) for c in (17, 32, 223, 224, 225, 256, 447, 448, 449)),
+    Case(64, 96, (9, 35), stride=(2, 2)),
+    Case(130, 72, (9, 12), padding=(2, 2), dilation=(2, 2)),
+    Case(40, 80, (8, 13), kernel=(5, 3), padding=(1, 2), stride=(1, 2), dilation=(2, 1)),
+    Case(64, 64, (2, 3), kernel=(5, 5), padding=(4, 4)),  # some outputs see nothing but padding
     Case(32, 32, (1, 1)),
     Case(32, 32, (2, 2), kernel=(5, 5), padding=(2, 2)),  # the map is smaller than the kernel
     Case(64, 40, (3, 2), kernel=(7, 7), padding=(3, 3)),

@@ -49,6 +49,17 @@ def test_the_integers_of_a_binary_convolution_are_exact(case: Case, isa: str) ->
         np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], want)
 
 
+@pytest.mark.parametrize("inputs", [32, 224, 256, 1312, 1344])
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_no_count_overflows(inputs: int, kernel: int, isa: str) -> None:
+    """Bits that all differ, around the edges of 8 and of 16 bits."""
+    case = Case(inputs, 64, (7, 8), kernel=(kernel, kernel), padding=(0, 0))
+    graph = conv_graph("binary_conv", case, np.random.default_rng(5))
+    graph.ops[1].tensors["weight"][:] = 0
+    y = run(graph, np.ones((1, inputs, *case.size), np.float32), 1, isa)["y"]
+    np.testing.assert_array_equal(y, np.full_like(y, -inputs * kernel**2))
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_integer_thresholds(case: Case, isa: str) -> None:
     rng = np.random.default_rng(2)

@@ -8,6 +8,7 @@
 #define BBG_BLOCK __attribute__((noinline))
 #define BBG_HAS_PAIRS 1
 #define BBG_HAS_TRIPLES 0
+#define BBG_HAS_NIBBLES 1
 
 #if defined(__clang__)
 #define BBG_UNROLL _Pragma("clang loop unroll(full)")
@@ -25,8 +26,8 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"avx2", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity,
-                       conv, conv_pool, pool, pool_bits, match};
+const Kernels table = {"avx2", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES,
+                       binary_conv, parity, conv, conv_pool, pool, pool_bits, match};
 
 }  // namespace
 }  // namespace bbg

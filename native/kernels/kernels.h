@@ -42,8 +42,13 @@ struct ConvRow {
   int32_t cls;  // which border class the row is in
 };
 
+// Count::nibbles: filters of a block, and bits of a window that 16-bit counts allow.
+constexpr int kNibbleFilters = 64;
+constexpr int kNibbleBits = 65535;
+
 // A block of one or two vectors of output channels. Its window is a list of items (numbers, 32-bit words, or triples of
-// words), tap row by tap row; weights are [item][lane].
+// words), tap row by tap row; weights are [item][lane]. For Count::nibbles a block is up to kNibbleFilters channels, and
+// weights are [word][nibble][filter], a byte each, the filters of each 32 in the order 0, 16, 1, 17, ..., 15, 31.
 struct ConvBlock {
   const void* weights;
   const uint32_t* mask;      // Count::masked: which bits of the words belong to the lane's group
@@ -56,11 +61,12 @@ struct ConvBlock {
 
 // How the bits of a window are counted.
 enum class Count : int32_t {
-  words,   // every bit of the window's 32-bit words
-  masked,  // the bits chosen by a mask
-  pairs,   // up to 16 channels, stride 1: one 32-bit word is the same tap of two neighbouring outputs
-  triples, // like words; `parity` holds the XOR of each three neighbouring words
-  bytes    // no bits: a word holds as many bytes as its width has, and the sum of the products with the weights counts
+  words,    // every bit of the window's 32-bit words
+  masked,   // the bits chosen by a mask
+  pairs,    // up to 16 channels, stride 1: one 32-bit word is the same tap of two neighbouring outputs
+  triples,  // like words; `parity` holds the XOR of each three neighbouring words
+  nibbles,  // like words, four bits at a time from a table, for 32 filters at once
+  bytes     // no bits: a word holds as many bytes as its width has, and the sum of the products with the weights counts
 };
 
 struct Conv {
@@ -128,8 +134,8 @@ using Run = void (*)(const void* args, int64_t images, int64_t begin, int64_t en
 struct Kernels {
   const char* name;
   int32_t lanes;
-  int32_t byte_size;      // of a number of a value of bytes: 1 or 2
-  bool pairs, triples;  // which ways of counting the set has
+  int32_t byte_size;             // of a number of a value of bytes: 1 or 2
+  bool pairs, triples, nibbles;  // which ways of counting the set has
   Run binary_conv, parity, conv, conv_pool, pool, pool_bits, match;  // binary_conv: of bytes too
 };
 

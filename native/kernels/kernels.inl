@@ -65,23 +65,19 @@ inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y) {
           place(k.out, n, y, b.channel == 0)};
 }
 
-template <int P, int V, Count kCount>
-BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
+// From the counts of P pixels from x on and V vectors of channels from c on to what the op writes.
+template <int P, int V, class Counts>
+BBG_INLINE void finish_counts(const RowOf& row, const Counts& counts, int64_t x, int c) {
   const Conv& k = row.k;
   const Epilogue& e = k.out;
-  const int c = row.b.channel;
   const int32_t* border = k.col_border + x;
   const int32_t* base = k.base + row.border + c;
-
-  Counter<P, V, kCount> counter(base, border);
-  counter.run(k, at, row.b.offsets, static_cast<const uint32_t*>(row.weights), row.mask, row.items);
-
   if (e.threshold) {
     uint8_t* bits = row.place.bits + x * e.bits.pixel;
     BBG_UNROLL for (int p = 0; p < P; ++p) {
       uint32_t mask[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) {
-        const I sum = counter.result(p, v, base + border[p] + v * kLanes);
+        const I sum = counts.result(p, v, base + border[p] + v * kLanes);
         mask[v] = at_least(sum, load(e.threshold + c + v * kLanes));
       }
       store_bits<V>(bits + p * e.bits.pixel + c / 8, mask);
@@ -91,13 +87,21 @@ BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
   }
   F value[P][V];
   BBG_UNROLL for (int p = 0; p < P; ++p) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(counter.result(p, v, base + border[p] + v * kLanes));
+    BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(counts.result(p, v, base + border[p] + v * kLanes));
   }
   if (k.class_bias) {
     finish<P, V>(e, value, row.place, x, c, k.class_bias + row.border + c, border);
   } else {
     finish<P, V>(e, value, row.place, x, c, e.bias + c, nullptr);
   }
+}
+
+template <int P, int V, Count kCount>
+BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
+  const int c = row.b.channel;
+  Counter<P, V, kCount> counter(row.k.base + row.border + c, row.k.col_border + x);
+  counter.run(row.k, at, row.b.offsets, static_cast<const uint32_t*>(row.weights), row.mask, row.items);
+  finish_counts<P, V>(row, counter, x, c);
 }
 
 template <int V, Count kCount>
@@ -149,6 +153,10 @@ inline void pair_row(const RowOf& row) {
 }
 #endif
 
+#if BBG_HAS_NIBBLES
+#include "nibbles.inl"
+#endif
+
 template <int V>
 inline void binary_item(const RowOf& row) {
   switch (row.k.count) {
@@ -157,6 +165,9 @@ inline void binary_item(const RowOf& row) {
     case Count::bytes: return binary_row<V, Count::bytes>(row);
 #if BBG_HAS_TRIPLES
     case Count::triples: return binary_row<V, Count::triples>(row);
+#endif
+#if BBG_HAS_NIBBLES
+    case Count::nibbles: return nibble_row(row);
 #endif
 #if BBG_HAS_PAIRS
     case Count::pairs: return pair_row<V>(row);

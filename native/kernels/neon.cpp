@@ -8,6 +8,7 @@
 #define BBG_BLOCK __attribute__((noinline))
 #define BBG_HAS_PAIRS 0
 #define BBG_HAS_TRIPLES 0
+#define BBG_HAS_NIBBLES 0
 
 #if defined(__clang__)
 #define BBG_UNROLL _Pragma("clang loop unroll(full)")
@@ -22,8 +23,8 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"neon", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity,
-                       conv, conv_pool, pool, pool_bits, match};
+const Kernels table = {"neon", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES,
+                       binary_conv, parity, conv, conv_pool, pool, pool_bits, match};
 
 }  // namespace
 

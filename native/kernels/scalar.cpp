@@ -5,6 +5,7 @@
 #define BBG_UNROLL
 #define BBG_HAS_PAIRS 0
 #define BBG_HAS_TRIPLES 0
+#define BBG_HAS_NIBBLES 0
 
 namespace bbg {
 namespace {
@@ -13,8 +14,8 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"scalar", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, binary_conv, parity,
-                       conv, conv_pool, pool, pool_bits, match};
+const Kernels table = {"scalar", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES,
+                       binary_conv, parity, conv, conv_pool, pool, pool_bits, match};
 
 }  // namespace
 

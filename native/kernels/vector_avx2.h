@@ -110,3 +110,100 @@ struct Counter {
     return minus_twice(load(base), half);
   }
 };
+
+// ---- the table kernel: see nibbles.inl ----------------------------------------------------------------------------
+
+// row[a][w] = popcount(a ^ w).
+struct NibbleTable {
+  alignas(16) uint8_t row[16][16];
+
+  constexpr NibbleTable() : row() {
+    for (int a = 0; a < 16; ++a) {
+      for (int w = 0; w < 16; ++w) {
+        const int differ = a ^ w;
+        row[a][w] = uint8_t((differ & 1) + (differ >> 1 & 1) + (differ >> 2 & 1) + (differ >> 3));
+      }
+    }
+  }
+};
+constexpr NibbleTable kNibbleTable;
+
+inline I nibble_row_at(uint32_t byte_offset) {
+  const uint8_t* row = kNibbleTable.row[0] + byte_offset;
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
+}
+
+// Keep a value in its register. Left alone, GCC loads weights once per pixel, which two loads per cycle don't allow, adds
+// results up before it adds them to the counts, which spills, and takes each nibble out of the word anew.
+inline void keep(I& a) { __asm__("" : "+x"(a)); }
+inline void keep(uint32_t& a) { __asm__("" : "+r"(a)); }
+
+// Counts, in bytes, of P pixels and V vectors of 32 filters.
+template <int P, int V>
+struct NibbleCounter {
+  I bytes[P][V];
+
+  BBG_INLINE NibbleCounter() {
+    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) bytes[p][v] = _mm256_setzero_si256();
+  }
+
+  BBG_INLINE void run(const uint8_t* at, int64_t column, const int32_t* offsets, const uint8_t* w, int words) {
+    for (int j = 0; j < words; ++j, w += 8 * V * 32) {
+      const uint8_t* a = at + offsets[j];
+      uint32_t even[P], odd[P];  // nibbles times 16, the size of a row
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        uint32_t word;
+        __builtin_memcpy(&word, a + p * column, sizeof word);
+        even[p] = word << 4 & 0xf0f0f0f0u;
+        odd[p] = word & 0xf0f0f0f0u;
+        keep(even[p]), keep(odd[p]);
+      }
+      BBG_UNROLL for (int i = 0; i < 8; ++i) {
+        I row[P];
+        BBG_UNROLL for (int p = 0; p < P; ++p) row[p] = nibble_row_at((i % 2 ? odd : even)[p] >> i / 2 * 8 & 0xff);
+        BBG_UNROLL for (int v = 0; v < V; ++v) {
+          I weight = load_words(w + (i * V + v) * 32);
+          if (P > 1) keep(weight);
+          BBG_UNROLL for (int p = 0; p < P; ++p) {
+            bytes[p][v] = _mm256_add_epi8(bytes[p][v], _mm256_shuffle_epi8(row[p], weight));
+            keep(bytes[p][v]);
+          }
+        }
+      }
+    }
+  }
+
+  // To counts[pixel][filter]: even bytes are the filters 0 to 15 of 32, odd bytes the others.
+  BBG_INLINE void store(uint16_t* counts) const {
+    BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_UNROLL for (int v = 0; v < V; ++v) {
+        I* to = reinterpret_cast<I*>(counts) + (p * V + v) * 2;
+        _mm256_store_si256(to, low_bytes(p, v));
+        _mm256_store_si256(to + 1, high_bytes(p, v));
+      }
+    }
+  }
+  BBG_INLINE void add(uint16_t* counts) const {
+    BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_UNROLL for (int v = 0; v < V; ++v) {
+        I* to = reinterpret_cast<I*>(counts) + (p * V + v) * 2;
+        _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), low_bytes(p, v)));
+        _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), high_bytes(p, v)));
+      }
+    }
+  }
+
+  BBG_INLINE I low_bytes(int p, int v) const { return _mm256_and_si256(bytes[p][v], _mm256_set1_epi16(0xff)); }
+  BBG_INLINE I high_bytes(int p, int v) const { return _mm256_srli_epi16(bytes[p][v], 8); }
+};
+
+// Counts in 16 bits, pixels `stride` apart.
+struct NibbleCounts {
+  const uint16_t* at;
+  int64_t stride;
+
+  BBG_INLINE I result(int p, int v, const int32_t* base) const {
+    const uint16_t* from = at + p * stride + v * kLanes;
+    return minus_twice(load(base), _mm256_cvtepu16_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(from))));
+  }
+};
