@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import numpy as np  # noqa: E402
 import reference  # noqa: E402
 from random_networks import TRAITS, random_network  # noqa: E402
 
@@ -26,6 +27,28 @@ def test_enough_corner_cases() -> None:
     counts = Counter(trait for seed in SEEDS for trait in random_network(seed)[2])
     assert len(SEEDS) >= 200
     assert {trait: counts[trait] for trait in TRAITS if counts[trait] < 20} == {}
+
+
+@pytest.mark.parametrize("seed", SEEDS[::3])
+def test_edges_in_8_bits_match_torch_with_the_same_edges(seed: int, tmp_path: Path) -> None:
+    """The same law; and on pixels the oracle, which knows no torch, says the same as the engine."""
+    network, example, _ = random_network(seed)
+    channels, *size = example.shape[1:]
+    mode = {1: "L", 3: "RGB"}.get(channels)
+    preprocess = mode and bbg.Preprocess(tuple(size), mode=mode, mean=(0.4,) * channels, std=(0.3,) * channels)
+    report = bbg.convert(network, tmp_path / "net.bbg", example, edges="int8", preprocess=preprocess)
+    assert report.difference <= 1e-5
+    assert report.agreement.departure <= 1e-5
+    model = packed.read(tmp_path / "net.bbg")
+    still_real = [op for op in model.graph.ops if op.kind == "conv"]
+    assert all(op.inputs[0] == model.graph.input_name and mode is None for op in still_real)
+    x, images = reference.random_input(model.graph, 3, np.random.default_rng(seed))
+    oracle = reference.run(model.graph, x)
+    if reference.margin(model.graph, oracle) > 1e-5:
+        (output,) = model.graph.outputs
+        given = bbg.load(tmp_path / "net.bbg")(images)
+        wanted = oracle[output.value].reshape(given.shape)
+        assert abs(given - wanted).max() <= 1e-5 * max(abs(wanted).max(), 1e-30)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
