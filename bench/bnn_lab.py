@@ -103,8 +103,11 @@ def main() -> None:
     arguments = parser.parse_args()
     facts = machine()
     facts["versions"]["bnn-lab"] = PACKAGES[0].split("==")[1]
-    result = {**facts, "rounds": arguments.rounds, "bnn_lab": compete(arguments.rounds, facts["cores"])}
-    finish(result, arguments.out)
+    try:
+        rows: dict[str, Any] = {"bnn_lab": compete(arguments.rounds, facts["cores"])}
+    except RuntimeError as error:
+        rows = {"absent": str(error)}
+    finish({**facts, "rounds": arguments.rounds, **rows}, arguments.out)
 
 
 if __name__ == "__main__":

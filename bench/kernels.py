@@ -68,6 +68,7 @@ class Timed:
 
     def __init__(self, case: Case, form: str = "bits", images: int = 1, threads: int = 1) -> None:
         graph = layer(case, form)
+        self.images = images
         self.macs = images * executed(graph.ops[1], graph.shapes(*case.size))
         self.engine = Engine(Model(graph), threads)
         shape = (images, case.inputs, *case.size)

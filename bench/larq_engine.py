@@ -89,7 +89,11 @@ def main() -> None:
     versions = dict(p.split("==") for p in PACKAGES)
     facts = machine()
     facts["versions"] |= versions
-    finish({**facts, "threads": 1, "batch": 1, "rounds": arguments.rounds, **compete(arguments.rounds)}, arguments.out)
+    try:
+        rows = compete(arguments.rounds)
+    except RuntimeError as error:
+        rows = {"absent": str(error)}
+    finish({**facts, "threads": 1, "batch": 1, "rounds": arguments.rounds, **rows}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def measure(network: str, threads: int, entrants: tuple[Entrant, ...], rounds: i
         try:
             runners[entrant] = Runner(command, **entrant.environment)
         except RuntimeError as error:
+            if entrant.runtime == "bbg":
+                raise
             absent.append({"network": network, "threads": threads, **entrant._asdict(), "reason": str(error)})
     try:
         times = race({str(e): r for e, r in runners.items()}, rounds)
