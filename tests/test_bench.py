@@ -1,4 +1,4 @@
-"""What the benchmarks rest on: processes that take turns, the count of executed MACs, a page that keeps its sections."""
+"""What the benchmarks rest on: processes that take turns, the count of executed MACs, a report that keeps the rest."""
 
 from __future__ import annotations
 
