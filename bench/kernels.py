@@ -33,7 +33,7 @@ FORMS = ("bits", "unit")
 
 def executed(op: Op, values: Mapping[str, Value]) -> int:
     """Multiply-accumulates of `op` for one image; a tap outside of the map is none."""
-    main, result = values[op.inputs[0]], values[op.real or op.bits or ""]
+    main, result = values[op.inputs[0]], values[op.result]
     if not op.fan_in(main):
         return 0
     a, taps = op.attributes, 1
@@ -59,7 +59,7 @@ def layer(case: Case, form: str) -> Graph:
         epilogue = rng.standard_normal((len(rows), case.outputs)).astype(np.float32)
         op = replace(op, bits="z", inputs=("b", "x") if gated else ("b",), epilogue=rows,
                      tensors={**op.tensors, "epilogue": epilogue})  # fmt: skip
-    outputs = tuple(Output(name, name) for name in (op.real, op.bits) if name)
+    outputs = tuple(Output(name, name) for name in op.written)
     return Graph("x", shape, (sign, op), outputs)
 
 
