@@ -73,7 +73,11 @@ def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Rea
     ran = Counter(fact(n, "runtimePrecision") for n in nodes)
     if not set(ran) <= asked.runs_in:
         raise RuntimeError(f"OpenVINO runs its convolutions in {dict(ran)}, not in {precision}")
-    return request.infer, request.get_output_tensor().data, {"kernels": dict(kernels)}
+
+    def call(_borrowed: np.ndarray = x) -> None:  # the tensor does not keep the array alive
+        request.infer()
+
+    return call, request.get_output_tensor().data, {"kernels": dict(kernels)}
 
 
 def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> Ready:

@@ -87,7 +87,10 @@ def race(runners: Mapping[str, Runner], rounds: int, seconds: float = 0.05) -> d
     times: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(rounds):
         for name, runner in runners.items():
-            times[name] += runner.turn(seconds)
+            try:
+                times[name] += runner.turn(seconds)
+            except (RuntimeError, BrokenPipeError) as error:
+                raise RuntimeError(f"{name}: {error}") from None
             time.sleep(REST)
     return times
 
