@@ -21,8 +21,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+BENCHMARKS := kernels layers peers larq_engine bnn_lab report
+
 bench: $(VENV)/ready
-	$(BIN)/python bench/peers.py
+	set -e; for name in $(BENCHMARKS); do echo "bench/$$name.py"; $(BIN)/python bench/$$name.py; done
 
 sanitize: $(VENV)/ready
 	tests/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine.h"
+#include "roofline.h"
 
 namespace {
 
@@ -96,6 +97,14 @@ const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data,
   return guarded([&] {
     require(engine && outputs && counts);
     engine->engine.run(kind, data, bytes, images, scale, bias, outputs, counts, seconds);
+  });
+}
+
+const char* bbg_roofline(const char* kernel_set, double* gmacs) {
+  return guarded([&] {
+    require(kernel_set && gmacs);
+    *gmacs = bbg::roofline(kernel_set);
+    if (!(*gmacs > 0)) throw bbg::Refusal("this machine has no kernel set '" + std::string(kernel_set) + "'");
   });
 }
 

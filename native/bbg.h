@@ -72,6 +72,10 @@ const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data,
 /* The kernel sets in order of preference. Returns 0 past the end. */
 int bbg_kernel_set(int index, const char** name, int* supported);
 
+/* For benchmarks: 10^9 products of bits per second (`*gmacs`) of the plain xor, population count and addition loop with
+ * the instructions of a kernel set, on the calling thread. Takes some milliseconds. */
+const char* bbg_roofline(const char* kernel_set, double* gmacs);
+
 #ifdef __cplusplus
 }
 #endif

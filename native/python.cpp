@@ -191,10 +191,20 @@ std::vector<std::pair<std::string, bool>> kernel_sets() {
   return result;
 }
 
+double roofline(const std::string& kernel_set) {
+  double gmacs;
+  const nb::gil_scoped_release released;
+  const char* error = bbg_roofline(kernel_set.c_str(), &gmacs);
+  if (error) throw nb::value_error(error);
+  return gmacs;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
   m.def("kernel_sets", kernel_sets, "Names of the kernel sets, best first, and whether this machine runs them.");
+
+  m.def("roofline", roofline, "kernel_set"_a, "GMAC/s of the plain xor, popcount and addition loop, measured now.");
 
   nb::class_<Graph>(m, "Graph")
       .def(nb::init<const std::string&, bool, int64_t, int64_t, int64_t>(), "input"_a, "bytes"_a, "channels"_a, "height"_a, "width"_a)

@@ -102,3 +102,31 @@ def conv_graph(kind: str, case: Case, rng: np.random.Generator, **more: object) 
     outputs = tuple(Output(name, name) for name in op.written)
     input_type = "bytes" if kind == "byte_conv" else "real"
     return Graph("x", (case.inputs, *case.size), (*first, op), outputs, input_type)
+
+
+class Layer(NamedTuple):
+    """A binary layer that people run, and on how many images at a time."""
+
+    network: str
+    case: Case
+    images: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.network}: {self.case}" + (f" x{self.images}" if self.images > 1 else "")
+
+
+def _square(inputs: int, outputs: int, size: int, stride: int = 1) -> Case:
+    return Case(inputs, outputs, (size, size), stride=(stride, stride))
+
+
+# A linear layer is a convolution whose kernel is the whole map.
+LAYERS = (
+    *(Layer("ResNet-18", _square(c, c, size)) for c, size in ((64, 56), (128, 28), (256, 14), (512, 7))),
+    *(Layer("ResNet-18", _square(c, 2 * c, size, 2)) for c, size in ((64, 56), (128, 28), (256, 14))),
+    *(Layer("ResNet-20", _square(c, c, size)) for c, size in ((16, 32), (32, 16), (64, 8))),
+    *(Layer("ResNet-20", _square(c, 2 * c, size, 2)) for c, size in ((16, 32), (32, 16))),
+    *(Layer("VGG-Small", _square(i, o, s)) for i, o, s in ((128, 128, 32), (128, 256, 16), (256, 256, 16))),
+    *(Layer("VGG-Small", _square(i, o, s)) for i, o, s in ((256, 512, 8), (512, 512, 8))),
+    *(Layer("1x1", Case(c, o, (s, s), (1, 1), padding=(0, 0))) for c, o, s in ((64, 128, 28), (256, 256, 14))),
+    *(Layer("linear", Case(4096, 4096, (1, 1), (1, 1), padding=(0, 0)), images) for images in (1, 64)),
+)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reference
-from cases import CASES, Case, Pair, conv_graph
+from cases import CASES, LAYERS, Case, Pair, conv_graph
 
 from bbg.engine import Engine, kernel_sets
 from bbg.errors import BbgError
@@ -58,6 +58,14 @@ def test_no_count_overflows(inputs: int, kernel: int, isa: str) -> None:
     graph.ops[1].tensors["weight"][:] = 0
     y = run(graph, np.ones((1, inputs, *case.size), np.float32), 1, isa)["y"]
     np.testing.assert_array_equal(y, np.full_like(y, -inputs * kernel**2))
+
+
+@pytest.mark.parametrize("case", [layer.case for layer in LAYERS], ids=str)
+def test_the_layers_of_the_benchmark_are_exact(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(5)
+    graph = conv_graph("binary_conv", case, rng)
+    x = batch(case, 1, rng)
+    np.testing.assert_array_equal(run(graph, x, 2, isa)["y"], reference.run(graph, x)["y"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

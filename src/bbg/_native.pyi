@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 def kernel_sets() -> list[tuple[str, bool]]:
     """Names of the kernel sets, best first, and whether this machine runs them."""
 
+def roofline(kernel_set: str) -> float:
+    """GMAC/s of the plain xor, popcount and addition loop with this set's instructions, measured now on this thread."""
+
 class Graph:
     """A builder: ops are added in execution order and checked one by one. Arrays are kept, not copied."""
 

@@ -1,0 +1,100 @@
+"""Binary ImageNet networks in Larq Compute Engine, beside bbg's ResNet-18 where this version has it.
+
+    python bench/larq_engine.py [--rounds 10] [--out bench/results/larq_engine.json]
+
+LCE gets an environment of its own under build/ (TensorFlow converts the networks of larq-zoo, with random weights), the
+interpreter the fastest of its settings, one image, one thread. Its optimised kernels are those for ARM: on x86 it falls
+back on portable ones, so this says what an x86 user of LCE gets, not what LCE can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from turns import Runner, durations, race, serve, spread
+
+PACKAGES = (
+    "larq-compute-engine==0.16.0",
+    "larq==0.14.0",
+    "larq-zoo==2.4.0",
+    "tensorflow-cpu==2.16.2",
+    "tf_keras==2.16.0",
+)
+NETWORKS = {"BiRealNet": "literature", "BinaryResNetE18": "literature", "QuickNet": "sota"}
+SETTINGS: tuple[tuple[str, ...], ...] = ((), ("use_xnnpack",), ("use_indirect_bgemm",))
+SETTINGS += (("use_indirect_bgemm", "use_xnnpack"),)
+HERE = Path(__file__).parent
+
+
+def work(name: str) -> None:
+    """In LCE's environment: convert, find the fastest setting, serve."""
+    import larq_compute_engine as lce
+    import larq_zoo
+    import numpy as np
+    from larq_compute_engine.tflite.python.interpreter import Interpreter
+
+    model = getattr(getattr(larq_zoo, NETWORKS[name]), name)(weights=None)
+    flat = lce.convert_keras_model(model)
+    images = np.random.default_rng(0).standard_normal((1, 224, 224, 3)).astype(np.float32)
+
+    def call_of(setting: tuple[str, ...]) -> Any:
+        interpreter = Interpreter(flat, num_threads=1, **dict.fromkeys(setting, True))
+        return lambda: interpreter.interpreter.predict([images])
+
+    best = min(SETTINGS, key=lambda setting: min(durations(call_of(setting), 0.5)))
+    serve(call_of(best), {"setting": ", ".join(best) or "default", "bytes": len(flat)})
+
+
+def compete(rounds: int) -> dict[str, Any]:
+    """The race, a row per network."""
+    from common import environment
+    from networks import AVAILABLE, pack
+
+    python = str(environment("larq", PACKAGES))
+    runners: dict[str, Runner] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if "resnet18" in AVAILABLE:
+            pack("resnet18", Path(folder) / "resnet18.bbg")
+            command = [sys.executable, str(HERE / "runtimes.py"), "bbg", "1 bit", "resnet18", "1", folder]
+            runners["resnet18 in bbg"] = Runner(command)
+        for name in NETWORKS:
+            quiet = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+            runners[f"{name} in LCE"] = Runner([python, __file__, "--work", name], **quiet)
+        times = race(runners, rounds, 0.2)
+        for runner in runners.values():
+            runner.close()
+    figures = {name: spread(t) for name, t in times.items()}
+    base = figures.get("resnet18 in bbg")
+    ratio = {name: {"ratio_of_min": f["min_us"] / base["min_us"], "ratio_of_median": f["median_us"] / base["median_us"]}
+             if base else {} for name, f in figures.items()}  # fmt: skip
+    return {"larq": [{"network": name, **figures[name], **ratio[name], "bytes": runners[name].facts["bytes"],
+                      "setting": runners[name].facts.get("setting", "")} for name in runners]}  # fmt: skip
+
+
+def main() -> None:
+    """The command line."""
+    if "--work" in sys.argv:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--work", choices=list(NETWORKS))
+        return work(parser.parse_args().work)
+    from common import finish, machine, options
+
+    parser = options(__doc__, "larq_engine")
+    parser.set_defaults(rounds=10)
+    arguments = parser.parse_args()
+    versions = dict(p.split("==") for p in PACKAGES)
+    facts = machine()
+    facts["versions"] |= versions
+    try:
+        rows = compete(arguments.rounds)
+    except RuntimeError as error:
+        rows = {"absent": str(error)}
+    finish({**facts, "threads": 1, "batch": 1, "rounds": arguments.rounds, **rows}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The networks that are raced: the packed ones, and their real-valued twins as peers want them.
+
+The twin has the same topology and widths, with plain convolutions and ReLU. Weights are random, for they change no
+time; batch norms hold the statistics of a random batch, so that the numbers stay in a trained network's range and int8
+has a sensible scale.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+import bbg
+from bbg.image import Preprocess
+from bbg.models import NETWORKS as KNOWN
+
+CALIBRATION = 16  # images for int8
+
+
+class Network(NamedTuple):
+    """One row of the race; `options` are those of the recipe."""
+
+    classes: int
+    preset: str
+    options: dict[str, Any]
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From an image to the input."""
+        return Preprocess.of(self.preset)
+
+
+NETWORKS = {
+    "resnet20": Network(10, "cifar10", {"act": "rprelu"}),
+    "vgg_small": Network(10, "cifar10", {"act": "prelu"}),
+    "resnet18": Network(1000, "imagenet", {}),
+    "resnet34": Network(1000, "imagenet", {}),
+}
+AVAILABLE = [name for name in NETWORKS if name in KNOWN]
+
+
+def bytes_of(name: str, images: int = 1, seed: int = 0) -> np.ndarray:
+    """Random pixels, uint8 `[images, H, W, 3]`."""
+    size = NETWORKS[name].preprocess.size
+    return np.random.default_rng(seed).integers(0, 256, (images, *size, 3), dtype=np.uint8)
+
+
+def normalised(name: str, pixels: np.ndarray) -> np.ndarray:
+    """What torch gets for them: float32 `[images, 3, H, W]`."""
+    p = NETWORKS[name].preprocess
+    x = (pixels / np.float32(255) - np.float32(p.mean)) / np.float32(p.std)
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def build(name: str, method: str) -> nn.Module:
+    """The network in evaluation mode; the same call gives the same weights."""
+    entry = NETWORKS[name]
+    torch.manual_seed(0)
+    network = bbg.create(name, method, num_classes=entry.classes, **({} if method == "float" else entry.options))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(torch.from_numpy(normalised(name, bytes_of(name, 8, seed=1))))
+    return network.eval()
+
+
+def pack(name: str, path: Path) -> None:
+    """The binary network as a packed file."""
+    example = torch.from_numpy(normalised(name, bytes_of(name, 4, seed=2)))
+    bbg.convert(build(name, "bbg"), path, example, preprocess=NETWORKS[name].preset)
+
+
+def twin(name: str, folder: Path) -> None:
+    """The twin as NAME.onnx, NAME.int8.onnx, NAME.int7.onnx, and NAME.npz with an input and torch's output for it."""
+    network, x = build(name, "float"), normalised(name, bytes_of(name))
+    with torch.inference_mode():
+        y = network(torch.from_numpy(x)).numpy()
+    np.savez(folder / f"{name}.npz", x=x, y=y)
+    plain = folder / f"{name}.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (torch.from_numpy(x),), plain, input_names=["x"], output_names=["y"], dynamo=False)
+    images = normalised(name, bytes_of(name, CALIBRATION, seed=3))
+    for bits in (8, 7):
+        quantize(plain, folder / f"{name}.int{bits}.onnx", images, bits)
+
+
+def quantize(plain: Path, to: Path, images: np.ndarray, bits: int) -> None:
+    """Post-training int8 with QDQ nodes: symmetric weights per channel, uint8 activations per tensor.
+
+    ONNX Runtime and OpenVINO both read it; nncf's own quantisation was no faster in OpenVINO (within 3 %). Weights of 7
+    `bits` are for AVX2 without VNNI, whose 16-bit sums of two products saturate with 8.
+    """
+    from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Images(q.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left: Iterator[np.ndarray] = iter(np.split(images, len(images)))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            x = next(self.left, None)
+            return None if x is None else {"x": x}
+
+    with tempfile.TemporaryDirectory() as folder:
+        folded = Path(folder) / "folded.onnx"
+        quant_pre_process(plain, folded, skip_symbolic_shape=True)
+        q.quantize_static(folded, to, Images(), quant_format=q.QuantFormat.QDQ, per_channel=True,
+                          activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+                          reduce_range=bits == 7, extra_options={"WeightSymmetric": True})  # fmt: skip
