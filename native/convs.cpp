@@ -71,11 +71,18 @@ Conv Lowering::conv() {
   if (padded_ > std::numeric_limits<int32_t>::max() / int64_t(cols.taps.size())) throw Refusal("a convolution is too large");
   std::vector<int32_t> borders = cols.of;
   for (int32_t& b : borders) b = int32_t(b * padded_);
-  k.col_border = copy(memory_, borders);
   k.origin = -op_.padding[1] * k.input.pixel;
   k.column = op_.stride[1] * k.input.pixel;
   k.class_row = padded_ * int64_t(cols.taps.size());
   k.out = epilogue();
+  const auto dense = [](const Map& m) { return !m.data || m.image == m.pixel; };
+  if (op_.kind != Kind::conv && out_.height * out_.width == 1 && dense(k.out.real) && dense(k.out.bits) &&
+      dense(k.out.bytes) && dense(k.out.shortcut)) {
+    k.together = true;
+    k.column = k.input.image;
+    borders.resize(size_t(kRoundImages));
+  }
+  k.col_border = copy(memory_, borders);
 
   if (op_.kind == Kind::binary_conv) k.count = counting(op_, in_, out_, k.input, kernels_);
   std::vector<ConvBlock> parts = blocks(k.count == Count::nibbles ? kNibbleFilters / lanes_ : 2);

@@ -10,9 +10,8 @@
 namespace bbg {
 namespace {
 
-constexpr int64_t kRoundImages = 16;               // most images that go through the network together
-constexpr int64_t kRoundBytes = int64_t{1} << 20;   // and the workspace they may take: it should stay in the cache
-constexpr int64_t kSlack = 64;                      // behind each value, for reads of whole words
+constexpr int64_t kRoundBytes = int64_t{1} << 20;  // of workspace for the images of a round: it should stay in the cache
+constexpr int64_t kSlack = 64;                     // behind each value, for reads of whole words
 
 // A stretch of the workspace, needed from op `first` to op `last`.
 struct Span {
@@ -179,7 +178,7 @@ void Engine::work(Batch& batch, int member) {
   const bool timed = batch.seconds && member == 0;
   Clock::time_point last = timed ? Clock::now() : Clock::time_point{};
   for (const Step& s : steps_) {
-    const int64_t items = batch.images * s.items;
+    const int64_t items = s.together ? s.items : batch.images * s.items;
     const int64_t begin = share(items, member, members), end = share(items, member + 1, members);
     if (begin < end) s.run(s.args, batch.images, begin, end, member);
     team_.barrier();

@@ -11,6 +11,7 @@
 namespace bbg {
 
 constexpr int64_t kMemoryLimit = int64_t{1} << 35;
+constexpr int64_t kRoundImages = 16;  // most images that go through the network together
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -33,12 +34,13 @@ class Memory {
   int64_t bytes_ = 0;
 };
 
-// A kernel and what it works on. `items`: per image; for convolutions of all blocks.
+// A kernel and what it works on. `items`: per image, or of all images where they go `together`.
 struct Step {
   Run run;
   const void* args;
   int64_t items;
   int op;
+  bool together = false;
 };
 
 // Where the ops find values; pixel (0, 0) of image 0 is relative to the workspace until it is bound.

@@ -77,6 +77,7 @@ struct Conv {
   int32_t block_count;
   int64_t origin;  // bytes from pixel (0, 0) to the first tap of output column 0
   int64_t column;  // bytes from one output column to the next
+  bool together;   // one output pixel per image: the images of a round are its columns, and share the weights
   Count count;
   int64_t next;    // Count::triples: bytes from a word to the next of the three
   int64_t parity;  // and to the XOR of the three
@@ -127,7 +128,7 @@ struct ConvPool {
   int64_t rows;     // that a buffer has room for: at least those of one window
 };
 
-// Items are numbered (block, image, row), blocks outermost, so that a block's weights stay in the cache. `member`: of
+// Items are numbered (block, image, row), or where images go together by block alone, blocks outermost, so that a block's weights stay in the cache. `member`: of
 // the team, the one that runs these items.
 using Run = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
 

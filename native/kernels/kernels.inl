@@ -49,10 +49,11 @@ struct RowOf {
   const uint32_t* mask;
   int items;
   int64_t border;  // of the row's class in Conv::base
+  int64_t width;
   Place place;
 };
 
-inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y) {
+inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y, int64_t width) {
   const ConvRow& row = k.rows[y];
   const int64_t skipped = row.first * b.row_weights;
   return {k,
@@ -62,6 +63,7 @@ inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y) {
           b.mask ? b.mask + skipped : nullptr,
           row.taps * b.items,
           row.cls * k.class_row,
+          width,
           place(k.out, n, y, b.channel == 0)};
 }
 
@@ -107,7 +109,7 @@ BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
 template <int V, Count kCount>
 inline void binary_row(const RowOf& row) {
   constexpr int kMost = kCount == Count::masked && kMaxPixels > 4 ? 4 : kMaxPixels;  // masks are not worth more code
-  const int64_t width = row.k.out.width;
+  const int64_t width = row.width;
   const uint8_t* at = row.at;
   for (int64_t x = 0; x < width;) {
     const int64_t left = width - x;
@@ -133,7 +135,7 @@ inline void binary_row(const RowOf& row) {
 template <int V>
 inline void pair_row(const RowOf& row) {
   constexpr int kMost = 2 * kMaxPixels / V;
-  const int64_t width = row.k.out.width;
+  const int64_t width = row.width;
   const uint8_t* at = row.at;
   for (int64_t x = 0; x < width;) {
     const int64_t left = width - x;
@@ -180,10 +182,10 @@ inline void binary_item(const RowOf& row) {
 template <void (*kTwo)(const RowOf&), void (*kOne)(const RowOf&)>
 inline void conv_items(const void* args, int64_t images, int64_t begin, int64_t end) {
   const Conv& k = *static_cast<const Conv*>(args);
-  const int64_t per_block = images * k.out.height;
+  const int64_t per_block = k.together ? 1 : images * k.out.height, width = k.together ? images : k.out.width;
   for (int64_t item = begin; item < end; ++item) {
     const ConvBlock& b = k.blocks[item / per_block];
-    const RowOf row = row_of(k, b, item % per_block / k.out.height, item % k.out.height);
+    const RowOf row = row_of(k, b, item % per_block / k.out.height, item % k.out.height, width);
     b.vectors == 2 ? kTwo(row) : kOne(row);
   }
 }
