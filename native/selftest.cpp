@@ -1,5 +1,5 @@
-// A self-check of the kernel sets without Python: random binary convolutions against a loop over the definition (the
-// integers must be equal), then networks of all kinds against the scalar set. Also what sanitizers and other machines run:
+// A self-check of the kernel sets without Python: random convolutions of bits and of bytes against a loop over the
+// definition (the integers must be equal), then networks of all kinds against the scalar set. Also what sanitizers and other machines run:
 //
 //   cmake -S . -B build/check -DBBG_PYTHON=OFF [-DBBG_SANITIZE=address,undefined] && cmake --build build/check
 //   build/check/selftest [cases]
@@ -70,13 +70,14 @@ std::vector<std::string> supported_sets() {
   return sets;
 }
 
-// ---- one binary convolution against its definition ------------------------------------------------------------------
+// ---- one convolution of bits or bytes against its definition --------------------------------------------------------
 
-struct BinaryCase {
+struct IntegerCase {
   Shape in;
   int64_t images, groups, outputs;
   int64_t kernel[2], stride[2], padding[2], dilation[2];
   std::vector<uint64_t> weight;
+  std::vector<int8_t> byte_weight;  // empty for a convolution of bits
 
   int64_t inputs() const { return in.channels / groups; }
   int64_t words() const { return (kernel[0] * kernel[1] * inputs() + 63) / 64; }
@@ -96,10 +97,15 @@ struct BinaryCase {
         if (iy < 0 || iy >= in.height || ix < 0 || ix >= in.width) continue;
         for (int64_t c = 0; c < inputs(); ++c) {
           const int64_t bit = (ky * kernel[1] + kx) * inputs() + c;
-          const bool w = weight[static_cast<size_t>(o * words() + bit / 64)] >> bit % 64 & 1;
           const int64_t channel = group * inputs() + c;
-          const int64_t at = ((n * in.channels + channel) * in.height + iy) * in.width + ix;
-          sum += (x[static_cast<size_t>(at)] >= 0) == w ? 1 : -1;
+          const float number = x[static_cast<size_t>(((n * in.channels + channel) * in.height + iy) * in.width + ix)];
+          if (byte_weight.empty()) {
+            const bool w = weight[static_cast<size_t>(o * words() + bit / 64)] >> bit % 64 & 1;
+            sum += (number >= 0) == w ? 1 : -1;
+          } else {
+            const float byte = std::fmin(std::fmax(number, 0.0F), 255.0F);
+            sum += static_cast<int64_t>(byte) * byte_weight[static_cast<size_t>(o * kernel[0] * kernel[1] * inputs() + bit)];
+          }
         }
       }
     }
@@ -107,9 +113,9 @@ struct BinaryCase {
   }
 };
 
-BinaryCase draw_case() {
+IntegerCase draw_case(bool bytes) {
   constexpr int64_t kChannels[] = {1, 3, 8, 16, 17, 31, 32, 33, 48, 64, 96, 100, 128, 130, 320};
-  BinaryCase c{};
+  IntegerCase c{};
   do {
     c.groups = draw(0, 3) ? 1 : draw(1, 4);
     c.in = {kChannels[draw(0, 14)] * c.groups, draw(1, 17), draw(1, 17)};
@@ -120,6 +126,11 @@ BinaryCase draw_case() {
       c.stride[a] = draw(1, 2), c.padding[a] = draw(0, 3), c.dilation[a] = draw(0, 2) ? 1 : draw(1, 3);
     }
   } while (c.steps(0) < 1 || c.steps(1) < 1 || c.in.channels > 400);
+  if (bytes) {
+    c.byte_weight.resize(static_cast<size_t>(c.outputs * c.kernel[0] * c.kernel[1] * c.inputs()));
+    for (int8_t& w : c.byte_weight) w = static_cast<int8_t>(draw(-128, 127));
+    return c;
+  }
   c.weight.resize(static_cast<size_t>(c.outputs * c.words()));
   const int64_t tail = c.kernel[0] * c.kernel[1] * c.inputs() % 64;
   for (size_t i = 0; i < c.weight.size(); ++i) {
@@ -129,23 +140,26 @@ BinaryCase draw_case() {
   return c;
 }
 
-void check_binary(int number) {
-  const BinaryCase c = draw_case();
+void check_integers(int number, bool bytes) {
+  const IntegerCase c = draw_case(bytes);
   const Shape out = c.out();
   bbg_graph* graph = nullptr;
   require(bbg_graph_new("x", 0, c.in.channels, c.in.height, c.in.width, &graph));
-  const bbg_op sign = op_of("sign", "pointwise", "x", nullptr, "b");
-  bbg_op conv = op_of("conv", "binary_conv", "b", "y", nullptr);
+  bbg_op input = op_of("input", "pointwise", "x", nullptr, bytes ? nullptr : "b");
+  if (bytes) input.bytes = "b";
+  bbg_op conv = op_of("conv", bytes ? "byte_conv" : "binary_conv", "b", "y", nullptr);
   for (int a = 0; a < 2; ++a) {
     conv.kernel[a] = c.kernel[a], conv.stride[a] = c.stride[a];
     conv.padding[a] = c.padding[a], conv.dilation[a] = c.dilation[a];
   }
   conv.groups = c.groups, conv.channels = c.outputs;
-  conv.weight = {c.weight.data(), c.weight.size()};
-  require(bbg_graph_add(graph, &sign));
+  if (bytes) conv.weight = {c.byte_weight.data(), c.byte_weight.size()};
+  else conv.weight = {c.weight.data(), c.weight.size()};
+  require(bbg_graph_add(graph, &input));
   require(bbg_graph_add(graph, &conv));
   require(bbg_graph_output(graph, "y"));
-  const std::vector<float> x = normal(c.images * static_cast<int64_t>(c.in.numbers()));
+  std::vector<float> x = normal(c.images * static_cast<int64_t>(c.in.numbers()));
+  for (float& v : x) v = bytes ? static_cast<float>(draw(-20, 280)) : v;  // clipped at both ends
   for (const std::string& set : supported_sets()) {
     const std::vector<float> y = run(graph, set.c_str(), number % 3 + 1, x, c.images, out.numbers());
     size_t i = 0;
@@ -217,7 +231,7 @@ void check_network(int number) {
 
 int main(int count, char** arguments) {
   const int cases = count > 1 ? std::atoi(arguments[1]) : 200;
-  for (int i = 0; i < cases; ++i) check_binary(i);
+  for (int i = 0; i < cases; ++i) check_integers(i, i % 4 == 3);
   for (int i = 0; i < cases / 4; ++i) check_network(i);
   std::printf("%d convolutions and %d networks: ok on", cases, cases / 4);
   for (const std::string& set : supported_sets()) std::printf(" %s", set.c_str());
