@@ -31,7 +31,9 @@ Count counting(const Op& op, const Value& in, const Value& out, const Map& input
   constexpr int64_t kLeastTriple = 96;   // bits of a tap row from which on three words at a time pay
   constexpr int64_t kLeastNibbles = 41;  // filters from which on a block of 64 takes less time than the blocks of 16
   const bool narrow = input.pixel == 2;
-  if (narrow && kernels.pairs && op.groups == 1 && op.stride[1] == 1 && op.kernel[0] * op.kernel[1] <= kPairTaps) {
+  // A single output has no neighbour in its row: what is next to it is another image, whose words lie elsewhere.
+  const bool neighbours = out.width > 1 && op.stride[1] == 1;
+  if (narrow && kernels.pairs && neighbours && op.groups == 1 && op.kernel[0] * op.kernel[1] <= kPairTaps) {
     return Count::pairs;
   }
   if (op.groups > 1 || narrow) return Count::masked;

@@ -56,6 +56,7 @@ CASES = (
     Case(48, 20, (6, 6), kernel=(5, 5), padding=(6, 0)),
     Case(64, 64, (4, 4), kernel=(4, 4), padding=(0, 0)),  # a linear layer
     Case(70, 10, (1, 1), kernel=(1, 1), padding=(0, 0)),
+    *(Case(c, 40, (3, 3), padding=(0, 0)) for c in (3, 16, 33)),  # and those of few channels, and of three columns
     *(Case(c, 64, (7, 8), kernel=(1, 1), padding=(0, 0)) for c in (16, 64, 100)),
     *(Case(c, 32, (9, 10), stride=(2, 2)) for c in (3, 16, 32, 64)),
     Case(64, 64, (9, 11), kernel=(1, 1), padding=(0, 0), stride=(2, 2)),
