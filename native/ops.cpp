@@ -173,7 +173,7 @@ void Lowering::steps(int index, std::vector<Step>& steps) {
       steps.push_back({kernels_.parity, keep(p), in_.height, index});
     }
     const Run run = op_.kind == Kind::conv ? kernels_.conv : kernels_.binary_conv;
-    steps.push_back({run, keep(k), out_.height * k.block_count, index, k.together});
+    steps.push_back({run, keep(k), out_.height, index, k.block_count, k.together});
   } else if (op_.kind == Kind::match_channels || op_.kind == Kind::pointwise) {
     steps.push_back({kernels_.match, keep(Match{map(op_.input), int32_t(in_.channels), epilogue()}), out_.height, index});
   } else {

@@ -34,12 +34,14 @@ class Memory {
   int64_t bytes_ = 0;
 };
 
-// A kernel and what it works on. `items`: per image, or of all images where they go `together`.
+// A kernel and what it works on. Its items are `rows` per image, or one for all images where they go `together`, and
+// as many of them for each of the `blocks` of channels.
 struct Step {
   Run run;
   const void* args;
-  int64_t items;
+  int64_t rows;
   int op;
+  int64_t blocks = 1;
   bool together = false;
 };
 
