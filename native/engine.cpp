@@ -202,6 +202,15 @@ void Engine::work(Batch& batch, int member) {
   }
 }
 
+// Pixel 0 of a row of the input, counted through all images, between margins of zeros.
+uint8_t* Engine::begin_row(int64_t row) const {
+  const Map& m = input_map_;
+  uint8_t* to = m.data + row / input_.height * m.image + row % input_.height * m.row;
+  std::memset(to - m.left, 0, size_t(m.left));
+  std::memset(to + input_.width * m.pixel, 0, size_t(m.right));
+  return to;
+}
+
 // Rows of the input into the workspace.
 void Engine::enter(Batch& batch, int64_t begin, int64_t end) const {
   if (input_type_ == Type::bytes) return enter_bytes(batch, begin, end);
@@ -210,10 +219,7 @@ void Engine::enter(Batch& batch, int64_t begin, int64_t end) const {
   bool finite = true;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = row / height, y = row % height;
-    uint8_t* to = input_map_.data + n * input_map_.image + y * input_map_.row;
-    std::memset(to - input_map_.left, 0, size_t(input_map_.left));
-    std::memset(to + width * input_map_.pixel, 0, size_t(input_map_.right));
-    float* pixels = reinterpret_cast<float*>(to);
+    float* pixels = reinterpret_cast<float*>(begin_row(row));
     for (int64_t c = 0; c < channels; ++c) {
       if (batch.kind == BBG_BYTE_NHWC) {
         const uint8_t* from = batch.data + row * width * channels + c;
@@ -241,9 +247,7 @@ void Engine::enter_bytes(Batch& batch, int64_t begin, int64_t end) const {
   bool finite = true;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = row / height, y = row % height;
-    uint8_t* to = input_map_.data + n * input_map_.image + y * input_map_.row;
-    std::memset(to - input_map_.left, 0, size_t(input_map_.left));
-    std::memset(to + width * input_map_.pixel, 0, size_t(input_map_.right));
+    uint8_t* to = begin_row(row);
     if (batch.kind == BBG_BYTE_NHWC) {
       const uint8_t* from = batch.data + row * width * channels;
       if (size == 1) std::memcpy(to, from, size_t(width * channels));

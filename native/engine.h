@@ -37,6 +37,7 @@ class Engine {
   void plan(const Graph& graph);
   static void program(void* batch, int member);
   void work(Batch& batch, int member);
+  uint8_t* begin_row(int64_t row) const;
   void enter(Batch& batch, int64_t begin, int64_t end) const;
   void enter_bytes(Batch& batch, int64_t begin, int64_t end) const;
   void leave(const Batch& batch, int64_t image) const;

@@ -60,7 +60,7 @@ def quantize(lowered: Lowered, graph: Graph, images: Tensor, preprocess: Preproc
     ops = tuple(rewritten(op) for op in graph.ops)
     input_type = "bytes" if pixels in sources else graph.input_type
     quantized = drop_unread(narrow(replace(graph, ops=ops, input_type=input_type)))
-    return replace(lowered, steps=_steps(lowered, quantized, convs, levels, pixels)), quantized
+    return replace(lowered, steps=_steps(lowered, convs, levels, pixels)), quantized
 
 
 def _bytes_of(value: str) -> str:
@@ -138,8 +138,7 @@ def _with_bytes(op: Op, levels: Levels) -> Op:
     return with_rows(op, {**rows, "byte_scale": 1 / scale, "byte_bias": -bias / scale})
 
 
-def _steps(lowered: Lowered, graph: Graph, convs: Mapping[str, Op], levels: Mapping[str, Levels],
-           pixels: str) -> dict[str, Step]:  # fmt: skip
+def _steps(lowered: Lowered, convs: Mapping[str, Op], levels: Mapping[str, Levels], pixels: str) -> dict[str, Step]:
     """How torch computes the values of the quantized graph: what becomes bytes, and the convolutions of them."""
     unfolded = {op.name: op for op in lowered.graph.ops}
     steps: dict[str, Step] = {}
@@ -148,9 +147,7 @@ def _steps(lowered: Lowered, graph: Graph, convs: Mapping[str, Op], levels: Mapp
             source = convs[name].inputs[0]
             wire = Wire(source, step.inputs[0].value)
             if source != pixels and _bytes_of(source) not in steps:
-                _, *shape = wire.value.shape
-                steps[_bytes_of(source)] = Step(levels[source].bytes, (wire,), (shape[0], shape[1], shape[2]),
-                                                levels=levels[source])  # fmt: skip
+                steps[_bytes_of(source)] = Step(levels[source].bytes, (wire,), wire.shape, levels=levels[source])
             inputs = wire if source == pixels else replace(wire, name=_bytes_of(source))
             step = Step(_twin(unfolded[name], levels[source], source == pixels), (inputs,), step.shape)
         steps[name] = step
