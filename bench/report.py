@@ -1,4 +1,4 @@
-"""docs/results.md and docs/bench.svg of the files under bench/results.
+"""docs/results.md, docs/bench.svg and docs/sizes.svg of the files under bench/results.
 
     python bench/report.py [--results FOLDER] [--page docs/results.md]
 
@@ -16,7 +16,7 @@ from typing import Any
 from common import RESULTS, ROOT
 
 BEGIN, END = "<!-- make bench writes from here -->", "<!-- make bench writes to here -->"
-PLOT = "bench.svg"
+PLOT, SIZES = "bench.svg", "sizes.svg"
 Result = dict[str, Any]
 
 
@@ -106,6 +106,14 @@ def peers(result: Result) -> str:
     return f"{text}\n\n{plot}{table(headings, rows)}{absent}"
 
 
+def sizes(result: Result) -> str:
+    """A row per size and batch."""
+    rows = [(f"{r['side']}x{r['side']}", r["batch"], number(r["min_us"]), number(r["median_us"]),
+             number(r["ns_per_pixel"])) for r in result["sizes"]]  # fmt: skip
+    headings = ("image", "batch", "per image: min, us", "median", "ns per pixel")
+    return f"ResNet-18, one thread.\n\n![Time per pixel by the size of the image]({SIZES})\n\n{table(headings, rows)}"
+
+
 def larq_engine(result: Result) -> str:
     """A row per network."""
     if "absent" in result:
@@ -131,6 +139,7 @@ SECTIONS = {
     "kernels": ("Kernels beside the roofline", kernels),
     "layers": ("Where the time goes", layers),
     "peers": ("Networks in other runtimes", peers),
+    "sizes": ("Size of the image and of the batch", sizes),
     "larq_engine": ("Larq Compute Engine", larq_engine),
     "bnn_lab": ("bnn-lab", bnn_lab),
 }
@@ -141,14 +150,32 @@ def draws(result: Result) -> list[Result]:
     return [r for r in result["networks"] if r["threads"] == 1 and r["held_to"] is None]
 
 
-def draw(result: Result, to: Path) -> None:
-    """Bars of the least times, one panel per network, as multiples of bbg's."""
+def pyplot() -> Any:
+    """matplotlib's pyplot, set up so that the same figures give the same file."""
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "bbg"  # the same figures give the same file
-    import matplotlib.pyplot as plt
+    matplotlib.rcParams["svg.hashsalt"] = "bbg"
+    import matplotlib.pyplot
 
+    return matplotlib.pyplot
+
+
+def draw_sizes(result: Result, to: Path) -> None:
+    """Time per pixel of one image by its side."""
+    plt = pyplot()
+    rows = [r for r in result["sizes"] if r["batch"] == 1]
+    figure, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
+    axis.plot([r["side"] for r in rows], [r["ns_per_pixel"] for r in rows], marker=".", color="#c0392b")
+    axis.set(xlabel="side of the image, pixels", ylabel="ns per pixel", ylim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(to, metadata={"Date": None})
+
+
+def draw(result: Result, to: Path) -> None:
+    """Bars of the least times, one panel per network, as multiples of bbg's."""
+    plt = pyplot()
     rows = draws(result)
     networks = list(dict.fromkeys(r["network"] for r in rows))
     figure, axes = plt.subplots(1, len(networks), figsize=(3.4 * len(networks) + 1, 2.8), squeeze=False, sharey=True)
@@ -191,9 +218,11 @@ def main() -> None:
         before, after = page.rstrip() + "\n\n", "\n"
     text = f"{before}{BEGIN}\n\n{section(arguments.results)}\n\n{END}{after}"
     arguments.page.write_text(text, encoding="utf-8")
-    peers_file = arguments.results / "peers.json"
+    peers_file, sizes_file = arguments.results / "peers.json", arguments.results / "sizes.json"
     if peers_file.exists() and draws(result := json.loads(peers_file.read_text(encoding="utf-8"))):
         draw(result, arguments.page.parent / PLOT)
+    if sizes_file.exists():
+        draw_sizes(json.loads(sizes_file.read_text(encoding="utf-8")), arguments.page.parent / SIZES)
 
 
 if __name__ == "__main__":
