@@ -151,7 +151,7 @@ def draws(result: Result) -> list[Result]:
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, set up so that the same figures give the same file."""
+    """Matplotlib's pyplot, set up so that the same figures give the same file."""
     import matplotlib
 
     matplotlib.use("Agg")
