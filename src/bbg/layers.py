@@ -26,6 +26,7 @@ class _Binary(nn.Module):
 
     weight: Tensor
     bias: Any  # a tensor or None: torch declares it differently in its two layers
+    real_weight = False  # True while a training keeps the weight as it is and binarizes the input alone
 
     def _slots(self, method: str | Method, inputs: int, outputs: int) -> None:
         chosen = get(method)
@@ -40,9 +41,12 @@ class _Binary(nn.Module):
     def _forward(self, x: Tensor) -> Tensor:
         # (shift_x + s_x a) * (shift_w + s_w b), a and b being signs, is s_x [ s_w (u * b) + shift_w (u * 1) ] with
         # u = a + shift_x / s_x: with no shift, one product of +-1, and one scale per output channel behind it.
+        if self.real_weight:
+            y = self._product(self.activation_binarizer(x), self.weight)
+            return y if self.bias is None else y + self.bias.reshape(-1, *[1] * (x.ndim - 2))
         xf, wf = self.activation_binarizer.form(x), self.weight_binarizer.form(self.weight)
-        u = self.activation_binarizer.signs(x, xf.threshold, xf.width)
-        b = self.weight_binarizer.signs(self.weight, wf.threshold, wf.width)
+        u = self.activation_binarizer.signs(x, xf)
+        b = self.weight_binarizer.signs(self.weight, wf)
         one = torch.ones((), device=x.device)
         scale = one if xf.scale is None else xf.scale
         if xf.shift is not None:

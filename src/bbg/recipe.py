@@ -30,6 +30,10 @@ class Recipe:
     schedule: str = "onecycle"  # onecycle, cosine, linear, constant
     warmup: float = 0.3  # share of the steps in which onecycle rises
     label_smoothing: float = 0.0
+    activation_epochs: int = 0  # first epochs with real-valued weights and binary activations; the schedule runs twice
+    teacher: str | None = None  # checkpoint whose outputs are learned too (distillation)
+    distill: float = 1.0  # share of the teacher's outputs in the loss, the labels have the rest
+    temperature: float = 1.0  # of the outputs that are compared
     crop_padding: int = 4  # random crop out of the image with this frame; 0: none
     flip: bool = True  # random mirroring
     precision: str = "fp32"  # of training: fp32, bf16 (autocast); validation is always float32
@@ -55,13 +59,21 @@ class Recipe:
             if getattr(self, key) not in words:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)!r}, allowed are {', '.join(words)}")
         for key, low in {"epochs": 1, "batch_size": 2, "checkpoint_steps": 1, "crop_padding": 0, "bn_batches": 0,
-                         "lr": 0, "weight_decay": 0, "seed": 0, "size": 1, "width": 1}.items():  # fmt: skip
+                         "lr": 0, "weight_decay": 0, "seed": 0, "size": 1, "width": 1,
+                         "activation_epochs": 0}.items():  # fmt: skip
             value = getattr(self, key)
             if value is not None and not low <= value < 2**62:
                 raise BbgError(f"recipe key {key!r} is {value}, allowed is {low} or more")
-        for key in ("momentum", "warmup", "label_smoothing"):
+        for key in ("momentum", "warmup", "label_smoothing", "distill"):
             if not 0 <= getattr(self, key) <= 1:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is 0 to 1")
+        if not 0.01 <= self.temperature <= 100:
+            raise BbgError(f"recipe key 'temperature' is {self.temperature}, allowed is 0.01 to 100")
+        if self.activation_epochs >= self.epochs:
+            raise BbgError(
+                f"recipe key 'activation_epochs' is {self.activation_epochs}, allowed are fewer than the {self.epochs} "
+                "epochs: the weights must become binary before the end"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The keys and values, as a checkpoint stores them."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from bbg.errors import BbgError
+from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.methods import Binarizer
 from bbg.recipe import Recipe
 
 
@@ -19,8 +21,10 @@ def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
     """The learning rate of step `step` of `steps`, as a share of the highest: a function of the step alone.
 
     onecycle: a cosine from 1/25 to 1 over the first `warmup` of the steps, then a cosine to 1e-4 (Smith and Topin,
-    arXiv 1708.07120); cosine and linear: from 1 to 0.
+    arXiv 1708.07120); cosine and linear: from 1 to 0. The epochs with real-valued weights have a schedule of their own.
     """
+    first = steps * recipe.activation_epochs // recipe.epochs
+    step, steps = (step, first) if step < first else (step - first, steps - first)
     t = step / max(steps, 1)
     if recipe.schedule == "onecycle":
         rise = recipe.warmup
@@ -40,17 +44,39 @@ def diverged(what: str, epoch: int, step: int) -> BbgError:
     )
 
 
+def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
+    """What changes in the network from epoch to epoch: pseudo-gradients, and whether weights are binary yet.
+
+    A function of the epoch (counted from 0) alone, so that a resumed training need not store it.
+    """
+    for module in model.modules():
+        if isinstance(module, Binarizer):
+            module.anneal(epoch / recipe.epochs)
+        elif isinstance(module, (BinaryConv2d, BinaryLinear)):
+            module.real_weight = epoch < recipe.activation_epochs
+
+
+def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """`T^2 KL(softmax(taught / T) || softmax(logits / T))`, the mean over the batch (Hinton et al., arXiv 1503.02531)."""
+    ours, theirs = F.log_softmax(logits / temperature, 1), F.log_softmax(taught / temperature, 1)
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+
+
 class Classification(pl.LightningModule):
     """Cross-entropy and top-1 accuracy over batches of `(images [N, C, H, W], labels [N])`.
 
-    Training may run in bf16 autocast; validation runs in float32, in eager mode.
+    Training may run in bf16 autocast; validation runs in float32, in eager mode. `teacher`: a network whose logits are
+    learned too.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, classes: int, steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, classes: int, steps: int, teacher: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.model, self.recipe, self.steps = model, recipe, steps
-        # Not a submodule: the compiled network shares the parameters of `model`.
+        # Not submodules: the compiled network shares the parameters of `model`, and the teacher's do not change.
         self.fast = [torch.compile(model) if recipe.compile else model]
+        self.teachers = [] if teacher is None else [teacher.eval().requires_grad_(False)]
         self.restored_optimizer: dict[str, Any] = {}
         self.train_accuracy = MulticlassAccuracy(classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(classes, average="micro")
@@ -61,6 +87,11 @@ class Classification(pl.LightningModule):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             logits = self.fast[0](x)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        for teacher in self.teachers:
+            with torch.no_grad():
+                taught = teacher.to(x.device)(x)
+            share = self.recipe.distill
+            loss = (1 - share) * loss + share * distillation(logits.float(), taught.float(), self.recipe.temperature)
         if not torch.isfinite(loss):
             raise diverged(f"the loss is {loss.item()}", self.current_epoch, self.global_step)
         self.train_accuracy(logits.detach().float(), labels)
@@ -75,6 +106,10 @@ class Classification(pl.LightningModule):
         self.test_accuracy(logits, labels)
         self.log("test_loss", F.cross_entropy(logits, labels), batch_size=len(x))
         self.log("test_accuracy", self.test_accuracy, prog_bar=True, batch_size=len(x))
+
+    def on_train_epoch_start(self) -> None:
+        """Sets the stage of this epoch."""
+        set_stage(self.model, self.recipe, self.current_epoch)
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         """Sets the learning rate of this step."""

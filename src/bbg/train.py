@@ -137,10 +137,11 @@ def training_batches_of(trainer: pl.Trainer) -> Batches:
 
 
 def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, resume: bool = False,
-          progress: bool = True) -> Checkpoint:  # fmt: skip
+          progress: bool = True, teacher: nn.Module | None = None) -> Checkpoint:  # fmt: skip
     """Train by `recipe` on `split`; checkpoints, `history.csv`, `curves.png` and TensorBoard logs go to folder `out`.
 
-    `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. Returns the last checkpoint.
+    `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. `teacher`: any network that
+    makes logits of the same classes from the same inputs; None: that of the recipe, if any. Returns the last checkpoint.
     Its last row of `history` holds the accuracy over all test images after the last epoch: the figure to quote. Ctrl-C
     (or SIGTERM) ends the training behind the present step, with a checkpoint, and raises KeyboardInterrupt. Raises
     BbgError where `out` holds a run already and `resume` is not given, or a run of another recipe, where `out` cannot
@@ -149,6 +150,8 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
     _quiet()
     if resume and init is not None:
         raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
+    if teacher is None and recipe.teacher is not None:
+        teacher = _teacher(Path(recipe.teacher), split)
     pl.seed_everything(recipe.seed, verbose=False)
     last = out / LAST
     model = build(recipe, len(split.classes), split.preprocess)
@@ -168,7 +171,7 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
         raise BbgError(f"cannot make folder {str(out)!r}: {e.strerror}; give a writable --out folder") from e
 
     per_epoch = training_batches(split, recipe).steps
-    task = Classification(model, recipe, len(split.classes), per_epoch * recipe.epochs)
+    task = Classification(model, recipe, len(split.classes), per_epoch * recipe.epochs, teacher)
     recorder = _Recorder(out, state, Console())
     if not resume:
         state.model, state.optimizer = model.state_dict(), {}
@@ -223,6 +226,14 @@ def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
     if list(split.classes) != state.classes:
         raise BbgError(f"cannot resume {str(last)!r}: the images have other classes than the run; give the same --data")
     return state
+
+
+def _teacher(path: Path, split: Split) -> nn.Module:
+    """The network of the checkpoint at `path`; BbgError where it has other classes or takes other inputs."""
+    taught = Checkpoint.load(path)
+    if taught.classes != list(split.classes) or taught.preprocess != split.preprocess:
+        raise BbgError(f"the teacher {str(path)!r} has other classes or inputs; give one trained on the same images")
+    return taught.network()
 
 
 def _set_counters(trainer: pl.Trainer, state: Checkpoint, per_epoch: int) -> None:

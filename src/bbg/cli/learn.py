@@ -171,7 +171,8 @@ def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     recipe = trained.recipe
     notes = {key: getattr(recipe, key) for key in ("dataset", "network", "method", "act", "width", "seed")}
     notes["epochs"] = trained.epoch
-    if trained.history and trained.step == 0:  # inside an epoch the weights are not those that were scored
+    scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
+    if trained.history and scored:  # inside an epoch, or with real weights, it is another network that was scored
         notes["accuracy"] = trained.history[-1]["test_accuracy"]
     return {key: value for key, value in notes.items() if value is not None}
 

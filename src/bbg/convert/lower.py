@@ -65,7 +65,7 @@ def _binary(to: Lowering, layer: BinaryConv2d | BinaryLinear, x: Wire, filters: 
     binarizer = layer.activation_binarizer
     form = _activation_form(to, layer, x)
     threshold = torch.zeros(1) if form.threshold is None else form.threshold.detach()
-    signs = to.emit("pointwise", (x,), lambda v: binarizer.signs(v, form.threshold), suffix=".sign",
+    signs = to.emit("pointwise", (x,), lambda v: binarizer.signs(v, form), suffix=".sign",
                     threshold=threshold, rows={"sign": to.per_channel(x, form.threshold, "its threshold")})  # fmt: skip
 
     def from_signs(a: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def _binary(to: Lowering, layer: BinaryConv2d | BinaryLinear, x: Wire, filters: 
 
     weight = layer.weight.detach()
     weight_form = layer.weight_binarizer.form(weight)
-    b = filters(layer.weight_binarizer.signs(weight, weight_form.threshold)).double().numpy()  # [O, I/g, kh, kw]
+    b = filters(layer.weight_binarizer.signs(weight, weight_form)).double().numpy()  # [O, I/g, kh, kw]
     r = 1.0 if form.scale is None else float(form.scale)
     s, n = (_vector(v, neutral, len(b)) for v, neutral in ((weight_form.scale, 1.0), (weight_form.shift, 0.0)))
     rows = {"scale": r * s, "bias": _double(layer.bias)}

@@ -47,41 +47,44 @@ def triangle(x: Tensor) -> Tensor:
 class _Sign(torch.autograd.Function):
     """`sign(u)`, differentiated as a function of `v = u / width`; None for `u` says that the width is 1.
 
-    Both come in, because the quotient may round to 0 and so lose the sign of `u`.
+    Both come in, because the quotient may round to 0 and so lose the sign of `u`. `gain`, a tensor that fits `v` or
+    None, multiplies the pseudo-gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, u: Tensor | None, gradient: Gradient) -> Tensor:
+    def forward(ctx: Any, v: Tensor, u: Tensor | None, gain: Tensor | None, gradient: Gradient) -> Tensor:
         ctx.gradient = gradient
-        ctx.save_for_backward(v)
+        ctx.save_for_backward(v, gain)
         return sign(v if u is None else u)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (v,) = ctx.saved_tensors
-        return (grads[0] if ctx.gradient is identity else grads[0] * ctx.gradient(v)), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        v, gain = ctx.saved_tensors
+        grad = grads[0] if ctx.gradient is identity else grads[0] * ctx.gradient(v)
+        return (grad if gain is None else grad * gain), None, None, None
 
 
 class Form(NamedTuple):
     """`q(x) = shift + scale * sign(x - threshold)`; None stands for the neutral 0, 1 and 0.
 
     Of a weight `[O, ...]`: each `[O]`, one per filter. Of an activation `[N, C, ...]`: threshold and shift `[C]`, scale
-    a scalar that is not 0 (a scale per input channel could not leave the popcount). `width`, positive, of the
-    threshold's shape or a scalar, shapes the backward pass only: the converter does not read it.
+    a scalar that is not 0 (a scale per input channel could not leave the popcount). `width`, positive, and `gain`, each
+    of the threshold's shape or a scalar, shape the backward pass only: the converter does not read them.
     """
 
     threshold: Tensor | None = None
     scale: Tensor | None = None
     shift: Tensor | None = None
     width: Tensor | None = None
+    gain: Tensor | None = None
 
 
 class Binarizer(nn.Module):
     """Base of all binarizers: a method overrides `form`, and may set `gradient`.
 
     `axis` is the axis that the form's vectors run along: 0 for weights, 1 for activations. Backward, `sign(x -
-    threshold)` counts as `f((x - threshold) / width)` with the derivative `f' = gradient`; everything else, `width`
-    included, is differentiated as written.
+    threshold)` counts as `f((x - threshold) / width)` with the derivative `f' = gain * gradient`; everything else,
+    `width` included, is differentiated as written.
     """
 
     gradient: Gradient = staticmethod(clipped)
@@ -94,21 +97,25 @@ class Binarizer(nn.Module):
         """The vectors for the tensor `x`, at the present parameters."""
         return Form()
 
+    def anneal(self, progress: float) -> None:
+        """Called before each epoch of a training with the share of its epochs that are over, 0 to below 1."""
+
     def along(self, vector: Tensor, x: Tensor) -> Tensor:
         """`vector` reshaped so that it broadcasts along `axis` of `x`."""
         return vector.reshape([-1 if i == self.axis else 1 for i in range(x.ndim)]) if vector.ndim else vector
 
-    def signs(self, x: Tensor, threshold: Tensor | None, width: Tensor | None = None) -> Tensor:
+    def signs(self, x: Tensor, form: Form) -> Tensor:
         """`sign(x - threshold)` with the pseudo-gradient, in the dtype of `x`."""
-        u = x if threshold is None else x - self.along(threshold, x)
-        if width is None:
-            return _Sign.apply(u, None, self.gradient)
-        return _Sign.apply(u / self.along(width, x), u, self.gradient)
+        u = x if form.threshold is None else x - self.along(form.threshold, x)
+        gain = None if form.gain is None else self.along(form.gain, x)
+        if form.width is None:
+            return _Sign.apply(u, None, gain, self.gradient)
+        return _Sign.apply(u / self.along(form.width, x), u, gain, self.gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         """`q(x)`, same shape and dtype as `x`."""
         form = self.form(x)
-        q = self.signs(x, form.threshold, form.width)
+        q = self.signs(x, form)
         q = q if form.scale is None else q * self.along(form.scale, x)
         return q if form.shift is None else q + self.along(form.shift, x)
 

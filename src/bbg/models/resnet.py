@@ -6,6 +6,8 @@ resolution, `2 * blocks` one-conv units each, global average pool, BN and a line
 The ImageNet form (table 1): stem 7x7 of stride 2 and 3x3 max-pool of stride 2, then four stages of 64, 128, 256 and 512
 channels, each half as large as the one before, of `2 * blocks` one-conv units, global average pool and a linear layer.
 18 layers: blocks = (2, 2, 2, 2); 34: (3, 4, 6, 3).
+
+Methods without a shortcut of their own keep the one that He et al. have around each pair of convolutions.
 """
 
 from __future__ import annotations
@@ -13,8 +15,38 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
-from bbg.layers import Unit, pointwise
+from bbg.layers import Projection, Shortcut, Unit, pointwise
 from bbg.methods import Method, get
+
+
+class Residual(nn.Module):
+    """`units(x) + shortcut(x)`, `[N, C, H, W]` to `[N, channels, H', W']`; `project`: see `Projection`."""
+
+    def __init__(self, in_channels: int, channels: int, units: list[Unit], project: bool) -> None:
+        super().__init__()
+        self.units = nn.Sequential(*units)
+        self.shortcut: nn.Module = Projection(in_channels, channels) if project else Shortcut(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum."""
+        y = self.units(x)
+        return y + self.shortcut(x, (y.shape[2], y.shape[3]))
+
+
+def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None, project: bool) -> nn.Sequential:
+    """`2 * blocks[i]` units of `width * 2^i` channels for each stage i, the first of all but stage 0 of stride 2."""
+    modules: list[nn.Module] = []
+    channels = width
+    for stage, count in enumerate(blocks):
+        for i in range(count):
+            out = width * 2**stage
+            halves = i == 0 and stage > 0
+            pair = [Unit(channels, out, 3, stride=2 if halves else 1, padding=1, method=method, act=act,
+                         project=halves and project),
+                    Unit(out, out, 3, padding=1, method=method, act=act)]  # fmt: skip
+            modules += [Residual(channels, out, pair, halves and project)] if method.shortcut == "none" else pair
+            channels = out
+    return nn.Sequential(*modules)
 
 
 class ResNetCifar(nn.Module):
@@ -29,15 +61,8 @@ class ResNetCifar(nn.Module):
             nn.BatchNorm2d(width),
             pointwise(chosen.act if act is None else act, width),
         )
-        units = []
-        channels = width
-        for stage in range(3):
-            for i in range(2 * blocks):
-                out = width * 2**stage
-                stride = 2 if i == 0 and stage > 0 else 1
-                units.append(Unit(channels, out, 3, stride=stride, padding=1, method=chosen, act=act))
-                channels = out
-        self.units = nn.Sequential(*units)
+        self.units = stages((blocks,) * 3, width, chosen, act, project=False)
+        channels = 4 * width
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.norm = nn.BatchNorm1d(channels)
         self.head = nn.Linear(channels, num_classes)
@@ -67,16 +92,8 @@ class ResNet(nn.Module):
             pointwise(chosen.act if act is None else act, width),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
-        units = []
-        channels = width
-        for stage, count in enumerate(blocks):
-            for i in range(2 * count):
-                out = width * 2**stage
-                halves = i == 0 and stage > 0
-                units.append(Unit(channels, out, 3, stride=2 if halves else 1, padding=1, method=chosen, act=act,
-                                  project=halves and shortcut == "conv"))  # fmt: skip
-                channels = out
-        self.units = nn.Sequential(*units)
+        self.units = stages(blocks, width, chosen, act, project=shortcut == "conv")
+        channels = width * 2 ** (len(blocks) - 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(channels, num_classes)
 
