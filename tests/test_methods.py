@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bbg.errors import BbgError
 from bbg.methods import ACTS, METHODS, Binarizer, Form, Hinge, Method, Pointwise, get
@@ -14,7 +14,7 @@ from bbg.methods.base import clipped, identity, sign, triangle
 
 torch.set_num_threads(1)
 
-BINARY = [name for name, method in METHODS.items() if method.weight is not None]
+BINARY = ["bbg", "bbg-balanced", "bbg-gate", "bbg-plain", "reactnet"]  # the others: test_other_methods.py
 CENTRED = {"bbg", "bbg-balanced"}
 SHAPES = [(5, 3, 3, 3), (4, 7, 1, 1), (8, 1, 5, 3), (6, 11)]
 
@@ -168,82 +168,10 @@ def test_activation_gradients(name: str) -> None:
         assert torch.allclose(parameter.grad, -(upstream * shape).sum((0, 2, 3)), atol=1e-6)
 
 
-# The forms hold the methods that are not written yet
-
-
-class IRNetWeight(Binarizer):
-    """Centred, divided by the standard deviation, scale a power of two (IR-Net), gradient EDE at t = 2, k = 1."""
-
-    gradient = staticmethod(lambda v: 2 * (1 - torch.tanh(2 * v) ** 2))
-
-    def __init__(self, out_channels: int) -> None:
-        super().__init__(axis=0)
-
-    def form(self, x: Tensor) -> Form:
-        filters = x.flatten(1)
-        mean, width = filters.mean(1), filters.std(1)
-        normed = (filters - mean[:, None]) / width[:, None]
-        scale = 2 ** normed.abs().mean(1).log2().round().detach()
-        return Form(threshold=mean, scale=scale, width=width)
-
-
-class AdaBinWeight(Binarizer):
-    """`mean + std * sign(w - mean)` per filter (AdaBin)."""
-
-    gradient = staticmethod(identity)
-
-    def __init__(self, out_channels: int) -> None:
-        super().__init__(axis=0)
-
-    def form(self, x: Tensor) -> Form:
-        filters = x.flatten(1)
-        mean, deviation = filters.mean(1), filters.std(1)
-        return Form(threshold=mean, scale=deviation, shift=mean, width=deviation)
-
-
-class AdaBinActivation(Binarizer):
-    """`shift_c + scale * sign(x - shift_c)`, scale and shift learned, width = scale (AdaBin, a shift per channel)."""
-
-    def __init__(self, in_channels: int) -> None:
-        super().__init__(axis=1)
-        self.scale = nn.Parameter(torch.tensor(0.75))
-        self.shift = nn.Parameter(torch.linspace(-0.5, 0.5, in_channels))
-
-    def form(self, x: Tensor) -> Form:
-        return Form(threshold=self.shift, scale=self.scale, shift=self.shift, width=self.scale)
-
-
-def test_irnet_weights_fit_the_form() -> None:
-    w = drawn(4, 3, 3, 3).double().requires_grad_()
-    upstream = drawn(4, 3, 3, 3, seed=1).double()
-    IRNetWeight(4)(w).backward(upstream)
-    twin = w.detach().clone().requires_grad_()
-    normed = (twin - twin.mean((1, 2, 3), True)) / twin.flatten(1).std(1).reshape(-1, 1, 1, 1)
-    scale = 2 ** normed.abs().mean((1, 2, 3), True).log2().round().detach()
-    # tanh(2 v) has the derivative 2 (1 - tanh(2 v)^2): the pseudo-gradient is its own.
-    (scale * torch.tanh(2 * normed)).backward(upstream)
-    assert torch.equal(IRNetWeight(4)(w.detach()), scale * sign(normed.detach()))
-    assert torch.allclose(w.grad, twin.grad, rtol=1e-9)
-
-
-def test_a_learned_width_is_differentiated() -> None:
-    x = drawn(2, 3, 4, 4).double()
-    upstream = drawn(2, 3, 4, 4, seed=1).double()
-    binarizer = AdaBinActivation(3).double()
-    q = binarizer(x)
-    q.backward(upstream)
-    scale, shift = binarizer.scale.detach(), binarizer.shift.detach()[:, None, None]
-    v = (x - shift) / scale
-    inside = (v.abs() <= 1).double()
-    assert torch.equal(q, shift + scale * sign(x - shift))
-    assert torch.allclose(binarizer.scale.grad, (upstream * (sign(v) - inside * v)).sum())
-    assert torch.allclose(binarizer.shift.grad, (upstream * (1 - inside)).sum((0, 2, 3)))
-
-
 def test_width_never_changes_the_forward_pass() -> None:
     # -1e-45 / 4 rounds to -0.0, whose sign would be +1.
     x = torch.tensor([[-1e-45, 1e-45, -0.5]])
-    assert Binarizer(1).signs(x, None, torch.tensor(4.0)).tolist() == [[-1, 1, -1]]
+    assert Binarizer(1).signs(x, Form(width=torch.tensor(4.0))).tolist() == [[-1, 1, -1]]
 
 
 # Nonlinearities
@@ -254,6 +182,7 @@ HINGES = {
     "relu": lambda v, p: max(v, 0.0),
     "hardtanh": lambda v, p: min(max(v, -1.0), 1.0),
     "prelu": lambda v, p: v if v >= 0 else p["slope"] * v,
+    "maxout": lambda v, p: p["above" if v >= 0 else "below"] * v,
     "rprelu": lambda v, p: (
         (v - p["before"] if v >= p["before"] else p["slope"] * (v - p["before"])) + p["after"]
     ),
@@ -297,7 +226,7 @@ def test_every_combination_of_hinge_vectors(given: int) -> None:
 
 def test_get_takes_names_and_methods() -> None:
     assert list(METHODS)[:4] == ["bbg", "bbg-balanced", "bbg-gate", "bbg-plain"]
-    assert {"reactnet", "float"} <= set(METHODS)
+    assert set(METHODS) >= {"xnor", "bireal", "irnet", "reactnet", "adabin", "float"}
     for name, method in METHODS.items():
         assert get(name) is method
         assert get(method) is method

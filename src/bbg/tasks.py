@@ -57,7 +57,7 @@ def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
 
 
 def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """`T^2 KL(softmax(taught / T) || softmax(logits / T))`, the mean over the batch (Hinton et al., arXiv 1503.02531)."""
+    """`T^2 KL(softmax(taught / T) || softmax(logits / T))`, mean over the batch (Hinton et al., arXiv 1503.02531)."""
     ours, theirs = F.log_softmax(logits / temperature, 1), F.log_softmax(taught / temperature, 1)
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
 

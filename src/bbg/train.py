@@ -141,10 +141,10 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
     """Train by `recipe` on `split`; checkpoints, `history.csv`, `curves.png` and TensorBoard logs go to folder `out`.
 
     `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. `teacher`: any network that
-    makes logits of the same classes from the same inputs; None: that of the recipe, if any. Returns the last checkpoint.
-    Its last row of `history` holds the accuracy over all test images after the last epoch: the figure to quote. Ctrl-C
-    (or SIGTERM) ends the training behind the present step, with a checkpoint, and raises KeyboardInterrupt. Raises
-    BbgError where `out` holds a run already and `resume` is not given, or a run of another recipe, where `out` cannot
+    makes logits of the same classes from the same inputs; None: that of the recipe, if any. Returns the last
+    checkpoint, whose last row of `history` holds the accuracy over all test images after the last epoch: the figure to
+    quote. Ctrl-C (or SIGTERM) ends the training behind the present step, with a checkpoint, and raises
+    KeyboardInterrupt. Raises BbgError where `out` holds a run already and `resume` is not given, or a run of another recipe, where `out` cannot
     be written, and where the loss or a weight is no longer finite.
     """
     _quiet()

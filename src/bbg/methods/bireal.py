@@ -1,7 +1,8 @@
-"""Bi-Real Net (Liu, Wu, Luo, Yang, Liu, Cheng; arXiv 1808.00278): a shortcut around every convolution, better gradients.
+"""Bi-Real Net (Liu, Wu, Luo, Yang, Liu, Cheng; arXiv 1808.00278): a shortcut around every convolution.
 
-Weights `mean|w| * sign(w)`, whose gradient is that of w clipped to [-1, 1]: the scale is there forward only. Activations
-`sign(x)` with the derivative of a piecewise quadratic, `2 - 2|x|` on [-1, 1]. No nonlinearity after the sum.
+Weights `mean|w| * sign(w)`, whose gradient is that of w clipped to [-1, 1]: the scale is there forward only.
+Activations: `sign(x)` with the derivative of a piecewise quadratic, `2 - 2|x|` on [-1, 1]. No nonlinearity after the
+sum.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""IR-Net (Qin, Gong, Liu, Shen, Wei, Yu, Song; arXiv 1909.10788): standardised weights, and a backward pass that sharpens.
+"""IR-Net (Qin, Gong, Liu, Shen, Wei, Yu, Song; arXiv 1909.10788): standardised weights, a sharpening backward pass.
 
 With `v = (w - mean w) / std w` per filter, `q(w) = 2^round(log2(mean|v|)) * sign(v)`; activations `sign(x)`. Both count
 backward as `k tanh(t v)`, `k = max(1/t, 1)`: t rises over the training from 0.1, nearly the identity, to 10, nearly the

@@ -1,4 +1,4 @@
-"""XNOR-Net (Rastegari, Ordonez, Redmon, Farhadi; arXiv 1603.05279): weights `mean|w| * sign(w)`, no shortcut of its own.
+"""XNOR-Net (Rastegari, Ordonez, Redmon, Farhadi; arXiv 1603.05279): weights `mean|w| * sign(w)`, no shortcut.
 
 The gradient passes the weight's `sign` where `|w| <= 1`, and `mean|w|` as written; activations: `sign(x)`, straight
 through where `|x| <= 1`. The paper's second scale, one number per pixel of the activation's map, is left out: it would
