@@ -144,8 +144,9 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
     makes logits of the same classes from the same inputs; None: that of the recipe, if any. Returns the last
     checkpoint, whose last row of `history` holds the accuracy over all test images after the last epoch: the figure to
     quote. Ctrl-C (or SIGTERM) ends the training behind the present step, with a checkpoint, and raises
-    KeyboardInterrupt. Raises BbgError where `out` holds a run already and `resume` is not given, or a run of another recipe, where `out` cannot
-    be written, and where the loss or a weight is no longer finite.
+    KeyboardInterrupt. Raises BbgError where `out` holds a run already and `resume` is not given, or a run of another
+    recipe, where `out` cannot be written, where the teacher does not fit, and where the loss or a weight is no longer
+    finite.
     """
     _quiet()
     if resume and init is not None:
