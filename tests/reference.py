@@ -26,24 +26,32 @@ def run(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
     shapes = graph.shapes(*x.shape[2:])
     values = {graph.input_name: x}
     for op in graph.ops:
-        result = shapes[op.result]
-        main = values[op.inputs[0]].astype(np.float64)
-        if op.kind == "max_pool_bits":
-            values[op.bits] = max_pool_bits(op, main, result)
-            continue
-        acc = ACCUMULATORS[op.kind](op, main, result)
-        if "threshold" in op.tensors:
-            values[op.bits] = signs(acc, op.tensors["threshold"])
-            continue
-        shortcut = values[op.inputs[1]].astype(np.float64) if len(op.inputs) == 2 else 0.0
-        y = epilogue(op, acc, main, shortcut, result)
-        if op.real is not None:
-            values[op.real] = y
-        if op.bits is not None:
-            values[op.bits] = signs(y, op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32))
-        if op.bytes is not None:
-            values[op.bytes] = np.rint(np.clip(byte_position(op, y), 0, 255)).astype(np.uint8)
+        values |= run_op(op, [values[name] for name in op.inputs], shapes[op.result])
     return values
+
+
+def run_op(op: Op, inputs: Sequence[np.ndarray], result: Value) -> dict[str, np.ndarray]:
+    """What the op writes, given what it reads."""
+    main = inputs[0].astype(np.float64)
+    if op.kind == "max_pool_bits":
+        return {op.bits: max_pool_bits(op, main, result)}
+    if "threshold" in op.tensors:
+        return {op.bits: signs(ACCUMULATORS[op.kind](op, main, result), op.tensors["threshold"])}
+    y = real_of(op, inputs, result)
+    values = {} if op.real is None else {op.real: y}
+    if op.bits is not None:
+        values[op.bits] = signs(y, op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32))
+    if op.bytes is not None:
+        values[op.bytes] = np.rint(np.clip(byte_position(op, y), 0, 255)).astype(np.uint8)
+    return values
+
+
+def real_of(op: Op, inputs: Sequence[np.ndarray], result: Value) -> np.ndarray:
+    """The real value of the op, whether it stores that or not."""
+    arrays = [array.astype(np.float64) for array in inputs]
+    main, *others = arrays[: len(op.operands)]
+    acc = ACCUMULATORS[op.kind](op, main, result, *others)
+    return epilogue(op, acc, main, 0.0 if op.shortcut is None else arrays[-1], result)
 
 
 def byte_position(op: Op, y: np.ndarray) -> np.ndarray:
@@ -176,10 +184,36 @@ def pointwise(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
     return main
 
 
+def concat(op: Op, main: np.ndarray, result: Value, *others: np.ndarray) -> np.ndarray:
+    return np.concatenate([main, *others], axis=1)
+
+
+def select(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return main[:, op.tensors["index"]]
+
+
+def multiply(op: Op, main: np.ndarray, result: Value, factor: np.ndarray) -> np.ndarray:
+    return main * factor
+
+
+def tanh(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return np.tanh(main)
+
+
+def erf(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return np.vectorize(math.erf, otypes=[np.float64])(main)
+
+
+def layer_norm(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    distance = main - main.mean(axis=1, keepdims=True)
+    return distance / np.sqrt((distance**2).mean(axis=1, keepdims=True) + op.attributes["eps"])
+
+
 ACCUMULATORS = {
     f.__name__: f
-    for f in (conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise)
-}
+    for f in (conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise,
+              concat, select, multiply, tanh, erf, layer_norm)
+}  # fmt: skip
 
 
 def margin(graph: Graph, values: dict[str, np.ndarray]) -> float:
@@ -211,12 +245,11 @@ def margin(graph: Graph, values: dict[str, np.ndarray]) -> float:
 
 def run_real(op: Op, values: dict[str, np.ndarray]) -> np.ndarray:
     """The real value behind an op that stores only its bits."""
-    inputs = tuple(values[name] for name in op.inputs)
-    main = inputs[0].astype(np.float64)
     channels, height, width = values[op.result].shape[1:]
-    result = Value("real", channels, height, width)
-    shortcut = inputs[1].astype(np.float64) if len(inputs) == 2 else 0.0
-    return epilogue(op, ACCUMULATORS[op.kind](op, main, result), main, shortcut, result)
+    return real_of(op, [values[name] for name in op.inputs], Value("real", channels, height, width))
+
+
+LATER = {"concat", "select", "multiply", "tanh", "erf", "layer_norm"}  # kinds that the engine does not have yet
 
 
 def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16, 33, 64, 70), size: int = 9) -> Graph:
@@ -230,7 +263,7 @@ def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16
     values, drawn = {"x": first}, []
     while len(drawn) < ops:
         types = {value.type for value in values.values()}
-        allowed = [name for name, kind in KINDS.items() if kind.main in types]
+        allowed = [name for name, kind in KINDS.items() if kind.main in types and name not in LATER]
         kind = "binary_conv" if "bits" in types and rng.random() < 0.4 else str(rng.choice(allowed))
         begin = "byte_conv" if byte_input else "conv"
         op = _random_op(rng, f"op{len(drawn)}", kind if drawn else begin, values, channels, first=not drawn)
@@ -279,15 +312,18 @@ def _random_op(rng: np.random.Generator, name: str, kind: str, values: dict[str,
         "size": lambda: tuple(int(s) for s in rng.integers(1, 8, 2)),
         "ceil_mode": lambda: bool(rng.integers(2)),
         "count_include_pad": lambda: bool(rng.integers(2)),
+        "eps": lambda: float(10 ** rng.uniform(-5, 0)),
     }
     given = [key for key in rule.attributes if ATTRIBUTES[key].default is REQUIRED or rng.random() < 0.7]
     attributes = {key: draw[key]() for key in given}
+    operands = _operands(rng, kind, main, values)
     real, bits = [(True, True), (True, False), (False, True)][0 if first else int(rng.integers(3))]
     byte = bool(rng.random() < 0.15)
     if not rule.epilogue:
         real, bits, byte = False, True, False
     try:
-        shape = rule.shape(Op(name, kind, (main,), attributes=attributes).attributes, values[main].shape)
+        attributes = dict(Op(name, kind, operands, attributes=attributes).attributes)
+        shape = rule.shape(attributes, *(values[key].shape for key in operands))
     except BbgError:
         return None
     if min(shape) < 1 or math.prod(shape) > 50_000:
@@ -295,13 +331,26 @@ def _random_op(rng: np.random.Generator, name: str, kind: str, values: dict[str,
     shortcuts = [key for key, value in values.items() if value == Value("real", *shape)]
     integer = "threshold" in rule.optional and not real and not byte and rng.random() < 0.5
     plain = integer or not rule.epilogue
-    inputs = (main, str(rng.choice(shortcuts))) if shortcuts and not plain and rng.random() < 0.7 else (main,)
-    rows = tuple(r for r in rng.permutation(rule.rows) if rng.random() < 0.5 and (r != "gate" or len(inputs) == 2))
+    added = bool(shortcuts) and not plain and rule.operands is not None and rng.random() < 0.7
+    inputs = (*operands, str(rng.choice(shortcuts))) if added else operands
+    rows = tuple(r for r in rng.permutation(rule.rows) if rng.random() < 0.5 and (r != "gate" or added))
     clip = (None, None) if plain or rng.random() < 0.3 else (-2.0, float(rng.integers(0, 4)))
     op = Op(name, kind, inputs, f"{name}.real" if real else None, f"{name}.bits" if bits else None, attributes,
             epilogue=() if plain else tuple(str(r) for r in rows), clip=clip,
             bytes=f"{name}.bytes" if byte else None)  # fmt: skip
     return _with_tensors(rng, op, values[main], shape[0], integer)
+
+
+def _operands(rng: np.random.Generator, kind: str, main: str, values: dict[str, Value]) -> tuple[str, ...]:
+    """`main` and what goes with it; a value may come more than once."""
+    if KINDS[kind].operands == 1:
+        return (main,)
+    real = [key for key, value in values.items() if value.type == "real"]
+    if kind == "multiply":
+        c, h, w = values[main].shape
+        return main, str(rng.choice([key for key in real if values[key].shape in ((c, h, w), (c, 1, 1))]))
+    beside = [key for key in real if values[key].shape[1:] == values[main].shape[1:]]
+    return main, *(str(key) for key in rng.choice(beside, int(rng.integers(1, 4))))
 
 
 def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, integer: bool) -> Op:
@@ -316,6 +365,11 @@ def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, 
             tensors[key] = pack_bits(rng.random((channels, op.fan_in(main))) < 0.5, channels)
         elif key == "weight" and dtype == "int8":
             tensors[key] = rng.integers(-128, 128, shape).astype(np.int8)
+        elif key == "index" and op.kind == "select":
+            start = int(rng.integers(main.channels))
+            side_by_side = (start + np.arange(channels)) % main.channels
+            drawn = side_by_side if rng.random() < 0.5 else rng.integers(0, main.channels, channels)
+            tensors[key] = drawn.astype(np.int32)
         elif key == "threshold" and integer:
             tensors[key] = rng.integers(-5, 6, shape).astype(np.int32)
         elif dtype == "float32" and wanted.get(key, True):

@@ -59,7 +59,7 @@ def unfolded(network: nn.Module, channels: int = 4, size: int = 5) -> Graph:
 def listed(graph: Graph) -> list[str]:
     """One line per op: its kind, whether it has a shortcut, its rows, whether it clips, and what it writes."""
     return [
-        " ".join([op.kind, *["+"] * (len(op.inputs) - 1), *op.epilogue, *["clip"] * (op.clip != (None, None)),
+        " ".join([op.kind, *["+"] * (op.shortcut is not None), *op.epilogue, *["clip"] * (op.clip != (None, None)),
                   "->", *["real"] * (op.real is not None), *["bits"] * (op.bits is not None)])
         for op in graph.ops
     ]  # fmt: skip
@@ -133,6 +133,92 @@ def test_join_epilogues(case: str) -> None:
     after = passes.join_epilogues(before)
     same(before, after)
     assert listed(after) == expected
+
+
+def fused(*ops: Op) -> Graph:
+    """The ops on an input of 4 channels, through all passes; it returns what the last one writes."""
+    before = Graph("x", (4, 3, 3), ops, (Output("", ops[-1].result),))
+    after = fold_graph(before)
+    same(before, after)
+    return after
+
+
+def affine(name: str, source: str, channels: int, **more: object) -> Op:
+    """A batch norm."""
+    tensors = {"epilogue": RNG.normal(size=(2, channels))}
+    return Op(name, "pointwise", (source,), name, None, {}, tensors, ("scale", "bias"), **more)
+
+
+OF_SEVERAL = {
+    "concat": Op("first", "concat", ("x", "x", "x"), "first"),
+    "select": Op("first", "select", ("x",), "first", None, {"channels": 6}, {"index": np.int32([3, 3, 0, 1, 2, 0])}),
+    "multiply": Op("first", "multiply", ("x", "x"), "first"),
+    "tanh": Op("first", "tanh", ("x",), "first"),
+    "erf": Op("first", "erf", ("x",), "first"),
+    "layer_norm": Op("first", "layer_norm", ("x",), "first"),
+}
+
+
+@pytest.mark.parametrize("kind", OF_SEVERAL)
+def test_batch_norm_and_sign_join_every_kind(kind: str) -> None:
+    """As behind the concatenations of a DenseNet."""
+    first = OF_SEVERAL[kind]
+    channels = {"concat": 12, "select": 6}.get(kind, 4)
+    sign = Op("sign", "pointwise", ("norm",), None, "sign")
+    after = fused(first, affine("norm", "first", channels), sign)
+    assert listed(after) == [f"{kind} scale bias -> bits"]
+    assert after.ops[0].inputs == first.inputs
+
+
+@pytest.mark.parametrize("kind", OF_SEVERAL)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_addition_joins_every_kind_but_a_concatenation(kind: str, swapped: bool) -> None:
+    """Its other operand becomes the shortcut, behind all operands."""
+    first = OF_SEVERAL[kind]
+    other = affine("other", "x", 4)
+    if kind == "concat":
+        other = Op("other", "concat", ("x", "x", "x"), "other")
+    elif kind == "select":
+        other = Op("other", "match_channels", ("x",), "other", None, {"channels": 6})
+    both = ("other", "first") if swapped else ("first", "other")
+    kept = Op("kept", "concat", ("sum", "other"), "kept")  # reads the other operand too
+    after = fused(first, other, Op("sum", "pointwise", both, "sum"), kept)
+    kinds = [op.kind for op in after.ops]
+    if kind == "concat":
+        assert kinds == ["concat", "concat", "pointwise", "concat"]
+    else:
+        assert "pointwise" not in kinds[1:]
+        (joined,) = (op for op in after.ops if op.kind == kind)
+        assert joined.inputs == (*first.inputs, "other")
+
+
+def test_only_pointwise_ops_join() -> None:
+    weight = RNG.normal(size=(4, 1, 1, 4)).astype(np.float32)
+    conv1 = Op("conv", "conv", ("x",), "conv", None, {"kernel": (1, 1), "channels": 4}, {"weight": weight})
+    after = fused(conv1, Op("product", "multiply", ("conv", "x"), "product"), Op("tanh", "tanh", ("product",), "y"))
+    assert listed(after) == ["conv -> real", "multiply -> real", "tanh -> real"]
+
+
+def test_a_gate_joins_behind_two_operands() -> None:
+    """`tanh(x) * x + (2 x + 1)`: factor and bias become the gate and a bias, all operands stay."""
+    half = Op("half", "pointwise", ("x",), "half", None, {}, {"epilogue": RNG.normal(size=(2, 4))}, ("scale", "bias"))
+    ops = (half, Op("t", "tanh", ("x",), "t"), Op("m", "multiply", ("t", "x", "half"), "m"))
+    after = fused(*ops)
+    assert listed(after) == ["tanh -> real", "multiply + bias gate -> real"]
+    assert after.ops[1].inputs == ("t", "x", "x")
+
+
+def test_a_gate_that_is_an_operand_too_is_kept() -> None:
+    after = fused(affine("a", "x", 4), Op("m", "multiply", ("x", "a", "a"), "m"))
+    assert listed(after) == ["pointwise scale bias -> real", "multiply + -> real"]
+
+
+def test_a_pool_behind_a_concatenation_works_on_its_bits() -> None:
+    pool = Op("pool", "max_pool", ("first",), "pool", None, {"kernel": (2, 2)})
+    sign = Op("sign", "pointwise", ("norm",), None, "sign")
+    after = fused(OF_SEVERAL["concat"], pool, affine("norm", "pool", 12), sign)
+    assert listed(after) == ["concat scale bias -> bits", "max_pool_bits -> bits"]
+    assert after.ops[0].inputs == ("x", "x", "x")
 
 
 def test_operands_change_places_with_their_rows() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fuzz_packed import fuzz, judge, originals
 from reference import packed, random_graph
-from test_graph import small
+from test_graph import several, small
 
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
@@ -81,6 +81,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert write(path, model()) == path.stat().st_size
     assert same(read(path), model())
     assert os.listdir(tmp_path) == ["net.bbg"]
+
+
+def test_round_trip_of_ops_of_several_operands() -> None:
+    given = Model(several())
+    data = encode(given)
+    assert same(decode(data), given)
+    assert b'\\"inputs\\":[\\"p\\",\\"x\\",\\"p\\"]' in data
+    header, description, payload = parts(data)
+    assert header["chosen.index"]["dtype"] == "I32"
+    description["ops"][6]["attributes"] = {"eps": 1}  # JSON may drop the point
+    assert decode(join(header, description, payload)).graph.ops[6].attributes["eps"] == 1
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -157,6 +168,9 @@ DESCRIPTION = {
     "a float in a pair": (entry(0, attributes={"kernel": [3.0, 3], "channels": 5}), "'kernel' is (3.0, 3)"),
     "a nested pair": (entry(0, attributes={"kernel": [[3], 3], "channels": 5}), "'kernel' is ([3], 3)"),
     "a graph cycle": (entry(1, inputs=["b0", "v1"]), "the graph has a cycle"),
+    "an eps of a string": (entry(0, kind="layer_norm", attributes={"eps": "1"}), "attribute 'eps' is '1'"),
+    "an eps of a thousand digits": (entry(0, kind="layer_norm", attributes={"eps": 10**1000}), "'eps' is 1000"),
+    "a concatenation with itself alone": (entry(0, kind="concat", attributes={}), "1 inputs; two or more"),
     "a dangling input": (entry(1, inputs=["b0", "nowhere"]), "reads 'nowhere', which no op writes"),
     "an input that is a number": (entry(1, inputs=["b0", 7]), "an input of op 'gated' is 7"),
     "inputs that are a string": (entry(1, inputs="b0"), "it must be a list"),

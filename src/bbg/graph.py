@@ -46,9 +46,10 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One operation: it reads `inputs` (the main operand, then a shortcut if any), writes `real`, `bits` and `bytes`.
+    """One operation: it reads `inputs` (its operands, then a shortcut if any), writes `real`, `bits` and `bytes`.
 
-    `tensors`: arrays keyed "weight", "epilogue" (float32 `[len(epilogue), O]`), "threshold", "tap_bias", "and_mask".
+    `tensors`: arrays keyed "weight", "epilogue" (float32 `[len(epilogue), O]`), "threshold", "tap_bias", "and_mask",
+    "index".
     Attributes left out get their defaults.
     """
 
@@ -71,6 +72,17 @@ class Op:
         tensors = {name: np.asarray(array, order="C") for name, array in self.tensors.items()}
         object.__setattr__(self, "tensors", tensors)
         object.__setattr__(self, "clip", tuple(None if v is None else float(v) for v in self.clip))
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The values that the accumulator is formed of."""
+        return self.inputs[: KINDS[self.kind].operands if self.kind in KINDS else 1]
+
+    @property
+    def shortcut(self) -> str | None:
+        """The real value that is added to the accumulator, or None."""
+        behind = self.inputs[len(self.operands) :]
+        return behind[0] if behind else None
 
     @property
     def written(self) -> dict[str, Type]:
@@ -104,8 +116,11 @@ class Op:
         for name in kind.attributes:
             if name not in self.attributes:
                 raise self.refuse(f"attribute {name!r} is missing; it must be {ATTRIBUTES[name]}")
-        if len(self.inputs) not in (1, 2):
-            raise self.refuse(f"{len(self.inputs)} inputs; one, or one and a shortcut, are allowed")
+        if kind.operands is None and len(self.inputs) < 2:
+            raise self.refuse(f"{len(self.inputs)} inputs; two or more are allowed")
+        if kind.operands is not None and len(self.inputs) not in (kind.operands, kind.operands + 1):
+            number = ("one", "two")[kind.operands - 1]
+            raise self.refuse(f"{len(self.inputs)} inputs; {number}, or {number} and a shortcut, are allowed")
         if not self.written:
             raise self.refuse("writes nothing; give it a real value, bits or bytes")
         self._check_epilogue(kind)
@@ -116,15 +131,15 @@ class Op:
                 raise self.refuse(f"unknown epilogue row {row!r}; allowed are {', '.join(kind.rows) or 'none'}")
         if len(set(self.epilogue)) != len(self.epilogue):
             raise self.refuse(f"epilogue rows {list(self.epilogue)} repeat; each may come once")
-        if "gate" in self.epilogue and len(self.inputs) == 1:
-            raise self.refuse("has a gate but no shortcut; add the shortcut as second input or drop the row")
+        if "gate" in self.epilogue and self.shortcut is None:
+            raise self.refuse("has a gate but no shortcut; add the shortcut as last input or drop the row")
         low, high = self.clip
         if any(v is not None and not abs(v) <= float(np.finfo(np.float32).max) for v in self.clip):
             raise self.refuse(f"clip {list(self.clip)} is not finite in float32")
         if low is not None and high is not None and low > high:
             raise self.refuse(f"clip {list(self.clip)} must rise")
         only_bits = self.real is None and self.bytes is None
-        plain = not self.epilogue and self.clip == (None, None) and len(self.inputs) == 1 and only_bits
+        plain = not self.epilogue and self.clip == (None, None) and self.shortcut is None and only_bits
         if not kind.epilogue and not plain:
             raise self.refuse("writes bits only: no epilogue, clip, shortcut, real value or bytes are allowed")
         if "threshold" in self.tensors and (not plain or "tap_bias" in self.tensors):
@@ -132,19 +147,20 @@ class Op:
 
     def _result(self, values: Mapping[str, Value]) -> Shape:
         """Shape of the result, given the values written before."""
-        main = values[self.inputs[0]]
-        if main.type != KINDS[self.kind].main:
-            raise self.refuse(f"main input {self.inputs[0]!r} is {main.type}, it must be {KINDS[self.kind].main}")
+        kind, main = KINDS[self.kind], values[self.inputs[0]]
+        for name in self.operands:
+            if values[name].type != kind.main:
+                raise self.refuse(f"operand {name!r} is {values[name].type}, it must be {kind.main}")
         try:
-            shape = KINDS[self.kind].shape(self.attributes, main.shape)
+            shape = kind.shape(self.attributes, *(values[name].shape for name in self.operands))
             check_shape(shape)
         except BbgError as error:
             raise self.refuse(f"on a map {list(main.shape)}: {error}") from None
-        if len(self.inputs) == 2:
-            shortcut = values[self.inputs[1]]
+        if self.shortcut is not None:
+            shortcut = values[self.shortcut]
             if shortcut != Value("real", *shape):
                 came = f"{shortcut.type} {list(shortcut.shape)}"
-                raise self.refuse(f"shortcut {self.inputs[1]!r} is {came}, it must be real {list(shape)}")
+                raise self.refuse(f"shortcut {self.shortcut!r} is {came}, it must be real {list(shape)}")
         return shape
 
     def _tensor_forms(self, main: Value, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -153,6 +169,7 @@ class Op:
             "epilogue": ("float32", (len(self.epilogue), channels)),
             "threshold": ("int32", (channels,)),
             "and_mask": ("uint64", (words(main.channels),)),
+            "index": ("int32", (channels,)),
         }
         if "weight" in KINDS[self.kind].required:
             (ky, kx), inputs = self.attributes["kernel"], main.channels // self.attributes["groups"]
@@ -184,6 +201,9 @@ class Op:
                 raise self.refuse(f"tensor {name!r} is {came}, it must be {dtype} {list(shape)}")
             if dtype == "float32" and not np.isfinite(array).all():
                 raise self.refuse(f"tensor {name!r} holds numbers that are not finite")
+            if name == "index" and not ((array >= 0) & (array < main.channels)).all():
+                raise self.refuse(f"tensor {name!r} reaches from {array.min()} to {array.max()}, allowed are the "
+                                  f"channels of the operand, 0 to {main.channels - 1}")  # fmt: skip
             if dtype == "uint64":
                 bits = main.channels if name == "and_mask" else self.fan_in(main)
                 if bits % 64 and (array[..., -1] >> np.uint64(bits % 64)).any():

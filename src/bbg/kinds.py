@@ -16,45 +16,48 @@ Attributes = Mapping[str, Any]
 LIMIT = 2**31  # numbers in one value of one image, and in one weight
 PAIR_LIMIT = 65535  # one element of a pair attribute: keeps every position of a window within 64-bit integers
 REQUIRED = object()
+LEAST_FLOAT, MOST_FLOAT = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the normal positive float32 numbers
 BYTE_FAN_IN = 65535  # products per number of a byte_conv: 255 * 128 * 65535 < 2^31
 ROWS = ("scale", "bias", "shift", "gate", "above", "below", "offset", "sign", "byte_scale", "byte_bias")
 
 
 class Attribute(NamedTuple):
-    """The rule of one attribute: an integer from `least` to `most`, a pair of them, or a boolean (`least` None)."""
+    """The rule of one attribute: an integer or number from `least` to `most`, a pair of integers, or a boolean."""
 
     default: Any
-    least: int | None = None
-    most: int = PAIR_LIMIT
-    pair: bool = True
+    form: Literal["pair of integers", "integer", "number", "boolean"]
+    least: float = 0
+    most: float = PAIR_LIMIT
 
     def allows(self, value: Any) -> bool:
         """Whether `value` obeys the rule."""
-        if self.least is None:
+        if self.form == "boolean":
             return isinstance(value, bool)
-        values = value if self.pair else (value,)
+        values = value if self.form == "pair of integers" else (value,)
         return (
             isinstance(values, tuple)
-            and len(values) == (2 if self.pair else 1)
-            and all(type(v) is int and self.least <= v <= self.most for v in values)
+            and len(values) == (2 if self.form == "pair of integers" else 1)
+            and all(type(v) is int or (self.form == "number" and type(v) is float) for v in values)
+            and all(self.least <= v <= self.most for v in values)
         )
 
     def __str__(self) -> str:
-        if self.least is None:
+        if self.form == "boolean":
             return "true or false"
-        return f"{'a pair of integers' if self.pair else 'an integer'} from {self.least} to {self.most}"
+        return f"{'an' if self.form == 'integer' else 'a'} {self.form} from {self.least} to {self.most}"
 
 
 ATTRIBUTES = {
-    "kernel": Attribute(REQUIRED, 1),
-    "stride": Attribute((1, 1), 1),
-    "padding": Attribute((0, 0), 0),
-    "dilation": Attribute((1, 1), 1),
-    "groups": Attribute(1, 1, LIMIT - 1, pair=False),
-    "channels": Attribute(REQUIRED, 1, LIMIT - 1, pair=False),
-    "size": Attribute(REQUIRED, 1),
-    "ceil_mode": Attribute(False),
-    "count_include_pad": Attribute(True),
+    "kernel": Attribute(REQUIRED, "pair of integers", 1),
+    "stride": Attribute((1, 1), "pair of integers", 1),
+    "padding": Attribute((0, 0), "pair of integers", 0),
+    "dilation": Attribute((1, 1), "pair of integers", 1),
+    "groups": Attribute(1, "integer", 1, LIMIT - 1),
+    "channels": Attribute(REQUIRED, "integer", 1, LIMIT - 1),
+    "size": Attribute(REQUIRED, "pair of integers", 1),
+    "ceil_mode": Attribute(False, "boolean"),
+    "count_include_pad": Attribute(True, "boolean"),
+    "eps": Attribute(1e-5, "number", LEAST_FLOAT, MOST_FLOAT),
 }
 
 
@@ -87,17 +90,36 @@ def _pool_shape(a: Attributes, shape: Shape) -> Shape:
     return shape[0], *_steps(a, shape)
 
 
+def _concat_shape(a: Attributes, *shapes: Shape) -> Shape:
+    if len({shape[1:] for shape in shapes}) > 1:
+        given = ", ".join(str(list(shape)) for shape in shapes)
+        raise BbgError(f"operands of shapes {given}; their maps must be equal")
+    return sum(shape[0] for shape in shapes), *shapes[0][1:]
+
+
+def _multiply_shape(a: Attributes, main: Shape, factor: Shape) -> Shape:
+    if factor not in (main, (main[0], 1, 1)):
+        allowed = f"{list(main)} or {[main[0], 1, 1]}"
+        raise BbgError(f"a factor of shape {list(factor)}; allowed is that of the other operand, {allowed}")
+    return main
+
+
 @dataclass(frozen=True)
 class Kind:
-    """One kind of op: its main input, its attributes and tensors, and the shape of its result."""
+    """One kind of op: its operands, its attributes and tensors, and the shape of its result.
 
-    shape: Callable[[Attributes, Shape], Shape]
+    `shape(attributes, *shapes)`: of the operands' shapes. `operands`: how many there are; None: two or more, and no
+    shortcut behind them. `main`: the type of them all.
+    """
+
+    shape: Callable[..., Shape]
     attributes: tuple[str, ...] = ()
     main: Type = "real"
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     rows: tuple[str, ...] = tuple(row for row in ROWS if row != "shift")
     epilogue: bool = True
+    operands: int | None = 1
 
 
 _CONV = ("kernel", "stride", "padding", "dilation", "groups", "channels")
@@ -112,6 +134,12 @@ KINDS: dict[str, Kind] = {
     "adaptive_avg_pool": Kind(lambda a, shape: (shape[0], *a["size"]), ("size",)),
     "match_channels": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",)),
     "pointwise": Kind(lambda a, shape: shape),
+    "concat": Kind(_concat_shape, operands=None),
+    "select": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",), required=("index",)),
+    "multiply": Kind(_multiply_shape, operands=2),
+    "tanh": Kind(lambda a, shape: shape),
+    "erf": Kind(lambda a, shape: shape),
+    "layer_norm": Kind(lambda a, shape: shape, ("eps",)),
     "max_pool_bits": Kind(_pool_shape, _MAX_POOL, "bits", ("and_mask",), rows=(), epilogue=False),
 }
 

@@ -32,7 +32,7 @@ FILE_LIMIT = 2 << 30
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "U64": np.dtype("<u8"), "I32": np.dtype("<i4"), "I8": np.dtype("i1"),
 }  # fmt: skip
-_TENSORS = ("weight", "epilogue", "threshold", "tap_bias", "and_mask")
+_TENSORS = ("weight", "epilogue", "threshold", "tap_bias", "and_mask", "index")
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from bbg.graph import Graph, Op, pack_bits, unpack_bits
-from bbg.kinds import ROWS
+from bbg.kinds import KINDS, ROWS
 
 Rows = dict[str, np.ndarray]
 
@@ -70,17 +70,19 @@ def join(first: Op, then: Op) -> Op | None:
     """One op for `first` and the pointwise `then` that reads it, or None where the form has no room for both.
 
     With s, t, g, x the scale, bias, gate and shortcut of `then`:
-    - `first` is a sum: s (scale acc + bias + shift S + tap_bias + gate x) + t + g x. One of the two has a shortcut;
+    - `first` is a sum: s (scale acc + bias + shift S + tap_bias + gate x) + t + g x. One of the two may have a
+      shortcut, `then` not where the kind of `first` has none;
     - `first` bends, `then` is s y + t: the slopes and the offset take s and t;
     - `first` clips, `then` does nothing but clip: one clip does both.
     """
     a, b = rows_of(first), rows_of(then)
     s, t = b["scale"], b["bias"]
     tensors = dict(first.tensors)
-    affine = len(then.inputs) == 1 and _neutral(b, "above", "below")
+    affine = then.shortcut is None and _neutral(b, "above", "below")
     clip = then.clip
-    if _neutral(a, "above", "below") and first.clip == OPEN and len(first.inputs) + len(then.inputs) <= 3:
-        gate = s * a["gate"] if len(first.inputs) == 2 else b["gate"]
+    room = then.shortcut is None or (first.shortcut is None and KINDS[first.kind].operands is not None)
+    if _neutral(a, "above", "below") and first.clip == OPEN and room:
+        gate = s * a["gate"] if first.shortcut is not None else b["gate"]
         rows = {**b, "scale": s * a["scale"], "bias": s * a["bias"] + t, "shift": s * a["shift"], "gate": gate}
         if "tap_bias" in tensors:
             tensors["tap_bias"] = s * tensors["tap_bias"]
@@ -117,9 +119,9 @@ def join_epilogues(graph: Graph) -> Graph:
         return then.inputs[0] in ops and count[then.inputs[0]] == 1
 
     for op in graph.ops:
-        orders = [op, _swapped(op)] if len(op.inputs) == 2 else [op]
-        joinable = filter(alone, orders if op.kind == "pointwise" and op.real is not None else [])
-        for then in sorted(joinable, key=lambda then: _PREFERRED.get(ops[then.inputs[0]].kind, 2)):
+        orders = [op] if op.kind == "pointwise" and op.real is not None else []
+        orders += [_swapped(then) for then in orders if then.shortcut is not None]
+        for then in sorted(filter(alone, orders), key=lambda then: _PREFERRED.get(ops[then.inputs[0]].kind, 2)):
             joined = join(ops[then.inputs[0]], then)
             if joined is not None:
                 del ops[then.inputs[0]]
@@ -144,20 +146,20 @@ def join_gates(graph: Graph) -> Graph:
     count = readers(graph)
     ops: dict[str, Op] = {}
     for op in graph.ops:
-        gate = ops.get(op.inputs[1]) if len(op.inputs) == 2 and count[op.inputs[1]] == 1 else None
+        gate = ops.get(op.shortcut) if op.shortcut is not None and count[op.shortcut] == 1 else None
         if gate is not None and _is_affine(gate):
             rows, inner = rows_of(op), rows_of(gate)
             rows["bias"] = rows["bias"] + rows["gate"] * inner["bias"]
             rows["gate"] = rows["gate"] * inner["scale"]
-            del ops[op.inputs[1]]
-            op = with_rows(replace(op, inputs=(op.inputs[0], gate.inputs[0])), rows)
+            del ops[gate.result]
+            op = with_rows(replace(op, inputs=(*op.operands, gate.inputs[0])), rows)
         ops[op.result] = op
     return replace(graph, ops=tuple(ops.values()))
 
 
 def _is_affine(op: Op) -> bool:
     """Whether the op is `scale x + bias`."""
-    plain = op.kind == "pointwise" and op.real is not None and len(op.inputs) == 1 and op.clip == OPEN
+    plain = op.kind == "pointwise" and op.real is not None and op.shortcut is None and op.clip == OPEN
     return plain and _neutral(rows_of(op), "above", "below")
 
 
@@ -182,7 +184,8 @@ def join_signs(graph: Graph) -> Graph:
 
 def _is_sign(op: Op) -> bool:
     """Whether the op is nothing but `x >= sign`."""
-    return op.kind == "pointwise" and op.real is None and op.clip == OPEN and set(op.epilogue) <= {"sign"}
+    plain = op.kind == "pointwise" and op.real is None and op.shortcut is None and op.clip == OPEN
+    return plain and set(op.epilogue) <= {"sign"}
 
 
 def drop_unread(graph: Graph) -> Graph:
@@ -210,7 +213,7 @@ def pool_bits(graph: Graph) -> Graph:
         rows = rows_of(op)
         slopes = np.stack(np.broadcast_arrays(rows["scale"] * rows["above"], rows["scale"] * rows["below"]))
         rises, falls = (slopes >= 0).all(axis=0), (slopes <= 0).all(axis=0)
-        alone = op.kind == "max_pool" and op.real is None and len(op.inputs) == 1
+        alone = op.kind == "max_pool" and op.real is None and op.shortcut is None
         if alone and first is not None and count[op.inputs[0]] == 1 and first.bits is None and (rises | falls).all():
             behind = replace(op, kind="pointwise", attributes={}, bits=f"{op.inputs[0]}.bits")
             joined = join(first, behind)
@@ -251,7 +254,7 @@ def to_thresholds(graph: Graph) -> Graph:
     values = graph.shapes(*graph.input_shape[1:])
 
     def compared(op: Op) -> Op:
-        plain = op.kind == "binary_conv" and op.real is None and len(op.inputs) == 1
+        plain = op.kind == "binary_conv" and op.real is None and op.shortcut is None
         if not plain or "tap_bias" in op.tensors or "shift" in op.epilogue:
             return op
         reach = op.fan_in(values[op.inputs[0]])

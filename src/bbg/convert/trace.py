@@ -177,7 +177,7 @@ class Lowering:
         names = tuple(wire.name for wire in inputs)
         op = Op(name, kind, names, real, bits, attributes, arrays, tuple(given), clip)
         try:
-            shape = KINDS[kind].shape(op.attributes, inputs[0].shape)
+            shape = KINDS[kind].shape(op.attributes, *(wire.shape for wire in inputs[: len(op.operands)]))
         except BbgError as error:
             raise self.refuse(f"on a map {list(inputs[0].shape)}: {error}") from None
         self.ops.append(op)
