@@ -24,7 +24,7 @@ from rich.table import Table
 
 import bbg
 from bbg.checkpoint import Checkpoint
-from bbg.convert.check import LAW, by_steps, show
+from bbg.convert.closing import LAW, by_steps, show
 from bbg.convert.trace import Lowered, lower_network
 from bbg.data import Batches, open_data
 from bbg.engine import Engine

@@ -3,7 +3,8 @@
     report = bbg.convert(model, "net.bbg", example, preprocess="cifar10", labels=classes)
     print(report)
 
-trace.py walks the network, lower.py has one rule per layer, fold.py the passes, check.py the closing check.
+`bbg.check(model, example)` says beforehand whether that will go. trace.py walks the network, lower.py and functions.py
+have one rule per layer, fold.py the passes, closing.py the closing check.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-import bbg.convert.lower  # noqa: F401  (registers the rules)
+import bbg.convert.functions  # noqa: F401  (with lower.py: registers the rules)
 from bbg import __version__
-from bbg.convert.check import Agreement, Finding, closing_check, difference
+from bbg.convert.closing import Agreement, Finding, closing_check, difference
 from bbg.convert.fold import fold_graph
 from bbg.convert.quantize import quantize
 from bbg.convert.report import Edges, Part, Report, parts
@@ -30,7 +31,7 @@ from bbg.graph import Graph
 from bbg.image import Preprocess
 from bbg.packed import Model, encode, write
 
-__all__ = ["Agreement", "Edges", "Finding", "Part", "Report", "convert"]
+__all__ = ["Agreement", "Edges", "Finding", "Part", "Report", "check", "convert"]
 
 EDGES = ("int8", "fp32")
 
@@ -80,6 +81,18 @@ def convert(
         edge = None if packed is exact else Edges(len(encode(exact)), difference(Engine(packed), Engine(exact), images))
     size = write(path, packed)
     return Report(os.fspath(path), parts(network, packed, lowered.layers, size), tuple(findings), agreement, edge)
+
+
+def check(model: nn.Module, example: Tensor) -> None:
+    """Raise the BbgError that `convert` would raise for what it cannot lower: which layer, where, and what to do.
+
+    To be called before a training. One image of the `example`, float `[N, C, H, W]`, goes through the network; nothing
+    is written, and the model stays as it is.
+    """
+    images = _images(example)
+    network = _frozen(model)
+    with _calm():
+        Model(fold_graph(lower_network(network, images[:1]).graph)).check()
 
 
 def binary(graph: Graph) -> bool:

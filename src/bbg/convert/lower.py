@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bbg.convert.trace import Lowering, Wire, lowers, rule_of
+from bbg.convert.trace import Lowering, lowers
+from bbg.convert.wires import Wire, channels_last, in_order
 from bbg.graph import pack_bits
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
 from bbg.methods import Form, Pointwise
@@ -27,6 +27,7 @@ from bbg.methods import Form, Pointwise
 
 @lowers(nn.Conv2d)
 def conv(to: Lowering, layer: nn.Conv2d, x: Wire) -> Wire:
+    x = to.map(x)
     weight = layer.weight.detach().permute(0, 2, 3, 1).numpy()
     return to.emit("conv", (x,), layer, tensors={"weight": weight}, rows={"bias": _double(layer.bias)},
                    **_window(to, layer))  # fmt: skip
@@ -34,20 +35,20 @@ def conv(to: Lowering, layer: nn.Conv2d, x: Wire) -> Wire:
 
 @lowers(nn.Linear)
 def linear(to: Lowering, layer: nn.Linear, x: Wire) -> Wire:
-    weight = _whole_map(to, layer.weight, x).permute(0, 2, 3, 1).numpy()
+    """Of features, a convolution whose kernel is the map; of a map `[N, H, W, C]`, one whose kernel is 1x1."""
+    weight = _filters(to, layer.weight.detach(), x).permute(0, 2, 3, 1).numpy()
     return to.emit("conv", (x,), layer, tensors={"weight": weight}, rows={"bias": _double(layer.bias)},
-                   channels=layer.out_features, kernel=x.shape[1:])  # fmt: skip
+                   **_linear_window(layer, x))  # fmt: skip
 
 
 @lowers(BinaryConv2d)
 def binary_conv(to: Lowering, layer: BinaryConv2d, x: Wire) -> Wire:
-    return _binary(to, layer, x, lambda weight: weight, **_window(to, layer))
+    return _binary(to, layer, to.map(x), lambda weight: weight, **_window(to, layer))
 
 
 @lowers(BinaryLinear)
 def binary_linear(to: Lowering, layer: BinaryLinear, x: Wire) -> Wire:
-    return _binary(to, layer, x, lambda weight: _whole_map(to, weight, x), channels=layer.out_features,
-                   kernel=x.shape[1:])  # fmt: skip
+    return _binary(to, layer, x, lambda weight: _filters(to, weight, x), **_linear_window(layer, x))
 
 
 def _binary(to: Lowering, layer: BinaryConv2d | BinaryLinear, x: Wire, filters: Callable[[Tensor], Tensor],
@@ -64,12 +65,13 @@ def _binary(to: Lowering, layer: BinaryConv2d | BinaryLinear, x: Wire, filters: 
     """
     binarizer = layer.activation_binarizer
     form = _activation_form(to, layer, x)
-    threshold = torch.zeros(1) if form.threshold is None else form.threshold.detach()
-    signs = to.emit("pointwise", (x,), lambda v: binarizer.signs(v, form), suffix=".sign",
-                    threshold=threshold, rows={"sign": to.per_channel(x, form.threshold, "its threshold")})  # fmt: skip
+    row = to.per_channel(x, form.threshold, "its threshold")
+    threshold = torch.zeros(x.shape[0]) if row is None else torch.from_numpy(row).float()
+    signs = to.emit("pointwise", (x,), lambda v: binarizer.signs(v, form), suffix=".sign", threshold=threshold,
+                    rows={"sign": row})  # fmt: skip
 
     def from_signs(a: Tensor) -> Tensor:
-        t = binarizer.along(threshold, a)
+        t = torch.zeros(()) if form.threshold is None else binarizer.along(form.threshold.detach(), a)
         return layer(t + a * (1 + t.abs()))  # any number on the side of the threshold that `a` says
 
     weight = layer.weight.detach()
@@ -106,9 +108,9 @@ def _activation_form(to: Lowering, layer: BinaryConv2d | BinaryLinear, x: Wire) 
 
 def _shift_of_taps(to: Lowering, shift: Tensor, x: Wire, filters: int, groups: int) -> np.ndarray:
     """The activation's shift as each filter meets it: `[O, I/g, 1, 1]`, or `[1, C, H, W]` for a whole map flattened."""
-    numbers = shift.detach().double().numpy().reshape(-1)
-    if x.flat and len(numbers) == x.value[0].numel():
-        return numbers.reshape(1, *x.shape)
+    numbers = shift.detach().double().reshape(1, -1)
+    if x.flat and numbers.numel() == x.value[0].numel():
+        return in_order(numbers, x.places, x.shape).numpy()
     return _vector(shift, 0.0, x.shape[0]).reshape(groups, -1).repeat(filters // groups, axis=0)[:, :, None, None]
 
 
@@ -128,11 +130,21 @@ def _window(to: Lowering, layer: nn.Conv2d) -> dict[str, Any]:
             "groups": layer.groups, "channels": layer.out_channels}  # fmt: skip
 
 
-def _whole_map(to: Lowering, weight: Tensor, x: Wire) -> Tensor:
-    """The weight `[O, C*H*W]` of a linear layer as one `[O, C, H, W]` of a convolution whose kernel is the map."""
-    if not x.flat:
-        raise to.refuse(f"its input is [N, {', '.join(map(str, x.shape))}]; flatten it to [N, features] first")
-    return weight.detach().reshape(-1, *x.shape)
+def _filters(to: Lowering, weight: Tensor, x: Wire) -> Tensor:
+    """The weight `[O, features]` of a linear layer as that of a convolution, `[O, C, H, W]` or `[O, C, 1, 1]`."""
+    if x.flat:
+        return in_order(weight, x.places, x.shape)
+    if x.last:
+        return weight[:, :, None, None]
+    raise to.refuse(f"its input is {to.describe(x)}; flatten it to [N, features], or permute it to [N, H, W, C]")
+
+
+def _linear_window(layer: nn.Linear, x: Wire) -> dict[str, Any]:
+    """The attributes of that convolution, and how torch has its result."""
+    outputs = layer.out_features
+    if x.flat:
+        return {"channels": outputs, "kernel": x.shape[1:], "places": torch.arange(outputs)}
+    return {"channels": outputs, "kernel": (1, 1), "places": channels_last((outputs, *x.shape[1:]))}
 
 
 def _double(vector: Tensor | None) -> np.ndarray | None:
@@ -200,30 +212,69 @@ def clamp(to: Lowering, x: Wire, min: float | None = None, max: float | None = N
 def add(to: Lowering, x: Any, y: Any) -> Wire:
     """A shortcut, where both depend on the input; else a bias."""
     if isinstance(x, Wire) and isinstance(y, Wire):
-        if x.tensor.shape != y.tensor.shape or x.shape != y.shape:
-            raise to.refuse(f"adds maps {list(x.shape)} and {list(y.shape)}; allowed are equal shapes")
-        return to.emit("pointwise", (x, y), torch.add)
+        return _sum(to, x, y, torch.add)
     return _affine(to, x, y, torch.add, "bias")
+
+
+@lowers(operator.sub, operator.isub, torch.sub, "sub", "sub_")
+def sub(to: Lowering, x: Any, y: Any) -> Wire:
+    if isinstance(x, Wire) and isinstance(y, Wire):
+        return _sum(to, x, y, torch.sub, gate=np.full(x.shape[0], -1.0))
+    if isinstance(x, Wire):
+        return _affine(to, x, -torch.as_tensor(y), torch.add, "bias")
+    return add(to, neg(to, y), x)
+
+
+@lowers(operator.neg, torch.neg, "neg")
+def neg(to: Lowering, x: Wire) -> Wire:
+    return to.emit("pointwise", (x,), torch.neg, rows={"scale": np.full(x.shape[0], -1.0)})
+
+
+def _sum(to: Lowering, x: Wire, y: Wire, function: Callable[..., Tensor], gate: np.ndarray | None = None) -> Wire:
+    alike = x.tensor.shape == y.tensor.shape and x.shape == y.shape
+    if alike and not torch.equal(x.order, y.order):
+        x, y = to.map(x), to.map(y)
+    if not alike:
+        raise to.refuse(f"adds maps {list(x.shape)} and {list(y.shape)}; allowed are equal shapes")
+    return to.emit("pointwise", (x, y), function, rows={"gate": gate})
 
 
 @lowers(operator.mul, operator.imul, torch.mul, "mul", "mul_")
 def mul(to: Lowering, x: Any, y: Any) -> Wire:
-    """A gate."""
+    """A product of two maps, or of a map and one number per channel; a constant is a gate."""
     if isinstance(x, Wire) and isinstance(y, Wire):
-        raise to.refuse("multiplies two values that depend on the input; allowed is a factor per channel")
+        return product(to, x, y)
     return _affine(to, x, y, torch.mul, "scale")
+
+
+@lowers(operator.truediv, operator.itruediv, torch.div, "div", "div_")
+def div(to: Lowering, x: Any, y: Any) -> Wire:
+    if isinstance(y, Wire):
+        raise to.refuse("divides by a value that depends on the input; allowed are constants that are not 0")
+    factor = 1 / torch.as_tensor(y, dtype=torch.float64)
+    if not factor.isfinite().all():
+        raise to.refuse("divides by 0; allowed are constants that are not 0")
+    return _affine(to, x, factor, torch.mul, "scale")
+
+
+def product(to: Lowering, x: Wire, y: Wire, suffix: str = "") -> Wire:
+    """`x * y`: of one shape, or one of them with a single number for each channel."""
+    if x.value[0].numel() < y.value[0].numel():
+        x, y = y, x
+    same = x.shape == y.shape and x.tensor.shape == y.tensor.shape and torch.equal(x.order, y.order)
+    spread = y.shape == (x.shape[0], 1, 1) and ((x.places is None and y.places is None) or (x.last and y.last))
+    if not (same or spread):
+        came = f"{list(x.tensor.shape[1:])} and {list(y.tensor.shape[1:])}"
+        raise to.refuse(f"multiplies {came}; allowed are equal shapes, or one number per channel, [N, C, 1, 1]")
+    return to.emit("multiply", (x, y), torch.mul, suffix=suffix)
 
 
 def _affine(to: Lowering, x: Any, y: Any, function: Callable[..., Tensor], row: str) -> Wire:
     wire, constant = (x, y) if isinstance(x, Wire) else (y, x)
-    vector = torch.as_tensor(constant, dtype=torch.float32)
-    places = (1,) if wire.flat else (wire.shape[0], 1, 1)
-    fits = vector.shape[-1:] == wire.tensor.shape[1:] if wire.flat else vector.shape[-3:] == places
-    if vector.numel() != 1 and not (fits and vector.numel() == wire.tensor.shape[1]):
-        came = list(vector.shape)
-        raise to.refuse(f"a constant of shape {came}; allowed are one number, or one per channel, [C, 1, 1]")
-    rows = {row: to.per_channel(wire, vector, "its constant")}
-    return to.emit("pointwise", (wire,), lambda v: function(v, vector), rows=rows)
+    vector = torch.as_tensor(constant)
+    given = vector.detach().to(torch.float32) if vector.ndim else vector
+    rows = {row: to.per_channel(wire, vector, "its constant", axis=None)}
+    return to.emit("pointwise", (wire,), lambda v: function(v, given), rows=rows)
 
 
 # ---- over space ----------------------------------------------------------------------------------------------------
@@ -233,7 +284,7 @@ def _affine(to: Lowering, x: Any, y: Any, function: Callable[..., Tensor], row: 
 def max_pool(to: Lowering, layer: nn.MaxPool2d, x: Wire) -> Wire:
     if layer.return_indices:
         raise to.refuse("return_indices is True, allowed is False")
-    return to.emit("max_pool", (x,), layer, ceil_mode=layer.ceil_mode,
+    return to.emit("max_pool", (to.map(x),), layer, ceil_mode=layer.ceil_mode,
                    **_pairs(layer, "kernel_size", "stride", "padding", "dilation"))  # fmt: skip
 
 
@@ -241,12 +292,14 @@ def max_pool(to: Lowering, layer: nn.MaxPool2d, x: Wire) -> Wire:
 def avg_pool(to: Lowering, layer: nn.AvgPool2d, x: Wire) -> Wire:
     if layer.divisor_override is not None:
         raise to.refuse(f"divisor_override is {layer.divisor_override}, allowed is None")
-    return to.emit("avg_pool", (x,), layer, ceil_mode=layer.ceil_mode, count_include_pad=layer.count_include_pad,
+    return to.emit("avg_pool", (to.map(x),), layer, ceil_mode=layer.ceil_mode,
+                   count_include_pad=layer.count_include_pad,
                    **_pairs(layer, "kernel_size", "stride", "padding"))  # fmt: skip
 
 
 @lowers(nn.AdaptiveAvgPool2d)
 def adaptive_avg_pool(to: Lowering, layer: nn.AdaptiveAvgPool2d, x: Wire) -> Wire:
+    x = to.map(x)
     height, width = _pair(layer.output_size)
     size = (x.shape[1] if height is None else height, x.shape[2] if width is None else width)
     return to.emit("adaptive_avg_pool", (x,), layer, size=size)
@@ -254,6 +307,7 @@ def adaptive_avg_pool(to: Lowering, layer: nn.AdaptiveAvgPool2d, x: Wire) -> Wir
 
 @lowers(Shortcut)
 def shortcut(to: Lowering, layer: Shortcut, x: Wire, size: tuple[int, int]) -> Wire:
+    x = to.map(x)
     if x.shape[1:] != tuple(size):
         pool = partial(F.adaptive_avg_pool2d, output_size=size)
         x = to.emit("adaptive_avg_pool", (x,), pool, suffix=".pool", size=tuple(size))
@@ -279,26 +333,15 @@ def nothing(to: Lowering, layer: nn.Module, x: Wire) -> Wire:
     return x
 
 
-@lowers(nn.Flatten)
-def flatten(to: Lowering, layer: nn.Flatten, x: Wire) -> Wire:
-    return reshape(to, x, *layer(x.tensor).shape)
-
-
-@lowers("view", "reshape", torch.reshape)
-def reshape(to: Lowering, x: Wire, *size: Any) -> Wire:
-    shape = x.tensor.reshape(*size).shape
-    if shape == x.tensor.shape:
-        return x
-    if shape != x.value.flatten(1).shape:
-        raise to.refuse(f"reshapes {list(x.tensor.shape)} to {list(shape)}; allowed is to flatten it to [N, features]")
-    return replace(x, flat=True)
-
-
 @lowers("mean", torch.mean)
 def mean(to: Lowering, x: Wire, dim: Any, keepdim: bool = False) -> Wire:
-    if x.flat or sorted(d % 4 for d in _pair(dim)) != [2, 3]:
-        raise to.refuse(f"mean over {dim}, allowed are both dimensions of the map, (2, 3)")
-    return to.emit("adaptive_avg_pool", (x,), partial(torch.mean, dim=(2, 3), keepdim=keepdim), size=(1, 1))
+    """The mean of each map."""
+    over = sorted(d % x.tensor.ndim for d in _pair(dim))
+    if not (x.places is None and over == [2, 3]) and not (x.last and over == [1, 2]):
+        raise to.refuse(f"mean over {dim} of {to.describe(x)}; allowed are both dimensions of the map")
+    places = channels_last((x.shape[0], 1, 1)) if keepdim and x.last else None
+    return to.emit("adaptive_avg_pool", (x,), partial(torch.mean, dim=dim, keepdim=keepdim), size=(1, 1),
+                   places=places)  # fmt: skip
 
 
 @lowers(F.dropout)
@@ -306,35 +349,3 @@ def dropout(to: Lowering, x: Wire, p: float = 0.5, training: bool = True, inplac
     if training:
         raise to.refuse("dropout is active in evaluation mode; pass training=self.training")
     return x
-
-
-# ---- functions that do what a layer does ---------------------------------------------------------------------------
-
-
-def _as_layer(build: Callable[..., nn.Module]) -> Callable[..., Wire]:
-    """The rule of a function, from the layer that does the same: `build` takes the arguments behind the input."""
-
-    def rule(to: Lowering, input: Wire, *args: Any, **kwargs: Any) -> Wire:
-        layer = build(*args, **kwargs).eval()
-        lower = rule_of(layer)
-        assert lower is not None
-        result: Wire = lower(to, layer, input)
-        return result
-
-    return rule
-
-
-_TWINS: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
-    (F.relu, torch.relu, "relu", "relu_"): lambda inplace=False: nn.ReLU(),
-    (F.relu6,): lambda inplace=False: nn.ReLU6(),
-    (F.hardtanh,): lambda min_val=-1.0, max_val=1.0, inplace=False: nn.Hardtanh(min_val, max_val),
-    (F.leaky_relu,): lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
-    (F.max_pool2d,): lambda kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False: (
-        nn.MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
-    ),
-    (F.avg_pool2d,): nn.AvgPool2d,
-    (F.adaptive_avg_pool2d,): nn.AdaptiveAvgPool2d,
-    (torch.flatten, "flatten"): lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
-}
-for _targets, _build in _TWINS.items():
-    lowers(*_targets)(_as_layer(_build))

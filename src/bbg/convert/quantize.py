@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bbg.convert.fold import drop_unread, narrow, rows_of, with_rows
-from bbg.convert.trace import Levels, Lowered, Step, Wire
+from bbg.convert.trace import Lowered
+from bbg.convert.wires import Levels, Step, Wire
 from bbg.graph import Graph, Op
 from bbg.image import Preprocess
 from bbg.kinds import BYTE_FAN_IN
@@ -69,7 +70,7 @@ def _bytes_of(value: str) -> str:
 
 def _ranges(graph: Graph, sources: set[str], images: Tensor) -> dict[str, Levels]:
     """Levels that cover the values of `sources` on the images, with a margin."""
-    from bbg.convert.check import show
+    from bbg.convert.closing import show
     from bbg.engine import Engine
 
     if not sources:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bbg.convert.check import LAW, Agreement, Finding
+from bbg.convert.closing import LAW, Agreement, Finding
 from bbg.packed import Model
 
 if TYPE_CHECKING:

@@ -17,25 +17,32 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from bbg.convert.wires import Step, Wire, channels_last, in_order
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
-from bbg.kinds import KINDS, Shape
+from bbg.kinds import KINDS
 
 INPUT = "input"
 Rule = Callable[..., Any]
 
 LAYERS: dict[type[nn.Module], Rule] = {}
 FUNCTIONS: dict[Any, Rule] = {}  # functions, and methods of a tensor by name
+MOVES: set[Rule] = set()  # rules that only change how torch has a value
 QUERIES: set[Any] = {getattr, "size", "dim"}  # what they return is no tensor
 
 
-def lowers(*targets: Any) -> Callable[[Rule], Rule]:
-    """Registers the rule of layer types (called with the layer and its inputs), functions or methods (its inputs)."""
+def lowers(*targets: Any, moves: bool = False) -> Callable[[Rule], Rule]:
+    """Registers the rule of layer types (called with the layer and its inputs), functions or methods (its inputs).
+
+    The inputs of a rule have every number of their value once (`Wire.whole`), but where it `moves` them.
+    """
 
     def register(rule: Rule) -> Rule:
         for target in targets:
             registry = LAYERS if isinstance(target, type) else FUNCTIONS
             registry[target] = rule
+        if moves:
+            MOVES.add(rule)
         return rule
 
     return register
@@ -47,94 +54,6 @@ def rule_of(layer: nn.Module) -> Rule | None:
         if base in LAYERS and type(layer).forward is base.forward:
             return LAYERS[base]
     return None
-
-
-@dataclass(frozen=True)
-class Wire:
-    """A tensor on its way through the network: the value `name` of the graph.
-
-    `value` is what torch computes there for the example, `[N, C, H, W]`; `flat` says that torch has it as `[N, C*H*W]`.
-    """
-
-    name: str
-    value: Tensor
-    flat: bool = False
-
-    @property
-    def shape(self) -> Shape:
-        """`(C, H, W)`."""
-        channels, height, width = self.value.shape[1:]
-        return channels, height, width
-
-    @property
-    def tensor(self) -> Tensor:
-        """The value as torch has it."""
-        return self.value.flatten(1) if self.flat else self.value
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The byte u of channel c stands for `scale[c] * u + bias[c]`; both `[C]` of one dtype, no scale is 0."""
-
-    scale: Tensor
-    bias: Tensor
-
-    def positions(self, x: Tensor) -> Tensor:
-        """Where the float32 numbers `x` `[N, C, H, W]` lie between the bytes, 0 to 255 in the dtype of the scale."""
-        return ((x - self.bias[:, None, None]) / self.scale[:, None, None]).clamp(0, 255)
-
-    def bytes(self, x: Tensor) -> Tensor:
-        """The bytes of the numbers `x`, as float32."""
-        return self.positions(x).round().float()
-
-    def numbers(self, u: Tensor) -> Tensor:
-        """What the bytes `u` stand for, in float64."""
-        return u.double() * self.scale.double()[:, None, None] + self.bias.double()[:, None, None]
-
-
-@dataclass(frozen=True)
-class Step:
-    """How torch computes a value of the graph: `function` of the tensors at `inputs`, brought to `[N, *shape]`.
-
-    `threshold`, `[C]` or one number, is given where the value is bits: those of `inputs[0] >= threshold`; `levels`
-    where it is the bytes of `inputs[0]`.
-    """
-
-    function: Callable[..., Tensor]
-    inputs: tuple[Wire, ...]
-    shape: Shape
-    threshold: Tensor | None = None
-    levels: Levels | None = None
-
-    def __call__(self, *values: Tensor) -> Tensor:
-        """The value, given those at `inputs` as `[N, C, H, W]`. They are copied: a layer may work in place."""
-        given = [value.flatten(1) if wire.flat else value for wire, value in zip(self.inputs, values, strict=True)]
-        result = self.function(*(value.clone() for value in given))
-        return result.reshape(len(result), *self.shape)
-
-    @property
-    def decides(self) -> bool:
-        """Whether the value is one of few for each number of the input: bits or bytes."""
-        return self.threshold is not None or self.levels is not None
-
-    def departing(self, value: Tensor, x: Tensor) -> Tensor:
-        """Where `value` is not what it decides for the input `x`: how far x is from the tie, over the largest |x|.
-
-        Elsewhere 0. A departure at distance 0 counts as the least positive number.
-        """
-        if self.levels is not None:
-            positions = self.levels.positions(x)
-            distance = ((positions - value).abs() - 0.5) * self.levels.scale[:, None, None]
-            departs = value != positions.round()
-        else:
-            assert self.threshold is not None
-            per_number = self.threshold.numel() == x[0].numel()  # of a map that torch has flattened
-            distance = x - self.threshold.reshape(x.shape[1:] if per_number else (-1, 1, 1))
-            departs = (distance >= 0) != (value > 0)
-            distance = distance.abs()
-        tiny = torch.finfo(x.dtype).tiny
-        relative = (distance.to(x.dtype) / x.abs().max()).clamp(min=tiny)
-        return torch.where(departs, relative, torch.zeros(()))
 
 
 @dataclass(frozen=True)
@@ -155,6 +74,7 @@ class Lowering:
     ops: list[Op] = field(default_factory=list)
     steps: dict[str, Step] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
+    selected: dict[tuple[str, tuple[int, ...]], Wire] = field(default_factory=dict)
 
     def refuse(self, reason: str) -> BbgError:
         """The error that names the layer and its place in the network."""
@@ -163,10 +83,11 @@ class Lowering:
     def emit(self, kind: str, inputs: tuple[Wire, ...], function: Callable[..., Tensor], *, suffix: str = "",
              rows: Mapping[str, np.ndarray | None] | None = None, threshold: Tensor | None = None,
              tensors: Mapping[str, np.ndarray] | None = None, clip: tuple[float | None, float | None] = (None, None),
-             **attributes: Any) -> Wire:  # fmt: skip
+             places: Tensor | None = None, **attributes: Any) -> Wire:  # fmt: skip
         """Append an op and return the wire behind it; with a `threshold` it writes bits, else a real value.
 
-        `function` computes in torch what the op computes, from the tensors at `inputs` as torch has them.
+        `function` computes in torch what the op computes, from the tensors at `inputs` as torch has them. `places`: how
+        torch has the result; None: as the first input where the shapes are equal, else in rows.
         """
         name = self.place + suffix
         while name in self.layers:
@@ -181,28 +102,75 @@ class Lowering:
         except BbgError as error:
             raise self.refuse(f"on a map {list(inputs[0].shape)}: {error}") from None
         self.ops.append(op)
-        self.steps[name] = Step(function, inputs, shape, threshold)
         self.layers[name] = self.layer
         result = function(*(wire.tensor.clone() for wire in inputs))
-        return Wire(name, result.reshape(len(result), *shape), result.ndim == 2)
+        if places is None and inputs[0].places is not None and result.shape == inputs[0].tensor.shape:
+            places = inputs[0].places
+        elif places is None and result.ndim == 2:
+            places = torch.arange(result[0].numel())
+        self.steps[name] = Step(function, inputs, shape, threshold, places=places)
+        return Wire(name, in_order(result, places, shape), places)
 
-    def per_channel(self, wire: Wire, vector: Tensor | None, what: str) -> np.ndarray | None:
-        """`vector`, one number or one per channel as torch counts them, as float64 `[C]` of the graph's channels."""
+    def settled(self, x: Wire) -> Wire:
+        """`x` with every number of its value once: where torch has some channels only, an op selects them."""
+        return x if x.whole else self._selected(x)
+
+    def map(self, x: Wire) -> Wire:
+        """`x` as torch has a map, `[N, C, H, W]`, its channels brought into order where need be."""
+        if x.places is None:
+            return x
+        selected = self._selected(x) if x.places.ndim == 3 else x
+        if selected.places is not None:
+            raise self.refuse(f"its input is no map [N, C, H, W], but {self.describe(x)}; give it the map")
+        return selected
+
+    def _selected(self, x: Wire) -> Wire:
+        """An op that selects the channels which torch has, in its order; BbgError where it has no whole maps."""
+        places = x.order
+        whole_maps = places.numel() % x.value[0, 0].numel() == 0
+        by_rows = places.reshape(-1, *x.shape[1:]) if places.ndim == 1 and whole_maps else places
+        last = False
+        index = x.channels(by_rows) if by_rows.ndim == 3 else None
+        if index is None and places.ndim == 3:
+            index, last = x.channels(places.permute(2, 0, 1)), True
+        if index is None:
+            raise self.refuse(f"its input is {self.describe(x)}; allowed are whole channels of one map")
+        key = (x.name, tuple(index.tolist()))
+        if key not in self.selected:
+            tensors = {"index": index.numpy().astype(np.int32)}
+            self.selected[key] = self.emit("select", (Wire(x.name, x.value),), lambda v: v[:, index], suffix=".select",
+                                           tensors=tensors, channels=len(index))  # fmt: skip
+        result = self.selected[key]
+        if places.ndim == 1:
+            return result.at(torch.arange(len(places)))
+        return result.at(channels_last(result.shape)) if last else result
+
+    def describe(self, x: Wire) -> str:
+        """How torch has it, for a sentence."""
+        return f"a map {list(x.shape)} rearranged to [N, {', '.join(map(str, x.order.shape))}]"
+
+    def per_channel(self, wire: Wire, vector: Tensor | None, what: str, axis: int | None = 1) -> np.ndarray | None:
+        """`vector` as float64 `[C]`, one number per channel of the value.
+
+        It is one number, or has one for each step along `axis` of the tensor as torch has it, or with `axis` None it is
+        a tensor that torch broadcasts.
+        """
         if vector is None:
             return None
+        numbers, shape = vector.detach().double(), wire.tensor.shape[1:]
+        if axis is not None and numbers.numel() > 1:
+            numbers = numbers.reshape([-1 if i + 1 == axis else 1 for i in range(len(shape))])
         channels = wire.shape[0]
-        numbers = vector.detach().double().flatten()
-        if len(numbers) == 1:
-            numbers = numbers.expand(channels)
-        elif wire.flat and len(numbers) == wire.value[0].numel():
-            places = numbers.reshape(channels, -1)
-            if (places != places[:, :1]).any():
-                size = " x ".join(map(str, wire.shape[1:]))
-                raise self.refuse(f"{what} differs within the {size} map of a channel; put the layer before flattening")
-            numbers = places[:, 0]
-        elif len(numbers) != channels:
-            raise self.refuse(f"{what} has {len(numbers)} numbers, allowed are 1 or {channels}, one per channel")
-        return numbers.numpy().copy()
+        try:
+            full = torch.broadcast_to(numbers, (1, *shape))
+        except RuntimeError:
+            came = f"{numbers.numel()} numbers" if axis is not None else f"the shape {list(vector.shape)}"
+            raise self.refuse(f"{what} has {came}, allowed are 1 or {channels}, one per channel") from None
+        maps = in_order(full, wire.places, (channels, -1))[0]
+        if (maps != maps[:, :1]).any():
+            size = " x ".join(map(str, wire.shape[1:]))
+            raise self.refuse(f"{what} differs within the {size} map of a channel; put the layer before flattening")
+        return maps[:, 0].numpy().copy()
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -294,6 +262,12 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
             )
     channels, height, width = example.shape[1:]
     outputs = tuple(Output(name, wire.name, wire.flat) for name, wire in wires.items())
+    for name, wire in wires.items():
+        if wire.order.ndim not in (1, 3) or not wire.in_rows:
+            raise BbgError(
+                f"{name or 'the output'}: the network returns {to.describe(wire)}; allowed are [N, C, H, W], and that "
+                "flattened"
+            )
     return Lowered(Graph(INPUT, (channels, height, width), tuple(to.ops), outputs), to.steps, to.layers)
 
 
@@ -306,7 +280,7 @@ def _run(traced: fx.GraphModule, model: nn.Module, example: Tensor) -> tuple[dic
         args = fx.node.map_arg(node.args, results.__getitem__)
         kwargs = fx.node.map_arg(node.kwargs, results.__getitem__)
         if node.op == "output":
-            return _outputs(args[0]), to
+            return {name: to.settled(wire) for name, wire in _outputs(args[0]).items()}, to
         results[node] = _result(to, node, traced, args, kwargs, example if not results else None)
     raise BbgError("the network returns nothing; it must return a tensor or a dict of tensors")
 
@@ -325,7 +299,7 @@ def _result(to: Lowering, node: fx.Node, traced: fx.GraphModule, args: tuple[Any
             value = getattr(value, part)
         return value
     layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if not any(isinstance(result, Wire) for result in (*args, *kwargs.values())):
+    if not _wires(args, kwargs):
         if layer is not None:
             return layer(*args, **kwargs)
         if isinstance(node.target, str):
@@ -335,12 +309,21 @@ def _result(to: Lowering, node: fx.Node, traced: fx.GraphModule, args: tuple[Any
         return _query(to, node.target, *args, **kwargs)
     rule = FUNCTIONS[node.target] if layer is None else rule_of(layer)
     assert rule is not None  # trace has checked
+    if rule not in MOVES:
+        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda a: to.settled(a) if isinstance(a, Wire) else a)
     given = (to, *args) if layer is None else (to, layer, *args)
     try:
         inspect.signature(rule).bind(*given, **kwargs)
     except TypeError as error:
         raise to.refuse(f"with these arguments it cannot be converted ({error})") from None
     return rule(*given, **kwargs)
+
+
+def _wires(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Wire]:
+    """The wires among the arguments, in lists and tuples too."""
+    found: list[Wire] = []
+    fx.node.map_aggregate((args, kwargs), lambda a: found.append(a) if isinstance(a, Wire) else None)
+    return found
 
 
 def _query(to: Lowering, target: Any, wire: Wire, *args: Any, **kwargs: Any) -> Any:
