@@ -28,7 +28,8 @@ def some_checkpoint() -> Checkpoint:
     model(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
     history = [{"epoch": 1, "loss": 2.5, "test_accuracy": 0.1}]
-    return Checkpoint(RECIPE, 1, 7, model.state_dict(), optimizer.state_dict(), ["a", "b", "ç"], GREY, history)
+    return Checkpoint(RECIPE, 1, 7, model.state_dict(), optimizer.state_dict(), ["a", "b", "ç"], GREY, history,
+                      {"units.0.conv": torch.tensor([3, 128], dtype=torch.uint8)})  # fmt: skip
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -59,9 +60,14 @@ def test_the_file_holds_plain_data_only(tmp_path: Path) -> None:
     """The torch version is an object in torch: stored as such, `weights_only` would refuse the whole file."""
     some_checkpoint().save(tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert (state["version"], type(state["torch"]), state["torch"]) == (1, str, str(torch.__version__))
+    assert (state["version"], type(state["torch"]), state["torch"]) == (2, str, str(torch.__version__))
     assert state["recipe"] == RECIPE.to_dict()
     assert state["preprocess"] == GREY.to_json()
+
+
+def test_a_checkpoint_of_version_1_stays_readable(tmp_path: Path) -> None:
+    state = Checkpoint.load(rewritten(tmp_path / "a.ckpt", version=1, signs=None))
+    assert (state.signs, state.history) == ({}, some_checkpoint().history)
 
 
 def test_a_file_that_would_execute_code_is_refused(tmp_path: Path) -> None:
@@ -113,7 +119,7 @@ def rewritten(path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 2}, "has version 2, allowed is 1; update bbg"),
+        ({"version": 3}, "has version 3, allowed is 2; update bbg"),
         ({"version": "one"}, "is damaged or no checkpoint of bbg"),
         ({"version": None}, "is damaged or no checkpoint of bbg"),
         ({"model": None}, "is damaged or no checkpoint of bbg"),

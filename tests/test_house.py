@@ -22,7 +22,7 @@ RANKS = {
     "engine": 1, "zoo": 1, "layers": 1, "data": 1,
     "models": 2,
     "tasks": 3, "analysis": 3, "checkpoint": 3,
-    "train": 4, "convert": 4,
+    "watch": 4, "train": 4, "convert": 4,
     "web": 5,
     "cli": 6,
 }  # fmt: skip

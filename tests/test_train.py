@@ -85,7 +85,7 @@ def test_history_and_curves(undisturbed: Path) -> None:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     assert rows == state.history
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert list(rows[0]) == ["epoch", "loss", "accuracy", "test_loss", "test_accuracy", "seconds"]
+    assert list(rows[0]) == ["epoch", "loss", "accuracy", "test_loss", "test_accuracy", "seconds", "flips"]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert rows[-1]["test_accuracy"] > 0.2
     assert (undisturbed / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -146,7 +146,7 @@ def test_a_resumed_run_goes_on_as_if_undisturbed(
     assert bits(resumed.model) == bits(expected.model)
     done = saved.epoch * STEPS + saved.step
     assert rates == [RECIPE.lr * lr_factor(RECIPE, step, 3 * STEPS) for step in range(done, 3 * STEPS)]
-    names = ("epoch", "test_loss", "test_accuracy")
+    names = ("epoch", "test_loss", "test_accuracy", "flips")
     assert [[row[n] for n in names] for row in resumed.history] == [[row[n] for n in names] for row in expected.history]
     assert sorted(scalars(tmp_path, "test_accuracy")) == [21, 43, 65]
 

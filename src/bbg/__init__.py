@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from bbg.errors import BbgError
 
 if TYPE_CHECKING:
-    from bbg import layers, zoo
+    from bbg import analysis, layers, zoo
     from bbg.convert import check, convert
     from bbg.engine import Engine, load
     from bbg.image import Preprocess
     from bbg.models import create
 
 __version__ = "0.1.0"
-__all__ = ["BbgError", "Engine", "Preprocess", "check", "convert", "create", "layers", "load", "zoo"]
+__all__ = ["BbgError", "Engine", "Preprocess", "analysis", "check", "convert", "create", "layers", "load", "zoo"]
 
 _HOMES = {
     "Engine": "bbg.engine",

@@ -17,14 +17,15 @@ from bbg.image import Preprocess
 from bbg.models import create
 from bbg.recipe import Recipe
 
-VERSION = 1
+VERSION = 2  # 1 has no `signs`
 
 
 @dataclass
 class Checkpoint:
     """A training at one moment: after `step` batches of epoch `epoch` (both counted from 0).
 
-    `model` and `optimizer` are state dicts, `history` one row per finished epoch.
+    `model` and `optimizer` are state dicts, `history` one row per finished epoch, `signs` the packed weight signs of
+    the binary layers (bbg.watch) at the epoch's start.
     """
 
     recipe: Recipe
@@ -35,6 +36,7 @@ class Checkpoint:
     classes: list[str]
     preprocess: Preprocess
     history: list[dict[str, float]] = field(default_factory=list)
+    signs: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write to a temporary file beside `path`, flush it to the disk, then rename: never half a checkpoint."""

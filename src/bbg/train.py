@@ -4,8 +4,9 @@
 
 Every random draw is a function of (seed, epoch, step) and the learning rate one of the step, so a checkpoint needs
 weights, optimizer state and two counters, and a run resumed on the CPU ends with the same bits as an undisturbed one
-(same thread count). Only the training loss and accuracy that `history` tells of a resumed epoch are those of its steps
-since then.
+(same thread count). The weight signs that an epoch began with travel along, so that its sign flips are counted alike
+(watch.py). Only the training loss and accuracy that `history` tells of a resumed epoch are those of its steps since
+then.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
 from bbg.tasks import Classification, diverged
+from bbg.watch import Watch
 
 LAST = "last.ckpt"
 EVALUATION_BATCH = 250
@@ -97,6 +99,8 @@ class _Recorder(Callback):
             "test_accuracy": metrics["test_accuracy"],
             "seconds": seconds,
         }
+        if "flips" in metrics:
+            row["flips"] = metrics["flips"]
         self.state.history.append(row)
         self.state.epoch, self.state.step = self.state.epoch + 1, 0
         self.save(trainer, module)
@@ -180,7 +184,7 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
     if state.epoch >= recipe.epochs:
         write_history(state.history, out)  # a run may have been killed behind its last checkpoint
         return state
-    callbacks: list[Callback] = [recorder, *([RichProgressBar()] if progress else [])]
+    callbacks: list[Callback] = [Watch(model, state), recorder, *([RichProgressBar()] if progress else [])]
     trainer = pl.Trainer(
         max_epochs=recipe.epochs, accelerator="auto", devices=1, callbacks=callbacks, default_root_dir=out,
         logger=TensorBoardLogger(str(out), name="", version="tensorboard"), enable_checkpointing=False,
@@ -278,7 +282,7 @@ def logits_of(model: nn.Module, images: ImageSet, preprocess: Preprocess) -> Ten
 def write_history(history: list[dict[str, float]], out: Path) -> None:
     """`history.csv` and `curves.png` in the folder `out`."""
     with open(out / "history.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(history[0]))
+        writer = csv.DictWriter(file, list({key: None for row in history for key in row}))
         writer.writeheader()
         writer.writerows(history)
     import matplotlib

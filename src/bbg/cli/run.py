@@ -1,4 +1,7 @@
-"""The verbs of the runtime: predict, bench, inspect, zoo. Only the comparison that bench makes imports torch."""
+"""The verbs of the runtime: predict, bench, inspect, zoo.
+
+Only the comparison that bench makes and a look into a checkpoint import torch.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbg.cli.show import show, write
-from bbg.cli.verbs import JSON, argument, count, verb
+from bbg.cli.verbs import JSON, argument, count, new_file, verb
 from bbg.errors import BbgError
 
 if TYPE_CHECKING:
@@ -72,12 +75,29 @@ def bench(model: str, threads: int, batch: int, seconds: float, json: Path | Non
 @verb(
     argument("model", nargs="?", metavar="MODEL", help=MODEL),
     argument("--cpu", action="store_true", help="show the kernel sets instead, and which one runs here"),
+    argument("--checkpoint", type=Path, metavar="CKPT", help="look into a checkpoint of bbg train instead"),
+    argument("--data", type=Path, metavar="DIR", help="with --checkpoint: folder of the images; 'digits' needs none"),
+    argument("--histograms", type=new_file, metavar="FILE.png", help="with --checkpoint: also draw the distributions"),
     JSON,
 )
-def inspect(model: str | None, cpu: bool, json: Path | None) -> None:
-    """Show what a packed model is made of: layers, shapes, bit widths, bytes, operations."""
-    if cpu == (model is not None):
-        raise BbgError("inspect takes either a MODEL or --cpu")
+def inspect(
+    model: str | None,
+    cpu: bool,
+    checkpoint: Path | None,
+    data: Path | None,
+    histograms: Path | None,
+    json: Path | None,
+) -> None:
+    """Show what a model is made of; of a checkpoint, also how its bits, gates and filters do."""
+    if (model is not None) + cpu + (checkpoint is not None) != 1:
+        raise BbgError("inspect takes either a MODEL or --cpu or --checkpoint CKPT; give one of them")
+    if checkpoint is not None:
+        from bbg.cli.examine import examine
+
+        show(examine(checkpoint, data, histograms), json)
+        return
+    if data is not None or histograms is not None:
+        raise BbgError("inspect takes --data and --histograms with --checkpoint CKPT only; leave them out")
     if model is None:
         from bbg.engine import kernel_sets
 
