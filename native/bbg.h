@@ -32,12 +32,15 @@ typedef struct bbg_array {
 /* One op; pairs are (vertical, horizontal). Fields the kind does not have are ignored. Arrays are borrowed until the
  * last bbg_engine_new on the graph has returned. */
 typedef struct bbg_op {
-  const char *name, *kind, *input;
+  const char *name, *kind;
+  const char* const* operands; /* names of values, as many as the kind has */
+  int64_t operand_count;
   const char *shortcut, *real, *bits, *bytes; /* NULL where absent */
   int64_t kernel[2], stride[2], padding[2], dilation[2], size[2], groups, channels;
   int ceil_mode, count_include_pad;
+  float eps;
   float low, high; /* the clip; -INFINITY and INFINITY where open */
-  bbg_array weight, threshold, tap_bias, and_mask;
+  bbg_array weight, threshold, tap_bias, and_mask, index;
   bbg_array rows[BBG_ROWS];
 } bbg_op;
 

@@ -47,6 +47,11 @@ Count counting(const Op& op, const Value& in, const Value& out, const Map& input
   return Count::words;
 }
 
+bool is_depthwise(const Graph& graph, const Op& op) {
+  const int64_t inputs = graph.values[size_t(op.input())].channels, outputs = graph.values[size_t(op.result())].channels;
+  return op.kind == Kind::conv && op.groups > 1 && op.groups == inputs && op.groups == outputs;
+}
+
 std::vector<ConvBlock> Lowering::blocks(int64_t vectors) {
   std::vector<ConvBlock> result;
   for (int64_t c = 0; c < padded_; c += vectors * lanes_) {
@@ -61,7 +66,7 @@ std::vector<ConvBlock> Lowering::blocks(int64_t vectors) {
 Conv Lowering::conv() {
   const Classes rows = classify(op_, 0, out_.height, in_.height), cols = classify(op_, 1, out_.width, in_.width);
   Conv k{};
-  k.input = map(op_.input);
+  k.input = map(op_.input());
   std::vector<ConvRow> table;
   for (int64_t y = 0; y < out_.height; ++y) {
     const int32_t cls = rows.of[size_t(y)];
@@ -88,7 +93,9 @@ Conv Lowering::conv() {
 
   if (op_.kind == Kind::binary_conv) k.count = counting(op_, in_, out_, k.input, kernels_);
   std::vector<ConvBlock> parts = blocks(k.count == Count::nibbles ? kNibbleFilters / lanes_ : 2);
-  if (op_.kind == Kind::conv) {
+  if (is_depthwise(graph_, op_)) {
+    arrange_depthwise(k, parts);
+  } else if (op_.kind == Kind::conv) {
     arrange_reals(k, parts);
   } else {
     op_.kind == Kind::binary_conv ? arrange_bits(k, parts) : arrange_bytes(k, parts);
@@ -137,6 +144,24 @@ void Lowering::arrange_reals(Conv& k, std::vector<ConvBlock>& parts) {
           weights[(t * range + shift + c) * width + o - b.channel] = op_.real_weight[(o * taps + t) * inputs + c];
         }
       }
+    }
+    b.weights = weights;
+  }
+}
+
+// Each filter has one channel, that of its lane: an item is a tap.
+void Lowering::arrange_depthwise(Conv& k, std::vector<ConvBlock>& parts) {
+  const int64_t taps = op_.kernel[0] * op_.kernel[1];
+  const int32_t* tap_offsets = offsets(k, 0, 1, 0, 1);
+  for (ConvBlock& b : parts) {
+    const int64_t width = b.vectors * lanes_;
+    b.items = int32_t(op_.kernel[1]);
+    b.offsets = tap_offsets;
+    b.width = int32_t(width);
+    b.row_weights = b.items * width;
+    float* weights = memory_.make<float>(taps * width);
+    for (int64_t o = b.channel; o < std::min(b.channel + width, out_.channels); ++o) {
+      for (int64_t t = 0; t < taps; ++t) weights[t * width + o - b.channel] = op_.real_weight[o * taps + t];
     }
     b.weights = weights;
   }

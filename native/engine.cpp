@@ -46,11 +46,11 @@ std::vector<int> homes(const Graph& graph, const Maps& maps, int lanes) {
   std::vector<int> home(maps.size()), last(maps.size(), kNone);
   for (size_t v = 0; v < home.size(); ++v) home[v] = int(v);
   for (size_t i = 0; i < graph.ops.size(); ++i) {
-    if (only_repeats(graph, graph.ops[i], lanes)) home[size_t(graph.ops[i].real)] = home[size_t(graph.ops[i].input)];
+    if (only_repeats(graph, graph.ops[i], lanes)) home[size_t(graph.ops[i].real)] = home[size_t(graph.ops[i].input())];
   }
   const auto read = [&](int v, int op) { last[size_t(home[size_t(v)])] = op; };
   for (size_t i = 0; i < graph.ops.size(); ++i) {
-    read(graph.ops[i].input, int(i));
+    for (int v : graph.ops[i].operands) read(v, int(i));
     if (graph.ops[i].shortcut != kNone) read(graph.ops[i].shortcut, int(i));
   }
   for (int v : graph.outputs) read(v, int(graph.ops.size()));
@@ -62,7 +62,8 @@ std::vector<int> homes(const Graph& graph, const Maps& maps, int lanes) {
     const int shared = home[size_t(op.shortcut)];
     const bool alike = from.pixel == to.pixel && from.left == to.left && from.right == to.right &&
                        from.channels == maps[size_t(shared)].channels;
-    if (!alike || last[size_t(shared)] != int(i) || home[size_t(op.input)] == shared) continue;
+    const bool read_too = std::any_of(op.operands.begin(), op.operands.end(), [&](int v) { return home[size_t(v)] == shared; });
+    if (!alike || last[size_t(shared)] != int(i) || read_too) continue;
     last[size_t(shared)] = last[size_t(op.real)];
     for (int& h : home) {
       if (h == op.real) h = shared;
@@ -118,8 +119,10 @@ void Engine::plan(const Graph& graph) {
   };
   for (int i = 0; i < last_op; ++i) {
     const Op& op = graph.ops[size_t(i)];
-    for (int v : {op.input, op.shortcut, op.real}) {
-      if (v != kNone) needed(v, std::max(i, pool_behind(graph, i)));
+    const int until = std::max(i, pool_behind(graph, i));
+    for (int v : op.operands) needed(v, until);
+    for (int v : {op.shortcut, op.real}) {
+      if (v != kNone) needed(v, until);
     }
     spans.push_back({scratch_bytes(graph, op, maps, kernels_), i, i, 0});
   }

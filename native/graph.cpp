@@ -14,7 +14,9 @@ constexpr int64_t kPairLimit = 65535;
 constexpr int64_t kByteFanIn = 65535;  // products of bytes that 32 bits hold: 255 * 128 * 65535 < 2^31
 
 constexpr const char* kKinds[] = {"conv",     "byte_conv",         "binary_conv",    "max_pool",
-                                  "avg_pool", "adaptive_avg_pool", "match_channels", "pointwise", "max_pool_bits"};
+                                  "avg_pool", "adaptive_avg_pool", "match_channels", "pointwise",
+                                  "concat",   "select",            "multiply",       "tanh",
+                                  "erf",      "layer_norm",        "max_pool_bits"};
 constexpr const char* kTypes[] = {"real", "bits", "bytes"};
 constexpr const char* kRows[BBG_ROWS] = {"scale", "bias",   "shift", "gate",       "above",
                                          "below", "offset", "sign",  "byte_scale", "byte_bias"};
@@ -88,6 +90,21 @@ int64_t steps(const Op& op, int axis, int64_t size) {
   return (count - 1) * stride >= size + op.padding[axis] ? count - 1 : count;  // no window starts behind the map
 }
 
+// Channels of the result of an op of several operands, whose shapes must fit each other.
+int64_t joined_channels(const Op& op, const std::vector<Value>& values) {
+  const Value& main = values[size_t(op.input())];
+  int64_t sum = 0;
+  for (int v : op.operands) {
+    const Value& o = values[size_t(v)];
+    const bool same_map = o.height == main.height && o.width == main.width;
+    require(op.kind != Kind::concat || same_map, op.name + ": the maps of the operands must be equal");
+    const bool fits = o.channels == main.channels && (same_map || (o.height == 1 && o.width == 1));
+    require(op.kind != Kind::multiply || fits, op.name + ": the factor must have the shape of the main operand, or C, 1, 1");
+    sum += o.channels;
+  }
+  return op.kind == Kind::concat ? sum : main.channels;
+}
+
 // Shape of the result of `op` on `main`; fills the attributes that the kind has.
 Value infer(Op& op, const bbg_op& d, const Value& main) {
   Value result{"", Type::real, main.channels, main.height, main.width};
@@ -109,7 +126,11 @@ Value infer(Op& op, const bbg_op& d, const Value& main) {
     result.height = steps(op, 0, main.height);
     result.width = steps(op, 1, main.width);
   }
-  if (conv || op.kind == Kind::match_channels) {
+  if (op.kind == Kind::layer_norm) {
+    op.eps = d.eps;
+    require(std::isfinite(op.eps) && op.eps >= std::numeric_limits<float>::min(), n + ": eps must be a positive number");
+  }
+  if (conv || op.kind == Kind::match_channels || op.kind == Kind::select) {
     require(d.channels >= 1 && d.channels < kLimit, n + ": channels is " + text(d.channels) + "; it must be 1 to 2^31 - 1");
     result.channels = d.channels;
   }
@@ -143,6 +164,13 @@ void take_tensors(Op& op, const bbg_op& d, const Value& main, int64_t channels) 
       op.threshold = tensor<int32_t>(d.threshold, channels, n + ": the threshold");
     }
     if (op.kind != Kind::conv) op.tap_bias = finite(d.tap_bias, taps * channels, n + ": tap_bias");
+  }
+  if (op.kind == Kind::select) {
+    op.index = tensor<int32_t>(d.index, channels, n + ": the index");
+    require(bool(op.index), n + ": the index is missing");
+    for (int64_t c = 0; c < channels; ++c) {
+      require(op.index[c] >= 0 && op.index[c] < main.channels, n + ": the index reaches beyond the operand's channels");
+    }
   }
   if (op.kind == Kind::max_pool_bits) op.and_mask = packed(d.and_mask, 1, channels, n + ": and_mask");
 }
@@ -179,7 +207,7 @@ int Graph::find(const char* value) const {
 }
 
 void Graph::add(const bbg_op& d) {
-  require(d.name && d.kind && d.input, "an op needs a name, a kind and an input");
+  require(d.name && d.kind && d.operands, "an op needs a name, a kind and operands");
   Op op;
   op.name = d.name;
   const std::string& n = op.name;
@@ -188,13 +216,23 @@ void Graph::add(const bbg_op& d) {
   require(kind < int(std::size(kKinds)), n + ": unknown kind '" + d.kind + "'");
   op.kind = Kind(kind);
 
-  op.input = find(d.input);
-  require(op.input != kNone, n + ": reads '" + d.input + "', which no earlier op writes");
-  const Value main = values[size_t(op.input)];
-  require(main.type == operand(op.kind), n + ": its input must be " + kTypes[int(operand(op.kind))]);
+  const bool any_number = op.kind == Kind::concat;
+  const int64_t least = any_number || op.kind == Kind::multiply ? 2 : 1;
+  require(d.operand_count >= least && d.operand_count < kLimit && (any_number || d.operand_count == least),
+          n + ": has " + text(d.operand_count) + " operands, not " + text(least) + (any_number ? " or more" : ""));
+  for (int64_t i = 0; i < d.operand_count; ++i) {
+    const char* name = d.operands[i];
+    op.operands.push_back(find(name));
+    require(op.operands.back() != kNone, n + ": reads '" + (name ? name : "") + "', which no earlier op writes");
+    const Type type = values[size_t(op.operands.back())].type;
+    require(type == operand(op.kind), n + ": its operands must be " + kTypes[int(operand(op.kind))]);
+  }
+  Value main = values[size_t(op.input())];
+  main.channels = joined_channels(op, values);
 
   Value result = infer(op, d, main);
   if (d.shortcut) {
+    require(!any_number, n + ": has no shortcut");
     op.shortcut = find(d.shortcut);
     require(op.shortcut != kNone, n + ": reads '" + d.shortcut + "', which no earlier op writes");
     const Value& s = values[size_t(op.shortcut)];

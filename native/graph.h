@@ -1,6 +1,7 @@
 // The checked graph: what docs/format.md allows, and nothing else, reaches the engine.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <stdexcept>
@@ -18,7 +19,10 @@ struct Refusal : std::runtime_error {
 
 enum class Type { real, bits, bytes };
 
-enum class Kind { conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise, max_pool_bits };
+enum class Kind {
+  conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise,
+  concat, select, multiply, tanh, erf, layer_norm, max_pool_bits
+};
 
 struct Value {
   std::string name;
@@ -43,19 +47,22 @@ constexpr int kNone = -1;
 struct Op {
   std::string name;
   Kind kind{};
-  int input = kNone, shortcut = kNone, real = kNone, bits = kNone, bytes = kNone;  // values
+  std::vector<int> operands;  // values, at least one; one may come more than once
+  int shortcut = kNone, real = kNone, bits = kNone, bytes = kNone;  // values
   Pair kernel{1, 1}, stride{1, 1}, padding{0, 0}, dilation{1, 1};
   int64_t groups = 1;
   bool ceil_mode = false, count_include_pad = false;
-  float low = 0, high = 0;
+  float eps = 0, low = 0, high = 0;
   Tensor<float> real_weight;
   Tensor<int8_t> byte_weight;
   Tensor<uint64_t> bit_weight, and_mask;
-  Tensor<int32_t> threshold;
+  Tensor<int32_t> threshold, index;
   Tensor<float> tap_bias;
   std::array<Tensor<float>, BBG_ROWS> rows;
 
   int result() const { return real != kNone ? real : bits != kNone ? bits : bytes; }
+  int input() const { return operands[0]; }
+  bool has_operand(int value) const { return std::find(operands.begin(), operands.end(), value) != operands.end(); }
   bool clipped() const;
 };
 

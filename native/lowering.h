@@ -9,6 +9,9 @@
 
 namespace bbg {
 
+// A real convolution whose filters have a channel each.
+bool is_depthwise(const Graph& graph, const Op& op);
+
 inline bool is_conv(const Op& op) {
   return op.kind == Kind::conv || op.kind == Kind::byte_conv || op.kind == Kind::binary_conv;
 }
@@ -36,7 +39,7 @@ const T* copy(Memory& memory, const std::vector<T>& from) {
 class Lowering {
  public:
   Lowering(const Graph& graph, const Op& op, const Maps& maps, uint8_t* scratch, const Kernels& kernels, Memory& memory)
-      : op_(op), in_(graph.values[size_t(op.input)]), out_(graph.values[size_t(op.result())]), maps_(maps),
+      : graph_(graph), op_(op), in_(graph.values[size_t(op.input())]), out_(graph.values[size_t(op.result())]), maps_(maps),
         scratch_(scratch), kernels_(kernels), memory_(memory), lanes_(kernels.lanes),
         padded_(round_up(out_.channels, kernels.lanes)) {}
 
@@ -58,6 +61,7 @@ class Lowering {
   std::vector<ConvBlock> blocks(int64_t vectors);
   void arrange_bits(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_reals(Conv& k, std::vector<ConvBlock>& blocks);
+  void arrange_depthwise(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_bytes(Conv& k, std::vector<ConvBlock>& blocks);
   const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
   int64_t item_words(const Conv& k, const ConvBlock& b) const;
@@ -65,6 +69,8 @@ class Lowering {
   void border_tables(Conv& k, const Classes& rows, const Classes& cols);
   const Window* windows(int axis, int64_t positions, int64_t size);
   Pool pool();
+  Gather gather();
+  Step value_step(int index);
   template <class T>
   const T* keep(const T& args) {
     return copy(memory_, std::vector<T>{args});
@@ -74,6 +80,7 @@ class Lowering {
   int64_t group_inputs() const { return in_.channels / op_.groups; }
   uint32_t filter_bits(int64_t channel, int64_t from, int64_t count) const;
 
+  const Graph& graph_;
   const Op& op_;
   const Value &in_, &out_;
   const Maps& maps_;

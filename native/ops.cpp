@@ -124,7 +124,7 @@ const Window* Lowering::windows(int axis, int64_t positions, int64_t size) {
 
 Pool Lowering::pool() {
   Pool k{};
-  k.input = map(op_.input);
+  k.input = map(op_.input());
   k.rows = windows(0, out_.height, in_.height);
   k.cols = windows(1, out_.width, in_.width);
   k.dilation_y = int32_t(op_.dilation[0]), k.dilation_x = int32_t(op_.dilation[1]);
@@ -163,7 +163,7 @@ ConvPool Lowering::conv_pool(Lowering& behind, int64_t members) {
 void Lowering::steps(int index, std::vector<Step>& steps) {
   if (is_conv(op_)) {
     if (op_.rows[BBG_SHIFT]) {
-      WindowSum s{map(op_.input), windows(0, out_.height, in_.height), windows(1, out_.width, in_.width), op_.dilation[0],
+      WindowSum s{map(op_.input()), windows(0, out_.height, in_.height), windows(1, out_.width, in_.width), op_.dilation[0],
                   op_.dilation[1], group_inputs(), epilogue(), reinterpret_cast<float*>(scratch_)};
       steps.push_back({window_sums, keep(s), out_.height, index});
     }
@@ -172,13 +172,69 @@ void Lowering::steps(int index, std::vector<Step>& steps) {
       const Parity p{k.input.data - k.input.left, scratch_, k.input.image, k.input.row, k.next, in_.height};
       steps.push_back({kernels_.parity, keep(p), in_.height, index});
     }
-    const Run run = op_.kind == Kind::conv ? kernels_.conv : kernels_.binary_conv;
-    steps.push_back({run, keep(k), out_.height, index, k.block_count, k.together});
-  } else if (op_.kind == Kind::match_channels || op_.kind == Kind::pointwise) {
-    steps.push_back({kernels_.match, keep(Match{map(op_.input), int32_t(in_.channels), epilogue()}), out_.height, index});
+    const Run real = is_depthwise(graph_, op_) ? kernels_.depthwise : kernels_.conv;
+    steps.push_back({op_.kind == Kind::conv ? real : kernels_.binary_conv, keep(k), out_.height, index, k.block_count,
+                     k.together});
   } else {
-    const Run run = op_.kind == Kind::max_pool_bits ? kernels_.pool_bits : kernels_.pool;
-    steps.push_back({run, keep(pool()), out_.height, index});
+    steps.push_back(value_step(index));
+  }
+}
+
+// Where each channel of a concatenation or a selection comes from.
+Gather Lowering::gather() {
+  Gather k{};
+  std::vector<Map> inputs;
+  std::vector<int32_t> input(static_cast<size_t>(padded_)), channel(static_cast<size_t>(padded_)), whole;
+  size_t to = 0;
+  for (int v : op_.operands) {
+    const int64_t channels = op_.kind == Kind::select ? out_.channels : graph_.values[size_t(v)].channels;
+    for (int64_t c = 0; c < channels; ++c, ++to) {
+      input[to] = int32_t(inputs.size());
+      channel[to] = op_.kind == Kind::select ? op_.index[c] : int32_t(c);
+    }
+    inputs.push_back(map(v));
+  }
+  for (int64_t first = 0; first < padded_; first += lanes_) {
+    bool side_by_side = true;
+    for (int64_t c = first + 1; c < std::min(first + lanes_, out_.channels); ++c) {
+      side_by_side &= input[size_t(c)] == input[size_t(first)] && channel[size_t(c)] == channel[size_t(first)] + c - first;
+    }
+    whole.push_back(side_by_side);
+  }
+  k.inputs = copy(memory_, inputs);
+  k.input = copy(memory_, input), k.channel = copy(memory_, channel), k.whole = copy(memory_, whole);
+  k.out = epilogue();
+  return k;
+}
+
+Step Lowering::value_step(int index) {
+  const Map input = map(op_.input());
+  const auto step = [&](Run run, const void* args) { return Step{run, args, out_.height, index}; };
+  switch (op_.kind) {
+    case Kind::match_channels:
+    case Kind::pointwise:
+      return step(kernels_.match, keep(Match{input, int32_t(in_.channels), epilogue()}));
+    case Kind::concat:
+    case Kind::select:
+      return step(kernels_.gather, keep(gather()));
+    case Kind::multiply: {
+      Map factor = map(op_.operands[1]);
+      const Value& shape = graph_.values[size_t(op_.operands[1])];
+      if (shape.height * shape.width == 1) factor.row = factor.pixel = 0;
+      return step(kernels_.multiply, keep(Multiply{input, factor, epilogue()}));
+    }
+    case Kind::tanh:
+    case Kind::erf:
+      return step(kernels_.curve, keep(Curved{input, op_.kind == Kind::tanh ? Curve::tanh : Curve::erf, epilogue()}));
+    case Kind::layer_norm: {
+      float* valid = memory_.make<float>(lanes_);
+      for (int64_t i = 0; i < lanes_; ++i) valid[i] = padded_ - lanes_ + i < out_.channels ? 1.0f : -1.0f;
+      return step(kernels_.layer_norm, keep(LayerNorm{input, op_.eps, 1.0f / float(out_.channels), valid, epilogue()}));
+    }
+    case Kind::max_pool_bits:
+      return step(kernels_.pool_bits, keep(pool()));
+    default:
+      return step(kernels_.pool, keep(pool()));
   }
 }
 
@@ -198,13 +254,13 @@ Maps lay_out(const Graph& graph, const Kernels& kernels) {
     }
   }
   for (const Op& op : graph.ops) {
-    if (op.shortcut == 0 || (op.input == 0 && !is_conv(op))) dense_input = false;
+    if (op.shortcut == 0 || (op.has_operand(0) && !is_conv(op))) dense_input = false;
   }
   if (dense_input) maps[0].pixel = graph.values[0].channels * number(graph.values[0]);
   for (const Op& op : graph.ops) {
     if (!is_conv(op)) continue;
-    Map& m = maps[size_t(op.input)];
-    const int64_t width = graph.values[size_t(op.input)].width, outputs = graph.values[size_t(op.result())].width;
+    Map& m = maps[size_t(op.input())];
+    const int64_t width = graph.values[size_t(op.input())].width, outputs = graph.values[size_t(op.result())].width;
     const int64_t last = (outputs - 1) * op.stride[1] - op.padding[1] + (op.kernel[1] - 1) * op.dilation[1];
     m.left = std::max(m.left, op.padding[1] * m.pixel);
     m.right = std::max(m.right, (last - (width - 1)) * m.pixel);
@@ -219,21 +275,22 @@ Maps lay_out(const Graph& graph, const Kernels& kernels) {
 }
 
 bool only_repeats(const Graph& graph, const Op& op, int lanes) {
-  const Value& in = graph.values[size_t(op.input)];
-  if (op.kind != Kind::match_channels || op.bits != kNone || op.shortcut != kNone || op.clipped()) return false;
+  const Value& in = graph.values[size_t(op.input())];
+  if (op.kind != Kind::match_channels || op.shortcut != kNone || op.clipped()) return false;
+  if (op.real == kNone || op.bits != kNone || op.bytes != kNone) return false;
   if (in.channels % lanes || graph.values[size_t(op.real)].channels < in.channels) return false;
   for (const auto& row : op.rows) {
     if (row) return false;
   }
   for (const Op& other : graph.ops) {
-    if (other.input == op.real) return false;
+    if (other.has_operand(op.real)) return false;
   }
   return std::find(graph.outputs.begin(), graph.outputs.end(), op.real) == graph.outputs.end();
 }
 
 int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const Kernels& kernels) {
-  const Value &in = graph.values[size_t(op.input)], &out = graph.values[size_t(op.result())];
-  const Map& input = maps[size_t(op.input)];
+  const Value &in = graph.values[size_t(op.input())], &out = graph.values[size_t(op.result())];
+  const Map& input = maps[size_t(op.input())];
   if (op.rows[BBG_SHIFT]) return out.height * out.width * op.groups * int64_t(sizeof(float));
   if (op.kind == Kind::binary_conv && counting(op, in, out, input, kernels) == Count::triples) return input.image;
   return 0;
@@ -247,8 +304,8 @@ int pool_behind(const Graph& graph, int index) {
   int pool = kNone, readers = int(std::count(graph.outputs.begin(), graph.outputs.end(), op.real));
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     const Op& other = graph.ops[i];
-    readers += (other.input == op.real) + (other.shortcut == op.real);
-    if (other.input == op.real && other.kind == Kind::max_pool) pool = int(i);
+    readers += int(std::count(other.operands.begin(), other.operands.end(), op.real)) + (other.shortcut == op.real);
+    if (other.kind == Kind::max_pool && other.input() == op.real) pool = int(i);
   }
   return readers == 1 ? pool : kNone;
 }
@@ -257,7 +314,7 @@ void lower(const Graph& graph, int index, const Maps& maps, uint8_t* scratch, co
            Memory& memory, std::vector<Step>& steps) {
   const auto lowering = [&](const Op& op) { return Lowering(graph, op, maps, scratch, kernels, memory); };
   const Op& op = graph.ops[size_t(index)];
-  const int before = graph.values[size_t(op.input)].writer;
+  const int before = graph.values[size_t(op.input())].writer;
   if (before != kNone && pool_behind(graph, before) == index) {
     Lowering pool = lowering(op);
     const ConvPool f = lowering(graph.ops[size_t(before)]).conv_pool(pool, members);

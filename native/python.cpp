@@ -49,14 +49,17 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  void add(const std::string& name, const std::string& kind, const std::string& input,
+  void add(const std::string& name, const std::string& kind, const std::vector<std::string>& operands,
            const std::optional<std::string>& shortcut, const std::optional<std::string>& real,
            const std::optional<std::string>& bits, const std::optional<std::string>& bytes, nb::dict attributes, nb::dict tensors, std::optional<float> low,
            std::optional<float> high) {
     constexpr float kOpen = std::numeric_limits<float>::infinity();
     const auto text = [](const std::optional<std::string>& s) { return s ? s->c_str() : nullptr; };
     bbg_op op{};
-    op.name = name.c_str(), op.kind = kind.c_str(), op.input = input.c_str();
+    op.name = name.c_str(), op.kind = kind.c_str();
+    std::vector<const char*> names;
+    for (const std::string& operand : operands) names.push_back(operand.c_str());
+    op.operands = names.data(), op.operand_count = int64_t(names.size());
     op.shortcut = text(shortcut), op.real = text(real), op.bits = text(bits), op.bytes = text(bytes);
     op.low = low.value_or(-kOpen), op.high = high.value_or(kOpen);
     for (auto [key, value] : attributes) {
@@ -68,6 +71,7 @@ class Graph {
       else if (k == "size") set_pair(op.size, value);
       else if (k == "groups") op.groups = nb::cast<int64_t>(value);
       else if (k == "channels") op.channels = nb::cast<int64_t>(value);
+      else if (k == "eps") op.eps = float(nb::cast<double>(value));
       else if (k == "ceil_mode") op.ceil_mode = nb::cast<bool>(value);
       else if (k == "count_include_pad") op.count_include_pad = nb::cast<bool>(value);
       else throw nb::value_error(("unknown attribute '" + k + "'").c_str());
@@ -80,6 +84,7 @@ class Graph {
       else if (k == "threshold") op.threshold = array_of<int32_t>(value);
       else if (k == "tap_bias") op.tap_bias = array_of<float>(value);
       else if (k == "and_mask") op.and_mask = array_of<uint64_t>(value);
+      else if (k == "index") op.index = array_of<int32_t>(value);
       else {
         int row = 0;
         while (row < BBG_ROWS && k != kRows[row]) ++row;
@@ -208,7 +213,7 @@ NB_MODULE(_native, m) {
 
   nb::class_<Graph>(m, "Graph")
       .def(nb::init<const std::string&, bool, int64_t, int64_t, int64_t>(), "input"_a, "bytes"_a, "channels"_a, "height"_a, "width"_a)
-      .def("add", &Graph::add, "name"_a, "kind"_a, "input"_a, "shortcut"_a.none(), "real"_a.none(), "bits"_a.none(),
+      .def("add", &Graph::add, "name"_a, "kind"_a, "operands"_a, "shortcut"_a.none(), "real"_a.none(), "bits"_a.none(),
            "bytes"_a.none(), "attributes"_a, "tensors"_a, "low"_a.none(), "high"_a.none())
       .def("output", &Graph::output, "value"_a, "flat"_a);
 

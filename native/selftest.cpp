@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <random>
 #include <string>
@@ -33,9 +34,14 @@ void require(const char* error) {
   std::exit(1);
 }
 
-bbg_op op_of(const char* name, const char* kind, const char* input, const char* real, const char* bits) {
+using Names = std::vector<const char*>;
+
+bbg_op op_of(const char* name, const char* kind, const Names& operands, const char* real, const char* bits) {
+  static std::deque<Names> kept;  // an op only borrows them
+  kept.push_back(operands);
   bbg_op op{};
-  op.name = name, op.kind = kind, op.input = input, op.real = real, op.bits = bits;
+  op.name = name, op.kind = kind, op.real = real, op.bits = bits;
+  op.operands = kept.back().data(), op.operand_count = static_cast<int64_t>(operands.size());
   for (int a = 0; a < 2; ++a) op.kernel[a] = op.stride[a] = op.dilation[a] = op.size[a] = 1;
   op.groups = 1;
   op.low = -std::numeric_limits<float>::infinity(), op.high = std::numeric_limits<float>::infinity();
@@ -145,9 +151,9 @@ void check_integers(int number, bool bytes) {
   const Shape out = c.out();
   bbg_graph* graph = nullptr;
   require(bbg_graph_new("x", 0, c.in.channels, c.in.height, c.in.width, &graph));
-  bbg_op input = op_of("input", "pointwise", "x", nullptr, bytes ? nullptr : "b");
+  bbg_op input = op_of("input", "pointwise", {"x"}, nullptr, bytes ? nullptr : "b");
   if (bytes) input.bytes = "b";
-  bbg_op conv = op_of("conv", bytes ? "byte_conv" : "binary_conv", "b", "y", nullptr);
+  bbg_op conv = op_of("conv", bytes ? "byte_conv" : "binary_conv", {"b"}, "y", nullptr);
   for (int a = 0; a < 2; ++a) {
     conv.kernel[a] = c.kernel[a], conv.stride[a] = c.stride[a];
     conv.padding[a] = c.padding[a], conv.dilation[a] = c.dilation[a];
@@ -191,10 +197,22 @@ void check_network(int number) {
   }
   bbg_graph* graph = nullptr;
   require(bbg_graph_new("x", 0, 2, size, size, &graph));
-  bbg_op ops[] = {op_of("stem", "conv", "x", "r0", "b0"),       op_of("conv", "binary_conv", "b0", "r1", "b1"),
-                  op_of("pool", "max_pool", "r1", "r2", nullptr), op_of("bits", "max_pool_bits", "b1", nullptr, "b2"),
-                  op_of("join", "pointwise", "r2", "r3", nullptr), op_of("wide", "match_channels", "r3", "r4", nullptr),
-                  op_of("mean", "adaptive_avg_pool", "r4", "r5", nullptr)};
+  bbg_op ops[] = {op_of("stem", "conv", {"x"}, "r0", "b0"),
+                  op_of("conv", "binary_conv", {"b0"}, "r1", "b1"),
+                  op_of("pool", "max_pool", {"r1"}, "r2", nullptr),
+                  op_of("bits", "max_pool_bits", {"b1"}, nullptr, "b2"),
+                  op_of("join", "pointwise", {"r2"}, "r3", nullptr),
+                  op_of("wide", "match_channels", {"r3"}, "r4", nullptr),
+                  op_of("mean", "adaptive_avg_pool", {"r4"}, "r5", nullptr),
+                  op_of("tap", "conv", {"r0"}, "d0", nullptr),  // depthwise
+                  op_of("norm", "layer_norm", {"d0"}, "d1", nullptr),
+                  op_of("tanh", "tanh", {"d1"}, "d2", nullptr),
+                  op_of("erf", "erf", {"d0"}, "d3", nullptr),
+                  op_of("product", "multiply", {"d2", "d3"}, "d4", nullptr),
+                  op_of("concat", "concat", {"d4", "d0", "d2"}, "d5", nullptr),
+                  op_of("select", "select", {"d5"}, "d6", nullptr),
+                  op_of("small", "adaptive_avg_pool", {"d6"}, "d7", nullptr),
+                  op_of("last", "multiply", {"r5", "d7"}, "y", nullptr)};
   for (int i = 0; i < 2; ++i) {
     ops[i].channels = c, ops[i].kernel[0] = ops[i].kernel[1] = 3, ops[i].padding[0] = ops[i].padding[1] = 1;
     ops[i].rows[BBG_SCALE] = {scale.data(), scale.size()}, ops[i].rows[BBG_BIAS] = {bias.data(), bias.size()};
@@ -204,8 +222,14 @@ void check_network(int number) {
   ops[1].rows[BBG_BELOW] = {below.data(), below.size()}, ops[1].low = -40;
   for (int i = 2; i < 4; ++i) ops[i].kernel[0] = ops[i].kernel[1] = 2, ops[i].stride[0] = ops[i].stride[1] = 2;
   ops[5].channels = 2 * c, ops[6].size[0] = 2, ops[6].size[1] = 1;
+  const auto taps = normal(9 * c);
+  std::vector<int32_t> index(static_cast<size_t>(2 * c));
+  for (int32_t& i : index) i = static_cast<int32_t>(draw(0, 3 * c - 1));
+  ops[7].channels = ops[7].groups = c, ops[7].kernel[0] = ops[7].kernel[1] = 3, ops[7].padding[0] = ops[7].padding[1] = 1;
+  ops[7].weight = {taps.data(), taps.size()}, ops[8].eps = 1e-5F, ops[11].shortcut = "d2";
+  ops[13].channels = 2 * c, ops[13].index = {index.data(), index.size()};
   for (const bbg_op& op : ops) require(bbg_graph_add(graph, &op));
-  require(bbg_graph_output(graph, "r5"));
+  require(bbg_graph_output(graph, "y"));
 
   const std::vector<float> x = normal(images * 2 * size * size);
   const size_t numbers = Shape{2 * c, 2, 1}.numbers();

@@ -73,6 +73,24 @@ CASES = (
 )
 
 
+# Convolutions with one channel per filter: around the lanes, blocks of pixels, borders on every side.
+DEPTHWISE = (
+    *(Case(c, c, (5, 9), groups=c) for c in (2, 3, 7, 8, 9, 16, 17, 24, 31, 32, 33, 48, 64, 65)),
+    *(Case(33, 33, (3, w), groups=33) for w in (1, 2, 3, 4, 6, 7, 8, 9, 13, 14, 15, 16, 28)),
+    *(Case(24, 24, (6, 7), kernel=(k, k), padding=(k // 2, k // 2), groups=24) for k in (1, 2, 5, 7)),
+    *(Case(24, 24, (9, 10), stride=s, groups=24) for s in ((2, 2), (3, 1), (1, 3))),
+    Case(17, 17, (9, 11), kernel=(3, 5), padding=(2, 3), stride=(2, 1), dilation=(3, 2), groups=17),
+    Case(40, 40, (3, 2), kernel=(7, 7), padding=(3, 3), groups=40),  # the map is smaller than the kernel
+    Case(16, 16, (2, 2), padding=(5, 4), groups=16),  # outputs that see nothing but padding
+    Case(20, 20, (7, 7), kernel=(7, 7), padding=(0, 0), groups=20),  # a single output
+    Case(20, 20, (1, 1), groups=20),
+)
+
+CHANNELS = (1, 3, 16, 17, 33, 64)
+MAPS = ((1, 1), (1, 5), (3, 7), (4, 9))
+CONCATS = ((1, 1), (16, 16), (3, 1, 17), (32, 32, 64), (33, 1, 3), (1, 1, 1, 1, 1), (17, 16, 33, 64), (8, 24, 5))
+
+
 def conv_op(kind: str, case: Case, rng: np.random.Generator, **more: object) -> Op:
     """The op "conv" that computes `case` on the value "b" (bits) or "x" (the input), with random weights."""
     fan_in = case.kernel[0] * case.kernel[1] * case.inputs // case.groups

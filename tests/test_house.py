@@ -23,7 +23,7 @@ RANKS = {
     "models": 2,
     "tasks": 3, "analysis": 3, "checkpoint": 3,
     "watch": 4, "train": 4, "convert": 4,
-    "web": 5,
+    "web": 5, "compare": 5,
     "cli": 6,
 }  # fmt: skip
 RUNTIME = ["bbg", "bbg.errors", "bbg.image", "bbg.kinds", "bbg.graph", "bbg.packed", "bbg.engine", "bbg.zoo", "bbg.cli"]

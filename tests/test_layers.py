@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_methods import AdaBinActivation, AdaBinWeight, IRNetWeight
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut, Unit
-from bbg.methods import ACTS, METHODS, Binarizer, Method, get
+from bbg.methods import ACTS, METHODS, Binarizer, Form, Method, get
+from bbg.methods.adabin import TwoValueWeight
 from bbg.methods.base import sign
 from bbg.methods.bbg import SignActivation
 
@@ -28,10 +28,21 @@ class PlainSign(Binarizer):
         super().__init__(axis=0)
 
 
-ADABIN = Method("adabin-like", AdaBinWeight, AdaBinActivation, shortcut="fixed", act="prelu")
-IRNET = Method("irnet-like", IRNetWeight, SignActivation, shortcut="fixed")
+class ShiftedActivation(Binarizer):
+    """`shift_c + scale * sign(x - shift_c)`: a shift per channel."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(axis=1)
+        self.scale = nn.Parameter(torch.tensor(0.75))
+        self.shift = nn.Parameter(torch.linspace(-0.5, 0.5, in_channels))
+
+    def form(self, x: Tensor) -> Form:
+        return Form(threshold=self.shift, scale=self.scale, shift=self.shift, width=self.scale)
+
+
+SHIFTED = Method("shifted", TwoValueWeight, ShiftedActivation, shortcut="fixed", act="prelu")
 SIGNS = Method("signs", PlainSign, SignActivation, shortcut="none")
-BINARY: list[Method] = [*(m for m in METHODS.values() if m.weight is not None), ADABIN, IRNET, SIGNS]
+BINARY: list[Method] = [*(m for m in METHODS.values() if m.weight is not None), SHIFTED, SIGNS]
 ALL = [*BINARY, METHODS["float"]]
 
 CONVS: list[dict[str, Any]] = [
@@ -125,7 +136,7 @@ def test_zero_padding_adds_zero() -> None:
 
 def test_padding_of_shifted_activations_is_zero_too() -> None:
     torch.manual_seed(0)
-    layer = BinaryConv2d(4, 2, 3, padding=1, bias=False, method=ADABIN)
+    layer = BinaryConv2d(4, 2, 3, padding=1, bias=False, method=SHIFTED)
     x = drawn(1, 4, 1, 1)
     q_x, q_w = layer.activation_binarizer(x), layer.weight_binarizer(layer.weight)
     assert torch.allclose(layer(x)[0, :, 0, 0], (q_x[0, :, 0, 0] * q_w[:, :, 1, 1]).sum(1), atol=1e-6)
@@ -313,4 +324,4 @@ def test_bad_requests_are_refused(make: Callable[[], object], words: str) -> Non
 
 
 def test_get_passes_a_method_of_ones_own() -> None:
-    assert get(ADABIN) is ADABIN
+    assert get(SHIFTED) is SHIFTED

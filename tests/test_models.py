@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_layers import ADABIN
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
@@ -22,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet8": {"width": 5, "in_channels": 1, "act": "rprelu"},
     "resnet18": {"width": 4},
     "resnet34": {"width": 3, "act": "prelu", "shortcut": "pool"},
+    "resnet18_cifar": {"width": 4, "shortcut": "pool"},
     "vgg_small": {"width": 4, "size": 16},
 }
 SIZES = {
@@ -29,10 +29,11 @@ SIZES = {
     "resnet8": [(8, 8), (13, 6)],
     "resnet18": [(32, 32), (45, 70)],
     "resnet34": [(40, 33)],
+    "resnet18_cifar": [(16, 16), (9, 20)],
     "vgg_small": [(16, 16)],
 }
-METHOD_LIST = [*METHODS.values(), ADABIN]
-UNITS = {"resnet20": 18, "resnet8": 6, "resnet18": 16, "resnet34": 32, "vgg_small": 5}
+METHOD_LIST = list(METHODS.values())
+UNITS = {"resnet20": 18, "resnet8": 6, "resnet18": 16, "resnet34": 32, "resnet18_cifar": 16, "vgg_small": 5}
 
 
 def images(network: str, size: tuple[int, int], n: int = 3) -> Tensor:

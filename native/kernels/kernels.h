@@ -118,6 +118,33 @@ struct Match {  // match_channels and pointwise
   Epilogue out;
 };
 
+struct Gather {  // concat and select
+  const Map* inputs;
+  const int32_t *input, *channel;  // of each channel of the result: which input, and which channel of that
+  const int32_t* whole;            // of each vector of channels: not 0 where they lie side by side in one input
+  Epilogue out;
+};
+
+struct Multiply {
+  Map input, factor;  // the factor's row and pixel are 0 where it has one number per channel
+  Epilogue out;
+};
+
+enum class Curve : int32_t { tanh, erf };
+
+struct Curved {
+  Map input;
+  Curve curve;
+  Epilogue out;
+};
+
+struct LayerNorm {
+  Map input;
+  float eps, part;     // part: 1 / channels
+  const float* valid;  // for the lanes of the last vector of channels: 1 where there is a channel, else -1
+  Epilogue out;
+};
+
 // A convolution of bytes whose result only a max-pool reads. Rows of the convolution go to a member's own buffer, from
 // which the pool takes them while they are in the cache; items are rows of the pool.
 struct ConvPool {
@@ -137,7 +164,8 @@ struct Kernels {
   int32_t lanes;
   int32_t byte_size;             // of a number of a value of bytes: 1 or 2
   bool pairs, triples, nibbles;  // which ways of counting the set has
-  Run binary_conv, parity, conv, conv_pool, pool, pool_bits, match;  // binary_conv: of bytes too
+  // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
+  Run binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve, layer_norm;
 };
 
 // Null where this build has no such set.

@@ -3,7 +3,7 @@
 //   kLanes, kMaxPixels             floats per vector; pixels per register block
 //   F, I                           vectors of kLanes float / int32
 //   load store splat               memory and constants
-//   add mul fma max min            arithmetic; fma(a, b, c) = a * b + c
+//   add mul div fma max min        arithmetic; fma(a, b, c) = a * b + c
 //   choose(v, above, below)        v >= 0 ? above : below
 //   at_least(a, b)                 bit i: lane i of a >= lane i of b
 //   to_float                       int32 -> float
@@ -252,32 +252,69 @@ BBG_BLOCK void conv_single(const RowOf& row) {
   finish<1, V>(k.out, sum, row.place, 0, row.b.channel, k.out.bias + row.b.channel, nullptr);
 }
 
-template <int V>
-inline void conv_item(const RowOf& row) {
-  const int64_t width = row.k.out.width;
-  if (row.k.out.height == 1 && width == 1) return conv_single<V>(row);
+// Each filter has one channel, its own: a load takes the lanes' numbers of a tap. Those of taps beside the map are 0.
+template <int P, int V>
+BBG_BLOCK void depthwise_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
+  const Conv& k = row.k;
+  F acc[P][V];
+  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = splat(0);
+  const float* w = static_cast<const float*>(row.weights);
+  at += row.b.channel * int64_t(sizeof(float));
+  for (int j = 0; j < row.items; ++j, w += V * kLanes) {
+    const uint8_t* a = at + row.b.offsets[j];
+    F weight[V];
+    BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load(w + v * kLanes);
+    BBG_UNROLL for (int p = 0; p < P; ++p) {
+      const float* in = reinterpret_cast<const float*>(a + p * k.column);
+      BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = fma(load(in + v * kLanes), weight[v], acc[p][v]);
+    }
+  }
+  finish<P, V>(k.out, acc, row.place, x, row.b.channel, k.out.bias + row.b.channel, nullptr);
+}
+
+template <int V, bool kDepthwise>
+struct FloatBlock {
+  template <int P>
+  static BBG_INLINE void run(const RowOf& row, const uint8_t* at, int64_t x) {
+    kDepthwise ? depthwise_pixels<P, V>(row, at, x) : conv_pixels<P, V>(row, at, x);
+  }
+};
+
+template <class Block>
+inline void float_row(const RowOf& row) {
   const uint8_t* at = row.at;
-  for (int64_t x = 0; x < width;) {
-    const int64_t left = width - x;
+  for (int64_t x = 0; x < row.width;) {
+    const int64_t left = row.width - x;
     int step;
     if (kMaxPixels >= 8 && left >= 8 && (left % 8 == 0 || left % 7 != 0)) {
-      conv_pixels<kMaxPixels, V>(row, at, x), step = kMaxPixels;
+      Block::template run<kMaxPixels>(row, at, x), step = kMaxPixels;
     } else if (kMaxPixels >= 8 && left >= 7) {
-      conv_pixels<kMaxPixels - 1, V>(row, at, x), step = kMaxPixels - 1;
+      Block::template run<kMaxPixels - 1>(row, at, x), step = kMaxPixels - 1;
     } else if (left >= 4) {
-      conv_pixels<4, V>(row, at, x), step = 4;
+      Block::template run<4>(row, at, x), step = 4;
     } else if (left >= 2) {
-      conv_pixels<2, V>(row, at, x), step = 2;
+      Block::template run<2>(row, at, x), step = 2;
     } else {
-      conv_pixels<1, V>(row, at, x), step = 1;
+      Block::template run<1>(row, at, x), step = 1;
     }
     x += step;
     at += step * row.k.column;
   }
 }
 
+template <int V>
+inline void conv_item(const RowOf& row) {
+  if (row.k.out.height == 1 && row.k.out.width == 1) return conv_single<V>(row);
+  float_row<FloatBlock<V, false>>(row);
+}
+
 void conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t) {
   conv_items<conv_item<2>, conv_item<1>>(args, images, begin, end);
 }
 
+void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int64_t) {
+  conv_items<float_row<FloatBlock<2, true>>, float_row<FloatBlock<1, true>>>(args, images, begin, end);
+}
+
 #include "pools.inl"
+#include "values.inl"

@@ -24,7 +24,8 @@ namespace {
 #include "kernels.inl"
 
 const Kernels table = {"neon", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES,
-                       binary_conv, parity, conv, conv_pool, pool, pool_bits, match};
+                       binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve,
+                       layer_norm};
 
 }  // namespace
 

@@ -17,6 +17,7 @@ inline void store(float* p, F v) { BBG_LANES p[i] = v.lane[i]; }
 inline F splat(float x) { F r; BBG_LANES r.lane[i] = x; return r; }
 inline F add(F a, F b) { BBG_LANES a.lane[i] += b.lane[i]; return a; }
 inline F mul(F a, F b) { BBG_LANES a.lane[i] *= b.lane[i]; return a; }
+inline F div(F a, F b) { BBG_LANES a.lane[i] /= b.lane[i]; return a; }
 inline F fma(F a, F b, F c) { BBG_LANES c.lane[i] += a.lane[i] * b.lane[i]; return c; }
 inline F max(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
 inline F min(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; return a; }

@@ -188,7 +188,7 @@ def _build(graph: Graph) -> _native.Graph:
     native = _native.Graph(graph.input_name, graph.input_type == "bytes", *graph.input_shape)
     for op in graph.ops:
         written = op.real, op.bits, op.bytes
-        native.add(op.name, op.kind, op.inputs[0], op.shortcut, *written, op.attributes, _tensors(op), *op.clip)
+        native.add(op.name, op.kind, op.operands, op.shortcut, *written, op.attributes, _tensors(op), *op.clip)
     for output in graph.outputs:
         native.output(output.value, output.flat)
     return native

@@ -19,7 +19,7 @@ class Recipe:
     method: str = "bbg"  # a name of bbg.methods
     act: str | None = None  # nonlinearity of the units; none: the method's own
     width: int | None = None  # channels of the first stage; none: the network's own
-    shortcut: str | None = None  # of resnet18 and resnet34, where the map is halved: conv, pool
+    shortcut: str | None = None  # of ImageNet-form resnets, where the map is halved: conv, pool
     size: int = 32  # side of the images, for datasets read from class folders
     epochs: int = 30  # passes over the training images
     batch_size: int = 128  # images per step

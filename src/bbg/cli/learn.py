@@ -49,7 +49,7 @@ def train(
     """Train a network by a recipe."""
     from bbg.recipe import Recipe
 
-    chosen = Recipe.load(recipe).changed(_changes(changes, epochs=epochs, seed=seed))
+    chosen = Recipe.load(recipe).changed(changes_of(changes, epochs=epochs, seed=seed))
     from bbg.data import open_data
     from bbg.train import train as train_by
 
@@ -242,7 +242,8 @@ def example(trained: Checkpoint, split: Split | None) -> Any:
     return torch.from_numpy(preprocess.normalize(pixels))
 
 
-def _changes(pairs: list[str], **more: int | None) -> dict[str, Any]:
+def changes_of(pairs: list[str], **more: int | None) -> dict[str, Any]:
+    """The changes to a recipe that `--set KEY=VALUE` and its short forms ask for."""
     changes: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

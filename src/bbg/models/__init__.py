@@ -18,6 +18,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": ResNetCifar,
     "resnet8": partial(ResNetCifar, blocks=1),
     "resnet18": ResNet,
+    "resnet18_cifar": partial(ResNet, stem="cifar"),
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
     "vgg_small": VGGSmall,
 }

@@ -5,7 +5,8 @@ resolution, `2 * blocks` one-conv units each, global average pool, BN and a line
 
 The ImageNet form (table 1): stem 7x7 of stride 2 and 3x3 max-pool of stride 2, then four stages of 64, 128, 256 and 512
 channels, each half as large as the one before, of `2 * blocks` one-conv units, global average pool and a linear layer.
-18 layers: blocks = (2, 2, 2, 2); 34: (3, 4, 6, 3).
+18 layers: blocks = (2, 2, 2, 2); 34: (3, 4, 6, 3). For images of CIFAR's size its stem is a 3x3 convolution of stride 1
+without a pool.
 
 Methods without a shortcut of their own keep the one that He et al. have around each pair of convolutions.
 """
@@ -76,21 +77,25 @@ class ResNet(nn.Module):
     """Images `[N, in_channels, H, W]` to logits `[N, num_classes]`.
 
     `shortcut`: what passes the first unit of a stage that halves the map: "conv", average pooling, a real-valued 1x1
-    convolution and BN (Bi-Real Net, arXiv 1808.00278), or "pool", which has no parameters.
+    convolution and BN (Bi-Real Net, arXiv 1808.00278), or "pool", which has no parameters. `stem`: "imagenet" or
+    "cifar".
     """
 
     def __init__(self, num_classes: int, method: str | Method = "bbg", *, blocks: tuple[int, ...] = (2, 2, 2, 2),
-                 width: int = 64, in_channels: int = 3, act: str | None = None,
-                 shortcut: str = "conv") -> None:  # fmt: skip
+                 width: int = 64, in_channels: int = 3, act: str | None = None, shortcut: str = "conv",
+                 stem: str = "imagenet") -> None:  # fmt: skip
         super().__init__()
+        if stem not in ("imagenet", "cifar"):
+            raise BbgError(f"stem is {stem!r}, allowed are 'imagenet' and 'cifar'")
         if shortcut not in ("conv", "pool"):
             raise BbgError(f"shortcut is {shortcut!r}, allowed are 'conv' and 'pool'")
         chosen = get(method)
+        size, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False),
+            nn.Conv2d(in_channels, width, size, stride=stride, padding=size // 2, bias=False),
             nn.BatchNorm2d(width),
             pointwise(chosen.act if act is None else act, width),
-            nn.MaxPool2d(3, stride=2, padding=1),
+            *([nn.MaxPool2d(3, stride=2, padding=1)] if stem == "imagenet" else []),
         )
         self.units = stages(blocks, width, chosen, act, project=shortcut == "conv")
         channels = width * 2 ** (len(blocks) - 1)

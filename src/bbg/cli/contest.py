@@ -1,0 +1,52 @@
+"""The verb compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bbg.cli.learn import DATA, changes_of
+from bbg.cli.show import show
+from bbg.cli.verbs import argument, count, new_file, verb
+
+
+@verb(
+    argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, such as those of recipes/"),
+    DATA,
+    argument("--methods", metavar="A,B,...", help="names of methods; default: all"),
+    argument("--seeds", type=count, default=1, metavar="N", help="trainings per method; default: 1"),
+    argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"),
+    argument("--epochs", type=count, metavar="N", help="short for --set epochs=N"),
+    argument("--out", type=Path, metavar="DIR", help="folder of the runs; default: runs/compare_<recipe>"),
+    argument("--json", type=new_file, metavar="FILE", help="the result; default: compare.json in --out"),
+)
+def compare(
+    recipe: Path,
+    data: Path | None,
+    methods: str | None,
+    seeds: int,
+    changes: list[str],
+    epochs: int | None,
+    out: Path | None,
+    json: Path | None,
+) -> None:
+    """Train one network by several methods; goes on where it was interrupted."""
+    from bbg.errors import BbgError
+    from bbg.recipe import Recipe
+
+    chosen = Recipe.load(recipe).changed(changes_of(changes, epochs=epochs))
+    from bbg.compare import compare as compare_by
+    from bbg.compare import table
+    from bbg.data import open_data
+    from bbg.methods import METHODS
+
+    folder = out or Path("runs") / f"compare_{recipe.stem}"
+    names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
+    split = open_data(chosen.dataset, data, chosen.size)
+    result = json or folder / "compare.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise BbgError(f"cannot make folder {str(folder)!r}: {e.strerror}; give a writable --out folder") from e
+    report = compare_by(chosen, split, names, seeds, folder, result, progress=sys.stdout.isatty())
+    show({"methods": table(report), "result": str(result), "plot": str(result.with_suffix(".png"))})
