@@ -5,23 +5,46 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from test_layers import BINARY, named
 from torch import Tensor, nn
 
 import bbg
 from bbg.analysis import activity, binary_layers, costs, flips, gates, histograms, signs, weight_entropy
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
-from bbg.methods import METHODS, Method
+from bbg.methods import METHODS, Binarizer, Form, Method
 from bbg.packed import read
 
 torch.set_num_threads(1)
+
+
+class Shifted(Binarizer):
+    """Every vector of the form, per filter of a weight or per channel of an activation."""
+
+    def __init__(self, axis: int, channels: int) -> None:
+        super().__init__(axis)
+        self.shift = nn.Parameter(torch.linspace(-0.1, 0.1, channels))
+
+    def form(self, x: Tensor) -> Form:
+        scale = torch.tensor(0.75) if self.axis else torch.full_like(self.shift, 0.5)
+        return Form(threshold=self.shift, scale=scale, shift=self.shift)
+
+
+class Bare(Binarizer):
+    """Signs alone."""
+
+    def __init__(self, axis: int, channels: int) -> None:
+        super().__init__(axis)
+
+
+SHIFTED, BARE = (Method(form.__name__, partial(form, 0), partial(form, 1), "none") for form in (Shifted, Bare))
+BINARY = [*(m for m in METHODS.values() if m.weight is not None), SHIFTED, BARE]
 
 
 def network(method: str | Method = "bbg", **options: Any) -> nn.Module:
@@ -48,7 +71,7 @@ def fill(layer: nn.Module, share: float) -> None:
 # Signs, entropy, flips
 
 
-@pytest.mark.parametrize("method", BINARY, ids=named)
+@pytest.mark.parametrize("method", BINARY, ids=lambda method: method.name)
 def test_signs_are_those_that_the_layer_multiplies_with(method: Method) -> None:
     model = network(method, width=8)
     found = signs(model)
@@ -143,13 +166,13 @@ def test_a_filter_made_dead_is_found_and_only_that(kill: str, name: str, options
     torch.manual_seed(0)
     for method in ("bbg", NO_SHORTCUT):  # then vgg pools before its BN
         model = bbg.create(name, method, num_classes=10, **options)
-        unit = model.units[2]
+        place, unit = [(n, m) for n, m in model.named_modules() if isinstance(m, Unit)][2]
         if kill == "weights":
             unit.conv.weight.data[5] = 0.3  # centred, all its weights are 0 up to rounding
         else:
             unit.norm.weight.data[5] = -1e-6
         found = {row.name: row.dead.nonzero().flatten().tolist() for row in activity(model, images(6, 3, 16, 16))}
-        assert {key: dead for key, dead in found.items() if dead} == {"units.2.conv": [5]}
+        assert {key: dead for key, dead in found.items() if dead} == {f"{place}.conv": [5]}
 
 
 def test_a_channel_made_stuck_is_found_and_only_that() -> None:
@@ -237,7 +260,7 @@ def test_costs_of_resnet20_by_hand() -> None:
     assert (rows["units.6"].vectors, rows["units.6.norm"].vectors, rows["stem.0"].bits) == (32, 128, 32)
 
 
-VECTORS = {"bbg": 12, "reactnet": 12 + 8, "adabin-like": 12 + 12 + 8 + 1 + 8, "signs": 0}
+VECTORS = {"bbg": 12, "reactnet": 12 + 8, "Shifted": 12 + 12 + 8 + 1 + 8, "Bare": 0}
 
 
 @pytest.mark.parametrize("name", VECTORS)
