@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -14,16 +13,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import torch.nn.functional as F  # noqa: E402
 from random_networks import SHIFTED  # noqa: E402
 from torch import nn  # noqa: E402
 
 import bbg  # noqa: E402
 from bbg import BbgError, packed  # noqa: E402
-from bbg.convert import check, trace  # noqa: E402
+from bbg.convert import closing, trace  # noqa: E402
 from bbg.graph import Graph  # noqa: E402
-from bbg.layers import BinaryConv2d, BinaryLinear  # noqa: E402
-from bbg.methods import METHODS, Binarizer, Form, Method  # noqa: E402
+from bbg.layers import BinaryConv2d  # noqa: E402
+from bbg.methods import METHODS, Method  # noqa: E402
 
 package = import_module("bbg.convert")  # the attribute of that name is the function
 real_fold = package.fold_graph
@@ -120,199 +118,7 @@ def test_model_is_left_as_it_was(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 1
 
 
-# ---- foreign networks ----------------------------------------------------------------------------------------------
-
-
-class Functional(nn.Module):
-    """A network of torch's functions: `function` of the input and the layers."""
-
-    def __init__(self, function: Callable[..., object], *layers: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: torch.Tensor) -> object:
-        return self.function(x, *self.layers)
-
-
-FOREIGN: dict[str, Callable[..., object]] = {
-    "relu": lambda x, c: F.relu(c(x)),
-    "torch.relu": lambda x, c: torch.relu(c(x)),
-    ".relu": lambda x, c: c(x).relu(),
-    "relu6": lambda x, c: F.relu6(c(x)),
-    "hardtanh": lambda x, c: F.hardtanh(c(x), -0.5, 0.25),
-    "leaky_relu": lambda x, c: F.leaky_relu(c(x), 0.3),
-    "clamp": lambda x, c: torch.clamp(c(x), max=0.5),
-    "max_pool2d": lambda x, c: F.max_pool2d(c(x), 3, 2, 1, ceil_mode=True),
-    "avg_pool2d": lambda x, c: F.avg_pool2d(c(x), (2, 3), 1, (1, 0)),
-    "adaptive_avg_pool2d": lambda x, c: F.adaptive_avg_pool2d(c(x), (3, 5)),
-    "dropout": lambda x, c: F.dropout(c(x), 0.5, False),
-    "flatten": lambda x, c: torch.flatten(c(x), 1),
-    ".flatten": lambda x, c: c(x).flatten(1),
-    "view": lambda x, c: (lambda y: y.view(y.size(0), -1))(c(x)),
-    "reshape": lambda x, c: (lambda y: y.reshape(y.shape[0], y.shape[1] * y.shape[2] * y.shape[3]))(c(x)),
-    "mean": lambda x, c: c(x).mean([2, 3]),
-    "mean, kept": lambda x, c: c(x).mean((-1, -2), keepdim=True),
-    "iadd": lambda x, c: c(x).add_(c(x)),
-    "a layer used twice": lambda x, c: c(c(x)) + x,
-    "gate": lambda x, c: c(x) * torch.arange(3.0).reshape(3, 1, 1),
-    "a dict": lambda x, c: {"map": c(x), "vector": c(x).flatten(1)},
-}
-
-
-@pytest.mark.parametrize("case", FOREIGN)
-def test_functions(case: str, tmp_path: Path) -> None:
-    model = Functional(FOREIGN[case], nn.Conv2d(3, 3, 3, padding=1))
-    bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
-    given = bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy())
-    with torch.no_grad():
-        wanted = model(EXAMPLE)
-    pairs = [(given[k], wanted[k]) for k in wanted] if isinstance(wanted, dict) else [(given, wanted)]
-    for a, b in pairs:
-        assert a.shape == tuple(b.shape)
-        assert np.abs(a - b.numpy()).max() <= 1e-5 * b.abs().max()
-
-
-LAYERS: dict[str, nn.Module] = {
-    "a convolution alone": nn.Conv2d(3, 4, 3),
-    "padding 'same'": nn.Conv2d(3, 4, (3, 5), padding="same", dilation=(2, 1)),
-    "padding 'valid', binary": BinaryConv2d(3, 4, 3, padding="valid"),
-    "no affine parameters": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)),
-    "a pool of the input": nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d((None, 3))),
-    "a binary linear layer on a map": nn.Sequential(nn.Conv2d(3, 2, 3, stride=2), nn.Flatten(), BinaryLinear(98, 5)),
-    "a half": nn.Conv2d(3, 4, 3).half(),
-}
-
-
-@pytest.mark.parametrize("case", LAYERS)
-def test_layers(case: str, tmp_path: Path) -> None:
-    assert bbg.convert(LAYERS[case], tmp_path / "net.bbg", EXAMPLE).difference <= 1e-5
-
-
-# ---- what is refused -----------------------------------------------------------------------------------------------
-
-
-class DependsOnInput(Binarizer):
-    """A threshold that is computed from the activations."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(axis=1)
-
-    def form(self, x: torch.Tensor) -> Form:
-        return Form(threshold=x.mean((0, 2, 3)))
-
-
-class Tricky(nn.Module):
-    """A branch on numbers: torch.fx cannot follow it."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if x.sum() > 0 else -x
-
-
-class Centred(nn.Conv2d):
-    """A convolution with another forward: not the one that the rule knows."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
-
-
-def flattened(*layers: nn.Module) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sequential(nn.Flatten(), *layers))
-
-
-REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
-    "a layer without a rule": (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), nn.GELU())),
-        ("1.1 (GELU)", "cannot be converted", "replace it", "BinaryConv2d"),
-    ),
-    "a function without a rule": (
-        nn.Sequential(nn.Conv2d(3, 4, 3), Functional(lambda x: torch.softmax(x, 1))),
-        ("1.softmax (Functional)", "cannot be converted", "replace it"),
-    ),
-    "a layer with another forward": (nn.Sequential(Centred(3, 4, 3)), ("0.conv2d (Centred)", "cannot be converted")),
-    "a branch on numbers": (
-        nn.Sequential(nn.Identity(), Tricky()),
-        ("1 (Tricky)", "torch.fx cannot trace", "write it"),
-    ),
-    "padding mode": (
-        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")),
-        ("0 (Conv2d)", "'reflect'", "'zeros'"),
-    ),
-    "asymmetric padding": (
-        nn.Sequential(nn.Conv2d(3, 4, 4, padding="same")),
-        ("0 (Conv2d)", "not symmetric", "odd kernel"),
-    ),
-    "indices": (nn.Sequential(nn.MaxPool2d(2, return_indices=True)), ("0 (MaxPool2d)", "return_indices")),
-    "divisor": (nn.Sequential(nn.AvgPool2d(2, divisor_override=3)), ("0 (AvgPool2d)", "divisor_override")),
-    "a window beside the map": (
-        nn.Sequential(nn.MaxPool2d(2, dilation=17, padding=1)),
-        ("0 (MaxPool2d)", "dilation"),
-    ),
-    "no running statistics": (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
-        ("1 (BatchNorm2d)", "running statistics", "track_running_stats=True"),
-    ),
-    "batch norm of a flattened map": (
-        flattened(nn.BatchNorm1d(2 * 14 * 14)),
-        ("1.1 (BatchNorm1d)", "14 x 14 map", "before flattening"),
-    ),
-    "a linear layer on a map": (nn.Sequential(nn.Linear(16, 3)), ("0 (Linear)", "flatten")),
-    "an activation that depends on the input": (
-        nn.Sequential(BinaryConv2d(3, 4, 3, method=Method("own", METHODS["bbg"].weight, DependsOnInput))),
-        ("0 (BinaryConv2d)", "threshold", "depends on the input"),
-    ),
-    "a product": (Functional(lambda x: x * x), ("mul (Functional)", "two values")),
-    "broadcasting": (Functional(lambda x, p: x + p(x), nn.AdaptiveAvgPool2d(1)), ("add (Functional)", "equal shapes")),
-    "a constant map": (Functional(lambda x: x + torch.ones(16, 16)), ("add (Functional)", "one per channel")),
-    "an unknown argument": (Functional(lambda x: torch.add(x, x, alpha=2)), ("add (Functional)", "alpha")),
-    "active dropout": (Functional(lambda x: F.dropout(x)), ("dropout (Functional)", "training=self.training")),
-    "transposing": (Functional(lambda x: x.reshape(-1, 3)), ("reshape (Functional)", "flatten")),
-    "an attribute": (Functional(lambda x: x.mT * 1.0), ("(Functional)", "'mT'", "shape")),
-    "a tuple": (Functional(lambda x: (x, x)), ("returns tuple", "dict")),
-    "an input as output": (nn.Sequential(nn.Identity()), ("'input'", "no op writes")),
-    "numbers that are not finite": (
-        nn.Sequential(nn.utils.skip_init(nn.Conv2d, 3, 4, 3, bias=False)),
-        ("0.weight", "not finite"),
-    ),
-}
-nn.init.normal_(REFUSED["batch norm of a flattened map"][0][1][1].weight)  # type: ignore[index]
-nn.init.constant_(REFUSED["numbers that are not finite"][0][0].weight, float("nan"))  # type: ignore[index]
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused_by_name(case: str, tmp_path: Path) -> None:
-    model, words = REFUSED[case]
-    path = tmp_path / "net.bbg"
-    path.write_bytes(b"old")
-    with pytest.raises(BbgError) as error:
-        bbg.convert(model, path, EXAMPLE)
-    for word in words:
-        assert word in str(error.value)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_unknown_layers_are_found_before_anything_is_computed(tmp_path: Path) -> None:
-    """A layer that sleeps comes first, one without a rule last."""
-
-    class Slow(nn.ReLU):
-        pass
-
-    slow = Slow()
-    slow.register_forward_pre_hook(lambda *_: time.sleep(10))
-    start = time.perf_counter()
-    with pytest.raises(BbgError, match=r"1 \(Softmax2d\)"):
-        bbg.convert(nn.Sequential(slow, nn.Softmax2d()), tmp_path / "net.bbg", EXAMPLE)
-    assert time.perf_counter() - start < 1
-
-
-def test_a_hook_that_changes_values_is_noticed(tmp_path: Path) -> None:
-    layer = nn.Conv2d(3, 4, 3)
-    model = nn.Sequential(layer, nn.ReLU())
-    model.register_forward_hook(lambda module, args, out: out + 1)
-    with pytest.raises(BbgError, match="computes something else"):
-        bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 
 ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
@@ -388,12 +194,12 @@ def test_departures_are_counted_by_image() -> None:
     model = nn.Sequential(BinaryConv2d(3, 3, 1), BinaryConv2d(3, 2, 1)).requires_grad_(False)
     images = torch.randn(3, 3, 4, 4)
     lowered = trace.lower_network(model, images[:1])
-    values = check.by_steps(lowered, images)
+    values = closing.by_steps(lowered, images)
     free = {name: value.clone() for name, value in values.items()}
-    assert check.departures(lowered, lowered.graph, values, free) == []
+    assert closing.departures(lowered, lowered.graph, values, free) == []
     values["0.sign"][1, 0, 0, 0] *= -1
     values["1.sign"][1:, 1, 2, 2] *= -1
-    given = check.departures(lowered, lowered.graph, values, free)
+    given = closing.departures(lowered, lowered.graph, values, free)
     at_first = [images[1, 0, 0, 0].abs() / images.abs().max(), values["0"][2, 1, 2, 2].abs() / values["0"].abs().max()]
     assert given == pytest.approx([float(v) for v in at_first])
 
@@ -407,5 +213,5 @@ def test_bits_may_differ_only_near_their_threshold() -> None:
     layer = BinaryConv2d(3, 2, 1, method=SHIFTED)
     nn.init.constant_(layer.activation_binarizer.threshold, 0.5)
     lowered = trace.lower_network(nn.Sequential(layer).requires_grad_(False), torch.randn(1, 3, 1, 1))
-    found = next(check.judge(lowered, replace(lowered.graph, ops=lowered.graph.ops[:1]), values))
+    found = next(closing.judge(lowered, replace(lowered.graph, ops=lowered.graph.ops[:1]), values))
     assert (found.ties, found.wrong) == (1, 2)

@@ -231,12 +231,14 @@ def neg(to: Lowering, x: Wire) -> Wire:
 
 
 def _sum(to: Lowering, x: Wire, y: Wire, function: Callable[..., Tensor], gate: np.ndarray | None = None) -> Wire:
-    alike = x.tensor.shape == y.tensor.shape and x.shape == y.shape
-    if alike and not torch.equal(x.order, y.order):
-        x, y = to.map(x), to.map(y)
-    if not alike:
+    if x.tensor.shape != y.tensor.shape:
         raise to.refuse(f"adds maps {list(x.shape)} and {list(y.shape)}; allowed are equal shapes")
-    return to.emit("pointwise", (x, y), function, rows={"gate": gate})
+    return to.emit("pointwise", _alike(to, x, y), function, rows={"gate": gate})
+
+
+def _alike(to: Lowering, x: Wire, y: Wire) -> tuple[Wire, Wire]:
+    """Two tensors of one shape, brought to maps where torch has the numbers of their values in different orders."""
+    return (x, y) if x.shape == y.shape and torch.equal(x.order, y.order) else (to.map(x), to.map(y))
 
 
 @lowers(operator.mul, operator.imul, torch.mul, "mul", "mul_")
@@ -261,9 +263,10 @@ def product(to: Lowering, x: Wire, y: Wire, suffix: str = "") -> Wire:
     """`x * y`: of one shape, or one of them with a single number for each channel."""
     if x.value[0].numel() < y.value[0].numel():
         x, y = y, x
-    same = x.shape == y.shape and x.tensor.shape == y.tensor.shape and torch.equal(x.order, y.order)
     spread = y.shape == (x.shape[0], 1, 1) and ((x.places is None and y.places is None) or (x.last and y.last))
-    if not (same or spread):
+    if x.tensor.shape == y.tensor.shape:
+        x, y = _alike(to, x, y)
+    elif not spread:
         came = f"{list(x.tensor.shape[1:])} and {list(y.tensor.shape[1:])}"
         raise to.refuse(f"multiplies {came}; allowed are equal shapes, or one number per channel, [N, C, 1, 1]")
     return to.emit("multiply", (x, y), torch.mul, suffix=suffix)

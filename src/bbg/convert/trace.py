@@ -124,6 +124,14 @@ class Lowering:
             raise self.refuse(f"its input is no map [N, C, H, W], but {self.describe(x)}; give it the map")
         return selected
 
+    def returned(self, name: str, x: Wire) -> Wire:
+        """`x` as a map or flattened, which is what a network may return."""
+        x = x if x.order.ndim not in (1, 3) or (x.whole and x.in_rows) else self._selected(x)
+        if x.order.ndim not in (1, 3) or not x.in_rows:
+            came = f"{name or 'the output'}: the network returns {self.describe(x)}"
+            raise BbgError(f"{came}; allowed are [N, C, H, W], and that flattened")
+        return x
+
     def _selected(self, x: Wire) -> Wire:
         """An op that selects the channels which torch has, in its order; BbgError where it has no whole maps."""
         places = x.order
@@ -262,12 +270,6 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
             )
     channels, height, width = example.shape[1:]
     outputs = tuple(Output(name, wire.name, wire.flat) for name, wire in wires.items())
-    for name, wire in wires.items():
-        if wire.order.ndim not in (1, 3) or not wire.in_rows:
-            raise BbgError(
-                f"{name or 'the output'}: the network returns {to.describe(wire)}; allowed are [N, C, H, W], and that "
-                "flattened"
-            )
     return Lowered(Graph(INPUT, (channels, height, width), tuple(to.ops), outputs), to.steps, to.layers)
 
 
@@ -280,7 +282,7 @@ def _run(traced: fx.GraphModule, model: nn.Module, example: Tensor) -> tuple[dic
         args = fx.node.map_arg(node.args, results.__getitem__)
         kwargs = fx.node.map_arg(node.kwargs, results.__getitem__)
         if node.op == "output":
-            return {name: to.settled(wire) for name, wire in _outputs(args[0]).items()}, to
+            return {name: to.returned(name, wire) for name, wire in _outputs(args[0]).items()}, to
         results[node] = _result(to, node, traced, args, kwargs, example if not results else None)
     raise BbgError("the network returns nothing; it must return a tensor or a dict of tensors")
 

@@ -1,0 +1,152 @@
+"""The lowering rules: what torch computes by layers and by functions, the engine computes too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+
+import bbg  # noqa: E402
+from bbg.layers import BinaryConv2d, BinaryLinear  # noqa: E402
+
+torch.set_num_threads(1)  # small maps
+EXAMPLE = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def last(x: torch.Tensor) -> torch.Tensor:
+    """`[N, C, H, W]` as `[N, H, W, C]`."""
+    return x.permute(0, 2, 3, 1)
+
+
+def shuffled(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """Channels of `groups` groups in turn, as ShuffleNet has it."""
+    n, c, h, w = x.size()
+    return x.view(n, groups, c // groups, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+
+
+class Functional(nn.Module):
+    """A network of torch's functions: `function` of the input and the layers."""
+
+    def __init__(self, function: Callable[..., object], *layers: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.function(x, *self.layers)
+
+
+FOREIGN: dict[str, Callable[..., object]] = {
+    "relu": lambda x, c: F.relu(c(x)),
+    "torch.relu": lambda x, c: torch.relu(c(x)),
+    ".relu": lambda x, c: c(x).relu(),
+    "relu6": lambda x, c: F.relu6(c(x)),
+    "hardtanh": lambda x, c: F.hardtanh(c(x), -0.5, 0.25),
+    "leaky_relu": lambda x, c: F.leaky_relu(c(x), 0.3),
+    "clamp": lambda x, c: torch.clamp(c(x), max=0.5),
+    "max_pool2d": lambda x, c: F.max_pool2d(c(x), 3, 2, 1, ceil_mode=True),
+    "avg_pool2d": lambda x, c: F.avg_pool2d(c(x), (2, 3), 1, (1, 0)),
+    "adaptive_avg_pool2d": lambda x, c: F.adaptive_avg_pool2d(c(x), (3, 5)),
+    "dropout": lambda x, c: F.dropout(c(x), 0.5, False),
+    "flatten": lambda x, c: torch.flatten(c(x), 1),
+    ".flatten": lambda x, c: c(x).flatten(1),
+    "view": lambda x, c: (lambda y: y.view(y.size(0), -1))(c(x)),
+    "reshape": lambda x, c: (lambda y: y.reshape(y.shape[0], y.shape[1] * y.shape[2] * y.shape[3]))(c(x)),
+    "mean": lambda x, c: c(x).mean([2, 3]),
+    "mean, kept": lambda x, c: c(x).mean((-1, -2), keepdim=True),
+    "mean of [N, H, W, C]": lambda x, c: last(c(x)).mean((1, 2)),
+    "mean of [N, H, W, C], kept": lambda x, c: last(c(x)).mean((1, 2), keepdim=True).permute(0, 3, 1, 2),
+    "iadd": lambda x, c: c(x).add_(c(x)),
+    "sub": lambda x, c: c(x) - x,
+    "isub of a constant": lambda x, c: c(x).sub_(0.25),
+    "a constant minus": lambda x, c: 1.5 - c(x),
+    "neg": lambda x, c: -c(x),
+    "div": lambda x, c: c(x) / torch.tensor([2.0, 3.0, -0.7]).reshape(3, 1, 1),
+    "product": lambda x, c: c(x) * c(c(x)),
+    "square": lambda x, c: c(x) * c(x),
+    "squeeze and excite": lambda x, c: c(x) * torch.sigmoid(c(F.adaptive_avg_pool2d(x, 1))),
+    "excite first": lambda x, c: F.hardsigmoid(c(F.adaptive_avg_pool2d(x, 1))) * c(x),
+    "product of [N, H, W, C]": lambda x, c: (last(c(x)) * last(c(x)).mean((1, 2), True)).permute(0, 3, 1, 2),
+    "sigmoid": lambda x, c: torch.sigmoid(3 * c(x)),
+    "tanh": lambda x, c: c(x).tanh(),
+    "silu": lambda x, c: F.silu(4 * c(x)),
+    "hardswish": lambda x, c: F.hardswish(4 * c(x)),
+    "gelu": lambda x, c: F.gelu(3 * c(x)),
+    "gelu by tanh": lambda x, c: F.gelu(3 * c(x), approximate="tanh"),
+    "silu of a flat map": lambda x, c: F.silu(c(x).flatten(1)),
+    "layer_norm": lambda x, c: F.layer_norm(last(c(x)), (3,)).permute(0, 3, 1, 2),
+    "cat": lambda x, c: torch.cat([c(x), x, c(c(x))], 1),
+    "cat of [N, H, W, C]": lambda x, c: torch.cat((last(x), last(c(x))), -1).permute(0, 3, 1, 2),
+    "cat of features": lambda x, c: torch.cat([c(x).mean((2, 3)), x.mean((2, 3))], dim=1),
+    "cat of one": lambda x, c: torch.cat([c(x)], 1),
+    "chunk": lambda x, c: (lambda y: y[0] + y[2])(torch.chunk(c(x), 3, 1)),
+    "split": lambda x, c: (lambda y: torch.cat([y[1], y[0]], 1))(torch.split(c(x), [1, 2], 1)),
+    "slices": lambda x, c: c(x)[:, 1:] * c(x)[:, :2],
+    "a channel": lambda x, c: c(x)[:, 1:2],
+    "unbind": lambda x, c: c(x).unbind(1)[2].unsqueeze(1),
+    "channel shuffle": lambda x, c: shuffled(torch.cat([c(x), x], 1), 3),
+    "shuffle, then a product": lambda x, c: shuffled(torch.cat([c(x), x], 1), 2) * torch.cat([x, x], 1),
+    "an activation of a shuffle": lambda x, c: F.relu(shuffled(torch.cat([c(x), x], 1), 2)),
+    "there and back": lambda x, c: c(x).flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, (16, 16)),
+    "features as a map": lambda x, c: c(x.mean((2, 3))[:, :, None, None]),
+    "some features": lambda x, c: c(x).mean((2, 3))[:, 1:],
+    "a constant of [N, H, W, C]": lambda x, c: (last(c(x)) * torch.tensor([1.0, 2.0, -3.0])).permute(0, 3, 1, 2),
+    "a layer used twice": lambda x, c: c(c(x)) + x,
+    "gate": lambda x, c: c(x) * torch.arange(3.0).reshape(3, 1, 1),
+    "a dict": lambda x, c: {"map": c(x), "vector": c(x).flatten(1)},
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_functions(case: str, tmp_path: Path) -> None:
+    model = Functional(FOREIGN[case], nn.Conv2d(3, 3, 3, padding=1))
+    bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
+    given = bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy())
+    with torch.no_grad():
+        wanted = model(EXAMPLE)
+    pairs = [(given[k], wanted[k]) for k in wanted] if isinstance(wanted, dict) else [(given, wanted)]
+    for a, b in pairs:
+        assert a.shape == tuple(b.shape)
+        assert np.abs(a - b.numpy()).max() <= 1e-5 * b.abs().max()
+
+
+class LinearOfLast(nn.Module):
+    """A linear layer over the channels of `[N, H, W, C]`, and one over that flattened."""
+
+    def __init__(self, binary: bool) -> None:
+        super().__init__()
+        self.pointwise, self.norm = nn.Linear(3, 5), nn.LayerNorm(5)
+        self.head = (BinaryLinear if binary else nn.Linear)(5 * 16 * 16, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.pointwise(last(x))).flatten(1))
+
+
+LAYERS: dict[str, nn.Module] = {
+    "a convolution alone": nn.Conv2d(3, 4, 3),
+    "padding 'same'": nn.Conv2d(3, 4, (3, 5), padding="same", dilation=(2, 1)),
+    "padding 'valid', binary": BinaryConv2d(3, 4, 3, padding="valid"),
+    "no affine parameters": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)),
+    "a pool of the input": nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d((None, 3))),
+    "a binary linear layer on a map": nn.Sequential(nn.Conv2d(3, 2, 3, stride=2), nn.Flatten(), BinaryLinear(98, 5)),
+    "a flattened [N, H, W, C]": LinearOfLast(binary=False),
+    "a flattened [N, H, W, C], binary": LinearOfLast(binary=True),
+    "features": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(3), nn.GELU(), nn.Linear(3, 4)),
+    "movers": nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ChannelShuffle(4), nn.Hardswish(), nn.Flatten(), nn.Unflatten(1, (8, 16, 16)), nn.SiLU()
+    ),
+    "depthwise": nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Hardsigmoid()),
+    "a half": nn.Conv2d(3, 4, 3).half(),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_layers(case: str, tmp_path: Path) -> None:
+    assert bbg.convert(LAYERS[case], tmp_path / "net.bbg", EXAMPLE).difference <= 1e-5

@@ -1,0 +1,173 @@
+"""What conversion refuses: the layer, its place, what is allowed, and what to do; nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+from test_lower import EXAMPLE, Functional  # noqa: E402
+from torch import nn  # noqa: E402
+
+import bbg  # noqa: E402
+from bbg import BbgError  # noqa: E402
+from bbg.layers import BinaryConv2d  # noqa: E402
+from bbg.methods import METHODS, Binarizer, Form, Method  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+class DependsOnInput(Binarizer):
+    """A threshold that is computed from the activations."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(axis=1)
+
+    def form(self, x: torch.Tensor) -> Form:
+        return Form(threshold=x.mean((0, 2, 3)))
+
+
+class Tricky(nn.Module):
+    """A branch on numbers: torch.fx cannot follow it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Centred(nn.Conv2d):
+    """A convolution with another forward: not the one that the rule knows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+def flattened(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sequential(nn.Flatten(), *layers))
+
+
+REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
+    "a layer without a rule": (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), nn.Softplus())),
+        ("1.1 (Softplus)", "cannot be converted", "replace it", "BinaryConv2d"),
+    ),
+    "a function without a rule": (
+        nn.Sequential(nn.Conv2d(3, 4, 3), Functional(lambda x: torch.softmax(x, 1))),
+        ("1.softmax (Functional)", "cannot be converted", "replace it"),
+    ),
+    "a layer with another forward": (nn.Sequential(Centred(3, 4, 3)), ("0.conv2d (Centred)", "cannot be converted")),
+    "a branch on numbers": (
+        nn.Sequential(nn.Identity(), Tricky()),
+        ("1 (Tricky)", "torch.fx cannot trace", "write it"),
+    ),
+    "padding mode": (
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")),
+        ("0 (Conv2d)", "'reflect'", "'zeros'"),
+    ),
+    "asymmetric padding": (
+        nn.Sequential(nn.Conv2d(3, 4, 4, padding="same")),
+        ("0 (Conv2d)", "not symmetric", "odd kernel"),
+    ),
+    "indices": (nn.Sequential(nn.MaxPool2d(2, return_indices=True)), ("0 (MaxPool2d)", "return_indices")),
+    "divisor": (nn.Sequential(nn.AvgPool2d(2, divisor_override=3)), ("0 (AvgPool2d)", "divisor_override")),
+    "a window beside the map": (
+        nn.Sequential(nn.MaxPool2d(2, dilation=17, padding=1)),
+        ("0 (MaxPool2d)", "dilation"),
+    ),
+    "no running statistics": (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
+        ("1 (BatchNorm2d)", "running statistics", "track_running_stats=True"),
+    ),
+    "batch norm of a flattened map": (
+        flattened(nn.BatchNorm1d(2 * 14 * 14)),
+        ("1.1 (BatchNorm1d)", "14 x 14 map", "before flattening"),
+    ),
+    "a linear layer on a map": (nn.Sequential(nn.Linear(16, 3)), ("0 (Linear)", "flatten")),
+    "an activation that depends on the input": (
+        nn.Sequential(BinaryConv2d(3, 4, 3, method=Method("own", METHODS["bbg"].weight, DependsOnInput))),
+        ("0 (BinaryConv2d)", "threshold", "depends on the input"),
+    ),
+    "a product of other maps": (
+        Functional(lambda x, p: x * p(x), nn.AdaptiveAvgPool2d((1, 16))),
+        ("mul (Functional)", "[3, 16, 16] and [3, 1, 16]", "equal shapes"),
+    ),
+    "a quotient": (Functional(lambda x: x / (x + 1)), ("truediv (Functional)", "depends on the input")),
+    "a division by zero": (Functional(lambda x: x / 0), ("truediv (Functional)", "divides by 0")),
+    "rows joined": (Functional(lambda x: torch.cat([x, x], 2)), ("cat (Functional)", "axis 2", "channels")),
+    "a constant joined": (
+        Functional(lambda x: torch.cat([x, torch.ones(1, 1, 16, 16)], 1)),
+        ("cat (Functional)", "a constant"),
+    ),
+    "half a map": (
+        Functional(lambda x, c: c(x[:, :, :8]), nn.Conv2d(3, 4, 3)),
+        ("layers.0 (Conv2d)", "[3, 16, 16]", "[N, 3, 8, 16]", "whole channels"),
+    ),
+    "a transposed map": (
+        Functional(lambda x, c: c(x.transpose(2, 3)), nn.Conv2d(3, 4, 3)),
+        ("layers.0 (Conv2d)", "[3, 16, 16] rearranged", "whole channels"),
+    ),
+    "a transposed output": (
+        Functional(lambda x, c: c(x).permute(0, 2, 3, 1), nn.Conv2d(3, 4, 3)),
+        ("the output", "[N, 14, 14, 4]", "allowed are"),
+    ),
+    "a norm of rows": (Functional(lambda x: F.layer_norm(x, (16,))), ("layer_norm (Functional)", "normalises [16]")),
+    "broadcasting": (Functional(lambda x, p: x + p(x), nn.AdaptiveAvgPool2d(1)), ("add (Functional)", "equal shapes")),
+    "a constant map": (
+        Functional(lambda x: x + torch.arange(16.0)),
+        ("add (Functional)", "differs within the 16 x 16 map"),
+    ),
+    "an unknown argument": (Functional(lambda x: torch.add(x, x, alpha=2)), ("add (Functional)", "alpha")),
+    "active dropout": (Functional(lambda x: F.dropout(x)), ("dropout (Functional)", "training=self.training")),
+    "transposing": (
+        Functional(lambda x: x.reshape(-1, 3)),
+        ("reshape (Functional)", "[256, 3] of one image", "first axis"),
+    ),
+    "an attribute": (Functional(lambda x: x.mT * 1.0), ("(Functional)", "'mT'", "shape")),
+    "a tuple": (Functional(lambda x: (x, x)), ("returns tuple", "dict")),
+    "an input as output": (nn.Sequential(nn.Identity()), ("'input'", "no op writes")),
+    "numbers that are not finite": (
+        nn.Sequential(nn.utils.skip_init(nn.Conv2d, 3, 4, 3, bias=False)),
+        ("0.weight", "not finite"),
+    ),
+}
+nn.init.normal_(REFUSED["batch norm of a flattened map"][0][1][1].weight)  # type: ignore[index]
+nn.init.constant_(REFUSED["numbers that are not finite"][0][0].weight, float("nan"))  # type: ignore[index]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_by_name(case: str, tmp_path: Path) -> None:
+    model, words = REFUSED[case]
+    path = tmp_path / "net.bbg"
+    path.write_bytes(b"old")
+    with pytest.raises(BbgError) as error:
+        bbg.convert(model, path, EXAMPLE)
+    for word in words:
+        assert word in str(error.value)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unknown_layers_are_found_before_anything_is_computed(tmp_path: Path) -> None:
+    """A layer that sleeps comes first, one without a rule last."""
+
+    class Slow(nn.ReLU):
+        pass
+
+    slow = Slow()
+    slow.register_forward_pre_hook(lambda *_: time.sleep(10))
+    start = time.perf_counter()
+    with pytest.raises(BbgError, match=r"1 \(Softmax2d\)"):
+        bbg.convert(nn.Sequential(slow, nn.Softmax2d()), tmp_path / "net.bbg", EXAMPLE)
+    assert time.perf_counter() - start < 1
+
+
+def test_a_hook_that_changes_values_is_noticed(tmp_path: Path) -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    model = nn.Sequential(layer, nn.ReLU())
+    model.register_forward_hook(lambda module, args, out: out + 1)
+    with pytest.raises(BbgError, match="computes something else"):
+        bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
