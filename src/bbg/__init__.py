@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from bbg.convert import convert
     from bbg.engine import Engine, load
     from bbg.image import Preprocess
-    from bbg.models import create
+    from bbg.models import binarize, create
 
 __version__ = "0.1.0"
-__all__ = ["BbgError", "Engine", "Preprocess", "convert", "create", "layers", "load", "zoo"]
+__all__ = ["BbgError", "Engine", "Preprocess", "binarize", "convert", "create", "layers", "load", "zoo"]
 
 _HOMES = {
     "Engine": "bbg.engine",
     "Preprocess": "bbg.image",
+    "binarize": "bbg.models",
     "convert": "bbg.convert",
     "create": "bbg.models",
     "load": "bbg.engine",

@@ -289,9 +289,16 @@ def reshape(to: Lowering, x: Wire, *size: Any) -> Wire:
     shape = x.tensor.reshape(*size).shape
     if shape == x.tensor.shape:
         return x
+    if x.flat and shape == x.value.shape:
+        return replace(x, flat=False)
     if shape != x.value.flatten(1).shape:
         raise to.refuse(f"reshapes {list(x.tensor.shape)} to {list(shape)}; allowed is to flatten it to [N, features]")
     return replace(x, flat=True)
+
+
+@lowers("unflatten")
+def unflatten(to: Lowering, x: Wire, dim: int, sizes: Any) -> Wire:
+    return reshape(to, x, *x.tensor.unflatten(dim, sizes).shape)
 
 
 @lowers("mean", torch.mean)
