@@ -49,15 +49,18 @@ JOINS = {"cat", "concat", "stack"}
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """The network in training or evaluation mode; afterwards it is as it was, and so is each of its modules."""
     modes = {module: module.training for module in model.modules()}
+    attributes = set(vars(model))
     try:
-        model.eval()
+        model.train(training)
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for name in set(vars(model)) - attributes:  # constants, which torch.fx leaves there
+            delattr(model, name)
 
 
 def reads_mode(module: nn.Module) -> bool:
@@ -120,7 +123,12 @@ class Network:
 
     @classmethod
     def of(cls, model: nn.Module, example: Tensor) -> Network:
-        """Trace `model`, which is in evaluation mode; BbgError names the module that torch.fx cannot trace."""
+        """Trace `model` in evaluation mode; BbgError names the module that torch.fx cannot trace."""
+        with in_mode(model, False):
+            return cls._of(model, example)
+
+    @classmethod
+    def _of(cls, model: nn.Module, example: Tensor) -> Network:
         tracer, attributes = Tracer(), set(vars(model))
         try:
             graph = tracer.trace(model)
@@ -141,9 +149,6 @@ class Network:
             raise BbgError(
                 f"the network cannot run on an example {list(example.shape)} ({error}); give images that it takes"
             ) from error
-        finally:
-            for name in constants:
-                delattr(model, name)
         network = cls(model, graph, shapes.shapes, constants)
         network._order = {node: i for i, node in enumerate(graph.nodes)}
         network._modules = dict(model.named_modules(remove_duplicate=False))
@@ -179,6 +184,19 @@ class Network:
             args, name = (node.args[1:], kind) if module is None else ((getattr(module, "dims", ()),), kind.lower())
             return int(list(getattr(moved, name)(*args, **node.kwargs).shape).index(2))
         return axis if rank == len(self.shapes[before]) and not self.is_layer(node) else 1
+
+    def only_in_training(self) -> list[str]:
+        """The modules that call something in training mode that they do not call in evaluation mode."""
+        with in_mode(self.model, True):
+            try:
+                graph = Tracer().trace(self.model)
+            except Exception:  # it need not be traceable in this mode
+                return []
+        there, here = (
+            Counter((self.path(node), self.kind(node)) for node in nodes if node.op.startswith("call"))
+            for nodes in (graph.nodes, self.graph.nodes)
+        )
+        return sorted({path for path, _ in there - here})
 
     def add(self, node: fx.Node, like: fx.Node) -> None:
         """Enter a new node of the graph, whose value is of the shape of `like`'s."""
@@ -234,32 +252,29 @@ class Network:
         return math.prod(self.shapes[over][1:]) * math.prod(weight[1:])
 
     def first(self) -> set[fx.Node]:
-        """The layers that read the images."""
-        return self._until_layers([node for node in self.graph.nodes if node.op == "placeholder"], lambda n: n.users)
+        """The layers that read the images, and nothing that a layer has made of them."""
+        found: set[fx.Node] = set()
+        raw: set[fx.Node] = set()
+        for node in self.graph.nodes:
+            if node in self.live and raw.issuperset(self.inputs(node)):
+                (found if self.is_layer(node) else raw).add(node)
+        return found
 
     def last(self) -> set[fx.Node]:
         """The layers that the outputs come from; of a sum, only what comes last."""
-
-        def back(node: fx.Node) -> list[fx.Node]:
-            before = self.inputs(node)
-            joins = node.op == "output" or self.kind(node) in JOINS
-            return before if joins else sorted(before, key=self._order.__getitem__)[-1:]
-
-        return self._until_layers([node for node in self.graph.nodes if node.op == "output"], back)
-
-    def _until_layers(self, start: list[fx.Node], step: Any) -> set[fx.Node]:
-        found: set[fx.Node] = set()
-        seen, todo = set(start), list(start)
+        seen: set[fx.Node] = set()
+        todo = [node for node in self.graph.nodes if node.op == "output"]
         while todo:
-            for node in step(todo.pop()):
-                if node in self.live and node not in seen:
-                    seen.add(node)
-                    (found.add if self.is_layer(node) else todo.append)(node)
-        return found
+            node = todo.pop()
+            before = self.inputs(node)
+            if not (node.op == "output" or self.kind(node) in JOINS):
+                before = sorted(before, key=self._order.__getitem__)[-1:]
+            todo += [one for one in before if one not in seen and not self.is_layer(one)]
+            seen.update(before)
+        return {node for node in seen if self.is_layer(node)}
 
     def _pooled(self, node: fx.Node) -> bool:
-        shape = self.shapes[node]
-        return len(shape) == 2 or (len(shape) == 4 and math.prod(shape[2:]) == 1)
+        return sum(size > 1 for size in self.shapes[node][1:]) <= 1
 
     def squeezes(self, node: fx.Node) -> bool:
         """Whether a layer belongs to a squeeze-excite block: its input is a pooled map, its output a factor."""

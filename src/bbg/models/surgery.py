@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit, pointwise
 from bbg.methods import Method, Pointwise, get
-from bbg.models.foreign import CLAMPS, POSITIVE, Network, evaluating
+from bbg.models.foreign import CLAMPS, POSITIVE, Network
 
 FIRST = "first: it reads the images"
 LAST = "last: the output comes from it"
@@ -133,8 +133,7 @@ def binarize(model: nn.Module, method: str | Method = "bbg", keep: Iterable[str]
         raise BbgError(f"the example is {came}; give example=images, a float tensor [N, C, H, W]")
     if isinstance(model, (nn.Conv2d, nn.Linear)):
         model = nn.Sequential(model)
-    with evaluating(model):
-        network = Network.of(model, example[:1])
+    network = Network.of(model, example[:1])
     return _Surgeon(network, chosen, act).operate((keep,) if isinstance(keep, str) else tuple(keep))
 
 
@@ -146,6 +145,7 @@ class _Surgeon:
         self.modules: dict[str, nn.Module] = {}  # the new ones, by qualified name
         self.rows: dict[fx.Node, list[Row]] = {}
         self.order = list(network.graph.nodes)
+        self.lost = network.only_in_training()
 
     def operate(self, keep: tuple[str, ...]) -> Binarized:
         network = self.network
@@ -334,10 +334,11 @@ class _Surgeon:
 
     def assemble(self) -> Binarized:
         """The traced module; all its parts have the mode that they had."""
-        model, places = self.network.model, dict[str, Any](self.modules)
+        model, constants, places = self.network.model, self.network.constants, dict[str, Any](self.modules)
         for node in self.graph.nodes:
             if node.op in ("call_module", "get_attr") and node.target not in places:
-                places[node.target] = self.network.constants.get(node.target, _attribute(model, node.target))
+                known = node.target in constants
+                places[node.target] = constants[node.target] if known else _attribute(model, node.target)
         result = Binarized(places, self.graph, type(model).__name__)
         result.training = model.training
         for name, module in model.named_modules():
@@ -348,14 +349,19 @@ class _Surgeon:
         return result
 
     def dropped(self) -> list[Row]:
-        """The outermost modules with parameters that the trace has not met."""
+        """What the evaluation mode does not do: the outermost modules with parameters that it does not reach, and more.
+
+        Not told are dropout and layers like it, which stay.
+        """
         met = {str(node.target) for node in self.order if node.op in ("call_module", "get_attr")}
         rows: list[Row] = []
         for name, module in self.network.model.named_modules():
-            inside = any(place == name or place.startswith(f"{name}.") or name.startswith(f"{place}.") for place in met)
-            inside = inside or not name or any(name.startswith(f"{row.name}.") for row in rows)
-            if not inside and any(True for _ in module.parameters()):
-                rows.append(Row(name, type(module).__name__, "dropped", "not reached in evaluation mode"))
+            around = any(name.startswith(f"{row.name}.") for row in rows if row.name)
+            reached = any(f"{place}.".startswith(f"{name}.") or name.startswith(f"{place}.") for place in met)
+            if around or not (name in self.lost or (name and not reached and any(True for _ in module.parameters()))):
+                continue
+            why = "it does more in training mode" if not name or reached else "not reached in evaluation mode"
+            rows.append(Row(name, type(module).__name__, "dropped", why))
         return rows
 
 
