@@ -84,6 +84,25 @@ def test_an_activation_in_place_counts_for_whoever_reads_its_input_later() -> No
     assert (inputs_of_signs(binary, EXAMPLE)["b.conv"] < 0).any()
 
 
+POOLED: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
+    "pool": (lambda x, a, b, c: c(b(F.max_pool2d(F.relu(a(x)), 2))), ["max_pool2d_norm"]),
+    "pool, then act": (lambda x, a, b, c: c(b(F.relu(F.max_pool2d(a(x), 2)))), ["max_pool2d_norm"]),
+    "two pools": (lambda x, a, b, c: c(F.max_pool2d(b(F.max_pool2d(a(x), 2)), 2)), ["max_pool2d_norm"]),
+    "joined": (lambda x, a, b, c: c(b(torch.cat([F.max_pool2d(a(x), 2), a(x)[..., ::2, ::2]], 1)[:, 2:6])),
+               ["max_pool2d_norm"]),
+    "average": (lambda x, a, b, c: c(b(F.avg_pool2d(a(x), 2))), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_behind_a_max_pool_signs_are_balanced(name: str) -> None:
+    function, names = POOLED[name]
+    binary = three(function)
+    assert [row.name for row in binary.report.of("added") if row.why != "no BN followed"] == names
+    x = inputs_of_signs(binary, EXAMPLE)["b.conv"]
+    assert 0.3 < (x < 0).float().mean() < 0.7
+
+
 def test_act_is_the_methods_or_the_given_one() -> None:
     forward = REPLACED["F.relu"]
     assert isinstance(three(forward, method="reactnet").relu, RPReLU)
@@ -138,6 +157,8 @@ def test_all_heads_are_last_and_of_a_sum_what_comes_last() -> None:
     reasons = what(three(heads, conv(), conv()))
     assert [name for name, (_, why) in reasons.items() if why.startswith("last")] == ["b", "c", "d"]
     assert reasons["e"][0] == "binary"
+    two = three(lambda x, a, b, c, d: c(y := d(F.relu(a(x)))) + b(y), conv())
+    assert [name for name, (_, why) in what(two).items() if why.startswith("last")] == ["c", "b"]
 
 
 # ---- layouts -------------------------------------------------------------------------------------------------------

@@ -261,13 +261,14 @@ class Network:
         return found
 
     def last(self) -> set[fx.Node]:
-        """The layers that the outputs come from; of a sum, only what comes last."""
+        """The layers that the outputs come from; of a sum, only what comes last, unless it is a sum of layers."""
         seen: set[fx.Node] = set()
         todo = [node for node in self.graph.nodes if node.op == "output"]
         while todo:
             node = todo.pop()
             before = self.inputs(node)
-            if not (node.op == "output" or self.kind(node) in JOINS):
+            layers = all(self.is_layer(one) and len(one.users) == 1 for one in before)
+            if not (node.op == "output" or self.kind(node) in JOINS or layers):
                 before = sorted(before, key=self._order.__getitem__)[-1:]
             todo += [one for one in before if one not in seen and not self.is_layer(one)]
             seen.update(before)
@@ -293,10 +294,13 @@ class Network:
                     todo.append(user)
         return False
 
-    def dense_max(self, node: fx.Node) -> bool:
-        """Whether it is a max-pool of stride 1: of many windows in a row, one number is the largest."""
-        before = self.inputs(node)
-        return self.kind(node) in MAX_POOLS and self.shapes[node] == self.shapes[before[0]]
+    def largest(self, node: fx.Node) -> list[fx.Node]:
+        """The max-pools whose values `node` still holds, but for activations that are never negative."""
+        if self.kind(node) in MAX_POOLS:
+            return [node] if len(self.shapes[node]) == 4 else []
+        if self.kind(node) in SIGNS_PASS | JOINS or self.positive(node):
+            return _once(self.largest(one) for one in self.inputs(node))
+        return []
 
     def flattened(self, node: fx.Node) -> tuple[int, int, int] | None:
         """`[C, H, W]` of the map that was flattened to the `[N, features]` at `node`, if one was."""

@@ -8,7 +8,8 @@ Every convolution and linear layer `conv` (and the BN behind it) becomes the uni
 
     y = BN( bconv(x) ) + gate * shortcut(x),      bconv(x) = conv( q(x), q(w) ),
 
-and every activation that would leave `q(x) = sign(x)` nothing but +1, as a ReLU does, the method's own. The rest of the
+and every activation that would leave `q(x) = sign(x)` nothing but +1, as a ReLU does, the method's own. Behind a
+max-pool hardly a number is negative either: a BN is added there, which balances the signs again. The rest of the
 network stays as it was: its sums, joins, pools and gates.
 """
 
@@ -57,7 +58,10 @@ class Surgery:
 
     @property
     def share(self) -> float:
-        """Of the multiply-accumulates outside the first and the last layer, the share that runs at 1 bit."""
+        """Of the multiply-accumulates outside the first and the last layer, the share that runs at 1 bit.
+
+        Those of convolutions and linear layers are counted, as the network was traced for its example.
+        """
         return self._share(FIRST, LAST)
 
     @property
@@ -161,6 +165,8 @@ class _Surgeon:
         silent = {node for source in inputs for node in network.silent(source)}
         activations = [n for n in self.order if n in silent or (self._is_activation(n) and network.positive(n))]
         stay = {n.target for n in activations if n not in silent}
+        for pool in dict.fromkeys(pool for source in inputs for pool in network.largest(source)):
+            self.balance(pool)
         for name, calls in network.calls.items():
             macs = sum(map(network.macs, calls))
             what = "binary" if name not in why or why[name] == ALREADY else "kept"
@@ -242,8 +248,6 @@ class _Surgeon:
             assert isinstance(layer, nn.Linear)
             layer = _as_conv(layer)
         shape = network.flattened(source) if isinstance(layer, nn.Linear) else None
-        if network.dense_max(source):
-            self.balance(node, source)
         unit = self.modules[row.name] = Unit.around(layer, norm, method=self.method, shape=shape)
         if norm is not None and follower is not None:
             follower.replace_all_uses_with(node)
@@ -254,17 +258,18 @@ class _Surgeon:
         added = Row(f"{row.name}.norm", type(unit.norm).__name__, "added", "no BN followed")
         return [Row(row.name, row.layer, "binary", "a 1x1 convolution" if whole else "", row.macs), added]
 
-    def balance(self, node: fx.Node, pool: fx.Node) -> None:
-        """A BN between a max-pool of stride 1 and the sign behind it, which would meet hardly a negative number."""
+    def balance(self, pool: fx.Node) -> None:
+        """A BN behind a max-pool: the largest of some numbers is rarely negative, and the next sign would be +1."""
         name = self.free(f"{self.network.name(pool)}_norm", False)
-        channels = self.network.shapes[pool][1]
-        norm = self.modules[name] = nn.BatchNorm2d(channels, device=self.like().device, dtype=self.like().dtype)
+        like = self.like()
+        norm = nn.BatchNorm2d(self.network.shapes[pool][1], device=like.device, dtype=like.dtype)
         norm.training = self.network.model.training
-        self.rows.setdefault(pool, []).append(Row(name, "BatchNorm2d", "added", "behind a max-pool of stride 1"))
-        with self.graph.inserting_before(node):
+        self.modules[name] = norm
+        self.rows.setdefault(pool, []).append(Row(name, "BatchNorm2d", "added", "a max-pool before a sign"))
+        with self.graph.inserting_after(pool):
             new = self.graph.create_node("call_module", name, (pool,))
+        pool.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
         self.network.add(new, pool)
-        node.replace_input_with(pool, new)
 
     def in_axis(self, node: fx.Node, source: fx.Node, axis: int) -> None:
         """Bring the channels of the node's input to axis 1, and those of its output back."""
