@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from bbg.convert import check, convert
     from bbg.engine import Engine, load
     from bbg.image import Preprocess
-    from bbg.models import create
+    from bbg.models import binarize, create
 
 __version__ = "0.1.0"
-__all__ = ["BbgError", "Engine", "Preprocess", "analysis", "check", "convert", "create", "layers", "load", "zoo"]
+__all__ = ["BbgError", "Engine", "Preprocess", "analysis", "binarize", "check", "convert", "create", "layers", "load",
+           "zoo"]  # fmt: skip
 
 _HOMES = {
     "Engine": "bbg.engine",
     "Preprocess": "bbg.image",
+    "binarize": "bbg.models",
     "check": "bbg.convert",
     "convert": "bbg.convert",
     "create": "bbg.models",

@@ -11,7 +11,7 @@ not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,13 @@ class _Binary(nn.Module):
             raise BbgError(f"method {chosen.name!r} has no binarizers; use torch's own layer, or a binary method")
         self.weight_binarizer = chosen.weight(outputs)
         self.activation_binarizer = chosen.activation(inputs)
+
+    def _take(self, layer: nn.Conv2d | nn.Linear) -> Self:
+        """Takes over the parameters of `layer`: the very same ones, not copies."""
+        self.weight, self.bias = layer.weight, layer.bias
+        for binarizer in (self.weight_binarizer, self.activation_binarizer):
+            binarizer.to(layer.weight.device, layer.weight.dtype)
+        return self.train(layer.training)
 
     def _product(self, x: Tensor, w: Tensor) -> Tensor:
         raise NotImplementedError
@@ -76,6 +83,13 @@ class BinaryConv2d(_Binary, nn.Conv2d):
             raise BbgError(f"BinaryConv2d: padding_mode is {self.padding_mode!r}, only 'zeros' is allowed")
         self._slots(method, in_channels, out_channels)
 
+    @classmethod
+    def of(cls, layer: nn.Conv2d, method: str | Method = "bbg") -> Self:
+        """The binary twin of `layer`, which holds the very same parameters."""
+        return cls(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+                   layer.dilation, layer.groups, bias=False, padding_mode=layer.padding_mode, device="meta",
+                   method=method)._take(layer)  # fmt: skip
+
     def _product(self, x: Tensor, w: Tensor) -> Tensor:
         return F.conv2d(x, w, None, self.stride, self.padding, self.dilation, self.groups)
 
@@ -92,6 +106,12 @@ class BinaryLinear(_Binary, nn.Linear):
     def __init__(self, in_features: int, out_features: int, *args: Any, method: str | Method = "bbg", **kwargs: Any):
         super().__init__(in_features, out_features, *args, **kwargs)
         self._slots(method, in_features, out_features)
+
+    @classmethod
+    def of(cls, layer: nn.Linear, method: str | Method = "bbg") -> Self:
+        """The binary twin of `layer`, which holds the very same parameters."""
+        twin = cls(layer.in_features, layer.out_features, bias=False, device="meta", method=method)
+        return twin._take(layer)
 
     def _product(self, x: Tensor, w: Tensor) -> Tensor:
         return F.linear(x, w)
@@ -150,7 +170,14 @@ class Unit(nn.Module):
     A pool, if any, follows the unit; in methods without a shortcut it stands between convolution and BN. The keyword
     arguments go to the convolution. `gate`: `[out_channels]`, 1 at first. `act` None takes the method's nonlinearity.
     `project`: the shortcut is a `Projection`, in methods that have one.
+
+    `Unit.around` builds one from layers that exist, convolution or linear. A linear layer counts as a convolution whose
+    kernel is the whole map: its shortcut is the average over the map, brought to the number of outputs.
     """
+
+    conv: nn.Module
+    gate: nn.Parameter | None
+    map: tuple[int, int, int] | None = None  # of a linear layer: the map that its input was
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, method: str | Method = "bbg",
                  act: str | None = None, pool: nn.Module | None = None, project: bool = False,
@@ -160,26 +187,65 @@ class Unit(nn.Module):
         layer: Callable[..., nn.Module] = nn.Conv2d
         if chosen.weight is not None:
             layer, options = BinaryConv2d, {**options, "method": chosen}
-        self.conv = layer(in_channels, out_channels, kernel_size, bias=False, **options)
-        self.norm = nn.BatchNorm2d(out_channels)
-        self.shortcut: nn.Module | None = None
-        if chosen.shortcut != "none":
-            self.shortcut = Projection(in_channels, out_channels) if project else Shortcut(out_channels)
-        self.gate = nn.Parameter(torch.ones(out_channels)) if chosen.shortcut == "gated" else None
-        self.act = pointwise(chosen.act if act is None else act, out_channels)
+        conv = layer(in_channels, out_channels, kernel_size, bias=False, **options)
+        norm = nn.BatchNorm2d(out_channels)
+        projects = project and chosen.shortcut != "none"
+        shortcut = Projection(in_channels, out_channels) if projects else Shortcut(out_channels)
+        act = chosen.act if act is None else act
+        self._assemble(conv, norm, chosen, shortcut, torch.ones(out_channels), pointwise(act, out_channels), pool)
+
+    @classmethod
+    def around(cls, layer: nn.Conv2d | nn.Linear, norm: nn.Module | None = None, *, method: str | Method = "bbg",
+               shape: tuple[int, int, int] | None = None) -> Self:  # fmt: skip
+        """The unit of the binary twin of `layer`, without a nonlinearity: `BN(conv(x)) + gate * shortcut(x)`.
+
+        The parameters are those of `layer`; `norm` is the BN behind it, None for a new one. `shape`: `[C, H, W]` of the
+        map that was flattened to the features of a linear layer, None where each feature is a channel.
+        """
+        chosen = get(method)
+        unit = cls.__new__(cls)
+        nn.Module.__init__(unit)
+        conv: BinaryConv2d | BinaryLinear
+        build: type[nn.BatchNorm1d | nn.BatchNorm2d]
+        if isinstance(layer, nn.Linear):
+            conv, outputs, build = BinaryLinear.of(layer, chosen), layer.out_features, nn.BatchNorm1d
+            unit.map = (layer.in_features, 1, 1) if shape is None else shape
+        else:
+            conv, outputs, build = BinaryConv2d.of(layer, chosen), layer.out_channels, nn.BatchNorm2d
+        device, dtype = layer.weight.device, layer.weight.dtype
+        given = norm is not None
+        norm = build(outputs, device=device, dtype=dtype) if norm is None else norm
+        ones = torch.ones(outputs, device=device, dtype=dtype)
+        unit._assemble(conv, norm, chosen, Shortcut(outputs), ones, None, None)
+        for module in (unit, unit.shortcut, *(() if given else (unit.norm,))):
+            if module is not None:
+                module.training = layer.training
+        return unit
+
+    def _assemble(self, conv: nn.Module, norm: nn.Module, method: Method, shortcut: nn.Module, ones: Tensor,
+                  act: nn.Module | None, pool: nn.Module | None) -> None:  # fmt: skip
+        self.conv = conv
+        self.norm = norm
+        self.shortcut = None if method.shortcut == "none" else shortcut
+        self.gate = nn.Parameter(ones) if method.shortcut == "gated" else None
+        self.act = act
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to `[N, O, H', W']`."""
+        """`[N, C, H, W]` to `[N, O, H', W']`; around a linear layer `[N, C]` to `[N, O]`."""
         y = self.conv(x)
         if self.shortcut is None:
-            y = y if self.pool is None else self.pool(y)
-            return self.act(self.norm(y))
-        size = (y.shape[2], y.shape[3])
+            y = self.norm(y if self.pool is None else self.pool(y))
+            return y if self.act is None else self.act(y)
+        if self.map is None:
+            size = (y.shape[2], y.shape[3])
+        else:
+            x, size = x.unflatten(1, self.map), (1, 1)
         y = self.norm(y)
         s = self.shortcut(x, size)
-        y = y + (s if self.gate is None else s * self.gate.reshape(-1, 1, 1))
-        y = self.act(y)
+        s = s if self.gate is None else s * self.gate.reshape(-1, 1, 1)
+        y = y + (s if self.map is None else s.flatten(1))
+        y = y if self.act is None else self.act(y)
         return y if self.pool is None else self.pool(y)
 
 

@@ -1,4 +1,4 @@
-"""The networks, by name."""
+"""The networks, by name; and `binarize`, for those that are not here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch import nn
 from bbg.errors import BbgError
 from bbg.methods import Method, get
 from bbg.models.resnet import ResNet, ResNetCifar
+from bbg.models.surgery import Binarized, Surgery, binarize
 from bbg.models.vgg import VGGSmall
+
+__all__ = ["NETWORKS", "Binarized", "Surgery", "binarize", "create"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": ResNetCifar,
