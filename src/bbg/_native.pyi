@@ -20,7 +20,7 @@ class Graph:
         self,
         name: str,
         kind: str,
-        input: str,
+        operands: Sequence[str],
         shortcut: str | None,
         real: str | None,
         bits: str | None,
