@@ -92,7 +92,10 @@ Conv Lowering::conv() {
   k.col_border = copy(memory_, borders);
 
   if (op_.kind == Kind::binary_conv) k.count = counting(op_, in_, out_, k.input, kernels_);
-  std::vector<ConvBlock> parts = blocks(k.count == Count::nibbles ? kNibbleFilters / lanes_ : 2);
+  // A block computes with the channels of all its groups: where groups are no wider than a vector, with half as many.
+  const bool sums = op_.kind == Kind::byte_conv || (op_.kind == Kind::conv && !is_depthwise(graph_, op_));
+  const bool narrow = sums && op_.groups > 1 && out_.channels / op_.groups <= lanes_;
+  std::vector<ConvBlock> parts = blocks(k.count == Count::nibbles ? kNibbleFilters / lanes_ : narrow ? 1 : 2);
   if (is_depthwise(graph_, op_)) {
     arrange_depthwise(k, parts);
   } else if (op_.kind == Kind::conv) {

@@ -207,7 +207,7 @@ int Graph::find(const char* value) const {
 }
 
 void Graph::add(const bbg_op& d) {
-  require(d.name && d.kind && d.operands, "an op needs a name, a kind and operands");
+  require(d.name && d.kind, "an op needs a name and a kind");
   Op op;
   op.name = d.name;
   const std::string& n = op.name;
@@ -220,6 +220,7 @@ void Graph::add(const bbg_op& d) {
   const int64_t least = any_number || op.kind == Kind::multiply ? 2 : 1;
   require(d.operand_count >= least && d.operand_count < kLimit && (any_number || d.operand_count == least),
           n + ": has " + text(d.operand_count) + " operands, not " + text(least) + (any_number ? " or more" : ""));
+  require(d.operands != nullptr, n + ": its operands are missing");
   for (int64_t i = 0; i < d.operand_count; ++i) {
     const char* name = d.operands[i];
     op.operands.push_back(find(name));

@@ -40,7 +40,9 @@ def test_edges_in_8_bits_match_torch_with_the_same_edges(seed: int, tmp_path: Pa
     assert report.difference <= 1e-5
     assert report.agreement.departure <= 1e-5
     model = packed.read(tmp_path / "net.bbg")
-    still_real = [op for op in model.graph.ops if op.kind == "conv"]
+    shapes = model.graph.shapes(*size)
+    reals = [op for op in model.graph.ops if op.kind == "conv"]
+    still_real = [op for op in reals if not op.is_depthwise(shapes[op.inputs[0]])]
     assert all(op.inputs[0] == model.graph.input_name and mode is None for op in still_real)
     x, images = reference.random_input(model.graph, 3, np.random.default_rng(seed))
     oracle = reference.run(model.graph, x)
@@ -49,6 +51,17 @@ def test_edges_in_8_bits_match_torch_with_the_same_edges(seed: int, tmp_path: Pa
         given = bbg.load(tmp_path / "net.bbg")(images)
         wanted = oracle[output.value].reshape(given.shape)
         assert abs(given - wanted).max() <= 1e-5 * max(abs(wanted).max(), 1e-30)
+
+
+def test_depthwise_convolutions_stay_real(tmp_path: Path) -> None:
+    """Their kernel of float32 is the faster one; those around them become convolutions of bytes."""
+    conv = torch.nn.Conv2d
+    model = torch.nn.Sequential(conv(3, 8, 3), conv(8, 8, 3, groups=8), conv(8, 8, 1), conv(8, 8, 1, groups=4))
+    preprocess = bbg.Preprocess(16)
+    report = bbg.convert(model, tmp_path / "net.bbg", torch.randn(3, 3, 16, 16), edges="int8", preprocess=preprocess)
+    kinds = [op.kind for op in packed.read(tmp_path / "net.bbg").graph.ops]
+    assert kinds == ["byte_conv", "conv", "byte_conv", "byte_conv"]
+    assert report.difference <= 1e-5
 
 
 @pytest.mark.parametrize("seed", SEEDS)

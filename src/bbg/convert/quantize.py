@@ -8,7 +8,8 @@ integers q of at most 127 and a scale a: w s = a q. With the rounded weights w' 
 
 and exact from there on: a padded tap adds 0, as in the float convolution. Only two things are rounded: the weights,
 and the numbers that become bytes. The pixels of an image are bytes already; other inputs get their s and b per channel
-from the range of their values on the example, which is widened by `MARGIN` at both ends.
+from the range of their values on the example, which is widened by `MARGIN` at both ends. Depthwise convolutions stay
+real: a byte of each channel leaves no sums to share, so that the kernel of float32 is the faster one.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def quantize(lowered: Lowered, graph: Graph, images: Tensor, preprocess: Preproc
     `images`, the example, float32 `[N, C, H, W]`, tells the ranges; `preprocess` what the pixels of an image stand for:
     without it a convolution of the input stays as it is.
     """
-    convs = {op.name: op for op in graph.ops if op.kind == "conv"}
     shapes = graph.shapes(*graph.input_shape[1:])
+    convs = {op.name: op for op in graph.ops if op.kind == "conv" and not op.is_depthwise(shapes[op.inputs[0]])}
     convs = {name: op for name, op in convs.items() if op.fan_in(shapes[op.inputs[0]]) <= BYTE_FAN_IN}
     pixels = graph.input_name
     others = [name for op in graph.ops for name in (op.inputs if op.name not in convs else op.inputs[1:])]
