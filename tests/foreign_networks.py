@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 import torchvision.models as tv
-from torch import nn
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+
+import bbg
+from bbg.image import Preprocess
+from bbg.models.surgery import Binarized
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "resnet18": (tv.resnet18, 64),
@@ -34,3 +44,44 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {
 def build(name: str, **options: Any) -> nn.Module:
     """The network called `name` with random weights, for ten classes."""
     return NETWORKS[name][0](weights=None, num_classes=10, **options)
+
+
+def photographs(side: int, count: int = 8) -> np.ndarray:
+    """Different parts of scikit-learn's two photographs, uint8 `[count, side, side, 3]`."""
+    crops = []
+    for i, image in enumerate(load_sample_images().images):
+        height, width = image.shape[:2]
+        span = min(height, width) * 3 // 5
+        for j in range((count + 1 - i) // 2):
+            y, x = (height - span) * (j % 2), (width - span) * j // max(1, (count - 1) // 2)
+            crop = Image.fromarray(image[y : y + span, x : x + span])
+            crops.append(np.asarray(crop.resize((side, side), Image.Resampling.BILINEAR)))
+    return np.stack(crops)
+
+
+def binary_twin(name: str, side: int, classes: int = 10, method: str = "bbg",
+                steps: int = 3) -> tuple[Binarized, nn.Module, Tensor, list[float]]:  # fmt: skip
+    """A network binarized and trained for some steps on photographs; with the original, the images and the losses.
+
+    The original's batch norms hold the statistics of the images, so that its numbers stay in a trained network's range.
+    """
+    torch.manual_seed(0)
+    preprocess = Preprocess(side)
+    images = torch.from_numpy(preprocess.normalize(photographs(side)))
+    original = NETWORKS[name][0](weights=None, num_classes=classes)
+    twin = copy.deepcopy(original)
+    for module in twin.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        twin.train()(images)
+    network = bbg.binarize(original.train(), method, example=images[:1])
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    losses = []
+    for _ in range(steps):
+        loss = F.cross_entropy(network(images), torch.arange(len(images)) % classes)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval(), twin.eval(), images, losses

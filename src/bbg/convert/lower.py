@@ -256,7 +256,7 @@ def div(to: Lowering, x: Any, y: Any) -> Wire:
     factor = 1 / torch.as_tensor(y, dtype=torch.float64)
     if not factor.isfinite().all():
         raise to.refuse("divides by 0; allowed are constants that are not 0")
-    return _affine(to, x, factor, torch.mul, "scale")
+    return _affine(to, x, factor, lambda v, _: torch.div(v, y), "scale")
 
 
 def product(to: Lowering, x: Wire, y: Wire, suffix: str = "") -> Wire:
