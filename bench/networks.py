@@ -44,17 +44,23 @@ NETWORKS = {
     "resnet34": Network(1000, "imagenet", {}),
 }
 AVAILABLE = [name for name in NETWORKS if name in KNOWN]
+IMAGENET = Network(1000, "imagenet", {})  # networks that are not listed are of this kind
 
 
-def bytes_of(name: str, images: int = 1, seed: int = 0) -> np.ndarray:
+def random_bytes(network: Network, images: int = 1, seed: int = 0) -> np.ndarray:
     """Random pixels, uint8 `[images, H, W, 3]`."""
-    size = NETWORKS[name].preprocess.size
+    size = network.preprocess.size
     return np.random.default_rng(seed).integers(0, 256, (images, *size, 3), dtype=np.uint8)
 
 
-def normalised(name: str, pixels: np.ndarray) -> np.ndarray:
+def bytes_of(name: str, images: int = 1, seed: int = 0) -> np.ndarray:
+    """The same for the network called `name`."""
+    return random_bytes(NETWORKS.get(name, IMAGENET), images, seed)
+
+
+def normalised(network: Network, pixels: np.ndarray) -> np.ndarray:
     """What torch gets for them: float32 `[images, 3, H, W]`."""
-    p = NETWORKS[name].preprocess
+    p = network.preprocess
     x = (pixels / np.float32(255) - np.float32(p.mean)) / np.float32(p.std)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
 
@@ -68,19 +74,25 @@ def build(name: str, method: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        network.train()(torch.from_numpy(normalised(name, bytes_of(name, 8, seed=1))))
+        network.train()(torch.from_numpy(normalised(entry, bytes_of(name, 8, seed=1))))
     return network.eval()
 
 
 def pack(name: str, path: Path) -> None:
     """The binary network as a packed file."""
-    example = torch.from_numpy(normalised(name, bytes_of(name, 4, seed=2)))
+    example = torch.from_numpy(normalised(NETWORKS[name], bytes_of(name, 4, seed=2)))
     bbg.convert(build(name, "bbg"), path, example, preprocess=NETWORKS[name].preset)
 
 
 def twin(name: str, folder: Path) -> None:
-    """The twin as NAME.onnx, NAME.int8.onnx, NAME.int7.onnx, and NAME.npz with an input and torch's output for it."""
-    network, x = build(name, "float"), normalised(name, bytes_of(name))
+    """The files of `export` for the twin of the network called `name`."""
+    entry = NETWORKS[name]
+    images = normalised(entry, bytes_of(name, CALIBRATION, seed=3))
+    export(build(name, "float"), name, normalised(entry, bytes_of(name)), images, folder)
+
+
+def export(network: nn.Module, name: str, x: np.ndarray, images: np.ndarray, folder: Path) -> None:
+    """NAME.onnx, NAME.int8.onnx and NAME.int7.onnx, calibrated on `images`; NAME.npz with `x` and torch's output."""
     with torch.inference_mode():
         y = network(torch.from_numpy(x)).numpy()
     np.savez(folder / f"{name}.npz", x=x, y=y)
@@ -88,7 +100,6 @@ def twin(name: str, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(network, (torch.from_numpy(x),), plain, input_names=["x"], output_names=["y"], dynamo=False)
-    images = normalised(name, bytes_of(name, CALIBRATION, seed=3))
     for bits in (8, 7):
         quantize(plain, folder / f"{name}.int{bits}.onnx", images, bits)
 

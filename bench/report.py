@@ -135,10 +135,26 @@ def bnn_lab(result: Result) -> str:
     return table(headings, rows)
 
 
+def foreign(result: Result) -> str:
+    """A row per network."""
+    rows = [(r["network"], f"{r['float32_bytes'] / 1e6:.1f}", f"{r['bytes'] / 1e6:.2f}", f"{100 * r['share']:.1f}",
+             f"{100 * r['share_beside_depthwise']:.1f}", r["stays_real"], f"{r['law']:.0e}", number(r["min_us"]),
+             number(r["int8_ratio"]), number(r["float32_ratio"])) for r in result["foreign"]]  # fmt: skip
+    headings = ("network", "float32, MB", "packed, MB", "MACs at 1 bit, %", "without depthwise", "stays real",
+                "largest difference in a layer", "bbg, us", "OpenVINO int8, times bbg", "float32")  # fmt: skip
+    text = ("224x224, one image, one thread, 8-bit edges. Shares are of the multiply-accumulates outside the first and "
+            "the last layer. The law of the layers held on eight photographs. OpenVINO runs the real-valued "
+            "original.")  # fmt: skip
+    absent = "".join(f"\n\nNot measured: {r['runtime']}, {r['precision']} on {r['network']}: {r['reason']}"
+                     for r in result["absent"])  # fmt: skip
+    return f"{text}\n\n{table(headings, rows)}{absent}"
+
+
 SECTIONS = {
     "kernels": ("Kernels beside the roofline", kernels),
     "layers": ("Where the time goes", layers),
     "peers": ("Networks in other runtimes", peers),
+    "foreign": ("Networks that were not written here", foreign),
     "sizes": ("Size of the image and of the batch", sizes),
     "larq_engine": ("Larq Compute Engine", larq_engine),
     "bnn_lab": ("bnn-lab", bnn_lab),
