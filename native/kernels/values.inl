@@ -37,19 +37,22 @@ struct GatherRow {
     return numbers(pixel_of(k.inputs[k.input[c]], n, y, x), 0) + k.channel[c];
   }
 
+  inline int64_t pixel(int c) const { return k.inputs[k.input[c]].pixel / int64_t(sizeof(float)); }
+
   template <int P>
   BBG_INLINE void fill(F (&v)[P][1], int64_t x, int c) const {
     if (k.whole[c / kLanes]) {
       const float* first = from(c, x);
-      const int64_t pixel = k.inputs[k.input[c]].pixel / int64_t(sizeof(float));
-      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][0] = load(first + p * pixel);
+      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][0] = load(first + p * pixel(c));
       return;
     }
-    for (int p = 0; p < P; ++p) {
-      float lane[kLanes];
-      for (int i = 0; i < kLanes; ++i) lane[i] = *from(c + i, x + p);
-      v[p][0] = load(lane);
+    float lane[P][kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const float* first = from(c + i, x);
+      const int64_t step = pixel(c + i);
+      BBG_UNROLL for (int p = 0; p < P; ++p) lane[p][i] = first[p * step];
     }
+    BBG_UNROLL for (int p = 0; p < P; ++p) v[p][0] = load(lane[p]);
   }
 };
 
