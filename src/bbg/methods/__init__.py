@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from bbg.errors import BbgError
-from bbg.methods.adabin import ADABIN
-from bbg.methods.base import ACTS, Binarizer, Form, Hinge, Method, Pointwise
-from bbg.methods.bbg import BALANCED, BBG, GATE, PLAIN
-from bbg.methods.bireal import BIREAL
-from bbg.methods.irnet import IRNET
-from bbg.methods.reactnet import REACTNET
-from bbg.methods.real import FLOAT
-from bbg.methods.xnor import XNOR
+from importlib import import_module
 
+from bbg.errors import BbgError
+from bbg.methods.base import ACTS, Binarizer, Form, Hinge, Method, Pointwise
+
+PAPERS = (
+    "bbg",
+    "xnor",
+    "bireal",
+    "irnet",
+    "reactnet",
+    "adabin",
+    "real",
+)
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (BBG, BALANCED, GATE, PLAIN, XNOR, BIREAL, IRNET, REACTNET, ADABIN, FLOAT)
-}  # fmt: skip
+    value.name: value
+    for paper in PAPERS
+    for value in vars(import_module(f"{__name__}.{paper}")).values()
+    if isinstance(value, Method)
+}
 
 __all__ = ["ACTS", "METHODS", "Binarizer", "Form", "Hinge", "Method", "Pointwise", "get"]
 
