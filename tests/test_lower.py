@@ -150,3 +150,14 @@ LAYERS: dict[str, nn.Module] = {
 @pytest.mark.parametrize("case", LAYERS)
 def test_layers(case: str, tmp_path: Path) -> None:
     assert bbg.convert(LAYERS[case], tmp_path / "net.bbg", EXAMPLE).difference <= 1e-5
+
+
+def test_signs_of_exact_ties_behind_a_rounded_function(tmp_path: Path) -> None:
+    """Where torch's GELU is exactly at the threshold, that made of products may be below: no reason to refuse."""
+    conv, binary = nn.Conv2d(3, 64, 1), BinaryConv2d(64, 8, 3)
+    with torch.no_grad():
+        ties = F.gelu(conv(EXAMPLE))[0, :, :1, :1]
+    model = Functional(lambda x, c, b: b(F.gelu(c(x)) - ties), conv, binary)
+    report = bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
+    assert report.difference <= 1e-5
+    assert report.ties > 0

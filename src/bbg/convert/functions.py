@@ -20,7 +20,7 @@ from torchvision.ops.stochastic_depth import stochastic_depth
 
 from bbg.convert.lower import product
 from bbg.convert.trace import Lowering, lowers, rule_of
-from bbg.convert.wires import Wire, channels_last, in_order
+from bbg.convert.wires import Wire, channels_last
 
 # ---- nonlinearities ------------------------------------------------------------------------------------------------
 
@@ -48,11 +48,6 @@ def _hard_sigmoid(to: Lowering, x: Wire, suffix: str) -> Wire:
     return _affine(to, x, 1 / 6, 0.5, suffix, clip=(0.0, 1.0))
 
 
-def _whole(function: Callable[[Tensor], Tensor], x: Wire, result: Wire) -> Wire:
-    """`result`, made of several ops, with the numbers that torch gets in one: where signs follow, a rounding counts."""
-    return Wire(result.name, in_order(function(x.tensor.clone()), result.places, result.shape), result.places)
-
-
 @lowers(nn.Tanh)
 def tanh(to: Lowering, layer: nn.Tanh, x: Wire) -> Wire:
     return to.emit("tanh", (x,), torch.tanh)
@@ -60,22 +55,22 @@ def tanh(to: Lowering, layer: nn.Tanh, x: Wire) -> Wire:
 
 @lowers(nn.Sigmoid)
 def sigmoid(to: Lowering, layer: nn.Sigmoid, x: Wire) -> Wire:
-    return _whole(torch.sigmoid, x, _sigmoid(to, x, ""))
+    return _sigmoid(to, x, "")
 
 
 @lowers(nn.Hardsigmoid)
 def hard_sigmoid(to: Lowering, layer: nn.Hardsigmoid, x: Wire) -> Wire:
-    return _whole(F.hardsigmoid, x, _hard_sigmoid(to, x, ""))
+    return _hard_sigmoid(to, x, "")
 
 
 @lowers(nn.SiLU)
 def silu(to: Lowering, layer: nn.SiLU, x: Wire) -> Wire:
-    return _whole(F.silu, x, product(to, x, _sigmoid(to, x, ".sigmoid")))
+    return product(to, x, _sigmoid(to, x, ".sigmoid"))
 
 
 @lowers(nn.Hardswish)
 def hard_swish(to: Lowering, layer: nn.Hardswish, x: Wire) -> Wire:
-    return _whole(F.hardswish, x, product(to, x, _hard_sigmoid(to, x, ".sigmoid")))
+    return product(to, x, _hard_sigmoid(to, x, ".sigmoid"))
 
 
 @lowers(nn.GELU)
@@ -83,11 +78,11 @@ def gelu(to: Lowering, layer: nn.GELU, x: Wire) -> Wire:
     """`x (1 + erf(x / sqrt 2)) / 2`, or with tanh: `x (1 + tanh(sqrt(2/pi) x (1 + 0.044715 x^2))) / 2`."""
     if layer.approximate == "none":
         share = _affine(to, _affine(to, x, math.sqrt(0.5), 0, ".scaled"), 0.5, 0.5, ".share", "erf", torch.erf)
-        return _whole(layer, x, product(to, x, share))
+        return product(to, x, share)
     root = math.sqrt(2 / math.pi)
     bent = _affine(to, product(to, x, x, ".square"), 0.044715 * root, root, ".bent")
     share = _affine(to, product(to, x, bent, ".inner"), 0.5, 0.5, ".share", "tanh", torch.tanh)
-    return _whole(layer, x, product(to, x, share))
+    return product(to, x, share)
 
 
 @lowers(nn.LayerNorm)

@@ -23,6 +23,7 @@ from bbg.graph import Graph, Op, Output
 from bbg.kinds import KINDS
 
 INPUT = "input"
+_ASTRAY = "avoid hooks, and in-place operations on tensors that are used again"
 Rule = Callable[..., Any]
 
 LAYERS: dict[type[nn.Module], Rule] = {}
@@ -264,19 +265,23 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     expected = _outputs(result)
     for name, wire in wires.items():
         if name not in expected or not _agree(wire.tensor, expected[name]):
-            raise BbgError(
-                f"{name or 'the output'}: the traced network computes something else than the network itself; "
-                "avoid hooks, and in-place operations on tensors that are used again"
-            )
+            what = f"{name or 'the output'}: the traced network computes something else than the network itself"
+            raise BbgError(f"{what}; {_ASTRAY}")
     channels, height, width = example.shape[1:]
     outputs = tuple(Output(name, wire.name, wire.flat) for name, wire in wires.items())
     return Lowered(Graph(INPUT, (channels, height, width), tuple(to.ops), outputs), to.steps, to.layers)
 
 
 def _run(traced: fx.GraphModule, model: nn.Module, example: Tensor) -> tuple[dict[str, Wire], Lowering]:
-    """Walk through the nodes: what depends on the input is lowered, the rest computed. Returns the output's wires."""
+    """Walk through the nodes: what depends on the input is lowered, the rest computed. Returns the output's wires.
+
+    Beside it torch runs the same nodes. What an op computes is compared with what torch has there, and then goes on as
+    torch has it: behind a sign, the last bit of a number decides.
+    """
     to = Lowering(layers={INPUT: ""})
     results: dict[fx.Node, Any] = {}
+    torchs = fx.Interpreter(traced, garbage_collect_values=False)
+    torchs.args_iter = iter([example.clone()])
     for node in traced.graph.nodes:
         to.place, to.layer = _place(node, model)
         args = fx.node.map_arg(node.args, results.__getitem__)
@@ -284,7 +289,22 @@ def _run(traced: fx.GraphModule, model: nn.Module, example: Tensor) -> tuple[dic
         if node.op == "output":
             return {name: to.returned(name, wire) for name, wire in _outputs(args[0]).items()}, to
         results[node] = _result(to, node, traced, args, kwargs, example if not results else None)
+        torchs.env[node] = torchs.run_node(node)
+        results[node] = _as_in_torch(to, results[node], torchs.env[node])
     raise BbgError("the network returns nothing; it must return a tensor or a dict of tensors")
+
+
+def _as_in_torch(to: Lowering, lowered: Any, tensor: Any) -> Any:
+    """`lowered` with the numbers that torch has, which must be the same but for rounding."""
+    if isinstance(lowered, (tuple, list)):
+        return type(lowered)(_as_in_torch(to, *pair) for pair in zip(lowered, tensor, strict=True))
+    if not isinstance(lowered, Wire):
+        return lowered
+    if not _agree(lowered.tensor, tensor):
+        raise to.refuse(f"the traced network computes something else than torch does; {_ASTRAY}")
+    if not lowered.whole:
+        return lowered
+    return Wire(lowered.name, in_order(tensor.clone(), lowered.places, lowered.shape), lowered.places)
 
 
 def _result(to: Lowering, node: fx.Node, traced: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any],
