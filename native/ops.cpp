@@ -180,17 +180,17 @@ void Lowering::steps(int index, std::vector<Step>& steps) {
   }
 }
 
-// Where each channel of a concatenation or a selection comes from.
+// Where each channel of a concatenation, a selection or a repetition comes from.
 Gather Lowering::gather() {
   Gather k{};
   std::vector<Map> inputs;
   std::vector<int32_t> input(static_cast<size_t>(padded_)), channel(static_cast<size_t>(padded_)), whole;
   size_t to = 0;
   for (int v : op_.operands) {
-    const int64_t channels = op_.kind == Kind::select ? out_.channels : graph_.values[size_t(v)].channels;
-    for (int64_t c = 0; c < channels; ++c, ++to) {
+    const int64_t given = graph_.values[size_t(v)].channels, taken = op_.kind == Kind::concat ? given : out_.channels;
+    for (int64_t c = 0; c < taken; ++c, ++to) {
       input[to] = int32_t(inputs.size());
-      channel[to] = op_.kind == Kind::select ? op_.index[c] : int32_t(c);
+      channel[to] = op_.kind == Kind::select ? op_.index[c] : int32_t(c % given);
     }
     inputs.push_back(map(v));
   }
@@ -212,8 +212,13 @@ Step Lowering::value_step(int index) {
   const auto step = [&](Run run, const void* args) { return Step{run, args, out_.height, index}; };
   switch (op_.kind) {
     case Kind::match_channels:
-    case Kind::pointwise:
-      return step(kernels_.match, keep(Match{input, int32_t(in_.channels), epilogue()}));
+    case Kind::pointwise: {
+      if (out_.channels > in_.channels) return step(kernels_.gather, keep(gather()));
+      float* part = memory_.make<float>(padded_);
+      const int64_t mean = in_.channels / out_.channels, rest = in_.channels % out_.channels;
+      for (int64_t c = 0; c < padded_; ++c) part[c] = 1.0f / float(mean + (c < rest));
+      return step(kernels_.match, keep(Match{input, int32_t(in_.channels), part, epilogue()}));
+    }
     case Kind::concat:
     case Kind::select:
       return step(kernels_.gather, keep(gather()));

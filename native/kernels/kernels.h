@@ -112,13 +112,14 @@ struct Pool {
   Epilogue out;
 };
 
-struct Match {  // match_channels and pointwise
+struct Match {  // pointwise, and match_channels to fewer channels
   Map input;
-  int32_t channels;  // of the input
+  int32_t channels;   // of the input
+  const float* part;  // of each channel of the result: one over the number of channels whose mean it is
   Epilogue out;
 };
 
-struct Gather {  // concat and select
+struct Gather {  // concat, select, and match_channels to more channels
   const Map* inputs;
   const int32_t *input, *channel;  // of each channel of the result: which input, and which channel of that
   const int32_t* whole;            // of each vector of channels: not 0 where they lie side by side in one input

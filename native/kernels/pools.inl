@@ -1,4 +1,4 @@
-// Pools and channel changes, one item is a row: part of kernels.inl.
+// Pools, one item is a row: part of kernels.inl.
 
 // V vectors of channels from c on, over P windows of as many columns each.
 template <int P, int V, bool kAverage>
@@ -113,39 +113,6 @@ void pool_bits(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
           }
         }
         to[w] = uint16_t(any ^ k.and_mask[w]);
-      }
-    }
-  }
-}
-
-// Channel c of the result from a pixel's channels: c mod in where there are more outputs, else the mean of every
-// out-th from c on.
-inline F matched(const Match& k, const float* in, int c) {
-  const int outputs = k.out.channels, inputs = k.channels;
-  if (outputs == inputs) return load(in + c);
-  if (outputs > inputs && c % inputs + kLanes <= inputs) return load(in + c % inputs);
-  float lane[kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    const int o = c + i < outputs ? c + i : 0;
-    float sum = 0;
-    int count = 0;
-    for (int from = o % inputs; from < inputs; from += outputs, ++count) sum += in[from];
-    lane[i] = sum / float(count);
-  }
-  return load(lane);
-}
-
-void match(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  const Match& k = *static_cast<const Match*>(args);
-  const Epilogue& e = k.out;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item / e.height, y = item % e.height;
-    const Place to = place(e, n, y, true);
-    for (int64_t x = 0; x < e.width; ++x) {
-      const float* in = reinterpret_cast<const float*>(pixel_of(k.input, n, y, x));
-      for (int c = 0; c < e.channels; c += kLanes) {
-        F value[1][1] = {{matched(k, in, c)}};
-        finish<1, 1>(e, value, to, x, c, e.bias + c, nullptr);
       }
     }
   }

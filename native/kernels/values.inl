@@ -1,4 +1,4 @@
-// Channels put together or picked, products, curves, layer norms; one item is a row: part of kernels.inl.
+// Numbers as they are, channels averaged, put together or picked, products, curves, layer norms; one item is a row: part of kernels.inl.
 
 inline const float* numbers(const uint8_t* row, int64_t bytes) { return reinterpret_cast<const float*>(row + bytes); }
 
@@ -25,7 +25,47 @@ inline void value_rows(const Args& k, int64_t begin, int64_t end) {
   }
 }
 
-// ---- concat and select --------------------------------------------------------------------------------------------
+// ---- pointwise, and match_channels to fewer channels ----------------------------------------------------------------
+
+// The mean of every out-th channel from c on: whole vectors of them, then those channels that have one more.
+struct MatchRow {
+  const Match& k;
+  const uint8_t* in;
+  const int outputs, rest;
+
+  inline MatchRow(const Match& match, int64_t n, int64_t y)
+      : k(match), in(pixel_of(match.input, n, y, 0)), outputs(match.out.channels), rest(match.channels % outputs) {}
+
+  template <int P>
+  BBG_INLINE void fill(F (&v)[P][1], int64_t x, int c) const {
+    const float* pixel[P];
+    BBG_UNROLL for (int p = 0; p < P; ++p) {
+      pixel[p] = numbers(in, (x + p) * k.input.pixel) + c;
+      v[p][0] = load(pixel[p]);
+    }
+    if (k.channels == outputs) return;
+    int from = outputs;
+    for (; from + outputs <= k.channels; from += outputs) {
+      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][0] = add(v[p][0], load(pixel[p] + from));
+    }
+    if (c < rest) {
+      const int more = rest - c < kLanes ? rest - c : kLanes;
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        float lane[kLanes] = {};
+        for (int i = 0; i < more; ++i) lane[i] = pixel[p][from + i];
+        v[p][0] = add(v[p][0], load(lane));
+      }
+    }
+    const F part = load(k.part + c);
+    BBG_UNROLL for (int p = 0; p < P; ++p) v[p][0] = mul(v[p][0], part);
+  }
+};
+
+void match(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+  value_rows<MatchRow>(*static_cast<const Match*>(args), begin, end);
+}
+
+// ---- concat, select, and match_channels to more channels ------------------------------------------------------------
 
 struct GatherRow {
   const Gather& k;
