@@ -18,8 +18,11 @@ from random_networks import TRAITS, random_network  # noqa: E402
 
 import bbg  # noqa: E402
 from bbg import packed  # noqa: E402
+from bbg.convert.fold import fold_graph  # noqa: E402
+from bbg.convert.trace import lower_network  # noqa: E402
+from bbg.kinds import KINDS  # noqa: E402
 
-SEEDS = range(220)
+SEEDS = range(260)
 torch.set_num_threads(1)  # small maps
 
 
@@ -27,6 +30,17 @@ def test_enough_corner_cases() -> None:
     counts = Counter(trait for seed in SEEDS for trait in random_network(seed)[2])
     assert len(SEEDS) >= 200
     assert {trait: counts[trait] for trait in TRAITS if counts[trait] < 20} == {}
+
+
+def test_enough_ops_of_every_kind() -> None:
+    """In graphs as they are written, where some of what was drawn has become a part of another op."""
+    counts: Counter[str] = Counter()
+    for seed in SEEDS:
+        network, example, _ = random_network(seed)
+        with torch.no_grad():
+            counts.update({op.kind for op in fold_graph(lower_network(network, example[:1]).graph).ops})
+    few = {kind: counts[kind] for kind in KINDS if counts[kind] < (8 if kind == "max_pool_bits" else 15)}
+    assert few == {"byte_conv": 0}  # those are the edges in 8 bits
 
 
 @pytest.mark.parametrize("seed", SEEDS[::3])
