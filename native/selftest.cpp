@@ -1,5 +1,6 @@
 // A self-check of the kernel sets without Python: random convolutions of bits and of bytes against a loop over the
-// definition (the integers must be equal), then networks of all kinds against the scalar set. Also what sanitizers and other machines run:
+// definition (the integers must be equal), ops of real values against theirs, then networks of all kinds against the
+// scalar set. Also what sanitizers and other machines run:
 //
 //   cmake -S . -B build/check -DBBG_PYTHON=OFF [-DBBG_SANITIZE=address,undefined] && cmake --build build/check
 //   build/check/selftest [cases]
@@ -186,6 +187,118 @@ void check_integers(int number, bool bytes) {
   bbg_graph_free(graph);
 }
 
+// ---- one op of real values against its definition -------------------------------------------------------------------
+
+struct RealCase {
+  const char* kind;
+  Shape in, out;
+  int64_t kernel[2], stride[2], padding[2], dilation[2];
+  std::vector<float> weight;   // depthwise
+  std::vector<int32_t> index;  // select
+
+  // The result at channel c, row y, column x for one image.
+  double value(const float* image, int64_t c, int64_t y, int64_t x) const {
+    const auto at = [&](int64_t channel, int64_t iy, int64_t ix) {
+      return static_cast<double>(image[(channel * in.height + iy) * in.width + ix]);
+    };
+    const std::string name = kind;
+    if (name == "concat") return at(c % in.channels, y, x);
+    if (name == "select") return at(index[static_cast<size_t>(c)], y, x);
+    if (name == "multiply") return at(c, y, x) * at(c, y, x);
+    if (name == "tanh") return std::tanh(at(c, y, x));
+    if (name == "erf") return std::erf(at(c, y, x));
+    double sum = 0, squares = 0;
+    if (name == "gate") {  // times the mean of the map
+      for (int64_t i = 0; i < in.height * in.width; ++i) sum += at(c, 0, i);
+      return at(c, y, x) * sum / static_cast<double>(in.height * in.width);
+    }
+    if (name == "layer_norm") {
+      for (int64_t i = 0; i < in.channels; ++i) sum += at(i, y, x) / static_cast<double>(in.channels);
+      for (int64_t i = 0; i < in.channels; ++i) squares += std::pow(at(i, y, x) - sum, 2) / static_cast<double>(in.channels);
+      return (at(c, y, x) - sum) / std::sqrt(squares + 1e-3);
+    }
+    for (int64_t ky = 0; ky < kernel[0]; ++ky) {
+      for (int64_t kx = 0; kx < kernel[1]; ++kx) {
+        const int64_t iy = y * stride[0] - padding[0] + ky * dilation[0], ix = x * stride[1] - padding[1] + kx * dilation[1];
+        if (iy < 0 || iy >= in.height || ix < 0 || ix >= in.width) continue;
+        sum += at(c, iy, ix) * static_cast<double>(weight[static_cast<size_t>((c * kernel[0] + ky) * kernel[1] + kx)]);
+      }
+    }
+    return sum;
+  }
+};
+
+RealCase draw_real(int number) {
+  constexpr const char* kKinds[] = {"concat", "select", "multiply", "gate", "tanh", "erf", "layer_norm", "conv"};
+  RealCase c{};
+  c.kind = kKinds[number % 8];
+  const std::string name = c.kind;
+  do {
+    c.in = {draw(1, 70) + (name == "conv"), draw(1, 17), draw(1, 17)};
+    c.out = c.in;
+    for (int a = 0; a < 2; ++a) {
+      c.kernel[a] = draw(1, 7), c.stride[a] = draw(1, 2), c.padding[a] = draw(0, 3), c.dilation[a] = draw(1, 2);
+      const int64_t size = a ? c.in.width : c.in.height;
+      const int64_t span = size + 2 * c.padding[a] - c.dilation[a] * (c.kernel[a] - 1) - 1;
+      if (name == "conv") (a ? c.out.width : c.out.height) = span < 0 ? 0 : span / c.stride[a] + 1;
+    }
+  } while (c.out.height < 1 || c.out.width < 1);
+  if (name == "concat") c.out.channels *= 3;
+  if (name == "select") c.out.channels = draw(1, 90);
+  c.index.resize(static_cast<size_t>(c.out.channels));
+  for (int32_t& i : c.index) i = static_cast<int32_t>(draw(0, c.in.channels - 1));
+  c.weight = normal(c.in.channels * c.kernel[0] * c.kernel[1]);
+  return c;
+}
+
+void check_real(int number) {
+  const RealCase c = draw_real(number);
+  const std::string name = c.kind;
+  const int64_t images = draw(1, 3);
+  bbg_graph* graph = nullptr;
+  require(bbg_graph_new("x", 0, c.in.channels, c.in.height, c.in.width, &graph));
+  const bool gate = name == "gate";
+  if (gate) {
+    const bbg_op mean = op_of("mean", "adaptive_avg_pool", {"x"}, "m", nullptr);
+    require(bbg_graph_add(graph, &mean));
+  }
+  const Names operands = name == "concat" ? Names{"x", "x", "x"} : name == "multiply" ? Names{"x", "x"} : Names{"x", "m"};
+  const bool several = name == "concat" || name == "multiply" || gate;
+  bbg_op op = op_of("op", gate ? "multiply" : c.kind, several ? operands : Names{"x"}, "y", nullptr);
+  if (name == "layer_norm") op.eps = 1e-3F;
+  if (name == "select") op.channels = c.out.channels, op.index = {c.index.data(), c.index.size()};
+  if (name == "conv") {
+    op.channels = op.groups = c.in.channels, op.weight = {c.weight.data(), c.weight.size()};
+    for (int a = 0; a < 2; ++a) {
+      op.kernel[a] = c.kernel[a], op.stride[a] = c.stride[a], op.padding[a] = c.padding[a], op.dilation[a] = c.dilation[a];
+    }
+  }
+  require(bbg_graph_add(graph, &op));
+  require(bbg_graph_output(graph, "y"));
+  std::vector<float> x = normal(images * static_cast<int64_t>(c.in.numbers()));
+  for (float& v : x) v *= 2;
+  std::vector<double> want;
+  double largest = 0;
+  for (int64_t n = 0; n < images; ++n) {
+    for (size_t i = 0; i < c.out.numbers(); ++i) {
+      const int64_t at = static_cast<int64_t>(i), area = c.out.height * c.out.width;
+      const float* image = x.data() + static_cast<size_t>(n) * c.in.numbers();
+      want.push_back(c.value(image, at / area, at % area / c.out.width, at % c.out.width));
+      largest = std::fmax(largest, std::fabs(want.back()));
+    }
+  }
+  for (const std::string& set : supported_sets()) {
+    const std::vector<float> y = run(graph, set.c_str(), number % 3 + 1, x, images, c.out.numbers());
+    for (size_t i = 0; i < y.size(); ++i) {
+      if (std::fabs(static_cast<double>(y[i]) - want[i]) <= 3e-6 * largest) continue;
+      std::printf("FAILED: %s, case %d, set %s: number %d is %g, not %g\n", c.kind, number, set.c_str(), int(i),
+                  double(y[i]), want[i]);
+      std::exit(1);
+    }
+  }
+  bbg_graph_free(graph);
+}
+
 // ---- a network of every kind against the scalar set -----------------------------------------------------------------
 
 void check_network(int number) {
@@ -256,8 +369,9 @@ void check_network(int number) {
 int main(int count, char** arguments) {
   const int cases = count > 1 ? std::atoi(arguments[1]) : 200;
   for (int i = 0; i < cases; ++i) check_integers(i, i % 4 == 3);
+  for (int i = 0; i < cases; ++i) check_real(i);
   for (int i = 0; i < cases / 4; ++i) check_network(i);
-  std::printf("%d convolutions and %d networks: ok on", cases, cases / 4);
+  std::printf("%d convolutions, %d real ops and %d networks: ok on", cases, cases, cases / 4);
   for (const std::string& set : supported_sets()) std::printf(" %s", set.c_str());
   std::printf("\n");
   return 0;

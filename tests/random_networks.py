@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,10 @@ from bbg.layers import BinaryConv2d, BinaryLinear, Unit
 from bbg.methods import ACTS, METHODS, Binarizer, Form, Method
 
 TRAITS = ("negative BN scale", "zero BN scale", "odd channels", "map smaller than the kernel",
-          "padding of half the kernel + 1", "groups", "dilation", "depth 3")  # fmt: skip
+          "padding of half the kernel + 1", "groups", "dilation", "depth 3",
+          "branches", "shuffle", "slices", "product", "squeeze and excite", "curve", "layer norm", "linear of a map",
+          "depthwise", "difference", "constant", "flattened [N, H, W, C]")  # fmt: skip
+CURVES = (nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.GELU, partial(nn.GELU, "tanh"))
 BINARY = [method for method in METHODS.values() if method.weight is not None]
 
 
@@ -86,6 +90,33 @@ class Join(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.add(self.a(x), self.b(x))
+
+
+class Function(nn.Module):
+    """`function(x, *layers)`: what is written with tensors and not with layers."""
+
+    def __init__(self, function: Callable[..., Tensor], *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.layers)
+
+
+def last(x: Tensor) -> Tensor:
+    """`[N, C, H, W]` as `[N, H, W, C]`."""
+    return x.permute(0, 2, 3, 1)
+
+
+def first(x: Tensor) -> Tensor:
+    """`[N, H, W, C]` as `[N, C, H, W]`."""
+    return x.permute(0, 3, 1, 2)
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    """The channels of `groups` groups in turn."""
+    n, c, h, w = x.size()
+    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
 class Draw:
@@ -170,6 +201,110 @@ class Draw:
         self.add(Join(*norms))
         self.count(out)
 
+    def branch(self, out: int) -> nn.Module:
+        """From the map to `out` channels of it."""
+        binary, size = self.likely(0.5), self.one(1, 3)
+        layer: Any = partial(BinaryConv2d, method=self.one(*CONV_METHODS)) if binary else nn.Conv2d
+        conv = layer(self.channels, out, size, padding=size // 2)
+        return self.one(conv, nn.Sequential(conv, nn.BatchNorm2d(out)), nn.Sequential(conv, nn.ReLU()))
+
+    def branches(self) -> None:
+        """A concatenation, of the map itself too."""
+        layers = [nn.Identity() if self.likely(0.3) else self.branch(self.one(1, 3, 8, 16, 17))
+                  for _ in range(self.one(2, 2, 3, 5))]  # fmt: skip
+        of_last = self.likely(0.3)
+        self.add(
+            Function(lambda x, *f: first(torch.cat([last(g(x)) for g in f], -1)), *layers)
+            if of_last
+            else Function(lambda x, *f: torch.cat([g(x) for g in f], 1), *layers)
+        )
+        self.traits.add("branches")
+
+    def shuffle(self) -> None:
+        """Channels in another order: of groups in turn, or of two halves, one of them behind a layer."""
+        c = self.channels
+        groups = [g for g in range(2, c) if c % g == 0]
+        self.traits.add("shuffle" if groups or c % 2 == 0 else "slices")
+        if c % 2 == 0 and self.likely(0.5):
+            self.channels //= 2
+            half = self.branch(c // 2)
+            self.channels = c
+            turn = 2 if c % 4 == 0 else 1
+            self.add(Function(lambda x, f: shuffled(torch.cat([f(x.chunk(2, 1)[1]), x.chunk(2, 1)[0]], 1), turn), half))
+        elif groups:
+            g = self.one(*groups)
+            self.add(self.one(nn.ChannelShuffle(g), Function(lambda x: shuffled(x, g))))
+        else:
+            self.add(Function(lambda x: torch.cat([x[:, 1:], x[:, :1]], 1) if c > 1 else x[:, 0].unsqueeze(1)))
+
+    def slices(self) -> None:
+        """Some of the channels, as they are or with others."""
+        c = self.channels
+        begin = int(self.rng.integers(c))
+        end = int(self.rng.integers(begin, c)) + 1
+        step = self.one(1, 1, 2, 3)
+        part = Function(lambda x: x[:, begin:end:step])
+        keep = end - begin
+        both = Function(lambda x: (lambda parts: parts[0] - 0.5 * parts[2])(x.split([keep, c - 2 * keep, keep], 1)))
+        self.add(both if 2 * keep < c and self.likely(0.5) else part)
+        self.traits |= {"slices", "difference"} if self.layers[-1] is both else {"slices"}
+
+    def product(self) -> None:
+        """Two maps multiplied, or a map and one number per channel."""
+        c, x = self.channels, self.one
+        if self.likely(0.5):
+            hidden, curve = x(1, 4, 9), x(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh)()
+            way = [nn.Conv2d(c, hidden, 1), x(nn.ReLU, nn.SiLU)(), nn.Conv2d(hidden, c, 1), curve]
+            pool = x(nn.AdaptiveAvgPool2d(1), Function(lambda x: x.mean((2, 3), keepdim=True)))
+            self.add(Function(self.one(lambda x, f: x * f(x), lambda x, f: f(x).mul(x)), nn.Sequential(pool, *way)))
+            self.traits.add("squeeze and excite")
+        else:
+            out = x(2, 8, 33)
+            maps = [self.branch(out) for _ in range(2)]
+            self.add(Function(x(lambda x, f, g: f(x) * g(x), lambda x, f, g: torch.mul(f(x), f(x))), *maps))
+            self.traits.add("product")
+
+    def curve(self) -> None:
+        self.add(self.one(*CURVES)())
+        self.traits.add("curve")
+
+    def norm(self) -> None:
+        """Over the channels of each pixel: a layer norm, linear layers, as ConvNeXt has them."""
+        c, out = self.channels, self.one(1, 5, 16, 40)
+        norm = nn.LayerNorm(c, eps=self.one(1e-6, 1e-3), elementwise_affine=self.likely(0.7))
+        steps = [norm, nn.Linear(c, out), self.one(*CURVES, nn.ReLU)(), nn.Linear(out, c)]
+        residual = self.likely(0.5)
+        of_last = nn.Sequential(*self.one(steps, steps[:1], steps[1:], steps if residual else steps[:2]))
+        self.add(
+            Function(lambda x, f: x + first(f(last(x))), of_last)
+            if residual
+            else Function(lambda x, f: first(f(last(x))), of_last)
+        )
+        self.traits |= {"layer norm"} if norm in of_last else set()
+        self.traits |= {"linear of a map"} if len(of_last) > 1 else set()
+
+    def depthwise(self) -> None:
+        c, size = self.channels, self.one(1, 3, 3, 5)
+        layer: Any = partial(BinaryConv2d, method=self.one(*CONV_METHODS)) if self.likely(0.2) else nn.Conv2d
+        self.add(layer(c, c, size, padding=self.one(size // 2, size // 2 + 1), stride=self.one(1, 1, 2), groups=c))
+        self.traits |= {"depthwise"} if c > 1 else set()
+
+    def arithmetic(self) -> None:
+        """Differences, and constants: one number, or one per channel."""
+        c = self.channels
+        numbers = torch.randn(c, 1, 1)
+        number = float(self.rng.normal())
+        constants = [lambda x: number - x, lambda x: x.sub_(number), lambda x: x * numbers, lambda x: -x + numbers,
+                     lambda x: x / 0.7, lambda x: first(last(x) * numbers.flatten()), lambda x: numbers - 2 * x,
+                     lambda x: torch.clamp(x + numbers, max=2)]  # fmt: skip
+        if self.likely(0.5):
+            self.add(Function(self.one(*constants)))
+            self.traits.add("constant")
+        else:
+            maps = [self.branch(c), self.one(nn.Identity(), self.branch(c))]
+            self.add(Function(self.one(lambda x, f, g: f(x) - g(x), lambda x, f, g: torch.sub(g(x), f(x))), *maps))
+            self.traits.add("difference")
+
     def act(self) -> None:
         c = self.channels
         own = [build(c) for build in ACTS.values()]
@@ -194,6 +329,11 @@ class Draw:
         features = self.channels * self.height * self.width
         layers: list[nn.Module] = [nn.Flatten()]
         if self.likely(0.5):
+            layers = [Function(lambda x: last(x).flatten(1))]
+            self.traits |= set() if single else {"flattened [N, H, W, C]"}
+        layers += [nn.LayerNorm(features)] if single and self.likely(0.3) else []
+        layers += [self.one(*CURVES)()] if self.likely(0.3) else []
+        if self.likely(0.5):
             methods = [METHODS["bbg"], SHIFT_ONLY, *([METHODS["reactnet"], SHIFTED] if single else [])]
             layers += [nn.BatchNorm1d(features)] if single and self.likely(0.5) else []
             layers += [BinaryLinear(features, 21, method=self.one(*methods), bias=self.likely(0.5)), nn.BatchNorm1d(21)]
@@ -207,10 +347,12 @@ def random_network(seed: int) -> tuple[nn.Module, Tensor, set[str]]:
         torch.manual_seed(seed)
         draw = Draw(seed)
         parts = [lambda: draw.conv(True), lambda: draw.conv(True), lambda: draw.conv(False), draw.unit, draw.unit,
-                 draw.block, draw.join, draw.act, draw.pool,
+                 draw.unit, draw.block, draw.join, draw.act, draw.pool, draw.pool, draw.branches, draw.branches,
+                 draw.shuffle, draw.shuffle, draw.slices, draw.product, draw.product, draw.curve, draw.norm, draw.norm,
+                 draw.depthwise, draw.arithmetic, draw.arithmetic,
                  lambda: draw.add(nn.BatchNorm2d(draw.channels))]  # fmt: skip
         draw.conv(False)
-        for _ in range(draw.one(1, 2, 3, 4, 6)):
+        for _ in range(draw.one(1, 2, 4, 6, 8)):
             draw.one(*parts)()
         if draw.likely(0.6):
             draw.head()
@@ -231,6 +373,9 @@ def _settle(network: nn.Module, draw: Draw) -> None:
                 nn.init.zeros_(module.weight[: draw.one(1, 2)])
                 draw.traits.add("zero BN scale")
             draw.traits |= {"negative BN scale"} if (module.weight < 0).any() else set()
+        if isinstance(module, nn.LayerNorm) and module.weight is not None:
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
         if isinstance(module, Unit) and module.gate is not None:
             nn.init.normal_(module.gate)
         if module.__class__ in ACTS.values():

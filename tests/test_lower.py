@@ -25,6 +25,11 @@ def last(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1)
 
 
+def first(x: torch.Tensor) -> torch.Tensor:
+    """`[N, H, W, C]` as `[N, C, H, W]`."""
+    return x.permute(0, 3, 1, 2)
+
+
 def shuffled(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Channels of `groups` groups in turn, as ShuffleNet has it."""
     n, c, h, w = x.size()
@@ -94,6 +99,11 @@ FOREIGN: dict[str, Callable[..., object]] = {
     "channel shuffle": lambda x, c: shuffled(torch.cat([c(x), x], 1), 3),
     "shuffle, then a product": lambda x, c: shuffled(torch.cat([c(x), x], 1), 2) * torch.cat([x, x], 1),
     "an activation of a shuffle": lambda x, c: F.relu(shuffled(torch.cat([c(x), x], 1), 2)),
+    "mean of a shuffle": lambda x, c: shuffled(torch.cat([c(x), x], 1), 2).mean((2, 3)),
+    "squeeze and excite of a shuffle": lambda x, c: (lambda y: y * y.mean((2, 3), keepdim=True))(c(x)[:, [2, 0, 1]]),
+    "layer_norm of a shuffle": lambda x, c: first(F.layer_norm(last(shuffled(torch.cat([c(x), x], 1), 2)), (6,))),
+    "cat of shuffled [N, H, W, C]": lambda x, c: first(torch.cat([last(c(x)), last(c(x)[:, [1, 2, 0]])], 3)),
+    "sum of shuffled [N, H, W, C]": lambda x, c: first(last(c(x)) - last(c(x)[:, [1, 2, 0]])),
     "there and back": lambda x, c: c(x).flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, (16, 16)),
     "features as a map": lambda x, c: c(x.mean((2, 3))[:, :, None, None]),
     "some features": lambda x, c: c(x).mean((2, 3))[:, 1:],
@@ -129,6 +139,18 @@ class LinearOfLast(nn.Module):
         return self.head(self.norm(self.pointwise(last(x))).flatten(1))
 
 
+class LinearOfParts(nn.Module):
+    """A linear layer over some channels of `[N, H, W, C]` in another order, one over some of its results flattened."""
+
+    def __init__(self, binary: bool) -> None:
+        super().__init__()
+        self.conv, self.pointwise = nn.Conv2d(3, 4, 1), nn.Linear(3, 5)
+        self.head = (BinaryLinear if binary else nn.Linear)(2 * 16 * 16, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pointwise(last(self.conv(x)[:, [3, 0, 1]]))[..., 2:4].flatten(1))
+
+
 LAYERS: dict[str, nn.Module] = {
     "a convolution alone": nn.Conv2d(3, 4, 3),
     "padding 'same'": nn.Conv2d(3, 4, (3, 5), padding="same", dilation=(2, 1)),
@@ -138,6 +160,8 @@ LAYERS: dict[str, nn.Module] = {
     "a binary linear layer on a map": nn.Sequential(nn.Conv2d(3, 2, 3, stride=2), nn.Flatten(), BinaryLinear(98, 5)),
     "a flattened [N, H, W, C]": LinearOfLast(binary=False),
     "a flattened [N, H, W, C], binary": LinearOfLast(binary=True),
+    "a part of [N, H, W, C]": LinearOfParts(binary=False),
+    "a part of [N, H, W, C], binary": LinearOfParts(binary=True),
     "features": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(3), nn.GELU(), nn.Linear(3, 4)),
     "movers": nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.ChannelShuffle(4), nn.Hardswish(), nn.Flatten(), nn.Unflatten(1, (8, 16, 16)), nn.SiLU()

@@ -6,6 +6,7 @@ Seeds are fixed; the corner cases that they draw are counted.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,15 @@ torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
 import reference  # noqa: E402
-from random_networks import TRAITS, random_network  # noqa: E402
+from random_networks import TRAITS, Function, random_network  # noqa: E402
 
 import bbg  # noqa: E402
 from bbg import packed  # noqa: E402
+from bbg.convert.fold import fold_graph  # noqa: E402
+from bbg.convert.trace import lower_network  # noqa: E402
+from bbg.kinds import KINDS  # noqa: E402
 
-SEEDS = range(220)
+SEEDS = range(260)
 torch.set_num_threads(1)  # small maps
 
 
@@ -27,6 +31,17 @@ def test_enough_corner_cases() -> None:
     counts = Counter(trait for seed in SEEDS for trait in random_network(seed)[2])
     assert len(SEEDS) >= 200
     assert {trait: counts[trait] for trait in TRAITS if counts[trait] < 20} == {}
+
+
+def test_enough_ops_of_every_kind() -> None:
+    """In graphs as they are written, where some of what was drawn has become a part of another op."""
+    counts: Counter[str] = Counter()
+    for seed in SEEDS:
+        network, example, _ = random_network(seed)
+        with torch.no_grad():
+            counts.update({op.kind for op in fold_graph(lower_network(network, example[:1]).graph).ops})
+    few = {kind: counts[kind] for kind in KINDS if counts[kind] < (8 if kind == "max_pool_bits" else 15)}
+    assert few == {"byte_conv": 0}  # those are the edges in 8 bits
 
 
 @pytest.mark.parametrize("seed", SEEDS[::3])
@@ -62,6 +77,24 @@ def test_depthwise_convolutions_stay_real(tmp_path: Path) -> None:
     kinds = [op.kind for op in packed.read(tmp_path / "net.bbg").graph.ops]
     assert kinds == ["byte_conv", "conv", "byte_conv", "byte_conv"]
     assert report.difference <= 1e-5
+
+
+def test_bytes_come_from_what_joins_and_picks(tmp_path: Path) -> None:
+    """A 1x1 convolution behind a concatenation or a selection reads the bytes that it writes, and nothing else."""
+    conv = torch.nn.Conv2d
+    branches = Function(lambda x, a, b: torch.cat([a(x), b(x)], 1), conv(3, 8, 3, padding=1), conv(3, 9, 1))
+    parts = Function(lambda x: x[:, 1:8:2])
+    shuffle = torch.nn.ChannelShuffle(2)
+    model = torch.nn.Sequential(branches, conv(17, 8, 1), parts, conv(4, 6, 1), shuffle, conv(6, 5, 1))
+    preprocess = bbg.Preprocess(16)
+    report = bbg.convert(model, tmp_path / "net.bbg", torch.randn(3, 3, 16, 16), edges="int8", preprocess=preprocess)
+    assert report.difference <= 1e-5
+    ops = packed.read(tmp_path / "net.bbg").graph.ops
+    convs = ["byte_conv", "byte_conv", "concat", "byte_conv", "select", "byte_conv", "select", "byte_conv"]
+    assert [op.kind for op in ops] == convs
+    for op, then in pairwise(ops):
+        if op.kind in ("concat", "select"):
+            assert tuple(op.written) == (op.bytes,) == then.inputs
 
 
 @pytest.mark.parametrize("seed", SEEDS)

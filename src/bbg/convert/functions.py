@@ -88,6 +88,7 @@ def gelu(to: Lowering, layer: nn.GELU, x: Wire) -> Wire:
 @lowers(nn.LayerNorm)
 def layer_norm(to: Lowering, layer: nn.LayerNorm, x: Wire) -> Wire:
     """Over the channels of each pixel of `[N, H, W, C]`, or over features that come of a 1x1 map."""
+    x = to.ordered(x)
     channels = x.shape[0]
     if tuple(layer.normalized_shape) != (channels,) or not (x.last or (x.flat and x.value[0].numel() == channels)):
         came = f"{list(layer.normalized_shape)} of {to.describe(x)}"
@@ -151,6 +152,7 @@ def concat(to: Lowering, tensors: Any, dim: int = 0) -> Wire:
         return tensors[0]
     first = tensors[0]
     axis = dim % first.tensor.ndim
+    tensors = [to.ordered(x) for x in tensors]
     maps = axis == 1 and not any(x.flat for x in tensors)
     if maps:
         tensors = [to.map(x) for x in tensors]

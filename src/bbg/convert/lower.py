@@ -36,6 +36,7 @@ def conv(to: Lowering, layer: nn.Conv2d, x: Wire) -> Wire:
 @lowers(nn.Linear)
 def linear(to: Lowering, layer: nn.Linear, x: Wire) -> Wire:
     """Of features, a convolution whose kernel is the map; of a map `[N, H, W, C]`, one whose kernel is 1x1."""
+    x = to.ordered(x)
     weight = _filters(to, layer.weight.detach(), x).permute(0, 2, 3, 1).numpy()
     return to.emit("conv", (x,), layer, tensors={"weight": weight}, rows={"bias": _double(layer.bias)},
                    **_linear_window(layer, x))  # fmt: skip
@@ -237,8 +238,12 @@ def _sum(to: Lowering, x: Wire, y: Wire, function: Callable[..., Tensor], gate: 
 
 
 def _alike(to: Lowering, x: Wire, y: Wire) -> tuple[Wire, Wire]:
-    """Two tensors of one shape, brought to maps where torch has the numbers of their values in different orders."""
-    return (x, y) if x.shape == y.shape and torch.equal(x.order, y.order) else (to.map(x), to.map(y))
+    """Two tensors of one shape, their channels brought into order where torch has them in different ones."""
+    for bring in (lambda wire: wire, to.ordered, to.map):
+        x, y = bring(x), bring(y)
+        if x.shape == y.shape and torch.equal(x.order, y.order):
+            break
+    return x, y
 
 
 @lowers(operator.mul, operator.imul, torch.mul, "mul", "mul_")
@@ -263,6 +268,8 @@ def product(to: Lowering, x: Wire, y: Wire, suffix: str = "") -> Wire:
     """`x * y`: of one shape, or one of them with a single number for each channel."""
     if x.value[0].numel() < y.value[0].numel():
         x, y = y, x
+    if x.tensor.shape != y.tensor.shape:
+        x, y = to.ordered(x), to.ordered(y)
     spread = y.shape == (x.shape[0], 1, 1) and ((x.places is None and y.places is None) or (x.last and y.last))
     if x.tensor.shape == y.tensor.shape:
         x, y = _alike(to, x, y)
@@ -339,6 +346,7 @@ def nothing(to: Lowering, layer: nn.Module, x: Wire) -> Wire:
 @lowers("mean", torch.mean)
 def mean(to: Lowering, x: Wire, dim: Any, keepdim: bool = False) -> Wire:
     """The mean of each map."""
+    x = to.ordered(x)
     over = sorted(d % x.tensor.ndim for d in _pair(dim))
     if not (x.places is None and over == [2, 3]) and not (x.last and over == [1, 2]):
         raise to.refuse(f"mean over {dim} of {to.describe(x)}; allowed are both dimensions of the map")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from bbg.convert.wires import Step, Wire, channels_last, in_order
+from bbg.convert.wires import Step, Wire, channels_last, in_order, in_rows
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
 from bbg.kinds import KINDS
@@ -133,26 +133,39 @@ class Lowering:
             raise BbgError(f"{came}; allowed are [N, C, H, W], and that flattened")
         return x
 
+    def ordered(self, x: Wire) -> Wire:
+        """`x`, its channels brought into order where torch has whole maps, `[N, C, H, W]` or `[N, H, W, C]`."""
+        there = x.places is not None and x.places.ndim == 3 and not x.last
+        return self._selected(x) if there and self._channels(x) is not None else x
+
     def _selected(self, x: Wire) -> Wire:
         """An op that selects the channels which torch has, in its order; BbgError where it has no whole maps."""
-        places = x.order
-        whole_maps = places.numel() % x.value[0, 0].numel() == 0
-        by_rows = places.reshape(-1, *x.shape[1:]) if places.ndim == 1 and whole_maps else places
-        last = False
-        index = x.channels(by_rows) if by_rows.ndim == 3 else None
-        if index is None and places.ndim == 3:
-            index, last = x.channels(places.permute(2, 0, 1)), True
-        if index is None:
+        found = self._channels(x)
+        if found is None:
             raise self.refuse(f"its input is {self.describe(x)}; allowed are whole channels of one map")
+        index, last = found
         key = (x.name, tuple(index.tolist()))
         if key not in self.selected:
             tensors = {"index": index.numpy().astype(np.int32)}
             self.selected[key] = self.emit("select", (Wire(x.name, x.value),), lambda v: v[:, index], suffix=".select",
                                            tensors=tensors, channels=len(index))  # fmt: skip
         result = self.selected[key]
-        if places.ndim == 1:
-            return result.at(torch.arange(len(places)))
-        return result.at(channels_last(result.shape)) if last else result
+        places = channels_last(result.shape) if last else in_rows(result.shape)
+        return result.at(places.flatten() if x.order.ndim == 1 else places)
+
+    def _channels(self, x: Wire) -> tuple[Tensor, bool] | None:
+        """The channels of the value that torch has, and whether as the last axis; None where it has no whole maps."""
+        places = x.order
+        rows = columns = places
+        if places.ndim == 1 and places.numel() % x.value[0, 0].numel() == 0:
+            rows, columns = places.reshape(-1, *x.shape[1:]), places.reshape(*x.shape[1:], -1)
+        if rows.ndim != 3:
+            return None
+        for maps, last in ((rows, False), (columns.permute(2, 0, 1), True)):
+            index = x.channels(maps)
+            if index is not None:
+                return index, last
+        return None
 
     def describe(self, x: Wire) -> str:
         """How torch has it, for a sentence."""
