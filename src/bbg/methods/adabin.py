@@ -1,7 +1,8 @@
 """AdaBin (Tu, Chen, Ren, Wang; arXiv 2208.08084): two values of their own for every filter and every activation.
 
 Weights, per filter: `q(w) = mean + std * sign(w - mean)`. Activations, per layer: `q(x) = b + a * sign(x - b)`, a and b
-learned. Backward both sharpen as in IR-Net. After the sum Maxout: one learned slope for each side of 0, per channel.
+learned. Backward the weights sharpen as in IR-Net, and activations count as a piecewise quadratic of `(x - b) / a`, as in
+Bi-Real Net. After the sum Maxout: one learned slope for each side of 0, per channel.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bbg.methods.base import ACTS, Form, Hinge, Method, Pointwise
+from bbg.methods.base import ACTS, Binarizer, Form, Hinge, Method, Pointwise, triangle
 from bbg.methods.irnet import Sharpening, standardised
 
 LEAST = 1e-3  # distance of an activation's two values from their mean
@@ -26,8 +27,10 @@ class TwoValueWeight(Sharpening):
         return self.sharpened(Form(threshold=mean, scale=deviation, shift=mean), deviation)
 
 
-class TwoValueActivation(Sharpening):
+class TwoValueActivation(Binarizer):
     """`centre + distance * sign(x - centre)`, one learned number each, at first 0 and 1."""
+
+    gradient = staticmethod(triangle)
 
     def __init__(self, in_channels: int) -> None:
         super().__init__(axis=1)
@@ -36,7 +39,7 @@ class TwoValueActivation(Sharpening):
 
     def form(self, x: Tensor) -> Form:
         distance = self.distance.abs().clamp(min=LEAST)
-        return self.sharpened(Form(threshold=self.centre, scale=distance, shift=self.centre), distance)
+        return Form(threshold=self.centre, scale=distance, shift=self.centre, width=distance)
 
 
 class Maxout(Pointwise):

@@ -1,6 +1,7 @@
 """Bi-Real Net (Liu, Wu, Luo, Yang, Liu, Cheng; arXiv 1808.00278): a shortcut around every convolution.
 
-Weights `mean|w| * sign(w)`, whose gradient is that of w clipped to [-1, 1]: the scale is there forward only.
+Weights `mean|w| * sign(w)`, whose gradient is that of w clipped to [-1, 1]: the scale is there forward only, as in the
+authors' code (the paper's formula has it backward too).
 Activations: `sign(x)` with the derivative of a piecewise quadratic, `2 - 2|x|` on [-1, 1]. No nonlinearity after the
 sum.
 """
@@ -14,7 +15,7 @@ from bbg.methods.base import Form, Method, clipped, triangle
 from bbg.methods.bbg import ScaledWeight, SignActivation
 
 
-class MagnitudeAwareWeight(ScaledWeight):
+class ScaledForwardWeight(ScaledWeight):
     """`alpha * sign(w)` per filter, `alpha = mean|w|`; the gradient of q is that of `clip(w, -1, 1)`."""
 
     gradient = staticmethod(clipped)
@@ -30,4 +31,4 @@ class QuadraticActivation(SignActivation):
     gradient = staticmethod(triangle)
 
 
-BIREAL = Method("bireal", MagnitudeAwareWeight, QuadraticActivation, shortcut="fixed", act="identity")
+BIREAL = Method("bireal", ScaledForwardWeight, QuadraticActivation, shortcut="fixed", act="identity")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bbg.methods.base import Binarizer, Form, Method
 
-SHALLOW, STEEP = 0.1, 10.0  # t at the first and the last epoch
+SHALLOW, STEEP = 0.1, 10.0  # t at the beginning and at the end of the training
 
 
 class Sharpening(Binarizer):
