@@ -99,9 +99,19 @@ def test_what_is_refused(report: dict[str, Any], digits: Split, tmp_path: Path) 
     with pytest.raises(BbgError, match="seeds is 0"):
         compare(RECIPE, digits, ["bbg"], 0, tmp_path, result, progress=False)
     result.write_text(json.dumps(report))
-    with pytest.raises(BbgError, match=r"compares with epochs = 2, this recipe has 3; give another file"):
+    with pytest.raises(BbgError, match=r"compares with epochs = 2, this comparison has 3; give another file"):
         compare(RECIPE.changed({"epochs": 3}), digits, ["bbg"], 1, tmp_path, result, progress=False)
-    for content in ("{", "[]", '{"rows": []}', '{"recipe": {}, "rows": 3}'):
+    fewer = digits._replace(test=digits.test._replace(images=digits.test.images[:50], labels=digits.test.labels[:50]))
+    with pytest.raises(BbgError, match="compares with test_set = "):
+        compare(RECIPE, fewer, ["bbg"], 1, tmp_path, result, progress=False)
+    for content in (
+        "{",
+        "[]",
+        '{"rows": []}',
+        '{"recipe": {}, "rows": 3}',
+        '{"recipe": null, "test_set": "", "rows": []}',
+        '{"recipe": {}, "test_set": "", "rows": [{}]}',
+    ):
         result.write_text(content)
         with pytest.raises(BbgError, match="is no result of a comparison"):
             compare(RECIPE, digits, ["bbg"], 1, tmp_path, result, progress=False)

@@ -128,7 +128,7 @@ ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
     "one image": ({"example": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
     "no image": ({"example": torch.zeros(0, 3, 8, 8)}, r"\[0, 3, 8, 8\]"),
     "not finite": ({"example": torch.full((1, 3, 8, 8), float("inf"))}, "not finite"),
-    "other channels": ({"example": torch.zeros(1, 4, 16, 16)}, r"cannot run on an example .*\[1, 4, 16, 16\]"),
+    "other channels": ({"example": torch.zeros(1, 4, 16, 16)}, r"cannot run on an example .*\[2, 4, 16, 16\]"),
     "labels": ({"labels": ["a"]}, "1 labels for 4 classes"),
     "preset": ({"preprocess": "mnist"}, "unknown preprocessing 'mnist'"),
     "size": ({"preprocess": "cifar10"}, r"\[3, 32, 32\]"),

@@ -30,6 +30,15 @@ def first(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+def turned(x: torch.Tensor) -> torch.Tensor:
+    """The means of the maps of four channels, in another order."""
+    return x.mean((2, 3)).view(x.size(0), 2, 2).transpose(1, 2).flatten(1)
+
+
+def four(x: torch.Tensor, c: nn.Module) -> torch.Tensor:
+    return torch.cat([c(x), x[:, :1]], 1)
+
+
 def shuffled(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Channels of `groups` groups in turn, as ShuffleNet has it."""
     n, c, h, w = x.size()
@@ -106,6 +115,9 @@ FOREIGN: dict[str, Callable[..., object]] = {
     "sum of shuffled [N, H, W, C]": lambda x, c: first(last(c(x)) - last(c(x)[:, [1, 2, 0]])),
     "there and back": lambda x, c: c(x).flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, (16, 16)),
     "features as a map": lambda x, c: c(x.mean((2, 3))[:, :, None, None]),
+    "features in another order": lambda x, c: (lambda y: torch.cat([turned(y), y.mean((2, 3))], 1))(four(x, c)),
+    "a product of features in two orders": lambda x, c: (lambda y: turned(y) * y.mean((2, 3)) - turned(y))(four(x, c)),
+    "by name": lambda x, c: torch.add(input=c(x), other=1) - torch.mul(c(x), other=x),
     "some features": lambda x, c: c(x).mean((2, 3))[:, 1:],
     "a constant of [N, H, W, C]": lambda x, c: (last(c(x)) * torch.tensor([1.0, 2.0, -3.0])).permute(0, 3, 1, 2),
     "a layer used twice": lambda x, c: c(c(x)) + x,
@@ -186,3 +198,16 @@ def test_signs_of_exact_ties_behind_a_rounded_function(tmp_path: Path) -> None:
     assert report.difference <= 1e-5
     assert report.agreement.departed
     assert report.agreement.departure <= 1e-5
+
+
+@pytest.mark.parametrize("below", [9, 13, 25])
+@pytest.mark.parametrize("function", [torch.sigmoid, F.silu, F.gelu])
+def test_low_values_are_right_to_what_came_in(
+    function: Callable[..., torch.Tensor], below: int, tmp_path: Path
+) -> None:
+    """Far out a sigmoid is nearly 0, and so is what is computed from it: no reason to refuse."""
+    model = Functional(lambda x, c: function(c(x) - below), nn.Conv2d(3, 3, 3))
+    assert bbg.convert(model, tmp_path / "net.bbg", EXAMPLE).difference <= 1e-5
+    given = bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy())
+    with torch.no_grad():
+        assert np.abs(given - model(EXAMPLE).numpy()).max() <= 1e-6 * below

@@ -45,6 +45,13 @@ class Centred(nn.Conv2d):
         return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
 
 
+class Doubled(nn.Conv2d):
+    """The forward of a convolution around another one."""
+
+    def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return F.conv2d(x, 2 * weight, bias)
+
+
 def flattened(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sequential(nn.Flatten(), *layers))
 
@@ -96,9 +103,31 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     ),
     "a quotient": (Functional(lambda x: x / (x + 1)), ("truediv (Functional)", "depends on the input")),
     "a division by zero": (Functional(lambda x: x / 0), ("truediv (Functional)", "divides by 0")),
+    "a tensor changed that is read again": (
+        Functional(lambda x, c: (lambda y: torch.cat([F.relu(y, inplace=True), y], 1))(c(x)), nn.Conv2d(3, 4, 3)),
+        ("relu (Functional)", "in place", "'layers_0'", "copy"),
+    ),
+    "a map returned in another shape": (
+        Functional(lambda x, c: c(x).view(-1, 2, 2, 196), nn.Conv2d(3, 4, 3)),
+        ("the output", "[N, 2, 2, 196]", "allowed are"),
+    ),
+    "one of the images": (
+        Functional(lambda x, c: c(x)[:1], nn.Conv2d(3, 4, 3)),
+        ("getitem (Functional)", "first axis"),
+    ),
+    "all images as one": (
+        Functional(lambda x, c: c(x).reshape(1, -1), nn.Conv2d(3, 4, 3)),
+        ("reshape (Functional)", "of two images", "first axis"),
+    ),
+    "bounds that are tensors": (
+        Functional(lambda x: torch.clamp(x, min=torch.zeros(3, 1, 1))),
+        ("clamp (Functional)", "allowed are numbers"),
+    ),
+    "bounds that fall": (Functional(lambda x: x.clamp(1, -1)), ("clamp (Functional)", "[1, -1]", "first")),
+    "another convolution inside": (nn.Sequential(Doubled(3, 4, 3)), ("0.conv2d (Doubled)", "cannot be converted")),
     "rows joined": (Functional(lambda x: torch.cat([x, x], 2)), ("cat (Functional)", "axis 2", "channels")),
     "a constant joined": (
-        Functional(lambda x: torch.cat([x, torch.ones(1, 1, 16, 16)], 1)),
+        Functional(lambda x: torch.cat([x, torch.ones(2, 1, 16, 16)], 1)),
         ("cat (Functional)", "a constant"),
     ),
     "half a map": (
@@ -123,7 +152,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     "active dropout": (Functional(lambda x: F.dropout(x)), ("dropout (Functional)", "training=self.training")),
     "transposing": (
         Functional(lambda x: x.reshape(-1, 3)),
-        ("reshape (Functional)", "[256, 3] of one image", "first axis"),
+        ("reshape (Functional)", "[512, 3] of two images", "first axis"),
     ),
     "an attribute": (Functional(lambda x: x.mT * 1.0), ("(Functional)", "'mT'", "shape")),
     "a tuple": (Functional(lambda x: (x, x)), ("returns tuple", "dict")),

@@ -8,6 +8,7 @@ goes on, one that is finished is not repeated, and the result file is written an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -32,12 +33,12 @@ def compare(recipe: Recipe, split: Split, methods: Sequence[str], seeds: int, ou
             progress: bool = True) -> dict[str, Any]:  # fmt: skip
     """Train `recipe` once for each of `methods` and each of `seeds` seeds, those of the recipe and the ones behind it.
 
-    Returns what it writes to the file `result` (JSON) after each training: `recipe`, `classes`, `test_images`, `torch`,
-    and `rows`, one per training (see `row_of`). Rows of other trainings by the same recipe that the file has already
-    are kept. The curves are drawn beside it, as PNG.
+    Returns what it writes to the file `result` (JSON) after each training: `recipe`, `classes`, `test_images`,
+    `test_set` (a digest of them), `torch`, and `rows`, one per training (see `row_of`). Rows of other trainings by the
+    same recipe that the file has already are kept. The curves are drawn beside it, as PNG.
 
-    Raises BbgError for an unknown method or one that comes twice, for a `result` that holds another recipe's rows, and
-    as `train` does.
+    Raises BbgError for an unknown method or one that comes twice, for a `result` that holds rows of another recipe or
+    of other test images, and as `train` does.
     """
     names = [get(name).name for name in methods]
     if len(set(names)) != len(names) or not names:
@@ -46,7 +47,8 @@ def compare(recipe: Recipe, split: Split, methods: Sequence[str], seeds: int, ou
         raise BbgError(f"seeds is {seeds}, allowed are 1 and more")
     common = {key: value for key, value in recipe.to_dict().items() if key not in VARIED}
     report: dict[str, Any] = {"recipe": common, "classes": len(split.classes), "test_images": len(split.test.labels),
-                              "torch": str(torch.__version__), "rows": _known(result, common)}  # fmt: skip
+                              "test_set": _digest(split), "torch": str(torch.__version__)}  # fmt: skip
+    report["rows"] = _known(result, report)
     for seed in range(recipe.seed, recipe.seed + seeds):
         for name in names:
             folder = out / f"{name}-s{seed}"
@@ -132,21 +134,28 @@ def draw(report: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _known(result: Path, common: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that the file has already; BbgError where they are another recipe's."""
+def _digest(split: Split) -> str:
+    """What tells one set of test images from another."""
+    digest = hashlib.sha256(split.test.labels.tobytes())
+    digest.update(split.test.images.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that the file has already; BbgError where they are of another recipe or other test images."""
     if not result.exists():
         return []
     try:
-        report = json.loads(result.read_text(encoding="utf-8"))
-        recipe, rows = report["recipe"], list(report["rows"])
+        old = json.loads(result.read_text(encoding="utf-8"))
+        rows = [{**row, "method": row["method"], "seed": row["seed"]} for row in old["rows"]]
+        ours = {**report["recipe"], "test_set": report["test_set"]}
+        theirs = {**old["recipe"], "test_set": old["test_set"]}
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise BbgError(f"{str(result)!r} is no result of a comparison; give another file") from e
-    for key in {**common, **recipe}:
-        if common.get(key) != recipe.get(key):
-            raise BbgError(
-                f"{str(result)!r} compares with {key} = {recipe.get(key)!r}, this recipe has {common.get(key)!r}; give "
-                "another file"
-            )
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            came = f"{key} = {theirs.get(key)!r}, this comparison has {ours.get(key)!r}"
+            raise BbgError(f"{str(result)!r} compares with {came}; give another file")
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -76,7 +77,7 @@ class Classification(pl.LightningModule):
         self.model, self.recipe, self.steps = model, recipe, steps
         # Not submodules: the compiled network shares the parameters of `model`, and the teacher's do not change.
         self.fast = [torch.compile(model) if recipe.compile else model]
-        self.teachers = [] if teacher is None else [teacher.eval().requires_grad_(False)]
+        self.teachers = [] if teacher is None else [copy.deepcopy(teacher).eval().requires_grad_(False)]
         self.restored_optimizer: dict[str, Any] = {}
         self.train_accuracy = MulticlassAccuracy(classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(classes, average="micro")

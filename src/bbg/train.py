@@ -5,8 +5,8 @@
 Every random draw is a function of (seed, epoch, step) and the learning rate one of the step, so a checkpoint needs
 weights, optimizer state and two counters, and a run resumed on the CPU ends with the same bits as an undisturbed one
 (same thread count). The weight signs that an epoch began with travel along, so that its sign flips are counted alike
-(watch.py). Only the training loss and accuracy that `history` tells of a resumed epoch are those of its steps since
-then.
+(watch.py). Only the training loss, accuracy and seconds that `history` tells of a resumed epoch are those of its
+steps since then.
 """
 
 from __future__ import annotations

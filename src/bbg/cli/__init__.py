@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from bbg import __version__
-from bbg.cli import contest, learn, run  # noqa: F401  (declare their verbs)
+from bbg.cli import compare, learn, run  # noqa: F401  (declare their verbs)
 from bbg.cli.verbs import parser
 from bbg.errors import BbgError
 

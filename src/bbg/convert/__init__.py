@@ -67,7 +67,7 @@ def convert(
     images = _images(example)
     network = _frozen(model)
     with _calm():
-        lowered = lower_network(network, images[:1])
+        lowered = lower_network(network, images[:2])
         notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
         packed = Model(fold_graph(lowered.graph), None if preprocess is None else Preprocess.of(preprocess),
                        None if labels is None else tuple(labels), notes)  # fmt: skip
@@ -92,7 +92,7 @@ def check(model: nn.Module, example: Tensor) -> None:
     images = _images(example)
     network = _frozen(model)
     with _calm():
-        Model(fold_graph(lower_network(network, images[:1]).graph)).check()
+        Model(fold_graph(lower_network(network, images[:2]).graph)).check()
 
 
 def binary(graph: Graph) -> bool:

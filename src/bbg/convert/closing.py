@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bbg.convert.trace import INPUT, Lowered
 from bbg.errors import BbgError
-from bbg.graph import Graph, Output
+from bbg.graph import Graph, Op, Output
 from bbg.packed import Model
 
 if TYPE_CHECKING:
@@ -130,11 +130,18 @@ def judge(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor]) -> Itera
             if not step.decides:
                 want = computed(name)
                 difference = float((values[name] - want).abs().max())
-                yield Finding(name, layer, difference / float(want.abs().max()) if difference else 0.0)
+                yield Finding(name, layer, difference / max(float(want.abs().max()), _reach(op)) if difference else 0.0)
             else:
                 distance = step.departing(values[name], expected(step.inputs[0].name))
                 ties, wrong = (distance > 0) & (distance <= LAW), distance > LAW
                 yield Finding(name, layer, ties=int(ties.sum()), wrong=int(wrong.sum()))
+
+
+def _reach(op: Op) -> float:
+    """How large the values of the op can be, where that is known: tanh and erf reach 1."""
+    scale = op.row("scale")
+    tiny = float(np.finfo(np.float32).tiny)
+    return (1.0 if scale is None else float(np.abs(scale).max())) if op.kind in ("tanh", "erf") else tiny
 
 
 def by_steps(lowered: Lowered, images: Tensor) -> dict[str, Tensor]:
@@ -191,6 +198,9 @@ class _Compared:
     def add(self, given: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
         self.images += len(next(iter(wanted.values())))
         for name, want in wanted.items():
+            if given[name].shape != want.shape:
+                shapes = f"{list(given[name].shape)} and torch's {list(want.shape)}"
+                raise BbgError(f"{name or 'the output'}: the engine's shape is {shapes}; {_REFUSED}")
             self.differences.append(np.abs(given[name] - want).ravel())
             if name == "" and want.ndim == 2:
                 self.same.append(given[name].argmax(axis=1) == want.argmax(axis=1))

@@ -25,7 +25,7 @@ from bbg.convert.wires import Wire, channels_last
 # ---- nonlinearities ------------------------------------------------------------------------------------------------
 
 
-def _affine(to: Lowering, x: Wire, scale: float, bias: float, suffix: str, kind: str = "pointwise",
+def _scaled(to: Lowering, x: Wire, scale: float, bias: float, suffix: str, kind: str = "pointwise",
             function: Callable[[Tensor], Tensor] = lambda v: v,
             clip: tuple[float | None, float | None] = (None, None)) -> Wire:  # fmt: skip
     """`scale * function(x) + bias`, clipped; `kind` is the op of the function."""
@@ -40,12 +40,12 @@ def _affine(to: Lowering, x: Wire, scale: float, bias: float, suffix: str, kind:
 
 def _sigmoid(to: Lowering, x: Wire, suffix: str) -> Wire:
     """`1/(1 + exp(-x)) = 1/2 + 1/2 tanh(x/2)`."""
-    return _affine(to, _affine(to, x, 0.5, 0, ".half"), 0.5, 0.5, suffix, "tanh", torch.tanh)
+    return _scaled(to, _scaled(to, x, 0.5, 0, ".half"), 0.5, 0.5, suffix, "tanh", torch.tanh)
 
 
 def _hard_sigmoid(to: Lowering, x: Wire, suffix: str) -> Wire:
     """`x/6 + 1/2`, clipped to [0, 1]."""
-    return _affine(to, x, 1 / 6, 0.5, suffix, clip=(0.0, 1.0))
+    return _scaled(to, x, 1 / 6, 0.5, suffix, clip=(0.0, 1.0))
 
 
 @lowers(nn.Tanh)
@@ -77,11 +77,11 @@ def hard_swish(to: Lowering, layer: nn.Hardswish, x: Wire) -> Wire:
 def gelu(to: Lowering, layer: nn.GELU, x: Wire) -> Wire:
     """`x (1 + erf(x / sqrt 2)) / 2`, or with tanh: `x (1 + tanh(sqrt(2/pi) x (1 + 0.044715 x^2))) / 2`."""
     if layer.approximate == "none":
-        share = _affine(to, _affine(to, x, math.sqrt(0.5), 0, ".scaled"), 0.5, 0.5, ".share", "erf", torch.erf)
+        share = _scaled(to, _scaled(to, x, math.sqrt(0.5), 0, ".scaled"), 0.5, 0.5, ".share", "erf", torch.erf)
         return product(to, x, share)
     root = math.sqrt(2 / math.pi)
-    bent = _affine(to, product(to, x, x, ".square"), 0.044715 * root, root, ".bent")
-    share = _affine(to, product(to, x, bent, ".inner"), 0.5, 0.5, ".share", "tanh", torch.tanh)
+    bent = _scaled(to, product(to, x, x, ".square"), 0.044715 * root, root, ".bent")
+    share = _scaled(to, product(to, x, bent, ".inner"), 0.5, 0.5, ".share", "tanh", torch.tanh)
     return product(to, x, share)
 
 
@@ -103,12 +103,14 @@ def layer_norm(to: Lowering, layer: nn.LayerNorm, x: Wire) -> Wire:
 
 
 def _moved(to: Lowering, x: Wire, function: Callable[[Tensor], Any]) -> Any:
-    """What a function that only moves numbers makes of `x`: it is applied to their places."""
-    result = function(x.order[None])
+    """What a function that only moves numbers makes of `x`: it is applied to their places, in two images."""
+    total = x.value[0].numel()
+    result = function(torch.stack([x.order, x.order + total]))
 
     def wire(places: Tensor) -> Wire:
-        if places.ndim < 2 or len(places) != 1 or not places.numel():
-            raise to.refuse(f"makes {list(places.shape)} of one image; the first axis must stay that of the images")
+        alike = places.ndim > 1 and len(places) == 2 and places.numel() and torch.equal(places[0] + total, places[1])
+        if not alike:
+            raise to.refuse(f"makes {list(places.shape)} of two images; the first axis must stay that of the images")
         return x.at(places[0])
 
     return tuple(wire(places) for places in result) if isinstance(result, (tuple, list)) else wire(result)

@@ -206,29 +206,33 @@ def hardtanh(to: Lowering, layer: nn.Hardtanh, x: Wire) -> Wire:
 
 @lowers(torch.clamp, "clamp")
 def clamp(to: Lowering, x: Wire, min: float | None = None, max: float | None = None) -> Wire:
+    if not all(bound is None or isinstance(bound, (int, float)) for bound in (min, max)):
+        raise to.refuse("clips to bounds that are tensors; allowed are numbers")
+    if min is not None and max is not None and min > max:
+        raise to.refuse(f"clips to [{min}, {max}]; the lower bound must come first")
     return to.emit("pointwise", (x,), partial(torch.clamp, min=min, max=max), clip=(min, max))
 
 
 @lowers(operator.add, operator.iadd, torch.add, "add", "add_")
-def add(to: Lowering, x: Any, y: Any) -> Wire:
+def add(to: Lowering, input: Any, other: Any) -> Wire:
     """A shortcut, where both depend on the input; else a bias."""
-    if isinstance(x, Wire) and isinstance(y, Wire):
-        return _sum(to, x, y, torch.add)
-    return _affine(to, x, y, torch.add, "bias")
+    if isinstance(input, Wire) and isinstance(other, Wire):
+        return _sum(to, input, other, torch.add)
+    return _affine(to, input, other, torch.add, "bias")
 
 
 @lowers(operator.sub, operator.isub, torch.sub, "sub", "sub_")
-def sub(to: Lowering, x: Any, y: Any) -> Wire:
-    if isinstance(x, Wire) and isinstance(y, Wire):
-        return _sum(to, x, y, torch.sub, gate=np.full(x.shape[0], -1.0))
-    if isinstance(x, Wire):
-        return _affine(to, x, -torch.as_tensor(y), torch.add, "bias")
-    return add(to, neg(to, y), x)
+def sub(to: Lowering, input: Any, other: Any) -> Wire:
+    if isinstance(input, Wire) and isinstance(other, Wire):
+        return _sum(to, input, other, torch.sub, gate=np.full(input.shape[0], -1.0))
+    if isinstance(input, Wire):
+        return _affine(to, input, -torch.as_tensor(other), torch.add, "bias")
+    return add(to, neg(to, other), input)
 
 
 @lowers(operator.neg, torch.neg, "neg")
-def neg(to: Lowering, x: Wire) -> Wire:
-    return to.emit("pointwise", (x,), torch.neg, rows={"scale": np.full(x.shape[0], -1.0)})
+def neg(to: Lowering, input: Wire) -> Wire:
+    return to.emit("pointwise", (input,), torch.neg, rows={"scale": np.full(input.shape[0], -1.0)})
 
 
 def _sum(to: Lowering, x: Wire, y: Wire, function: Callable[..., Tensor], gate: np.ndarray | None = None) -> Wire:
@@ -247,21 +251,21 @@ def _alike(to: Lowering, x: Wire, y: Wire) -> tuple[Wire, Wire]:
 
 
 @lowers(operator.mul, operator.imul, torch.mul, "mul", "mul_")
-def mul(to: Lowering, x: Any, y: Any) -> Wire:
+def mul(to: Lowering, input: Any, other: Any) -> Wire:
     """A product of two maps, or of a map and one number per channel; a constant is a gate."""
-    if isinstance(x, Wire) and isinstance(y, Wire):
-        return product(to, x, y)
-    return _affine(to, x, y, torch.mul, "scale")
+    if isinstance(input, Wire) and isinstance(other, Wire):
+        return product(to, input, other)
+    return _affine(to, input, other, torch.mul, "scale")
 
 
 @lowers(operator.truediv, operator.itruediv, torch.div, "div", "div_")
-def div(to: Lowering, x: Any, y: Any) -> Wire:
-    if isinstance(y, Wire):
+def div(to: Lowering, input: Any, other: Any) -> Wire:
+    if isinstance(other, Wire):
         raise to.refuse("divides by a value that depends on the input; allowed are constants that are not 0")
-    factor = 1 / torch.as_tensor(y, dtype=torch.float64)
+    factor = 1 / torch.as_tensor(other, dtype=torch.float64)
     if not factor.isfinite().all():
         raise to.refuse("divides by 0; allowed are constants that are not 0")
-    return _affine(to, x, factor, lambda v, _: torch.div(v, y), "scale")
+    return _affine(to, input, factor, lambda v, _: torch.div(v, other), "scale")
 
 
 def product(to: Lowering, x: Wire, y: Wire, suffix: str = "") -> Wire:
@@ -338,7 +342,7 @@ def _pairs(layer: nn.Module, *names: str) -> dict[str, Any]:
 # ---- nothing to compute --------------------------------------------------------------------------------------------
 
 
-@lowers(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+@lowers(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 def nothing(to: Lowering, layer: nn.Module, x: Wire) -> Wire:
     return x
 
@@ -355,7 +359,7 @@ def mean(to: Lowering, x: Wire, dim: Any, keepdim: bool = False) -> Wire:
                    places=places)  # fmt: skip
 
 
-@lowers(F.dropout)
+@lowers(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 def dropout(to: Lowering, x: Wire, p: float = 0.5, training: bool = True, inplace: bool = False) -> Wire:
     if training:
         raise to.refuse("dropout is active in evaluation mode; pass training=self.training")

@@ -52,9 +52,13 @@ def lowers(*targets: Any, moves: bool = False) -> Callable[[Rule], Rule]:
 def rule_of(layer: nn.Module) -> Rule | None:
     """The rule of the layer's type, or of a base whose `forward` it keeps."""
     for base in type(layer).__mro__:
-        if base in LAYERS and type(layer).forward is base.forward:
+        if base in LAYERS and all(_keeps(type(layer), base, name) for name in ("forward", "_conv_forward")):
             return LAYERS[base]
     return None
+
+
+def _keeps(kind: type, base: type, method: str) -> bool:
+    return getattr(kind, method, None) is getattr(base, method, None)
 
 
 @dataclass(frozen=True)
@@ -127,16 +131,16 @@ class Lowering:
 
     def returned(self, name: str, x: Wire) -> Wire:
         """`x` as a map or flattened, which is what a network may return."""
-        x = x if x.order.ndim not in (1, 3) or (x.whole and x.in_rows) else self._selected(x)
-        if x.order.ndim not in (1, 3) or not x.in_rows:
-            came = f"{name or 'the output'}: the network returns {self.describe(x)}"
-            raise BbgError(f"{came}; allowed are [N, C, H, W], and that flattened")
-        return x
+        for attempt in (x, self._selected(x) if x.order.ndim in (1, 3) and not x.in_rows else x):
+            if attempt.places is None or (attempt.flat and attempt.in_rows):
+                return attempt
+        came = f"{name or 'the output'}: the network returns {self.describe(x)}"
+        raise BbgError(f"{came}; allowed are [N, C, H, W], and that flattened")
 
     def ordered(self, x: Wire) -> Wire:
-        """`x`, its channels brought into order where torch has whole maps, `[N, C, H, W]` or `[N, H, W, C]`."""
-        there = x.places is not None and x.places.ndim == 3 and not x.last
-        return self._selected(x) if there and self._channels(x) is not None else x
+        """`x`, its channels brought into order where torch has whole maps, `[N, C, H, W]`, `[N, H, W, C]` or flat."""
+        found = None if x.places is None or x.places.ndim not in (1, 3) else self._channels(x)
+        return x if found is None or torch.equal(found[0], torch.arange(x.shape[0])) else self._selected(x)
 
     def _selected(self, x: Wire) -> Wire:
         """An op that selects the channels which torch has, in its order; BbgError where it has no whole maps."""
@@ -269,6 +273,7 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     """
     model = model if rule_of(model) is None else nn.Sequential(model)  # tracing goes into the outermost module
     traced = trace(model)
+    example = torch.cat([example, example])[:2]  # two, so that nothing takes the axis of the images for another
     try:
         result = model(example.clone())
     except Exception as error:  # whatever torch raises
@@ -295,6 +300,7 @@ def _run(traced: fx.GraphModule, model: nn.Module, example: Tensor) -> tuple[dic
     results: dict[fx.Node, Any] = {}
     torchs = fx.Interpreter(traced, garbage_collect_values=False)
     torchs.args_iter = iter([example.clone()])
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in traced.graph.nodes:
         to.place, to.layer = _place(node, model)
         args = fx.node.map_arg(node.args, results.__getitem__)
@@ -302,18 +308,27 @@ def _run(traced: fx.GraphModule, model: nn.Module, example: Tensor) -> tuple[dic
         if node.op == "output":
             return {name: to.returned(name, wire) for name, wire in _outputs(args[0]).items()}, to
         results[node] = _result(to, node, traced, args, kwargs, example if not results else None)
+        versions = {n: value._version for n, value in torchs.env.items() if isinstance(value, Tensor)}
         torchs.env[node] = torchs.run_node(node)
-        results[node] = _as_in_torch(to, results[node], torchs.env[node])
+        for other, version in versions.items():
+            if torchs.env[other]._version != version and any(order[user] > order[node] for user in other.users):
+                raise to.refuse(f"works in place on what {other.name!r} gave and what is read again; work on a copy")
+        results[node] = _as_in_torch(to, results[node], torchs.env[node], _largest(args, kwargs))
     raise BbgError("the network returns nothing; it must return a tensor or a dict of tensors")
 
 
-def _as_in_torch(to: Lowering, lowered: Any, tensor: Any) -> Any:
-    """`lowered` with the numbers that torch has, which must be the same but for rounding."""
+def _largest(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """The largest number among the wires that come in."""
+    return max((float(wire.value.abs().max()) for wire in _wires(args, kwargs)), default=0.0)
+
+
+def _as_in_torch(to: Lowering, lowered: Any, tensor: Any, largest: float) -> Any:
+    """`lowered` with the numbers that torch has, which must be the same but for rounding, also of what came in."""
     if isinstance(lowered, (tuple, list)):
-        return type(lowered)(_as_in_torch(to, *pair) for pair in zip(lowered, tensor, strict=True))
+        return type(lowered)(_as_in_torch(to, *pair, largest) for pair in zip(lowered, tensor, strict=True))
     if not isinstance(lowered, Wire):
         return lowered
-    if not _agree(lowered.tensor, tensor):
+    if not _agree(lowered.tensor, tensor, largest):
         raise to.refuse(f"the traced network computes something else than torch does; {_ASTRAY}")
     if not lowered.whole:
         return lowered
@@ -377,5 +392,5 @@ def _outputs(result: Any) -> dict[str, Any]:
     return named
 
 
-def _agree(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-5 * b.abs().max())
+def _agree(a: Tensor, b: Tensor, largest: float = 0.0) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-5 * max(largest, float(b.abs().max())))

@@ -1,8 +1,8 @@
 """AdaBin (Tu, Chen, Ren, Wang; arXiv 2208.08084): two values of their own for every filter and every activation.
 
 Weights, per filter: `q(w) = mean + std * sign(w - mean)`. Activations, per layer: `q(x) = b + a * sign(x - b)`, a and b
-learned. Backward the weights sharpen as in IR-Net, and activations count as a piecewise quadratic of `(x - b) / a`, as in
-Bi-Real Net. After the sum Maxout: one learned slope for each side of 0, per channel.
+learned. Backward the weights sharpen as in IR-Net, and activations count as a piecewise quadratic of `(x - b) / a` as
+in Bi-Real Net. After the sum Maxout: one learned slope for each side of 0, per channel.
 """
 
 from __future__ import annotations
