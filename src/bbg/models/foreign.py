@@ -101,6 +101,28 @@ class _Shapes(fx.Interpreter):
         return result
 
 
+@torch.no_grad()
+def one_sided(model: nn.Module, example: Tensor) -> set[str]:
+    """The binary layers whose input, with the example in evaluation mode, becomes the same sign everywhere."""
+    found: set[str] = set()
+
+    def look(name: str, binarizer: Any, x: Tensor) -> None:
+        signs = binarizer.signs(x, binarizer.form(x))
+        if signs.min() == signs.max():
+            found.add(name)
+
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (BinaryConv2d, BinaryLinear))]
+    handles = [m.register_forward_pre_hook(lambda m, args, n=n: look(n, m.activation_binarizer, args[0]))
+               for n, m in layers]  # fmt: skip
+    try:
+        with in_mode(model, False):
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 @dataclass
 class Network:
     """The graph of a network and what is known about its nodes.

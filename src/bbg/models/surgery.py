@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit, pointwise
 from bbg.methods import Method, Pointwise, get
-from bbg.models.foreign import CLAMPS, POSITIVE, Network
+from bbg.models.foreign import CLAMPS, POSITIVE, Network, one_sided
 
 FIRST = "first: it reads the images"
 LAST = "last: the output comes from it"
@@ -138,7 +138,20 @@ def binarize(model: nn.Module, method: str | Method = "bbg", keep: Iterable[str]
     if isinstance(model, (nn.Conv2d, nn.Linear)):
         model = nn.Sequential(model)
     network = Network.of(model, example[:1])
-    return _Surgeon(network, chosen, act).operate((keep,) if isinstance(keep, str) else tuple(keep))
+    result = _Surgeon(network, chosen, act).operate((keep,) if isinstance(keep, str) else tuple(keep))
+    result.meta["report"] = _warned(result.report, one_sided(result, example[:1].clone()))
+    return result
+
+
+def _warned(report: Surgery, one_sided: set[str]) -> Surgery:
+    """The report that tells of binary layers which learn nothing of their input."""
+
+    def warned(row: Row) -> Row:
+        if row.what != "binary" or one_sided.isdisjoint((row.name, f"{row.name}.conv")):
+            return row
+        return replace(row, why="; ".join(filter(None, (row.why, "its input has one sign only on the example"))))
+
+    return replace(report, rows=tuple(map(warned, report.rows)))
 
 
 class _Surgeon:
