@@ -21,6 +21,7 @@ from bbg.convert.wires import Step, Wire, channels_last, in_order, in_rows
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
 from bbg.kinds import KINDS
+from bbg.models.foreign import PlacedTracer
 
 INPUT = "input"
 _ASTRAY = "avoid hooks, and in-place operations on tensors that are used again"
@@ -201,34 +202,17 @@ class Lowering:
 
 def trace(model: nn.Module) -> fx.GraphModule:
     """The network as a torch.fx graph, each node of which has a rule; BbgError names the first that has none."""
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(model)
-    except BbgError:
-        raise
-    except Exception as error:  # the forward of a stranger's module, run on symbols, may raise anything
-        where = f"{tracer.place or 'the network'} ({type(model.get_submodule(tracer.place)).__name__})"
-        raise BbgError(
-            f"{where}: torch.fx cannot trace its forward ({error}); write it without branches on tensors, or move what "
-            "cannot be traced into a layer that has a rule"
-        ) from error
+    advice = "write it without branches on tensors, or move what cannot be traced into a layer that has a rule"
+    graph = _Tracer().traced(model, advice)
     _check(graph, model)
     return fx.GraphModule(model, graph)
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(PlacedTracer):
     """Stops at layers with a rule and at torch's own."""
-
-    place = ""  # the innermost module entered last
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return rule_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        before, self.place = self.place, self.path_of_module(m)
-        result = super().call_module(m, *args, **kwargs)
-        self.place = before
-        return result
 
 
 def _check(graph: fx.Graph, model: nn.Module) -> None:

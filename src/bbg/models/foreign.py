@@ -68,21 +68,35 @@ def reads_mode(module: nn.Module) -> bool:
     return "training" in getattr(getattr(type(module).forward, "__code__", None), "co_names", ())
 
 
-class Tracer(fx.Tracer):
-    """Stops at torch's layers, at binary ones, and at those that do nothing but differ between the modes."""
+class PlacedTracer(fx.Tracer):
+    """A tracer that can say where it failed."""
 
     place = ""  # the innermost module entered last
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, (BinaryConv2d, BinaryLinear, Shortcut, Pointwise))
-        bare = not [*m.children(), *m.parameters(), *m.buffers()]
-        return ours or (bare and reads_mode(m)) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, *args: Any, **kwargs: Any) -> Any:
         before, self.place = self.place, self.path_of_module(m)
         result = super().call_module(m, *args, **kwargs)
         self.place = before
         return result
+
+    def traced(self, model: nn.Module, advice: str) -> fx.Graph:
+        """The graph of `model`; BbgError names the module that torch.fx cannot trace, and gives the `advice`."""
+        try:
+            return self.trace(model)
+        except BbgError:
+            raise
+        except Exception as error:  # the forward of a stranger's module, run on symbols, may raise anything
+            where = f"{self.place or 'the network'} ({type(model.get_submodule(self.place)).__name__})"
+            raise BbgError(f"{where}: torch.fx cannot trace its forward ({error}); {advice}") from error
+
+
+class Tracer(PlacedTracer):
+    """Stops at torch's layers, at binary ones, and at those that do nothing but differ between the modes."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        ours = isinstance(m, (BinaryConv2d, BinaryLinear, Shortcut, Pointwise))
+        bare = not [*m.children(), *m.parameters(), *m.buffers()]
+        return ours or (bare and reads_mode(m)) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Shapes(fx.Interpreter):
@@ -151,14 +165,8 @@ class Network:
 
     @classmethod
     def _of(cls, model: nn.Module, example: Tensor) -> Network:
-        tracer, attributes = Tracer(), set(vars(model))
-        try:
-            graph = tracer.trace(model)
-        except Exception as error:  # the forward of a stranger's module, run on symbols, may raise anything
-            where = f"{tracer.place or 'the network'} ({type(model.get_submodule(tracer.place)).__name__})"
-            raise BbgError(
-                f"{where}: torch.fx cannot trace its forward ({error}); write it without branches on tensors"
-            ) from error
+        attributes = set(vars(model))
+        graph = Tracer().traced(model, "write it without branches on tensors")
         inputs = [node for node in graph.nodes if node.op == "placeholder"]
         if second := [node.target for node in inputs[1:] if not node.args]:
             raise BbgError(f"the network takes a second input {second[0]!r}; allowed is one, the images")
