@@ -56,14 +56,17 @@ HELD = (
 )
 
 
-def measure(network: str, threads: int, entrants: tuple[Entrant, ...], rounds: int,
-            folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
-    """A row per entrant, the first being what the ratios refer to, and those that could not run."""
+def measure(network: str, threads: int, entrants: tuple[Entrant, ...], rounds: int, folder: Path,
+            least: float | None = None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """A row per entrant, the first being what the ratios refer to, and those that could not run.
+
+    `least`: the correlation with torch's output that is asked for, in place of what each precision allows.
+    """
     runners: dict[Entrant, Runner] = {}
     absent = []
     for entrant in entrants:
         command = [sys.executable, str(HERE / "runtimes.py"), entrant.runtime, entrant.precision, network,
-                   str(threads), str(folder)]  # fmt: skip
+                   str(threads), str(folder), *([] if least is None else [str(least)])]  # fmt: skip
         try:
             runners[entrant] = Runner(command, **entrant.environment)
         except RuntimeError as error:
@@ -80,6 +83,7 @@ def measure(network: str, threads: int, entrants: tuple[Entrant, ...], rounds: i
     rows = [{"network": network, "threads": threads, **entrant._asdict(), **figure,
              "ratio_of_min": figure["min_us"] / base["min_us"],
              "ratio_of_median": figure["median_us"] / base["median_us"],
+             "correlation": runners[entrant].facts.get("correlation"),
              "ran": str(runners[entrant].facts["kernels"])} for entrant, figure in figures.items()]  # fmt: skip
     return rows, absent
 

@@ -13,10 +13,10 @@ constexpr int64_t kPairLimit = 65535;
 
 constexpr int64_t kByteFanIn = 65535;  // products of bytes that 32 bits hold: 255 * 128 * 65535 < 2^31
 
-constexpr const char* kKinds[] = {"conv",     "byte_conv",         "binary_conv",    "max_pool",
-                                  "avg_pool", "adaptive_avg_pool", "match_channels", "pointwise",
-                                  "concat",   "select",            "multiply",       "tanh",
-                                  "erf",      "layer_norm",        "max_pool_bits"};
+constexpr const char* kKinds[] = {"conv",     "byte_conv",         "binary_conv",    "max_pool",  "avg_pool",
+                                  "adaptive_avg_pool", "match_channels", "pointwise", "concat",   "select",
+                                  "multiply", "tanh",              "sigmoid",        "silu",      "hardswish",
+                                  "gelu",     "layer_norm",        "max_pool_bits"};
 constexpr const char* kTypes[] = {"real", "bits", "bytes"};
 constexpr const char* kRows[BBG_ROWS] = {"scale", "bias",   "shift", "gate",       "above",
                                          "below", "offset", "sign",  "byte_scale", "byte_bias"};

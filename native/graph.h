@@ -21,7 +21,7 @@ enum class Type { real, bits, bytes };
 
 enum class Kind {
   conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise,
-  concat, select, multiply, tanh, erf, layer_norm, max_pool_bits
+  concat, select, multiply, tanh, sigmoid, silu, hardswish, gelu, layer_norm, max_pool_bits
 };
 
 struct Value {

@@ -228,9 +228,11 @@ Step Lowering::value_step(int index) {
       if (shape.height * shape.width == 1) factor.row = factor.pixel = 0;
       return step(kernels_.multiply, keep(Multiply{input, factor, epilogue()}));
     }
-    case Kind::tanh:
-    case Kind::erf:
-      return step(kernels_.curve, keep(Curved{input, op_.kind == Kind::tanh ? Curve::tanh : Curve::erf, epilogue()}));
+    case Kind::tanh: return step(kernels_.curve, keep(Curved{input, Curve::tanh, epilogue()}));
+    case Kind::sigmoid: return step(kernels_.curve, keep(Curved{input, Curve::sigmoid, epilogue()}));
+    case Kind::silu: return step(kernels_.curve, keep(Curved{input, Curve::silu, epilogue()}));
+    case Kind::hardswish: return step(kernels_.curve, keep(Curved{input, Curve::hardswish, epilogue()}));
+    case Kind::gelu: return step(kernels_.curve, keep(Curved{input, Curve::gelu, epilogue()}));
     case Kind::layer_norm: {
       float* valid = memory_.make<float>(lanes_);
       for (int64_t i = 0; i < lanes_; ++i) valid[i] = padded_ - lanes_ + i < out_.channels ? 1.0f : -1.0f;

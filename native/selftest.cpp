@@ -206,7 +206,11 @@ struct RealCase {
     if (name == "select") return at(index[static_cast<size_t>(c)], y, x);
     if (name == "multiply") return at(c, y, x) * at(c, y, x);
     if (name == "tanh") return std::tanh(at(c, y, x));
-    if (name == "erf") return std::erf(at(c, y, x));
+    const double v = at(c < in.channels ? c : 0, y < in.height ? y : 0, x < in.width ? x : 0);
+    if (name == "sigmoid") return 1 / (1 + std::exp(-v));
+    if (name == "silu") return v / (1 + std::exp(-v));
+    if (name == "hardswish") return v * std::min(1.0, std::max(0.0, v / 6 + 0.5));
+    if (name == "gelu") return v * 0.5 * (1 + std::erf(v / std::sqrt(2.0)));
     double sum = 0, squares = 0;
     if (name == "gate") {  // times the mean of the map
       for (int64_t i = 0; i < in.height * in.width; ++i) sum += at(c, 0, i);
@@ -229,9 +233,10 @@ struct RealCase {
 };
 
 RealCase draw_real(int number) {
-  constexpr const char* kKinds[] = {"concat", "select", "multiply", "gate", "tanh", "erf", "layer_norm", "conv"};
+  constexpr const char* kKinds[] = {"concat", "select", "multiply", "gate", "tanh", "sigmoid",
+                                      "silu", "hardswish", "gelu", "layer_norm", "conv"};
   RealCase c{};
-  c.kind = kKinds[number % 8];
+  c.kind = kKinds[number % 11];
   const std::string name = c.kind;
   do {
     c.in = {draw(1, 70) + (name == "conv"), draw(1, 17), draw(1, 17)};
@@ -320,7 +325,7 @@ void check_network(int number) {
                   op_of("tap", "conv", {"r0"}, "d0", nullptr),  // depthwise
                   op_of("norm", "layer_norm", {"d0"}, "d1", nullptr),
                   op_of("tanh", "tanh", {"d1"}, "d2", nullptr),
-                  op_of("erf", "erf", {"d0"}, "d3", nullptr),
+                  op_of("gelu", "gelu", {"d0"}, "d3", nullptr),
                   op_of("product", "multiply", {"d2", "d3"}, "d4", nullptr),
                   op_of("concat", "concat", {"d4", "d0", "d2"}, "d5", nullptr),
                   op_of("select", "select", {"d5"}, "d6", nullptr),

@@ -200,8 +200,20 @@ def tanh(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
     return np.tanh(main)
 
 
-def erf(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
-    return np.vectorize(math.erf, otypes=[np.float64])(main)
+def sigmoid(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(main / 2))
+
+
+def silu(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return main * sigmoid(op, main, result)
+
+
+def hardswish(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return main * np.clip(main / 6 + 0.5, 0, 1)
+
+
+def gelu(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return main * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(main / math.sqrt(2)))
 
 
 def layer_norm(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
@@ -212,7 +224,7 @@ def layer_norm(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
 ACCUMULATORS = {
     f.__name__: f
     for f in (conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise,
-              concat, select, multiply, tanh, erf, layer_norm)
+              concat, select, multiply, tanh, sigmoid, silu, hardswish, gelu, layer_norm)
 }  # fmt: skip
 
 

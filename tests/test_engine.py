@@ -291,7 +291,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 INDEX = np.zeros(4, np.int32)
 NATIVE = {  # kind, operands, shortcut, attributes, tensors -> the sentence
     "no operand": (("tanh", [], None, {}, {}), "has 0 operands, not 1"),
-    "an operand too many": (("erf", ["x", "x"], None, {}, {}), "has 2 operands, not 1"),
+    "an operand too many": (("gelu", ["x", "x"], None, {}, {}), "has 2 operands, not 1"),
     "an operand that is not there": (("concat", ["x", "v"], None, {}, {}), "reads 'v', which no earlier op writes"),
     "a concat of one": (("concat", ["x"], None, {}, {}), "has 1 operands, not 2 or more"),
     "a concat of unequal maps": (("concat", ["x", "m"], None, {}, {}), "the maps of the operands must be equal"),

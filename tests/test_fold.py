@@ -154,7 +154,7 @@ OF_SEVERAL = {
     "select": Op("first", "select", ("x",), "first", None, {"channels": 6}, {"index": np.int32([3, 3, 0, 1, 2, 0])}),
     "multiply": Op("first", "multiply", ("x", "x"), "first"),
     "tanh": Op("first", "tanh", ("x",), "first"),
-    "erf": Op("first", "erf", ("x",), "first"),
+    "gelu": Op("first", "gelu", ("x",), "first"),
     "layer_norm": Op("first", "layer_norm", ("x",), "first"),
 }
 

@@ -50,7 +50,7 @@ def several() -> Graph:
         Op("chosen", "select", ("j",), "s", None, {"channels": 4}, {"index": index}),
         Op("curve", "tanh", ("s",), "t"),
         Op("normal", "layer_norm", ("t", "s"), "n"),
-        Op("other", "erf", ("n",), "y"),
+        Op("other", "gelu", ("n",), "y"),
     ), (Output("", "y"),))  # fmt: skip
 
 

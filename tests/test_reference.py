@@ -45,8 +45,8 @@ def torch_accumulator(op: Op, x: torch.Tensor, *others: torch.Tensor) -> torch.T
         return x.index_select(1, torch.from_numpy(op.tensors["index"]))
     if op.kind == "multiply":
         return x * others[0]
-    if op.kind in ("tanh", "erf"):
-        return getattr(torch, op.kind)(x)
+    if op.kind in ("tanh", "sigmoid", "silu", "hardswish", "gelu"):
+        return getattr(torch if op.kind in ("tanh", "sigmoid") else F, op.kind)(x)
     if op.kind == "layer_norm":
         return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=a["eps"]).movedim(-1, 1)
     return x

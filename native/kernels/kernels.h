@@ -131,7 +131,7 @@ struct Multiply {
   Epilogue out;
 };
 
-enum class Curve : int32_t { tanh, erf };
+enum class Curve : int32_t { tanh, sigmoid, silu, hardswish, gelu };
 
 struct Curved {
   Map input;

@@ -122,7 +122,7 @@ void multiply(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
   value_rows<MultiplyRow>(*static_cast<const Multiply*>(args), begin, end);
 }
 
-// ---- tanh and erf -------------------------------------------------------------------------------------------------
+// ---- tanh, and what is made of it and erf ----------------------------------------------------------------------------
 //
 // Both are odd and flat far out: f(x) = x P(x^2) / Q(x^2) up to a limit, beyond which |f| is 1 but for less than 2^-24.
 // That form is odd to the bit, and all coefficients are positive, so that nothing cancels. They minimise the largest
@@ -155,6 +155,20 @@ BBG_INLINE F odd_ratio(F x, float limit, const float (&over)[N], const float (&u
   return min(max(ratio, splat(-1)), splat(1));
 }
 
+BBG_INLINE F tanh_of(F x) { return odd_ratio(x, kTanhLimit, kTanhOver, kTanhUnder); }
+
+// 1 / (1 + exp(-x)) = 1/2 + 1/2 tanh(x/2), and x times the normal distribution 1/2 + 1/2 erf(x / sqrt 2).
+template <Curve kCurve>
+BBG_INLINE F curved(F x) {
+  const F half = splat(0.5f);
+  if (kCurve == Curve::tanh) return tanh_of(x);
+  if (kCurve == Curve::hardswish) return mul(x, min(max(fma(x, splat(1.0f / 6), half), splat(0)), splat(1)));
+  const F odd = kCurve == Curve::gelu ? odd_ratio(mul(x, splat(0.707106781f)), kErfLimit, kErfOver, kErfUnder)
+                                      : tanh_of(mul(x, half));
+  const F share = fma(odd, half, half);
+  return kCurve == Curve::sigmoid ? share : mul(x, share);
+}
+
 template <Curve kCurve>
 struct CurvedRow {
   const uint8_t* in;
@@ -164,18 +178,19 @@ struct CurvedRow {
 
   template <int P>
   BBG_INLINE void fill(F (&v)[P][1], int64_t x, int c) const {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      const F number = load(numbers(in, (x + p) * pixel) + c);
-      v[p][0] = kCurve == Curve::tanh ? odd_ratio(number, kTanhLimit, kTanhOver, kTanhUnder)
-                                      : odd_ratio(number, kErfLimit, kErfOver, kErfUnder);
-    }
+    BBG_UNROLL for (int p = 0; p < P; ++p) v[p][0] = curved<kCurve>(load(numbers(in, (x + p) * pixel) + c));
   }
 };
 
 void curve(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
   const Curved& k = *static_cast<const Curved*>(args);
-  k.curve == Curve::tanh ? value_rows<CurvedRow<Curve::tanh>>(k, begin, end)
-                         : value_rows<CurvedRow<Curve::erf>>(k, begin, end);
+  switch (k.curve) {
+    case Curve::tanh: return value_rows<CurvedRow<Curve::tanh>>(k, begin, end);
+    case Curve::sigmoid: return value_rows<CurvedRow<Curve::sigmoid>>(k, begin, end);
+    case Curve::silu: return value_rows<CurvedRow<Curve::silu>>(k, begin, end);
+    case Curve::hardswish: return value_rows<CurvedRow<Curve::hardswish>>(k, begin, end);
+    case Curve::gelu: return value_rows<CurvedRow<Curve::gelu>>(k, begin, end);
+  }
 }
 
 // ---- layer_norm ---------------------------------------------------------------------------------------------------

@@ -138,7 +138,10 @@ KINDS: dict[str, Kind] = {
     "select": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",), required=("index",)),
     "multiply": Kind(_multiply_shape, operands=2),
     "tanh": Kind(lambda a, shape: shape),
-    "erf": Kind(lambda a, shape: shape),
+    "sigmoid": Kind(lambda a, shape: shape),
+    "silu": Kind(lambda a, shape: shape),
+    "hardswish": Kind(lambda a, shape: shape),
+    "gelu": Kind(lambda a, shape: shape),
     "layer_norm": Kind(lambda a, shape: shape, ("eps",)),
     "max_pool_bits": Kind(_pool_shape, _MAX_POOL, "bits", ("and_mask",), rows=(), epilogue=False),
 }

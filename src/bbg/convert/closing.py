@@ -129,19 +129,24 @@ def judge(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor]) -> Itera
             step, layer = lowered.steps[name], lowered.layers.get(name, "bytes")
             if not step.decides:
                 want = computed(name)
-                difference = float((values[name] - want).abs().max())
-                yield Finding(name, layer, difference / max(float(want.abs().max()), _reach(op)) if difference else 0.0)
+                largest = max(float(want.abs().max()), _reach(op, values))
+                yield Finding(name, layer, float((values[name] - want).abs().max()) / largest)
             else:
                 distance = step.departing(values[name], expected(step.inputs[0].name))
                 ties, wrong = (distance > 0) & (distance <= LAW), distance > LAW
                 yield Finding(name, layer, ties=int(ties.sum()), wrong=int(wrong.sum()))
 
 
-def _reach(op: Op) -> float:
-    """How large the values of the op can be, where that is known: tanh and erf reach 1."""
+def _reach(op: Op, values: Mapping[str, Tensor]) -> float:
+    """How large values of the op could be on these inputs, where it is a curve: far out its numbers are nearly 0."""
+    if op.kind in ("tanh", "sigmoid"):
+        reach = 1.0
+    elif op.kind in ("silu", "hardswish", "gelu"):
+        reach = float(values[op.inputs[0]].abs().max())
+    else:
+        return float(np.finfo(np.float32).tiny)
     scale = op.row("scale")
-    tiny = float(np.finfo(np.float32).tiny)
-    return (1.0 if scale is None else float(np.abs(scale).max())) if op.kind in ("tanh", "erf") else tiny
+    return reach if scale is None else reach * float(np.abs(scale).max())
 
 
 def by_steps(lowered: Lowered, images: Tensor) -> dict[str, Tensor]:

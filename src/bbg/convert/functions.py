@@ -1,8 +1,4 @@
-"""Lowering rules of nonlinearities that are no hinge, of what moves or joins tensors, and of functions.
-
-Sigmoid, SiLU and GELU are made of `tanh` and `erf`, factors and products: each op between stands for itself in the
-closing check.
-"""
+"""Lowering rules of nonlinearities that are no hinge, of what moves or joins tensors, and of functions."""
 
 from __future__ import annotations
 
@@ -25,29 +21,6 @@ from bbg.convert.wires import Wire, channels_last
 # ---- nonlinearities ------------------------------------------------------------------------------------------------
 
 
-def _scaled(to: Lowering, x: Wire, scale: float, bias: float, suffix: str, kind: str = "pointwise",
-            function: Callable[[Tensor], Tensor] = lambda v: v,
-            clip: tuple[float | None, float | None] = (None, None)) -> Wire:  # fmt: skip
-    """`scale * function(x) + bias`, clipped; `kind` is the op of the function."""
-    rows = {"scale": np.full(x.shape[0], scale), "bias": np.full(x.shape[0], bias)}
-
-    def compute(v: Tensor) -> Tensor:
-        y = scale * function(v) + bias
-        return y if clip == (None, None) else y.clamp(*clip)
-
-    return to.emit(kind, (x,), compute, suffix=suffix, rows=rows, clip=clip)
-
-
-def _sigmoid(to: Lowering, x: Wire, suffix: str) -> Wire:
-    """`1/(1 + exp(-x)) = 1/2 + 1/2 tanh(x/2)`."""
-    return _scaled(to, _scaled(to, x, 0.5, 0, ".half"), 0.5, 0.5, suffix, "tanh", torch.tanh)
-
-
-def _hard_sigmoid(to: Lowering, x: Wire, suffix: str) -> Wire:
-    """`x/6 + 1/2`, clipped to [0, 1]."""
-    return _scaled(to, x, 1 / 6, 0.5, suffix, clip=(0.0, 1.0))
-
-
 @lowers(nn.Tanh)
 def tanh(to: Lowering, layer: nn.Tanh, x: Wire) -> Wire:
     return to.emit("tanh", (x,), torch.tanh)
@@ -55,33 +28,36 @@ def tanh(to: Lowering, layer: nn.Tanh, x: Wire) -> Wire:
 
 @lowers(nn.Sigmoid)
 def sigmoid(to: Lowering, layer: nn.Sigmoid, x: Wire) -> Wire:
-    return _sigmoid(to, x, "")
-
-
-@lowers(nn.Hardsigmoid)
-def hard_sigmoid(to: Lowering, layer: nn.Hardsigmoid, x: Wire) -> Wire:
-    return _hard_sigmoid(to, x, "")
+    return to.emit("sigmoid", (x,), torch.sigmoid)
 
 
 @lowers(nn.SiLU)
 def silu(to: Lowering, layer: nn.SiLU, x: Wire) -> Wire:
-    return product(to, x, _sigmoid(to, x, ".sigmoid"))
+    return to.emit("silu", (x,), F.silu)
 
 
 @lowers(nn.Hardswish)
 def hard_swish(to: Lowering, layer: nn.Hardswish, x: Wire) -> Wire:
-    return product(to, x, _hard_sigmoid(to, x, ".sigmoid"))
+    return to.emit("hardswish", (x,), F.hardswish)
+
+
+@lowers(nn.Hardsigmoid)
+def hard_sigmoid(to: Lowering, layer: nn.Hardsigmoid, x: Wire) -> Wire:
+    """`x/6 + 1/2`, clipped to [0, 1]."""
+    rows = {"scale": np.full(x.shape[0], 1 / 6), "bias": np.full(x.shape[0], 0.5)}
+    return to.emit("pointwise", (x,), F.hardsigmoid, rows=rows, clip=(0.0, 1.0))
 
 
 @lowers(nn.GELU)
 def gelu(to: Lowering, layer: nn.GELU, x: Wire) -> Wire:
-    """`x (1 + erf(x / sqrt 2)) / 2`, or with tanh: `x (1 + tanh(sqrt(2/pi) x (1 + 0.044715 x^2))) / 2`."""
+    """By tanh it is `x sigmoid(2 r x (1 + 0.044715 x^2))` with `r = sqrt(2/pi)`, made of products."""
     if layer.approximate == "none":
-        share = _scaled(to, _scaled(to, x, math.sqrt(0.5), 0, ".scaled"), 0.5, 0.5, ".share", "erf", torch.erf)
-        return product(to, x, share)
-    root = math.sqrt(2 / math.pi)
-    bent = _scaled(to, product(to, x, x, ".square"), 0.044715 * root, root, ".bent")
-    share = _scaled(to, product(to, x, bent, ".inner"), 0.5, 0.5, ".share", "tanh", torch.tanh)
+        return to.emit("gelu", (x,), layer)
+    twice, bend = 2 * math.sqrt(2 / math.pi), 0.044715
+    rows = {"scale": np.full(x.shape[0], twice * bend), "bias": np.full(x.shape[0], twice)}
+    square = product(to, x, x, ".square")
+    bent = to.emit("pointwise", (square,), lambda v: twice * bend * v + twice, suffix=".bent", rows=rows)
+    share = to.emit("sigmoid", (product(to, x, bent, ".inner"),), torch.sigmoid, suffix=".share")
     return product(to, x, share)
 
 
