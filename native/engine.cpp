@@ -1,5 +1,7 @@
 #include "engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -99,8 +101,24 @@ struct Engine::Batch {
   std::atomic<bool> finite{true};
 };
 
-Engine::Engine(const Graph& graph, const Kernels& kernels, int threads) : kernels_(kernels), team_(threads) {
+Engine::Engine(const Graph& graph, const Kernels& kernels, int threads) : kernels_(kernels), team_(std::make_unique<Team>(threads)), process_(getpid()) {
   plan(graph);
+}
+
+Engine::~Engine() {
+  if (process_ != getpid()) (void)team_.release();
+}
+
+// A fork takes the caller along and leaves its team behind: the child needs one of its own. That of the parent can be
+// neither used nor ended there, for its threads do not exist.
+Team& Engine::team() {
+  if (process_ != getpid()) {
+    auto own = std::make_unique<Team>(team_->members());
+    (void)team_.release();
+    team_ = std::move(own);
+    process_ = getpid();
+  }
+  return *team_;
 }
 
 void Engine::plan(const Graph& graph) {
@@ -143,7 +161,7 @@ void Engine::plan(const Graph& graph) {
   for (int i = 0; i < last_op; ++i) {
     if (only_repeats(graph, graph.ops[size_t(i)], kernels_.lanes)) continue;
     uint8_t* scratch = base + spans[maps.size() + size_t(i)].offset;
-    lower(graph, i, maps, scratch, kernels_, team_.members(), constants_, steps_);
+    lower(graph, i, maps, scratch, kernels_, team_->members(), constants_, steps_);
   }
   const auto shape = [](const Value& v) { return Shape{v.channels, v.height, v.width}; };
   input_ = shape(graph.values[0]);
@@ -172,7 +190,7 @@ void Engine::run(bbg_input kind, const void* data, size_t bytes, int64_t images,
   for (int64_t first = 0; first < images; first += round_) {
     const auto* from = static_cast<const uint8_t*>(data) + size_t(first) * image;
     Batch batch{this, kind, from, std::min(round_, images - first), scale, bias, outputs, first, seconds};
-    team_.run(program, &batch);
+    team().run(program, &batch);
     if (!batch.finite) throw Refusal("the input holds a NaN or an infinity");
   }
 }
@@ -184,16 +202,16 @@ void Engine::program(void* batch, int member) {
 
 void Engine::work(Batch& batch, int member) {
   using Clock = std::chrono::steady_clock;
-  const int members = team_.members();
+  const int members = team_->members();
   const int64_t rows = batch.images * input_.height;
   enter(batch, share(rows, member, members), share(rows, member + 1, members));
-  team_.barrier();
+  team_->barrier();
   if (!batch.finite) return;
   const bool timed = batch.seconds && member == 0;
   Clock::time_point last = timed ? Clock::now() : Clock::time_point{};
   for (const Step& s : steps_) {
     run_share(s, batch.images, member, members);
-    team_.barrier();
+    team_->barrier();
     if (timed) {
       const auto now = Clock::now();
       batch.seconds[s.op] += std::chrono::duration<double>(now - last).count();

@@ -1,6 +1,9 @@
 // An engine: a checked graph lowered for one kernel set, with one workspace whose parts are reused by lifetime.
 #pragma once
 
+#include <sys/types.h>
+
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -13,6 +16,7 @@ namespace bbg {
 class Engine {
  public:
   Engine(const Graph& graph, const Kernels& kernels, int threads);
+  ~Engine();
 
   const char* isa() const { return kernels_.name; }
   int64_t constant_bytes() const { return constants_.bytes(); }
@@ -35,6 +39,7 @@ class Engine {
   struct Batch;  // what one round works on
 
   void plan(const Graph& graph);
+  Team& team();
   static void program(void* batch, int member);
   void work(Batch& batch, int member);
   uint8_t* begin_row(int64_t row) const;
@@ -43,7 +48,8 @@ class Engine {
   void leave(const Batch& batch, int64_t image) const;
 
   const Kernels& kernels_;
-  Team team_;
+  std::unique_ptr<Team> team_;
+  pid_t process_;  // that started the team
   std::mutex turn_;
   Memory constants_, workspace_;
   int64_t round_ = 1;  // images per round

@@ -117,6 +117,13 @@ FOREIGN: dict[str, Callable[..., object]] = {
     "features as a map": lambda x, c: c(x.mean((2, 3))[:, :, None, None]),
     "features in another order": lambda x, c: (lambda y: torch.cat([turned(y), y.mean((2, 3))], 1))(four(x, c)),
     "a product of features in two orders": lambda x, c: (lambda y: turned(y) * y.mean((2, 3)) - turned(y))(four(x, c)),
+    "in place": lambda x, c: F.leaky_relu_(c(x), 0.2).clamp_(-0.5, 0.75).tanh_(),
+    "copies": lambda x, c: c(x).clone().float() + x.detach().type_as(x),
+    "cat by axis": lambda x, c: torch.concatenate([c(x), x], axis=1),
+    "chunks in a list": lambda x, c: torch.cat(list(torch.cat([c(x), x], 1).chunk(2, 1))[::-1], 1),
+    "nearest": lambda x, c: F.interpolate(c(x), scale_factor=2, mode="nearest"),
+    "nearest to a size": lambda x, c: F.interpolate(c(x), size=(32, 48)),
+    "adaptive_max_pool2d": lambda x, c: F.adaptive_max_pool2d(c(x), (4, 1)),
     "by name": lambda x, c: torch.add(input=c(x), other=1) - torch.mul(c(x), other=x),
     "some features": lambda x, c: c(x).mean((2, 3))[:, 1:],
     "a constant of [N, H, W, C]": lambda x, c: (last(c(x)) * torch.tensor([1.0, 2.0, -3.0])).permute(0, 3, 1, 2),
@@ -179,6 +186,8 @@ LAYERS: dict[str, nn.Module] = {
         nn.Conv2d(3, 8, 1), nn.ChannelShuffle(4), nn.Hardswish(), nn.Flatten(), nn.Unflatten(1, (8, 16, 16)), nn.SiLU()
     ),
     "depthwise": nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Hardsigmoid()),
+    "upsampling": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=(2, 3)), nn.AdaptiveMaxPool2d(1)),
+    "a batch norm for many devices": nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4)),
     "a half": nn.Conv2d(3, 4, 3).half(),
 }
 
@@ -211,3 +220,30 @@ def test_low_values_are_right_to_what_came_in(
     given = bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy())
     with torch.no_grad():
         assert np.abs(given - model(EXAMPLE).numpy()).max() <= 1e-6 * below
+
+
+class Flags(nn.Module):
+    """A forward with arguments that have defaults, which decide what is computed; it keeps what it computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.inner = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.seen: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, negative: bool = False) -> torch.Tensor:
+        self.seen = self.inner(F.relu(self.conv(x)))
+        y = self.seen.mean((2, 3))
+        if mask is not None:
+            y = y * mask
+        return -y if negative else y
+
+
+def test_defaults_of_the_forward_decide_and_results_kept_in_the_module_do_no_harm(tmp_path: Path) -> None:
+    model = Flags()
+    model(EXAMPLE).sum().backward()
+    for network in (model, bbg.binarize(model, keep=("conv",), example=EXAMPLE).eval()):
+        bbg.check(network, EXAMPLE)
+        bbg.convert(network, tmp_path / "net.bbg", EXAMPLE)
+        with torch.no_grad():
+            wanted = network(EXAMPLE).numpy()
+        assert np.abs(bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy()) - wanted).max() <= 1e-4 * np.abs(wanted).max()

@@ -125,6 +125,16 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     ),
     "bounds that fall": (Functional(lambda x: x.clamp(1, -1)), ("clamp (Functional)", "[1, -1]", "first")),
     "another convolution inside": (nn.Sequential(Doubled(3, 4, 3)), ("0.conv2d (Doubled)", "cannot be converted")),
+    "a scripted network": (
+        torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3))),
+        ("RecursiveScriptModule", "not compiled"),
+    ),
+    "a lazy layer": (nn.Sequential(nn.LazyConv2d(4, 3)), ("cannot be copied", "run once")),
+    "a bilinear resize": (nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear")), ("0 (Upsample)", "'bilinear'")),
+    "an odd adaptive max-pool": (
+        nn.Sequential(nn.AdaptiveMaxPool2d(3)),
+        ("0 (AdaptiveMaxPool2d)", "parts of the size"),
+    ),
     "rows joined": (Functional(lambda x: torch.cat([x, x], 2)), ("cat (Functional)", "axis 2", "channels")),
     "a constant joined": (
         Functional(lambda x: torch.cat([x, torch.ones(2, 1, 16, 16)], 1)),

@@ -126,7 +126,15 @@ def _images(example: Tensor) -> Tensor:
 
 def _frozen(model: nn.Module) -> nn.Module:
     """A copy of the network as it is converted."""
-    network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        came = type(model).__name__
+        raise BbgError(f"the model is a {came}; give the torch.nn.Module itself, not compiled or scripted")
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    results = {id(v): v.detach().clone() for v in attributes if isinstance(v, Tensor) and not v.is_leaf}
+    try:
+        network = copy.deepcopy(model, dict(results)).to("cpu", torch.float32).eval().requires_grad_(False)
+    except Exception as error:  # whatever a stranger's module raises
+        raise BbgError(f"the network cannot be copied ({error}); give one that was built and run once") from error
     for name, tensor in network.state_dict().items():
         if not tensor.isfinite().all():
             raise BbgError(f"{name} holds numbers that are not finite; a network is converted after it was trained")

@@ -121,9 +121,10 @@ def item(to: Lowering, x: Any, index: Any) -> Any:
     return _moved(to, x, lambda places: places[index]) if isinstance(x, Wire) else x[index]
 
 
-@lowers(torch.cat, torch.concat)
-def concat(to: Lowering, tensors: Any, dim: int = 0) -> Wire:
+@lowers(torch.cat, torch.concat, torch.concatenate)
+def concat(to: Lowering, tensors: Any, dim: int = 0, axis: int | None = None) -> Wire:
     """Channels behind channels."""
+    dim = dim if axis is None else axis
     if not all(isinstance(x, Wire) for x in tensors):
         raise to.refuse("joins a constant to a tensor; allowed are tensors that depend on the input")
     if len(tensors) == 1:
@@ -145,6 +146,35 @@ def concat(to: Lowering, tensors: Any, dim: int = 0) -> Wire:
     return to.emit("concat", tuple(tensors), lambda *given: torch.cat(given, axis), places=places)
 
 
+@lowers("clone", torch.clone, "detach", "float", "type_as")
+def copied(to: Lowering, x: Wire, *others: Any) -> Wire:
+    """Nothing to compute: numbers are float32 here."""
+    return x
+
+
+@lowers(nn.Upsample)
+def upsample(to: Lowering, layer: nn.Upsample, x: Wire) -> Wire:
+    """Each number as a block of equal ones, which is what adaptive average pooling to a multiple of the size gives."""
+    x = to.map(x)
+    height, width = layer(x.value).shape[2:]
+    if layer.mode not in ("nearest", "nearest-exact") or height % x.shape[1] or width % x.shape[2]:
+        came = f"{list(x.shape[1:])} to {[height, width]} by {layer.mode!r}"
+        raise to.refuse(f"resizes {came}; allowed is 'nearest' to a multiple of the size")
+    return to.emit("adaptive_avg_pool", (x,), layer, size=(height, width))
+
+
+@lowers(nn.AdaptiveMaxPool2d)
+def adaptive_max_pool(to: Lowering, layer: nn.AdaptiveMaxPool2d, x: Wire) -> Wire:
+    """A max-pool, where its windows are of one size."""
+    x = to.map(x)
+    height, width = layer(x.value).shape[2:]
+    if layer.return_indices or x.shape[1] % height or x.shape[2] % width:
+        came = f"{list(x.shape[1:])} to {[height, width]}"
+        raise to.refuse(f"pools {came}; allowed are parts of the size, without indices")
+    window = (x.shape[1] // height, x.shape[2] // width)
+    return to.emit("max_pool", (x,), layer, kernel=window, stride=window)
+
+
 @lowers(StochasticDepth)
 def stochastic_layer(to: Lowering, layer: nn.Module, x: Wire) -> Wire:
     return x
@@ -164,7 +194,10 @@ def _as_layer(build: Callable[..., nn.Module]) -> Callable[..., Wire]:
     """The rule of a function, from the layer that does the same: `build` takes the arguments behind the input."""
 
     def rule(to: Lowering, input: Wire, *args: Any, **kwargs: Any) -> Wire:
-        layer = build(*args, **kwargs).eval()
+        try:
+            layer = build(*args, **kwargs).eval()
+        except TypeError as error:
+            raise to.refuse(f"with these arguments it cannot be converted ({error})") from None
         lower = rule_of(layer)
         assert lower is not None
         result: Wire = lower(to, layer, input)
@@ -182,17 +215,22 @@ def _layer_norm(normalized_shape: Any, weight: Tensor | None = None, bias: Tenso
 
 
 _TWINS: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
-    (F.relu, torch.relu, "relu", "relu_"): lambda inplace=False: nn.ReLU(),
+    (F.relu, torch.relu, "relu", "relu_", F.relu_, torch.relu_): lambda inplace=False: nn.ReLU(),
     (F.relu6,): lambda inplace=False: nn.ReLU6(),
-    (F.hardtanh,): lambda min_val=-1.0, max_val=1.0, inplace=False: nn.Hardtanh(min_val, max_val),
-    (F.leaky_relu,): lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
+    (F.hardtanh, F.hardtanh_): lambda min_val=-1.0, max_val=1.0, inplace=False: nn.Hardtanh(min_val, max_val),
+    (F.leaky_relu, F.leaky_relu_): lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
     (F.max_pool2d,): lambda kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False: (
         nn.MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
     ),
     (F.avg_pool2d,): nn.AvgPool2d,
     (F.adaptive_avg_pool2d,): nn.AdaptiveAvgPool2d,
-    (F.sigmoid, torch.sigmoid, "sigmoid"): nn.Sigmoid,
-    (F.tanh, torch.tanh, "tanh"): nn.Tanh,
+    (F.adaptive_max_pool2d,): nn.AdaptiveMaxPool2d,
+    (F.interpolate,): lambda size=None, scale_factor=None, mode="nearest", align_corners=None,
+                             recompute_scale_factor=None, antialias=False: (
+        nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)
+    ),
+    (F.sigmoid, torch.sigmoid, "sigmoid", "sigmoid_"): nn.Sigmoid,
+    (F.tanh, torch.tanh, "tanh", "tanh_"): nn.Tanh,
     (F.silu,): lambda inplace=False: nn.SiLU(),
     (F.hardsigmoid,): lambda inplace=False: nn.Hardsigmoid(),
     (F.hardswish,): lambda inplace=False: nn.Hardswish(),

@@ -161,7 +161,7 @@ def _vector(given: Tensor | None, neutral: float, channels: int) -> np.ndarray:
 # ---- per channel ---------------------------------------------------------------------------------------------------
 
 
-@lowers(nn.BatchNorm1d, nn.BatchNorm2d)
+@lowers(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 def batch_norm(to: Lowering, layer: nn.BatchNorm2d, x: Wire) -> Wire:
     """`gamma (x - mean) / sqrt(var + eps) + beta` is `scale x + bias`."""
     if layer.running_mean is None or layer.running_var is None:
@@ -204,7 +204,7 @@ def hardtanh(to: Lowering, layer: nn.Hardtanh, x: Wire) -> Wire:
     return to.emit("pointwise", (x,), layer, clip=(layer.min_val, layer.max_val))
 
 
-@lowers(torch.clamp, "clamp")
+@lowers(torch.clamp, torch.clip, "clamp", "clamp_", "clip")
 def clamp(to: Lowering, x: Wire, min: float | None = None, max: float | None = None) -> Wire:
     if not all(bound is None or isinstance(bound, (int, float)) for bound in (min, max)):
         raise to.refuse("clips to bounds that are tensors; allowed are numbers")
@@ -237,7 +237,7 @@ def neg(to: Lowering, input: Wire) -> Wire:
 
 def _sum(to: Lowering, x: Wire, y: Wire, function: Callable[..., Tensor], gate: np.ndarray | None = None) -> Wire:
     if x.tensor.shape != y.tensor.shape:
-        raise to.refuse(f"adds maps {list(x.shape)} and {list(y.shape)}; allowed are equal shapes")
+        raise to.refuse(f"adds or subtracts maps {list(x.shape)} and {list(y.shape)}; allowed are equal shapes")
     return to.emit("pointwise", _alike(to, x, y), function, rows={"gate": gate})
 
 

@@ -21,7 +21,7 @@ from bbg.convert.wires import Step, Wire, channels_last, in_order, in_rows
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
 from bbg.kinds import KINDS
-from bbg.models.foreign import PlacedTracer
+from bbg.models.tracing import PlacedTracer
 
 INPUT = "input"
 _ASTRAY = "avoid hooks, and in-place operations on tensors that are used again"

@@ -13,8 +13,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +20,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
+from bbg.layers import BinaryConv2d, BinaryLinear
 from bbg.methods import Pointwise
+from bbg.models.tracing import Tracer, in_mode, reads_mode
 
 CONVS = (nn.modules.conv._ConvNd, nn.Linear)
 CONV_CALLS = {"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"}
@@ -46,57 +45,6 @@ ADDS = {"add", "add_", "iadd"}
 MULTIPLIES = {"mul", "mul_", "imul", "multiply"}
 MAX_POOLS = {"max_pool2d", "MaxPool2d"}
 JOINS = {"cat", "concat", "stack"}
-
-
-@contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """The network in training or evaluation mode; afterwards it is as it was, and so is each of its modules."""
-    modes = {module: module.training for module in model.modules()}
-    attributes = set(vars(model))
-    try:
-        model.train(training)
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for name in set(vars(model)) - attributes:  # constants, which torch.fx leaves there
-            delattr(model, name)
-
-
-def reads_mode(module: nn.Module) -> bool:
-    """Whether the module's forward asks for `self.training`, which a trace would answer for good."""
-    return "training" in getattr(getattr(type(module).forward, "__code__", None), "co_names", ())
-
-
-class PlacedTracer(fx.Tracer):
-    """A tracer that can say where it failed."""
-
-    place = ""  # the innermost module entered last
-
-    def call_module(self, m: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        before, self.place = self.place, self.path_of_module(m)
-        result = super().call_module(m, *args, **kwargs)
-        self.place = before
-        return result
-
-    def traced(self, model: nn.Module, advice: str) -> fx.Graph:
-        """The graph of `model`; BbgError names the module that torch.fx cannot trace, and gives the `advice`."""
-        try:
-            return self.trace(model)
-        except BbgError:
-            raise
-        except Exception as error:  # the forward of a stranger's module, run on symbols, may raise anything
-            where = f"{self.place or 'the network'} ({type(model.get_submodule(self.place)).__name__})"
-            raise BbgError(f"{where}: torch.fx cannot trace its forward ({error}); {advice}") from error
-
-
-class Tracer(PlacedTracer):
-    """Stops at torch's layers, at binary ones, and at those that do nothing but differ between the modes."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, (BinaryConv2d, BinaryLinear, Shortcut, Pointwise))
-        bare = not [*m.children(), *m.parameters(), *m.buffers()]
-        return ours or (bare and reads_mode(m)) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Shapes(fx.Interpreter):

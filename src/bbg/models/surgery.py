@@ -236,6 +236,8 @@ class _Surgeon:
             return f"{kind} has no binary twin"
         if network.times(node) > 1:
             return f"called {network.times(node)} times"
+        if not isinstance(layer.weight, nn.Parameter):
+            return "its weight is computed (weight norm, pruning), not a parameter"
         if isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels:
             return DEPTHWISE
         if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
