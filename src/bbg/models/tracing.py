@@ -1,4 +1,4 @@
-"""torch.fx's tracer as this package needs it: defaults of a forward hold, chunks can be counted, errors name a place."""
+"""torch.fx's tracer as this package needs it: defaults of a forward hold, chunks can be counted, errors name places."""
 
 from __future__ import annotations
 
