@@ -15,6 +15,7 @@ from bbg.cli import main
 from bbg.compare import compare, row_of, table
 from bbg.data import Split, open_data
 from bbg.errors import BbgError
+from bbg.methods import METHODS
 from bbg.recipe import Recipe
 from bbg.train import train
 
@@ -129,3 +130,17 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "runs" / "compare.png").exists()
     for row in rows:
         assert f"{row['accuracy']:.4g}" in text
+
+
+def test_the_comparison_that_is_quoted_has_every_method() -> None:
+    """docs/results.md quotes docs/results/compare_cifar10_resnet20.json."""
+    docs = Path(__file__).parents[1] / "docs"
+    report = json.loads((docs / "results" / "compare_cifar10_resnet20.json").read_text(encoding="utf-8"))
+    rows = {row["method"]: row for row in report["rows"]}
+    assert set(rows) >= set(METHODS)
+    assert min(row["epochs"] for row in report["rows"]) >= 8
+    for name in ("bbg", "bbg-balanced"):
+        assert min(rows[name]["entropy"].values()) > 0.99
+    page = (docs / "results.md").read_text(encoding="utf-8")
+    for row in table(report):
+        assert f"| `{row['method']}` | {100 * row['accuracy']:.2f} % |" in page
