@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,6 +21,7 @@ from bbg.analysis import gates, weight_entropy
 from bbg.checkpoint import Checkpoint
 from bbg.data import Split
 from bbg.errors import BbgError
+from bbg.files import write_json
 from bbg.methods import get
 from bbg.recipe import Recipe
 from bbg.train import train
@@ -56,7 +56,7 @@ def compare(recipe: Recipe, split: Split, methods: Sequence[str], seeds: int, ou
             state = train(one, split, folder, resume=(folder / "last.ckpt").exists(), progress=progress)
             others = [row for row in report["rows"] if (row["method"], row["seed"]) != (name, seed)]
             report["rows"] = [*others, row_of(state)]
-            _write(result, report)
+            write_json(report, result)
     draw(report, result.with_suffix(".png"))
     return report
 
@@ -157,15 +157,3 @@ def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
             came = f"{key} = {theirs.get(key)!r}, this comparison has {ours.get(key)!r}"
             raise BbgError(f"{str(result)!r} compares with {came}; give another file")
     return rows
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    """The file appears whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as e:
-        raise BbgError(f"cannot write {str(path)!r}: {e.strerror}; give a file in a folder that is writable") from e
-    finally:
-        draft.unlink(missing_ok=True)

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bbg.cli.show import show, write
+from bbg.cli.show import show
 from bbg.cli.verbs import JSON, argument, count, new_file, verb
 from bbg.errors import BbgError
+from bbg.files import write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,8 @@ def predict(images: list[str], model: str, top: int, json: Path | None) -> None:
     # One image on one thread: waking others would cost more time than they save.
     engine = load(find(model), threads=1)
     found = dict(zip(images, engine.predict(images, top), strict=True))
-    write({image: [p._asdict() for p in predictions] for image, predictions in found.items()}, json)
+    if json is not None:
+        write_json({image: [p._asdict() for p in predictions] for image, predictions in found.items()}, json)
     for image, predictions in found.items():
         print(image)
         for label, score in predictions:

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bbg.errors import BbgError
+from bbg.files import write_json
 
 
 def show(report: Mapping[str, Any], file: Path | None = None) -> None:
@@ -32,21 +30,8 @@ def show(report: Mapping[str, Any], file: Path | None = None) -> None:
             console.print(table, "")
         else:
             console.print(f"{words(key)}: {text(value)}", markup=False, soft_wrap=True)
-    write(report, file)
-
-
-def write(report: Mapping[str, Any], file: Path | None) -> None:
-    """`report` as JSON into `file`, which appears whole or not at all; BbgError where it cannot be written."""
-    if file is None:
-        return
-    draft = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
-    try:
-        draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, file)
-    except OSError as error:
-        raise BbgError(f"cannot write {str(file)!r}: {error.strerror}; give a --json file elsewhere") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    if file is not None:
+        write_json(report, file)
 
 
 def words(key: str) -> str:

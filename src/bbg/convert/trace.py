@@ -3,7 +3,7 @@
     lowered = lower_network(model, example)       # lowered.graph: one op or two per layer, rows in float64
 
 Beside each value of the graph stands a `Step`: how torch itself computes that value from earlier ones. The closing
-check judges the engine by it. The rules are in lower.py.
+check judges the engine by it. The rules are in lower.py and functions.py.
 """
 
 from __future__ import annotations
