@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "bbg"
 
 RANKS = {
-    "errors": 0, "files": 0, "image": 0, "boxes": 0, "kinds": 0, "graph": 0, "packed": 0, "recipe": 0, "methods": 0, "_native": 0,
+    "errors": 0, "files": 0, "image": 0, "boxes": 0, "kinds": 0, "graph": 0, "packed": 0, "recipe": 0, "methods": 0,
+    "_native": 0,
     "engine": 1, "zoo": 1, "layers": 1, "data": 1,
     "models": 2,
     "tasks": 3, "analysis": 3, "checkpoint": 3,
@@ -26,8 +27,8 @@ RANKS = {
     "web": 5, "compare": 5,
     "cli": 6,
 }  # fmt: skip
-RUNTIME = ["bbg", "bbg.errors", "bbg.files", "bbg.image", "bbg.kinds", "bbg.graph", "bbg.packed", "bbg.engine", "bbg.zoo",
-           "bbg.cli"]  # fmt: skip
+RUNTIME = ["bbg", "bbg.errors", "bbg.files", "bbg.image", "bbg.kinds", "bbg.graph", "bbg.packed", "bbg.engine",
+           "bbg.zoo", "bbg.cli"]  # fmt: skip
 LINES = 420
 
 
