@@ -38,8 +38,9 @@ Count counting(const Op& op, const Value& in, const Value& out, const Map& input
   }
   if (op.groups > 1 || narrow) return Count::masked;
   const bool long_enough = in.channels * op.kernel[1] >= kLeastTriple;
-  // The three words are those of three neighbouring taps.
-  if (kernels.triples && op.kernel[1] % 3 == 0 && long_enough && !op.rows[BBG_SHIFT]) return Count::triples;
+  // The three words are those of three neighbouring taps. Half the accumulator must be whole.
+  const bool thirds = op.kernel[1] % 3 == 0 && in.channels % 2 == 0;
+  if (kernels.triples && thirds && long_enough && !op.rows[BBG_SHIFT]) return Count::triples;
   // The table kernel counts for 64 filters at a time, of which enough must exist, and shares weights of twice the size
   // among neighbouring pixels, of which there must be more than one.
   const bool fits = op.kernel[0] * op.kernel[1] <= kNibbleBits / (8 * input.pixel);
@@ -90,6 +91,9 @@ Conv Lowering::conv() {
     borders.resize(size_t(kRoundImages));
   }
   k.col_border = copy(memory_, borders);
+  std::vector<int32_t> alike(borders.size(), 1);
+  for (size_t x = alike.size() - 1; x-- > 0;) alike[x] += borders[x] == borders[x + 1] ? alike[x + 1] : 0;
+  k.col_alike = copy(memory_, alike);
 
   if (op_.kind == Kind::binary_conv) k.count = counting(op_, in_, out_, k.input, kernels_);
   // A block computes with the channels of all its groups: where groups are no wider than a vector, with half as many.
@@ -103,6 +107,7 @@ Conv Lowering::conv() {
   } else {
     op_.kind == Kind::binary_conv ? arrange_bits(k, parts) : arrange_bytes(k, parts);
     border_tables(k, rows, cols);
+    if (k.count == Count::triples) double_scale(k.out);
   }
   k.blocks = copy(memory_, parts);
   k.block_count = int32_t(parts.size());
@@ -281,6 +286,17 @@ void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
   }
 }
 
+// For half the accumulator. Twice a number is below a whole threshold if and only if it is below its half, rounded up.
+void Lowering::double_scale(Epilogue& e) {
+  float* scale = memory_.make<float>(padded_);
+  std::transform(e.scale, e.scale + padded_, scale, [](float s) { return 2 * s; });
+  e.scale = scale;
+  if (!e.threshold) return;
+  int32_t* threshold = memory_.make<int32_t>(padded_);
+  std::transform(e.threshold, e.threshold + padded_, threshold, [](int32_t t) { return t / 2 + (t > 0 && t % 2); });
+  e.threshold = threshold;
+}
+
 void Lowering::border_tables(Conv& k, const Classes& rows, const Classes& cols) {
   const int64_t kw = op_.kernel[1], taps = op_.kernel[0] * kw, inputs = group_inputs();
   std::vector<int32_t> ones(size_t(taps * out_.channels));  // set bits of each filter's taps
@@ -309,7 +325,8 @@ void Lowering::border_tables(Conv& k, const Classes& rows, const Classes& cols) 
             if (bias && inside(kx)) sum += op_.tap_bias[t];
           }
         }
-        base[at + o] = int32_t(uint32_t(r.count * c.count * inputs) + 2 * padded_ones);
+        const uint32_t whole = uint32_t(r.count * c.count * inputs) + 2 * padded_ones;
+        base[at + o] = int32_t(k.count == Count::triples ? whole / 2 : whole);
         if (bias) bias[at + o] = sum;
       }
       at += padded_;

@@ -66,6 +66,7 @@ class Lowering {
   const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
   int64_t item_words(const Conv& k, const ConvBlock& b) const;
   uint32_t* block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask);
+  void double_scale(Epilogue& e);
   void border_tables(Conv& k, const Classes& rows, const Classes& cols);
   const Window* windows(int axis, int64_t positions, int64_t size);
   Pool pool();

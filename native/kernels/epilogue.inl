@@ -60,39 +60,46 @@ BBG_BLOCK F window_sum(const Epilogue& e, const Place& at, int64_t x, int c) {
 
 template <int P, int V>
 BBG_INLINE void scale_and_bias(const Epilogue& e, F (&v)[P][V], int c, const float* bias, const int32_t* border) {
-  BBG_UNROLL for (int i = 0; i < V; ++i) {
-    const F scale = load(e.scale + c + i * kLanes);
-    if (border) {
-      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(scale, v[p][i], load(bias + border[p] + i * kLanes));
-    } else {
+  F scale[V];
+  BBG_UNROLL for (int i = 0; i < V; ++i) scale[i] = load(e.scale + c + i * kLanes);
+  if (border) {
+    BBG_UNROLL for (int p = 0; p < P; ++p) {
+      const float* own = bias + border[p];
+      BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = fma(scale[i], v[p][i], load(own + i * kLanes));
+    }
+  } else {
+    BBG_UNROLL for (int i = 0; i < V; ++i) {
       const F same = load(bias + i * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(scale, v[p][i], same);
+      BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(scale[i], v[p][i], same);
     }
   }
 }
 
 // The epilogue of docs/format.md for P pixels from x on and V vectors of channels from c on: v is the accumulator. The
-// bias of channel c for pixel p is at bias[border[p]], or at *bias for all where border is null.
-template <int P, int V>
+// bias of channel c for pixel p is at bias[border[p]], or at *bias for all where border is null. Strides are copied, since
+// the compiler must assume that a result overwrites them.
+template <int P, int V, bool kShift = false>
 BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t x, int c, const float* bias,
                        const int32_t* border) {
   scale_and_bias<P, V>(e, v, c, bias, border);
-  if (e.shift) {
+  if (kShift && e.shift) {
     BBG_UNROLL for (int i = 0; i < V; ++i) {
       const F shift = load(e.shift + c + i * kLanes);
       BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = fma(shift, window_sum(e, at, x + p, c + i * kLanes), v[p][i]);
     }
   }
   if (at.shortcut) {
-    const uint8_t* pixel = at.shortcut + x * e.shortcut.pixel;
-    const bool repeats = e.shortcut.channels < e.channels;
-    BBG_UNROLL for (int i = 0; i < V; ++i) {
-      const F gate = load(e.gate + c + i * kLanes);
-      const int from = repeats ? (c + i * kLanes) % int(e.shortcut.channels) : c + i * kLanes;
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const float* shortcut = reinterpret_cast<const float*>(pixel + p * e.shortcut.pixel) + from;
-        v[p][i] = fma(gate, load(shortcut), v[p][i]);
-      }
+    const int64_t step = e.shortcut.pixel;
+    const uint8_t* pixel = at.shortcut + x * step;
+    F gate[V];
+    int from[V];
+    BBG_UNROLL for (int i = 0; i < V; ++i) gate[i] = load(e.gate + c + i * kLanes), from[i] = c + i * kLanes;
+    if (e.shortcut.channels < e.channels) {
+      BBG_UNROLL for (int i = 0; i < V; ++i) from[i] %= int(e.shortcut.channels);
+    }
+    BBG_UNROLL for (int p = 0; p < P; ++p) {
+      const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);
+      BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = fma(gate[i], load(shortcut + from[i]), v[p][i]);
     }
   }
   if (e.above) {
@@ -109,18 +116,22 @@ BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t
     }
   }
   if (at.real) {
-    uint8_t* pixel = at.real + x * e.real.pixel;
+    const int64_t step = e.real.pixel;
+    uint8_t* pixel = at.real + x * step + c * int64_t(sizeof(float));
     BBG_UNROLL for (int p = 0; p < P; ++p) {
-      float* real = reinterpret_cast<float*>(pixel + p * e.real.pixel) + c;
+      float* real = reinterpret_cast<float*>(pixel + p * step);
       BBG_UNROLL for (int i = 0; i < V; ++i) store(real + i * kLanes, v[p][i]);
     }
   }
   if (at.bits) {
-    uint8_t* pixel = at.bits + x * e.bits.pixel;
+    const int64_t step = e.bits.pixel;
+    uint8_t* pixel = at.bits + x * step;
+    F sign[V];
+    BBG_UNROLL for (int i = 0; i < V; ++i) sign[i] = load(e.sign + c + i * kLanes);
     BBG_UNROLL for (int p = 0; p < P; ++p) {
       uint32_t mask[V];
-      BBG_UNROLL for (int i = 0; i < V; ++i) mask[i] = at_least(v[p][i], load(e.sign + c + i * kLanes));
-      store_bits<V>(pixel + p * e.bits.pixel + c / 8, mask);
+      BBG_UNROLL for (int i = 0; i < V; ++i) mask[i] = at_least(v[p][i], sign[i]);
+      store_bits<V>(pixel + p * step + c / 8, mask);
     }
     clear_tail<V>(e, pixel, c, P);
   }

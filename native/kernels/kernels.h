@@ -64,7 +64,8 @@ enum class Count : int32_t {
   words,    // every bit of the window's 32-bit words
   masked,   // the bits chosen by a mask
   pairs,    // up to 16 channels, stride 1: one 32-bit word is the same tap of two neighbouring outputs
-  triples,  // like words; `parity` holds the XOR of each three neighbouring words
+  triples,  // like words; `parity` holds the XOR of each three neighbouring words; gives half the accumulator, so that
+            // `base` and the threshold are halves as well, and the scale is twice that of the op
   nibbles,  // like words, four bits at a time from a table, for 32 filters at once
   bytes     // no bits: a word holds as many bytes as its width has, and the sum of the products with the weights counts
 };
@@ -73,6 +74,7 @@ struct Conv {
   Map input;
   const ConvRow* rows;
   const int32_t* col_border;  // per output column: class * padded channels
+  const int32_t* col_alike;   // and how many columns from it on have its class
   const ConvBlock* blocks;
   int32_t block_count;
   int64_t origin;  // bytes from pixel (0, 0) to the first tap of output column 0

@@ -67,43 +67,60 @@ inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y, int
           place(k.out, n, y, b.channel == 0)};
 }
 
+// Where the numbers of the border classes of P columns from x on are: of column x + p from at + of[p] on, or of all from
+// `at` on where `of` is null, which saves most loads.
+struct Border {
+  const int32_t* of;
+  int64_t at;
+};
+
+template <int P>
+BBG_INLINE Border border(const RowOf& row, int64_t x) {
+  const int32_t* of = row.k.col_border + x;
+  if (row.k.col_alike[x] >= P) return {nullptr, row.border + *of};
+  return {of, row.border};
+}
+
 // From the counts of P pixels from x on and V vectors of channels from c on to what the op writes.
-template <int P, int V, class Counts>
-BBG_INLINE void finish_counts(const RowOf& row, const Counts& counts, int64_t x, int c) {
+template <int P, int V, bool kShift, class Counts>
+BBG_INLINE void finish_counts(const RowOf& row, const Counts& counts, const Border& edge, int64_t x, int c) {
   const Conv& k = row.k;
   const Epilogue& e = k.out;
-  const int32_t* border = k.col_border + x;
-  const int32_t* base = k.base + row.border + c;
+  const int32_t* base = k.base + edge.at + c;
+  I sum[P][V];
+  BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = counts.result(p, v, base + (edge.of ? edge.of[p] : 0) + v * kLanes);
+  }
   if (e.threshold) {
-    uint8_t* bits = row.place.bits + x * e.bits.pixel;
+    const int64_t step = e.bits.pixel;
+    uint8_t* bits = row.place.bits + x * step;
+    I threshold[V];
+    BBG_UNROLL for (int v = 0; v < V; ++v) threshold[v] = load(e.threshold + c + v * kLanes);
     BBG_UNROLL for (int p = 0; p < P; ++p) {
       uint32_t mask[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
-        const I sum = counts.result(p, v, base + border[p] + v * kLanes);
-        mask[v] = at_least(sum, load(e.threshold + c + v * kLanes));
-      }
-      store_bits<V>(bits + p * e.bits.pixel + c / 8, mask);
+      BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = at_least(sum[p][v], threshold[v]);
+      store_bits<V>(bits + p * step + c / 8, mask);
     }
     clear_tail<V>(e, bits, c, P);
     return;
   }
   F value[P][V];
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(counts.result(p, v, base + border[p] + v * kLanes));
-  }
+  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(sum[p][v]);
   if (k.class_bias) {
-    finish<P, V>(e, value, row.place, x, c, k.class_bias + row.border + c, border);
+    finish<P, V, kShift>(e, value, row.place, x, c, k.class_bias + edge.at + c, edge.of);
   } else {
-    finish<P, V>(e, value, row.place, x, c, e.bias + c, nullptr);
+    finish<P, V, kShift>(e, value, row.place, x, c, e.bias + c, nullptr);
   }
 }
 
 template <int P, int V, Count kCount>
 BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
+  constexpr bool kShift = kCount != Count::triples && kCount != Count::bytes;  // whether there may be one
   const int c = row.b.channel;
-  Counter<P, V, kCount> counter(row.k.base + row.border + c, row.k.col_border + x);
+  const Border edge = border<P>(row, x);
+  Counter<P, V, kCount> counter(row.k.base + edge.at + c, edge.of);
   counter.run(row.k, at, row.b.offsets, static_cast<const uint32_t*>(row.weights), row.mask, row.items);
-  finish_counts<P, V>(row, counter, x, c);
+  finish_counts<P, V, kShift>(row, counter, edge, x, c);
 }
 
 template <int V, Count kCount>

@@ -27,7 +27,7 @@ BBG_BLOCK void count_nibbles(const RowOf& row, const uint8_t* at, const uint8_t*
 
 template <int P, int V>
 BBG_BLOCK void finish_nibbles(const RowOf& row, const uint16_t* counts, int64_t stride, int64_t x, int c) {
-  finish_counts<P, V>(row, NibbleCounts{counts, stride}, x, c);
+  finish_counts<P, V, true>(row, NibbleCounts{counts, stride}, border<P>(row, x), x, c);
 }
 
 template <int P>

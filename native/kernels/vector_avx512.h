@@ -113,20 +113,24 @@ struct Counter<P, V, Count::pairs> {
 
 // Three words at a time in carry-save form. With x = a ^ w per word, the parity x1 ^ x2 ^ x3 is one XOR of the parity of
 // the three activations with that of the three weights, both known beforehand; the majority is a function of x1, x2 and
-// the parity. Counts per byte are multiplied by -2 and -4 and added up by one instruction each, onto the base. So 8
-// operations take three words to the accumulator itself; counting word by word takes 9 and some more at the end.
+// the parity. Differing bits are those of the parity and twice those of the majority: one instruction doubles and
+// subtracts, so that 8 operations take three words to half the accumulator, where counting word by word takes 9 and two
+// at the end. The subtraction could be such an instruction as well, but only two of the four pipes know it.
 template <int P, int V>
 struct Counter<P, V, Count::triples> {
-  I acc[P][V];
+  I half[P][V];
 
   BBG_INLINE Counter(const int32_t* base, const int32_t* border) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = load(base + border[p] + v * kLanes);
+    BBG_UNROLL for (int v = 0; v < V; ++v) half[0][v] = load(base + (border ? *border : 0) + v * kLanes);
+    BBG_UNROLL for (int p = 1; p < P; ++p) {
+      BBG_UNROLL for (int v = 0; v < V; ++v) half[p][v] = border ? load(base + border[p] + v * kLanes) : half[0][v];
+    }
   }
 
   BBG_INLINE void run(const Conv& k, const uint8_t* first, const int32_t* offsets, const uint32_t* w, const uint32_t*,
                       int items) {
     const int64_t next = k.next, parity = k.parity;
-    const I minus_two = _mm512_set1_epi8(-2), minus_four = _mm512_set1_epi8(-4);
+    const I minus_two = _mm512_set1_epi32(0xfffe);  // times the low 16 bits, 0 times the others
     for (int j = 0; j < items; ++j, w += 3 * V * kLanes) {
       const uint8_t* a = first + offsets[j];
       I w1[V], w2[V], w3[V];
@@ -141,13 +145,13 @@ struct Counter<P, V, Count::triples> {
         BBG_UNROLL for (int v = 0; v < V; ++v) {
           const I x1 = _mm512_xor_si512(a1, w1[v]), x2 = _mm512_xor_si512(a2, w2[v]), x3 = _mm512_xor_si512(a3, w3[v]);
           const I majority = _mm512_ternarylogic_epi32(x1, x2, x3, 0xd4);  // of x1, x2 and x1 ^ x2 ^ x3
-          acc[p][v] = _mm512_dpbusd_epi32(acc[p][v], _mm512_popcnt_epi8(x3), minus_two);
-          acc[p][v] = _mm512_dpbusd_epi32(acc[p][v], _mm512_popcnt_epi8(majority), minus_four);
-          keep_order(acc[p][v]);
+          const I sum = _mm512_dpwssd_epi32(half[p][v], _mm512_popcnt_epi32(majority), minus_two);
+          half[p][v] = _mm512_sub_epi32(sum, _mm512_popcnt_epi32(x3));
+          keep_order(half[p][v]);
         }
       }
     }
   }
 
-  BBG_INLINE I result(int p, int v, const int32_t*) const { return acc[p][v]; }
+  BBG_INLINE I result(int p, int v, const int32_t*) const { return half[p][v]; }
 };
