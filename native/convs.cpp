@@ -176,7 +176,8 @@ void Lowering::arrange_depthwise(Conv& k, std::vector<ConvBlock>& parts) {
 }
 
 // A word holds as many numbers as its bytes are wide; those of a tap row that lie side by side share words, behind the
-// last there are weights of 0. Only an input has no numbers between its pixels; else a tap's words are its own.
+// last there are weights of 0, unless it goes to the Rests. Only an input has no numbers between its pixels; else a tap's
+// words are its own.
 void Lowering::arrange_bytes(Conv& k, std::vector<ConvBlock>& parts) {
   k.count = Count::bytes;
   const int64_t inputs = group_inputs(), size = kernels_.byte_size, per_word = 4 / size;
@@ -185,20 +186,25 @@ void Lowering::arrange_bytes(Conv& k, std::vector<ConvBlock>& parts) {
     const int64_t last = std::min(b.channel + b.vectors * lanes_, out_.channels) - 1, width = b.vectors * lanes_;
     const int64_t from = group_of(b.channel) * inputs, range = (group_of(last) + 1) * inputs - from;
     const int64_t taps = run ? op_.kernel[1] : 1;  // that share words
-    const int64_t words = (taps * range + per_word - 1) / per_word;
+    const bool rests = kernels_.rests && run && !k.together && taps * range % per_word == 1 && op_.kernel[0] > 1 &&
+                       k.column <= kRestColumn;
+    const int64_t words = (taps * range + (rests ? 0 : per_word - 1)) / per_word;
+    if (rests && !k.rests.words) k.rests = this->rests(k, 4 * words);
     const bool same = op_.groups == 1 && &b != &parts[0];
     b.items = int32_t(op_.kernel[1] / taps * words);
     b.offsets = same ? parts[0].offsets : offsets(k, from * size, words, 4, taps);
     b.row_weights = b.items * width;
-    uint8_t* to = memory_.make<uint8_t>(op_.kernel[0] * b.row_weights * 4);
+    uint8_t* to = memory_.make<uint8_t>((op_.kernel[0] * b.row_weights + k.rests.words * width) * 4);
     const int8_t* weight = op_.byte_weight.data + b.channel * op_.kernel[0] * op_.kernel[1] * inputs;
     for (int64_t o = b.channel; o <= last; ++o) {
       for (int64_t ky = 0; ky < op_.kernel[0]; ++ky) {
         for (int64_t kx = 0; kx < op_.kernel[1]; ++kx) {
           for (int64_t c = 0; c < inputs; ++c, ++weight) {
             const int64_t number = kx % taps * range + group_of(o) * inputs - from + c;
-            const int64_t item = ky * b.items + kx / taps * words + number / per_word;
-            uint8_t* place = to + (item * width + o - b.channel) * 4 + number % per_word * size;
+            const bool rest = rests && number == 4 * words;
+            const int64_t item = rest ? op_.kernel[0] * words + ky / 4 : ky * b.items + kx / taps * words + number / per_word;
+            const int64_t in_word = rest ? ky % 4 : number % per_word;
+            uint8_t* place = to + (item * width + o - b.channel) * 4 + in_word * size;
             const int16_t wide = *weight;
             std::memcpy(place, &wide, size_t(size));  // little-endian: the first byte of a wide one is the narrow one
           }
@@ -207,6 +213,20 @@ void Lowering::arrange_bytes(Conv& k, std::vector<ConvBlock>& parts) {
     }
     b.weights = to;
   }
+}
+
+Rests Lowering::rests(const Conv& k, int64_t from) {
+  Rests r{};
+  r.words = int32_t((op_.kernel[0] + 3) / 4);
+  std::vector<int32_t> offsets;
+  for (int64_t word = 0; word < r.words; ++word) offsets.push_back(int32_t(word * 4 * round_up(out_.width, lanes_)));
+  r.offsets = copy(memory_, offsets);
+  r.bytes = round_up(r.words * 4 * round_up(out_.width, lanes_), 64);
+  r.buffer = static_cast<uint8_t*>(memory_.allocate(members_, r.bytes, false));
+  r.from = int32_t(from);
+  r.rows = op_.kernel[0];
+  r.step = op_.dilation[0] * k.input.row;
+  return r;
 }
 
 // Up to 32 bits of filter `channel` from its bit `from` on.

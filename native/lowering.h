@@ -38,13 +38,14 @@ const T* copy(Memory& memory, const std::vector<T>& from) {
 
 class Lowering {
  public:
-  Lowering(const Graph& graph, const Op& op, const Maps& maps, uint8_t* scratch, const Kernels& kernels, Memory& memory)
+  Lowering(const Graph& graph, const Op& op, const Maps& maps, uint8_t* scratch, const Kernels& kernels, int64_t members,
+           Memory& memory)
       : graph_(graph), op_(op), in_(graph.values[size_t(op.input())]), out_(graph.values[size_t(op.result())]), maps_(maps),
-        scratch_(scratch), kernels_(kernels), memory_(memory), lanes_(kernels.lanes),
+        scratch_(scratch), kernels_(kernels), members_(members), memory_(memory), lanes_(kernels.lanes),
         padded_(round_up(out_.channels, kernels.lanes)) {}
 
   void steps(int index, std::vector<Step>& steps);
-  ConvPool conv_pool(Lowering& behind, int64_t members);
+  ConvPool conv_pool(Lowering& behind);
 
  private:
   Map map(int value) const { return value == kNone ? Map{} : maps_[size_t(value)]; }
@@ -63,6 +64,7 @@ class Lowering {
   void arrange_reals(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_depthwise(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_bytes(Conv& k, std::vector<ConvBlock>& blocks);
+  Rests rests(const Conv& k, int64_t from);
   const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
   int64_t item_words(const Conv& k, const ConvBlock& b) const;
   uint32_t* block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask);
@@ -87,6 +89,7 @@ class Lowering {
   const Maps& maps_;
   uint8_t* scratch_;
   const Kernels& kernels_;
+  const int64_t members_;  // of the team
   Memory& memory_;
   const int64_t lanes_, padded_;
 };

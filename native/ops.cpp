@@ -141,7 +141,7 @@ Pool Lowering::pool() {
 }
 
 // The rest of a rising epilogue commutes with the maximum: then it is left to the fewer numbers behind the pool.
-ConvPool Lowering::conv_pool(Lowering& behind, int64_t members) {
+ConvPool Lowering::conv_pool(Lowering& behind) {
   constexpr int64_t kAhead = 4;  // windows for which the buffer has room besides the first
   ConvPool f{conv(), behind.pool(), nullptr, 0, 0};
   Epilogue &first = f.conv.out, &then = f.pool.out;
@@ -156,7 +156,7 @@ ConvPool Lowering::conv_pool(Lowering& behind, int64_t members) {
   first.real.image = f.pool.input.image = 0;
   f.rows = (pool.kernel[0] - 1) * pool.dilation[0] + 1 + kAhead * pool.stride[0];
   f.bytes = round_up(f.rows * first.real.row, 64);
-  f.buffer = static_cast<uint8_t*>(memory_.allocate(members, f.bytes, false));
+  f.buffer = static_cast<uint8_t*>(memory_.allocate(members_, f.bytes, false));
   return f;
 }
 
@@ -319,12 +319,12 @@ int pool_behind(const Graph& graph, int index) {
 
 void lower(const Graph& graph, int index, const Maps& maps, uint8_t* scratch, const Kernels& kernels, int64_t members,
            Memory& memory, std::vector<Step>& steps) {
-  const auto lowering = [&](const Op& op) { return Lowering(graph, op, maps, scratch, kernels, memory); };
+  const auto lowering = [&](const Op& op) { return Lowering(graph, op, maps, scratch, kernels, members, memory); };
   const Op& op = graph.ops[size_t(index)];
   const int before = graph.values[size_t(op.input())].writer;
   if (before != kNone && pool_behind(graph, before) == index) {
     Lowering pool = lowering(op);
-    const ConvPool f = lowering(graph.ops[size_t(before)]).conv_pool(pool, members);
+    const ConvPool f = lowering(graph.ops[size_t(before)]).conv_pool(pool);
     steps.push_back({kernels.conv_pool, copy(memory, std::vector<ConvPool>{f}), f.pool.out.height, index});
   } else if (pool_behind(graph, index) == kNone) {
     lowering(op).steps(index, steps);

@@ -9,18 +9,19 @@
 #define BBG_HAS_PAIRS 1
 #define BBG_HAS_TRIPLES 1
 #define BBG_HAS_NIBBLES 0
+#define BBG_HAS_RESTS 1
 
 #if defined(__clang__)
 #define BBG_UNROLL _Pragma("clang loop unroll(full)")
 #pragma clang attribute push(                                                                       \
-    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512bitalg,avx512vpopcntdq,fma"))), \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma"))), \
     apply_to = function)
 #else
 #define BBG_UNROLL _Pragma("GCC unroll 16")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the intrinsics: GCC bug 105593
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512bitalg,avx512vpopcntdq,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma,prefer-vector-width=512")
 #endif
 
 namespace bbg {
@@ -30,7 +31,7 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"avx512", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES,
+const Kernels table = {"avx512", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES, BBG_HAS_RESTS,
                        binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve,
                        layer_norm};
 

@@ -23,8 +23,8 @@ struct X86 {
     const bool ymm = (low & 0x06) == 0x06, zmm = (low & 0xe6) == 0xe6;
     avx2 = ymm && fma && (b >> 5 & 1);
     const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1;
-    const bool vnni = c >> 11 & 1, bitalg = c >> 12 & 1, vpopcntdq = c >> 14 & 1;
-    avx512 = avx2 && zmm && f && dq && bw && vl && vnni && bitalg && vpopcntdq;
+    const bool vbmi = c >> 1 & 1, vnni = c >> 11 & 1, bitalg = c >> 12 & 1, vpopcntdq = c >> 14 & 1;
+    avx512 = avx2 && zmm && f && dq && bw && vl && vbmi && vnni && bitalg && vpopcntdq;
   }
 };
 

@@ -50,7 +50,7 @@ constexpr int kNibbleBits = 65535;
 // words), tap row by tap row; weights are [item][lane]. For Count::nibbles a block is up to kNibbleFilters channels, and
 // weights are [word][nibble][filter], a byte each, the filters of each 32 in the order 0, 16, 1, 17, ..., 15, 31.
 struct ConvBlock {
-  const void* weights;
+  const void* weights;       // of the tap rows, then of the rests
   const uint32_t* mask;      // Count::masked: which bits of the words belong to the lane's group
   const int32_t* offsets;    // bytes from the first valid tap row's first tap to each item
   int32_t channel, vectors;
@@ -70,6 +70,20 @@ enum class Count : int32_t {
   bytes     // no bits: a word holds as many bytes as its width has, and the sum of the products with the weights counts
 };
 
+// Of Count::bytes: a tap row of 21 bytes fills five words, and its last byte would take a sixth. Those of all tap rows
+// fill words of their own instead, which are collected for one output row at a time, in a buffer of each member of the
+// team: [word][output column], with 0 for rows beside the map.
+constexpr int64_t kRestColumn = 8;  // bytes from one output column to the next, at most
+struct Rests {
+  uint8_t* buffer;         // of member 0
+  int64_t bytes;           // from a member's buffer to the next
+  const int32_t* offsets;  // bytes from a word of an output column to its next words
+  int32_t words;           // 0: nothing is collected
+  int32_t from;            // bytes from the beginning of a tap row to its last
+  int64_t rows;            // of taps
+  int64_t step;            // bytes from a tap row to the next
+};
+
 struct Conv {
   Map input;
   const ConvRow* rows;
@@ -81,6 +95,7 @@ struct Conv {
   int64_t column;  // bytes from one output column to the next
   bool together;   // one output pixel per image: the images of a round are its columns, and share the weights
   Count count;
+  Rests rests;
   int64_t next;    // Count::triples: bytes from a word to the next of the three
   int64_t parity;  // and to the XOR of the three
   // Of bits: base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
@@ -167,6 +182,7 @@ struct Kernels {
   int32_t lanes;
   int32_t byte_size;             // of a number of a value of bytes: 1 or 2
   bool pairs, triples, nibbles;  // which ways of counting the set has
+  bool rests;
   // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
   Run binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve, layer_norm;
 };

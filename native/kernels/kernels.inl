@@ -11,6 +11,7 @@
 //   load_words splat_word          32-bit words as I
 //   dot(sum, bytes, weights)       sum + the products of the bytes in each word with as many weights
 //   kByteSize, store_bytes         how bytes are kept
+//   words_of_rests store_words     see Rests
 //
 // Nothing of the standard library is used here: code compiled for one instruction set must not leak into others.
 
@@ -26,12 +27,16 @@ struct Counter<P, V, Count::bytes> {
 
   BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
                       int items) {
+    run(k.column, at, offsets, w, items);
+  }
+
+  BBG_INLINE void run(int64_t column, const uint8_t* at, const int32_t* offsets, const uint32_t* w, int items) {
     for (int j = 0; j < items; ++j, w += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
       BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const I word = splat_word(a + p * k.column);
+        const I word = splat_word(a + p * column);
         BBG_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = dot(sum[p][v], word, weight[v]);
       }
     }
@@ -46,6 +51,7 @@ struct RowOf {
   const ConvBlock& b;
   const uint8_t* at;
   const void* weights;  // of the first valid tap
+  const uint8_t* rests;  // of output column 0
   const uint32_t* mask;
   int items;
   int64_t border;  // of the row's class in Conv::base
@@ -53,13 +59,37 @@ struct RowOf {
   Place place;
 };
 
-inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y, int64_t width) {
+// The words of Rests for output row y of image n.
+#if BBG_HAS_RESTS
+inline const uint8_t* rests(const Conv& k, int64_t n, int64_t y, int64_t member) {
+  const Rests& r = k.rests;
+  const ConvRow& row = k.rows[y];
+  uint8_t* const buffer = r.buffer + member * r.bytes;
+  const uint8_t* first = k.input.data + n * k.input.image + row.offset + k.origin + r.from;
+  for (int word = 0; word < r.words; ++word) {
+    const int begin = row.first > 4 * word ? row.first : 4 * word, end = row.first + row.taps;
+    const int rows = end < 4 * (word + 1) ? end - begin : 4 * (word + 1) - begin;
+    const uint8_t* from = first + (begin - row.first) * r.step;
+    for (int64_t x = 0; x < k.out.width; x += kLanes) {
+      const int columns = k.out.width - x < kLanes ? int(k.out.width - x) : kLanes;
+      const uint8_t* at = from + x * k.column;
+      store_words(buffer + r.offsets[word] + 4 * x, words_of_rests(at, k.column, columns, r.step, rows, begin - 4 * word));
+    }
+  }
+  return buffer;
+}
+#else
+inline const uint8_t* rests(const Conv&, int64_t, int64_t, int64_t) { return nullptr; }
+#endif
+
+inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y, int64_t width, const uint8_t* rests) {
   const ConvRow& row = k.rows[y];
   const int64_t skipped = row.first * b.row_weights;
   return {k,
           b,
           k.input.data + n * k.input.image + row.offset + k.origin,
           static_cast<const uint32_t*>(b.weights) + skipped,  // numbers are as wide
+          rests,
           b.mask ? b.mask + skipped : nullptr,
           row.taps * b.items,
           row.cls * k.class_row,
@@ -120,6 +150,13 @@ BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
   const Border edge = border<P>(row, x);
   Counter<P, V, kCount> counter(row.k.base + edge.at + c, edge.of);
   counter.run(row.k, at, row.b.offsets, static_cast<const uint32_t*>(row.weights), row.mask, row.items);
+#if BBG_HAS_RESTS
+  if constexpr (kCount == Count::bytes) {
+    const Rests& r = row.k.rests;
+    const uint32_t* weights = static_cast<const uint32_t*>(row.b.weights) + r.rows * row.b.row_weights;
+    counter.run(4, row.rests + 4 * x, r.offsets, weights, r.words);
+  }
+#endif
   finish_counts<P, V, kShift>(row, counter, edge, x, c);
 }
 
@@ -197,18 +234,19 @@ inline void binary_item(const RowOf& row) {
 
 // Calls two(row) or one(row) for each item, by the number of vectors of its block.
 template <void (*kTwo)(const RowOf&), void (*kOne)(const RowOf&)>
-inline void conv_items(const void* args, int64_t images, int64_t begin, int64_t end) {
+inline void conv_items(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
   const Conv& k = *static_cast<const Conv*>(args);
   const int64_t per_block = k.together ? 1 : images * k.out.height, width = k.together ? images : k.out.width;
   for (int64_t item = begin; item < end; ++item) {
     const ConvBlock& b = k.blocks[item / per_block];
-    const RowOf row = row_of(k, b, item % per_block / k.out.height, item % k.out.height, width);
+    const int64_t n = item % per_block / k.out.height, y = item % k.out.height;
+    const RowOf row = row_of(k, b, n, y, width, rests(k, n, y, member));
     b.vectors == 2 ? kTwo(row) : kOne(row);
   }
 }
 
-void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t) {
-  conv_items<binary_item<2>, binary_item<1>>(args, images, begin, end);
+void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
+  conv_items<binary_item<2>, binary_item<1>>(args, images, begin, end, member);
 }
 
 void parity(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
@@ -325,12 +363,12 @@ inline void conv_item(const RowOf& row) {
   float_row<FloatBlock<V, false>>(row);
 }
 
-void conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t) {
-  conv_items<conv_item<2>, conv_item<1>>(args, images, begin, end);
+void conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
+  conv_items<conv_item<2>, conv_item<1>>(args, images, begin, end, member);
 }
 
-void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int64_t) {
-  conv_items<float_row<FloatBlock<2, true>>, float_row<FloatBlock<1, true>>>(args, images, begin, end);
+void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
+  conv_items<float_row<FloatBlock<2, true>>, float_row<FloatBlock<1, true>>>(args, images, begin, end, member);
 }
 
 #include "pools.inl"

@@ -9,6 +9,7 @@
 #define BBG_HAS_PAIRS 0
 #define BBG_HAS_TRIPLES 0
 #define BBG_HAS_NIBBLES 0
+#define BBG_HAS_RESTS 0
 
 #if defined(__clang__)
 #define BBG_UNROLL _Pragma("clang loop unroll(full)")
@@ -23,7 +24,7 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"neon", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES,
+const Kernels table = {"neon", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES, BBG_HAS_RESTS,
                        binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve,
                        layer_norm};
 

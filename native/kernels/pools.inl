@@ -83,8 +83,9 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
     }
     conv.out.real.data = pool.input.data = buffer - first * row_bytes;
     for (; done < to; ++done) {
+      const uint8_t* collected = rests(conv, n, done, member);
       for (int b = 0; b < conv.block_count; ++b) {
-        const RowOf row = row_of(conv, conv.blocks[b], n, done, conv.out.width);
+        const RowOf row = row_of(conv, conv.blocks[b], n, done, conv.out.width, collected);
         conv.blocks[b].vectors == 2 ? binary_row<2, Count::bytes>(row) : binary_row<1, Count::bytes>(row);
       }
     }

@@ -6,6 +6,7 @@
 #define BBG_HAS_PAIRS 0
 #define BBG_HAS_TRIPLES 0
 #define BBG_HAS_NIBBLES 0
+#define BBG_HAS_RESTS 0
 
 namespace bbg {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 
 #include "kernels.inl"
 
-const Kernels table = {"scalar", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES,
+const Kernels table = {"scalar", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES, BBG_HAS_RESTS,
                        binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve,
                        layer_norm};
 
