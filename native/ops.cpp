@@ -143,7 +143,7 @@ Pool Lowering::pool() {
 // The rest of a rising epilogue commutes with the maximum: then it is left to the fewer numbers behind the pool.
 ConvPool Lowering::conv_pool(Lowering& behind) {
   constexpr int64_t kAhead = 4;  // windows for which the buffer has room besides the first
-  ConvPool f{conv(), behind.pool(), nullptr, 0, 0};
+  ConvPool f{conv(), behind.pool(), nullptr, 0, 0, false};
   Epilogue &first = f.conv.out, &then = f.pool.out;
   const auto rises = [&](const float* slopes) { return !slopes || *std::min_element(slopes, slopes + padded_) >= 0; };
   const Op& pool = behind.op_;
@@ -152,6 +152,15 @@ ConvPool Lowering::conv_pool(Lowering& behind) {
     then.above = first.above, then.below = first.below, then.offset = first.offset;
     then.low = first.low, then.high = first.high, then.clip = first.clip;
     first.above = nullptr, first.clip = false;
+  }
+  // Three columns, every other one, from the one beside the map on, as in bytes.inl.
+  f.columns = pool.kernel[1] == 3 && pool.stride[1] == 2 && pool.padding[1] == 1 && pool.dilation[1] == 1 &&
+              2 * behind.out_.width == out_.width;
+  if (f.columns) {
+    std::vector<Window> cols;
+    for (int32_t x = 0; x < behind.out_.width; ++x) cols.push_back({x, 1, 1});
+    f.pool.cols = copy(memory_, cols);
+    first.real.row = f.pool.input.row = behind.out_.width * first.real.pixel;
   }
   first.real.image = f.pool.input.image = 0;
   f.rows = (pool.kernel[0] - 1) * pool.dilation[0] + 1 + kAhead * pool.stride[0];

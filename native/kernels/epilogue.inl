@@ -75,11 +75,11 @@ BBG_INLINE void scale_and_bias(const Epilogue& e, F (&v)[P][V], int c, const flo
   }
 }
 
-// The epilogue of docs/format.md for P pixels from x on and V vectors of channels from c on: v is the accumulator. The
-// bias of channel c for pixel p is at bias[border[p]], or at *bias for all where border is null. Strides are copied, since
-// the compiler must assume that a result overwrites them.
+// The epilogue of docs/format.md for P pixels from x on and V vectors of channels from c on: v is the accumulator and
+// becomes the real result. The bias of channel c for pixel p is at bias[border[p]], or at *bias for all where border is
+// null.
 template <int P, int V, bool kShift = false>
-BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t x, int c, const float* bias,
+BBG_INLINE void settle(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t x, int c, const float* bias,
                        const int32_t* border) {
   scale_and_bias<P, V>(e, v, c, bias, border);
   if (kShift && e.shift) {
@@ -115,6 +115,12 @@ BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t
       BBG_UNROLL for (int p = 0; p < P; ++p) v[p][i] = min(max(v[p][i], low), high);
     }
   }
+}
+
+// Writes the real results v as real numbers, bits and bytes. Strides are copied, since the compiler must assume that what
+// is stored overwrites them.
+template <int P, int V>
+BBG_INLINE void put(const Epilogue& e, const F (&v)[P][V], const Place& at, int64_t x, int c) {
   if (at.real) {
     const int64_t step = e.real.pixel;
     uint8_t* pixel = at.real + x * step + c * int64_t(sizeof(float));
@@ -145,4 +151,11 @@ BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t
       }
     }
   }
+}
+
+template <int P, int V, bool kShift = false>
+BBG_INLINE void finish(const Epilogue& e, F (&v)[P][V], const Place& at, int64_t x, int c, const float* bias,
+                       const int32_t* border) {
+  settle<P, V, kShift>(e, v, at, x, c, bias, border);
+  put<P, V>(e, v, at, x, c);
 }

@@ -164,13 +164,15 @@ struct LayerNorm {
 };
 
 // A convolution of bytes whose result only a max-pool reads. Rows of the convolution go to a member's own buffer, from
-// which the pool takes them while they are in the cache; items are rows of the pool.
+// which the pool takes them while they are in the cache; items are rows of the pool. Where `columns`, the convolution
+// already takes the maxima over each window's columns, and the pool's windows have one column each.
 struct ConvPool {
   Conv conv;
   Pool pool;
   uint8_t* buffer;  // of member 0
   int64_t bytes;    // from a member's buffer to the next
   int64_t rows;     // that a buffer has room for: at least those of one window
+  bool columns;
 };
 
 // Items are numbered (block, image, row), or where images go together by block alone, blocks outermost, so that a block's weights stay in the cache. `member`: of

@@ -11,39 +11,13 @@
 //   load_words splat_word          32-bit words as I
 //   dot(sum, bytes, weights)       sum + the products of the bytes in each word with as many weights
 //   kByteSize, store_bytes         how bytes are kept
-//   words_of_rests store_words     see Rests
+//   words_of_rests                 see Rests
 //
 // Nothing of the standard library is used here: code compiled for one instruction set must not leak into others.
 
 #include "epilogue.inl"
 
 // ---- convolution of bits and of bytes -----------------------------------------------------------------------------
-
-template <int P, int V>
-struct Counter<P, V, Count::bytes> {
-  I sum[P][V] = {};
-
-  BBG_INLINE Counter(const int32_t*, const int32_t*) {}
-
-  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
-                      int items) {
-    run(k.column, at, offsets, w, items);
-  }
-
-  BBG_INLINE void run(int64_t column, const uint8_t* at, const int32_t* offsets, const uint32_t* w, int items) {
-    for (int j = 0; j < items; ++j, w += V * kLanes) {
-      const uint8_t* a = at + offsets[j];
-      I weight[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const I word = splat_word(a + p * column);
-        BBG_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = dot(sum[p][v], word, weight[v]);
-      }
-    }
-  }
-
-  BBG_INLINE I result(int p, int v, const int32_t*) const { return sum[p][v]; }
-};
 
 // What the blocks of pixels of one row have in common. `at` points at the first valid tap of output column 0.
 struct RowOf {
@@ -58,29 +32,6 @@ struct RowOf {
   int64_t width;
   Place place;
 };
-
-// The words of Rests for output row y of image n.
-#if BBG_HAS_RESTS
-inline const uint8_t* rests(const Conv& k, int64_t n, int64_t y, int64_t member) {
-  const Rests& r = k.rests;
-  const ConvRow& row = k.rows[y];
-  uint8_t* const buffer = r.buffer + member * r.bytes;
-  const uint8_t* first = k.input.data + n * k.input.image + row.offset + k.origin + r.from;
-  for (int word = 0; word < r.words; ++word) {
-    const int begin = row.first > 4 * word ? row.first : 4 * word, end = row.first + row.taps;
-    const int rows = end < 4 * (word + 1) ? end - begin : 4 * (word + 1) - begin;
-    const uint8_t* from = first + (begin - row.first) * r.step;
-    for (int64_t x = 0; x < k.out.width; x += kLanes) {
-      const int columns = k.out.width - x < kLanes ? int(k.out.width - x) : kLanes;
-      const uint8_t* at = from + x * k.column;
-      store_words(buffer + r.offsets[word] + 4 * x, words_of_rests(at, k.column, columns, r.step, rows, begin - 4 * word));
-    }
-  }
-  return buffer;
-}
-#else
-inline const uint8_t* rests(const Conv&, int64_t, int64_t, int64_t) { return nullptr; }
-#endif
 
 inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y, int64_t width, const uint8_t* rests) {
   const ConvRow& row = k.rows[y];
@@ -97,6 +48,33 @@ inline RowOf row_of(const Conv& k, const ConvBlock& b, int64_t n, int64_t y, int
           place(k.out, n, y, b.channel == 0)};
 }
 
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+
+// Covers the columns [0, width) with blocks of as many pixels as fit: block(Int<pixels>(), first column). Seven pixels fill
+// the registers as well as eight and divide the widths of the field; `kSeven` allows them.
+template <int kMost, bool kSeven, class Block>
+BBG_INLINE void walk(int64_t width, Block&& block) {
+  for (int64_t x = 0; x < width;) {
+    const int64_t left = width - x;
+    if (kMost > 8 && left >= kMost) {
+      block(Int<kMost>(), x), x += kMost;
+    } else if (kMost >= 8 && left >= 8 && (!kSeven || left % 8 == 0 || left % 7 != 0)) {
+      block(Int<kMost >= 8 ? 8 : 4>(), x), x += 8;
+    } else if (kSeven && kMost >= 8 && left >= 7) {
+      block(Int<kMost >= 8 ? 7 : 4>(), x), x += 7;
+    } else if (left >= 4) {
+      block(Int<4>(), x), x += 4;
+    } else if (left >= 2) {
+      block(Int<2>(), x), x += 2;
+    } else {
+      block(Int<1>(), x), x += 1;
+    }
+  }
+}
+
 // Where the numbers of the border classes of P columns from x on are: of column x + p from at + of[p] on, or of all from
 // `at` on where `of` is null, which saves most loads.
 struct Border {
@@ -109,6 +87,15 @@ BBG_INLINE Border border(const RowOf& row, int64_t x) {
   const int32_t* of = row.k.col_border + x;
   if (row.k.col_alike[x] >= P) return {nullptr, row.border + *of};
   return {of, row.border};
+}
+
+// From whole accumulators to real results.
+template <int P, int V, bool kShift>
+BBG_INLINE void settle_sums(const RowOf& row, const I (&sum)[P][V], F (&value)[P][V], const Border& edge, int64_t x, int c) {
+  const Conv& k = row.k;
+  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(sum[p][v]);
+  const float* bias = k.class_bias ? k.class_bias + edge.at : k.out.bias;
+  settle<P, V, kShift>(k.out, value, row.place, x, c, bias + c, k.class_bias ? edge.of : nullptr);
 }
 
 // From the counts of P pixels from x on and V vectors of channels from c on to what the op writes.
@@ -135,90 +122,41 @@ BBG_INLINE void finish_counts(const RowOf& row, const Counts& counts, const Bord
     return;
   }
   F value[P][V];
-  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(sum[p][v]);
-  if (k.class_bias) {
-    finish<P, V, kShift>(e, value, row.place, x, c, k.class_bias + edge.at + c, edge.of);
-  } else {
-    finish<P, V, kShift>(e, value, row.place, x, c, e.bias + c, nullptr);
-  }
+  settle_sums<P, V, kShift>(row, sum, value, edge, x, c);
+  put<P, V>(e, value, row.place, x, c);
 }
 
 template <int P, int V, Count kCount>
 BBG_BLOCK void binary_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
-  constexpr bool kShift = kCount != Count::triples && kCount != Count::bytes;  // whether there may be one
+  constexpr bool kShift = kCount != Count::triples;  // whether there may be one
   const int c = row.b.channel;
   const Border edge = border<P>(row, x);
   Counter<P, V, kCount> counter(row.k.base + edge.at + c, edge.of);
   counter.run(row.k, at, row.b.offsets, static_cast<const uint32_t*>(row.weights), row.mask, row.items);
-#if BBG_HAS_RESTS
-  if constexpr (kCount == Count::bytes) {
-    const Rests& r = row.k.rests;
-    const uint32_t* weights = static_cast<const uint32_t*>(row.b.weights) + r.rows * row.b.row_weights;
-    counter.run(4, row.rests + 4 * x, r.offsets, weights, r.words);
-  }
-#endif
   finish_counts<P, V, kShift>(row, counter, edge, x, c);
 }
 
 template <int V, Count kCount>
 inline void binary_row(const RowOf& row) {
-  constexpr int kMost = kCount == Count::masked && kMaxPixels > 4 ? 4 : kMaxPixels;  // masks are not worth more code
-  const int64_t width = row.width;
-  const uint8_t* at = row.at;
-  for (int64_t x = 0; x < width;) {
-    const int64_t left = width - x;
-    int step;
-    if (kMost >= 8 && left >= 8 && (left % 8 == 0 || left % 7 != 0)) {
-      binary_pixels<kMost, V, kCount>(row, at, x), step = kMost;
-    } else if (kMost >= 8 && left >= 7) {
-      binary_pixels<kMost - 1, V, kCount>(row, at, x), step = kMost - 1;
-    } else if (left >= 4) {
-      binary_pixels<4, V, kCount>(row, at, x), step = 4;
-    } else if (left >= 2) {
-      binary_pixels<2, V, kCount>(row, at, x), step = 2;
-    } else {
-      binary_pixels<1, V, kCount>(row, at, x), step = 1;
-    }
-    x += step;
-    at += step * row.k.column;
-  }
+  // Masks are not worth more code; pairs take half the registers.
+  constexpr int kMost = kCount == Count::masked && kMaxPixels > 4 ? 4 : kCount == Count::pairs ? 2 * kMaxPixels / V : kMaxPixels;
+  walk<kMost, kCount != Count::pairs>(row.width, [&](auto pixels, int64_t x) {
+    binary_pixels<decltype(pixels)::value, V, kCount>(row, row.at + x * row.k.column, x);
+  });
 }
-
-#if BBG_HAS_PAIRS
-// Pixels come two by two; an odd last one is counted with a neighbour that does not exist and is dropped.
-template <int V>
-inline void pair_row(const RowOf& row) {
-  constexpr int kMost = 2 * kMaxPixels / V;
-  const int64_t width = row.width;
-  const uint8_t* at = row.at;
-  for (int64_t x = 0; x < width;) {
-    const int64_t left = width - x;
-    int step;
-    if (left >= kMost) {
-      binary_pixels<kMost, V, Count::pairs>(row, at, x), step = kMost;
-    } else if (left >= 4) {
-      binary_pixels<4, V, Count::pairs>(row, at, x), step = 4;
-    } else if (left >= 2) {
-      binary_pixels<2, V, Count::pairs>(row, at, x), step = 2;
-    } else {
-      binary_pixels<1, V, Count::pairs>(row, at, x), step = 1;
-    }
-    x += step;
-    at += step * row.k.column;
-  }
-}
-#endif
 
 #if BBG_HAS_NIBBLES
 #include "nibbles.inl"
 #endif
+
+#include "bytes.inl"
 
 template <int V>
 inline void binary_item(const RowOf& row) {
   switch (row.k.count) {
     case Count::words: return binary_row<V, Count::words>(row);
     case Count::masked: return binary_row<V, Count::masked>(row);
-    case Count::bytes: return binary_row<V, Count::bytes>(row);
+    case Count::bytes: return byte_row<V, false>(row);
 #if BBG_HAS_TRIPLES
     case Count::triples: return binary_row<V, Count::triples>(row);
 #endif
@@ -226,7 +164,7 @@ inline void binary_item(const RowOf& row) {
     case Count::nibbles: return nibble_row(row);
 #endif
 #if BBG_HAS_PAIRS
-    case Count::pairs: return pair_row<V>(row);
+    case Count::pairs: return binary_row<V, Count::pairs>(row);
 #endif
     default: return;  // not chosen for a set that lacks it
   }
@@ -328,39 +266,18 @@ BBG_BLOCK void depthwise_pixels(const RowOf& row, const uint8_t* at, int64_t x) 
 }
 
 template <int V, bool kDepthwise>
-struct FloatBlock {
-  template <int P>
-  static BBG_INLINE void run(const RowOf& row, const uint8_t* at, int64_t x) {
-    kDepthwise ? depthwise_pixels<P, V>(row, at, x) : conv_pixels<P, V>(row, at, x);
-  }
-};
-
-template <class Block>
 inline void float_row(const RowOf& row) {
-  const uint8_t* at = row.at;
-  for (int64_t x = 0; x < row.width;) {
-    const int64_t left = row.width - x;
-    int step;
-    if (kMaxPixels >= 8 && left >= 8 && (left % 8 == 0 || left % 7 != 0)) {
-      Block::template run<kMaxPixels>(row, at, x), step = kMaxPixels;
-    } else if (kMaxPixels >= 8 && left >= 7) {
-      Block::template run<kMaxPixels - 1>(row, at, x), step = kMaxPixels - 1;
-    } else if (left >= 4) {
-      Block::template run<4>(row, at, x), step = 4;
-    } else if (left >= 2) {
-      Block::template run<2>(row, at, x), step = 2;
-    } else {
-      Block::template run<1>(row, at, x), step = 1;
-    }
-    x += step;
-    at += step * row.k.column;
-  }
+  walk<kMaxPixels, true>(row.width, [&](auto pixels, int64_t x) {
+    constexpr int P = decltype(pixels)::value;
+    const uint8_t* at = row.at + x * row.k.column;
+    kDepthwise ? depthwise_pixels<P, V>(row, at, x) : conv_pixels<P, V>(row, at, x);
+  });
 }
 
 template <int V>
 inline void conv_item(const RowOf& row) {
   if (row.k.out.height == 1 && row.k.out.width == 1) return conv_single<V>(row);
-  float_row<FloatBlock<V, false>>(row);
+  float_row<V, false>(row);
 }
 
 void conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
@@ -368,7 +285,7 @@ void conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t 
 }
 
 void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
-  conv_items<float_row<FloatBlock<2, true>>, float_row<FloatBlock<1, true>>>(args, images, begin, end, member);
+  conv_items<float_row<2, true>, float_row<1, true>>(args, images, begin, end, member);
 }
 
 #include "pools.inl"

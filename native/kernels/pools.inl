@@ -86,7 +86,11 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
       const uint8_t* collected = rests(conv, n, done, member);
       for (int b = 0; b < conv.block_count; ++b) {
         const RowOf row = row_of(conv, conv.blocks[b], n, done, conv.out.width, collected);
-        conv.blocks[b].vectors == 2 ? binary_row<2, Count::bytes>(row) : binary_row<1, Count::bytes>(row);
+        if (f.columns) {
+          conv.blocks[b].vectors == 2 ? byte_row<2, true>(row) : byte_row<1, true>(row);
+        } else {
+          conv.blocks[b].vectors == 2 ? byte_row<2, false>(row) : byte_row<1, false>(row);
+        }
       }
     }
     pool_row(pool, n, y);

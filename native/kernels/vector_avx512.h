@@ -33,7 +33,6 @@ inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline I minus_twice(I base, I count) { return _mm512_sub_epi32(base, _mm512_add_epi32(count, count)); }
 
 inline I load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
-inline void store_words(uint8_t* p, I v) { _mm512_storeu_si512(p, v); }
 inline I splat_word(const uint8_t* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
@@ -43,21 +42,24 @@ inline I splat_word(const uint8_t* p) {
 // Keeps the compiler from computing everything ahead and running out of registers, and from copying sums about.
 inline void keep_order(I& a) { __asm__ volatile("" : "+v"(a)); }
 
-// Words of one byte of each of `rows` tap rows, which begins at byte `place` of the word, for as many output columns: at
-// most kLanes, which are at most kRestColumn bytes apart. The byte of the first row and column is at `first`.
-inline I words_of_rests(const uint8_t* first, int64_t column, int columns, int64_t step, int rows, int place) {
-  const int64_t size = (columns - 1) * column + 1;  // nothing is read behind
-  const __mmask64 all = ~__mmask64{0};
-  const __mmask64 low = size < 64 ? all >> (64 - size) : all, high = size > 64 ? all >> (128 - size) : 0;
+// Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kRestColumn bytes apart.
+// The byte of the first row and column is at `first` and goes to byte `place` of its word.
+inline void words_of_rests(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t step, int rows, int place) {
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const I from = _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101 * int32_t(column)));  // the same in all bytes
-  __mmask64 to = 0x1111111111111111u << place;
-  I words = _mm512_setzero_si512();
-  for (int r = 0; r < rows; ++r, first += step, to <<= 1) {
-    const I near = _mm512_maskz_loadu_epi8(low, first), far = _mm512_maskz_loadu_epi8(high, first + 64);
-    words = _mm512_or_si512(words, _mm512_maskz_permutex2var_epi8(to, near, from, far));
+  __mmask64 of_row[4];
+  BBG_UNROLL for (int r = 0; r < 4; ++r) of_row[r] = r < rows ? 0x1111111111111111u << (place + r) : 0;
+  for (int64_t x = 0; x < columns; x += kLanes, first += kLanes * column, to += 4 * kLanes) {
+    const int64_t size = (columns - x < kLanes ? columns - x - 1 : kLanes - 1) * column + 1;  // nothing is read behind
+    const __mmask64 all = ~__mmask64{0}, low = size < 64 ? all >> (64 - size) : all, high = size > 64 ? all >> (128 - size) : 0;
+    I words = _mm512_setzero_si512();
+    BBG_UNROLL for (int r = 0; r < 4; ++r) {
+      if (r >= rows) break;
+      const I near = _mm512_maskz_loadu_epi8(low, first + r * step), far = _mm512_maskz_loadu_epi8(high, first + r * step + 64);
+      words = _mm512_or_si512(words, _mm512_maskz_permutex2var_epi8(of_row[r], near, from, far));
+    }
+    _mm512_storeu_si512(to, words);
   }
-  return words;
 }
 
 inline I dot(I sum, I bytes, I weights) {
