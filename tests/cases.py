@@ -73,6 +73,20 @@ CASES = (
 )
 
 
+# Convolutions of bytes, most of whose tap rows leave a byte over: around the 16 columns whose odd bytes are collected
+# at a time and the four rows that share a word; borders on every side.
+STEMS = (
+    *(Case(3, 40, (9, w), kernel=(7, 7), padding=(3, 3), stride=(2, 2)) for w in (1, 2, 5, 30, 31, 32, 33, 34)),
+    *(Case(3, 17, (h, 97), kernel=(7, 7), padding=(3, 3), stride=(2, 2)) for h in (1, 2, 3, 4, 6)),
+    *(Case(3, 33, (6, w), padding=(1, 1)) for w in (1, 7, 15, 16, 17, 41)),
+    *(Case(3, 20, (9, 40), kernel=(k, 3), padding=(k // 2, 1)) for k in (1, 2, 4, 5, 8, 9)),
+    *(Case(1, 16, (9, 40), kernel=(3, 5), padding=(1, 2), stride=(1, s)) for s in (1, 7, 8, 9)),
+    Case(1, 16, (9, 40), kernel=(3, 1), padding=(1, 0)),
+    Case(3, 24, (12, 34), padding=(4, 4), dilation=(3, 1), stride=(2, 1)),  # some see nothing but padding
+    Case(5, 24, (7, 33), kernel=(3, 5), padding=(1, 2)),
+    Case(4, 24, (7, 33), kernel=(5, 5), padding=(2, 2)),
+)
+
 # Convolutions with one channel per filter: around the lanes, blocks of pixels, borders on every side.
 DEPTHWISE = (
     *(Case(c, c, (5, 9), groups=c) for c in (2, 3, 7, 8, 9, 16, 17, 24, 31, 32, 33, 48, 64, 65)),

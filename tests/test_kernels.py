@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reference
-from cases import CASES, CHANNELS, CONCATS, DEPTHWISE, LAYERS, MAPS, Case, Pair, conv_graph
+from cases import CASES, CHANNELS, CONCATS, DEPTHWISE, LAYERS, MAPS, STEMS, Case, Pair, conv_graph
 
 from bbg.engine import Engine, kernel_sets
 from bbg.errors import BbgError
@@ -92,7 +92,7 @@ def test_float_convolutions(case: Case, isa: str) -> None:
         np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], first)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *STEMS], ids=str)
 def test_the_integers_of_a_convolution_of_bytes_are_exact(case: Case, isa: str) -> None:
     """Of the network's input, whose numbers lie side by side, and of bytes inside, each with an odd tap bias."""
     rng = np.random.default_rng(4)
@@ -285,26 +285,34 @@ POOLS = (  # kernel, stride, padding, dilation
     ((5, 2), (1, 3), (2, 0), (1, 1)),
     ((1, 1), (4, 4), (0, 0), (1, 1)),  # rows that no window has are left out
     ((3, 3), (1, 1), (0, 0), (2, 2)),
+    ((2, 3), (1, 2), (0, 1), (1, 1)),
+)
+POOLED = (  # the convolutions before them; of an even number of columns, they take the first pool's maxima of columns
+    Case(3, 40, (37, 21), kernel=(5, 5), padding=(2, 2)),
+    *(Case(3, 40, (17, w), kernel=(5, 5), padding=(2, 2)) for w in (6, 8, 14, 22)),
+    Case(3, 24, (30, 53), kernel=(7, 7), padding=(3, 3), stride=(2, 2)),
+    Case(3, 24, (30, 56), kernel=(7, 7), padding=(3, 3), stride=(2, 2)),
 )
 
 
 @pytest.mark.parametrize("falls", [False, True])
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_a_pool_takes_the_rows_of_a_convolution_of_bytes(pool: tuple[Pair, ...], falls: bool, isa: str) -> None:
+@pytest.mark.parametrize("case", POOLED, ids=str)
+def test_a_pool_behind_a_convolution_of_bytes(case: Case, pool: tuple[Pair, ...], falls: bool, isa: str) -> None:
     """The same to the bit whether the rows are kept or not, with a hinge that rises or one that does not."""
     rng = np.random.default_rng(5)
-    rows = {"scale": rng.normal(size=40), "bias": rng.normal(size=40), "below": rng.normal(size=40)}
+    rows = {name: rng.normal(size=case.outputs) for name in ("scale", "bias", "below")}
     if not falls:
         rows["below"] = np.abs(rows["below"])
     epilogue = np.stack([*rows.values()]).astype(np.float32) * np.float32([[1e-3], [1], [1]])
-    case = Case(3, 40, (37, 21), kernel=(5, 5), padding=(2, 2))
-    tensors = conv_graph("byte_conv", case, rng).ops[0].tensors | {"epilogue": epilogue}
+    tap_bias = rng.normal(size=(case.kernel[0] * case.kernel[1], case.outputs)).astype(np.float32)
+    tensors = conv_graph("byte_conv", case, rng).ops[0].tensors | {"epilogue": epilogue, "tap_bias": tap_bias}
     whole = conv_graph("byte_conv", case, rng, tensors=tensors, epilogue=tuple(rows), clip=(-1.0, 3.0))
     attributes = dict(zip(("kernel", "stride", "padding", "dilation"), pool, strict=True))
     behind = Op("pool", "max_pool", ("y",), "m", "s", attributes)
     fused = replace(whole, ops=(*whole.ops, behind), outputs=(Output("m", "m"), Output("s", "s")))
     shown = replace(fused, outputs=(*fused.outputs, Output("y", "y")))
-    x = rng.integers(0, 256, (3, 3, 37, 21)).astype(np.uint8)
+    x = rng.integers(0, 256, (3, case.inputs, *case.size)).astype(np.uint8)
     want = run(shown, x, 1, isa)
     oracle = reference.run(shown, x)
     np.testing.assert_allclose(want["m"], oracle["m"], rtol=0, atol=1e-5 * np.abs(oracle["m"]).max())
