@@ -42,7 +42,7 @@ class Lowering {
            Memory& memory)
       : graph_(graph), op_(op), in_(graph.values[size_t(op.input())]), out_(graph.values[size_t(op.result())]), maps_(maps),
         scratch_(scratch), kernels_(kernels), members_(members), memory_(memory), lanes_(kernels.lanes),
-        padded_(round_up(out_.channels, kernels.lanes)) {}
+        channels_(maps[size_t(op.result())].channels), padded_(round_up(channels_, kernels.lanes)) {}
 
   void steps(int index, std::vector<Step>& steps);
   ConvPool conv_pool(Lowering& behind);
@@ -57,6 +57,7 @@ class Lowering {
     return to;
   }
 
+  const float* gate();
   Epilogue epilogue();
   Conv conv();
   std::vector<ConvBlock> blocks(int64_t vectors);
@@ -91,7 +92,7 @@ class Lowering {
   const Kernels& kernels_;
   const int64_t members_;  // of the team
   Memory& memory_;
-  const int64_t lanes_, padded_;
+  const int64_t lanes_, channels_, padded_;  // channels that are stored
 };
 
 }  // namespace bbg

@@ -1,6 +1,7 @@
 #include "ops.h"
 
 #include <limits>
+#include <numeric>
 
 #include "lowering.h"
 
@@ -24,13 +25,24 @@ Taps valid_taps(const Op& op, int axis, int64_t position, int64_t size) {
   return end > first ? Taps{first, end - first} : Taps{0, 0};
 }
 
+// Times the factors of the shortcut, where that is repeated without them.
+const float* Lowering::gate() {
+  const int writer = op_.shortcut == kNone ? kNone : graph_.values[size_t(op_.shortcut)].writer;
+  const float* gate = padded(op_.rows[BBG_GATE], 1.0f, 0.0f);
+  if (writer == kNone || !repeated(graph_, graph_.ops[size_t(writer)], int(lanes_))) return gate;
+  const float* factor = padded(graph_.ops[size_t(writer)].rows[BBG_SCALE], 1.0f, 0.0f);
+  float* product = memory_.make<float>(padded_);
+  std::transform(gate, gate + padded_, factor, product, std::multiplies<float>());
+  return product;
+}
+
 Epilogue Lowering::epilogue() {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const auto& rows = op_.rows;
   Epilogue e{};
-  e.scale = padded(rows[BBG_SCALE], 1.0f, 0.0f);
+  e.scale = padded(repeated(graph_, op_, int(lanes_)) ? Tensor<float>{} : rows[BBG_SCALE], 1.0f, 0.0f);
   e.bias = padded(rows[BBG_BIAS], 0.0f, 0.0f);
-  e.gate = padded(rows[BBG_GATE], 1.0f, 0.0f);
+  e.gate = gate();
   e.sign = padded(rows[BBG_SIGN], 0.0f, kInfinity);
   e.byte_scale = padded(rows[BBG_BYTE_SCALE], 1.0f, 0.0f);
   e.byte_bias = padded(rows[BBG_BYTE_BIAS], 0.0f, 0.0f);
@@ -53,7 +65,7 @@ Epilogue Lowering::epilogue() {
   e.low = op_.low, e.high = op_.high, e.clip = op_.clipped();
   e.groups = int32_t(op_.groups);
   e.shortcut = map(op_.shortcut), e.real = map(op_.real), e.bits = map(op_.bits), e.bytes = map(op_.bytes);
-  e.channels = int32_t(out_.channels), e.height = int32_t(out_.height), e.width = int32_t(out_.width);
+  e.channels = int32_t(channels_), e.height = int32_t(out_.height), e.width = int32_t(out_.width);
   return e;
 }
 
@@ -196,7 +208,7 @@ Gather Lowering::gather() {
   std::vector<int32_t> input(static_cast<size_t>(padded_)), channel(static_cast<size_t>(padded_)), whole;
   size_t to = 0;
   for (int v : op_.operands) {
-    const int64_t given = graph_.values[size_t(v)].channels, taken = op_.kind == Kind::concat ? given : out_.channels;
+    const int64_t given = graph_.values[size_t(v)].channels, taken = op_.kind == Kind::concat ? given : channels_;
     for (int64_t c = 0; c < taken; ++c, ++to) {
       input[to] = int32_t(inputs.size());
       channel[to] = op_.kind == Kind::select ? op_.index[c] : int32_t(c % given);
@@ -205,7 +217,7 @@ Gather Lowering::gather() {
   }
   for (int64_t first = 0; first < padded_; first += lanes_) {
     bool side_by_side = true;
-    for (int64_t c = first + 1; c < std::min(first + lanes_, out_.channels); ++c) {
+    for (int64_t c = first + 1; c < std::min(first + lanes_, channels_); ++c) {
       side_by_side &= input[size_t(c)] == input[size_t(first)] && channel[size_t(c)] == channel[size_t(first)] + c - first;
     }
     whole.push_back(side_by_side);
@@ -272,6 +284,10 @@ Maps lay_out(const Graph& graph, const Kernels& kernels) {
   for (const Op& op : graph.ops) {
     if (op.shortcut == 0 || (op.has_operand(0) && !is_conv(op))) dense_input = false;
   }
+  for (const Op& op : graph.ops) {
+    const int64_t stored = repeated(graph, op, kernels.lanes);
+    if (stored) maps[size_t(op.real)].channels = stored, maps[size_t(op.real)].pixel = stored * int64_t(sizeof(float));
+  }
   if (dense_input) maps[0].pixel = graph.values[0].channels * number(graph.values[0]);
   for (const Op& op : graph.ops) {
     if (!is_conv(op)) continue;
@@ -290,18 +306,23 @@ Maps lay_out(const Graph& graph, const Kernels& kernels) {
   return maps;
 }
 
-bool only_repeats(const Graph& graph, const Op& op, int lanes) {
-  const Value& in = graph.values[size_t(op.input())];
-  if (op.kind != Kind::match_channels || op.shortcut != kNone || op.clipped()) return false;
-  if (op.real == kNone || op.bits != kNone || op.bytes != kNone) return false;
-  if (in.channels % lanes || graph.values[size_t(op.real)].channels < in.channels) return false;
-  for (const auto& row : op.rows) {
-    if (row) return false;
+int64_t repeated(const Graph& graph, const Op& op, int lanes) {
+  const int64_t inputs = graph.values[size_t(op.input())].channels;
+  if (op.kind != Kind::match_channels || op.shortcut != kNone || op.clipped()) return 0;
+  if (op.real == kNone || op.bits != kNone || op.bytes != kNone) return 0;
+  for (int r = 0; r < BBG_ROWS; ++r) {
+    if (op.rows[size_t(r)] && r != BBG_SCALE) return 0;
   }
   for (const Op& other : graph.ops) {
-    if (other.has_operand(op.real)) return false;
+    if (other.has_operand(op.real)) return 0;
   }
-  return std::find(graph.outputs.begin(), graph.outputs.end(), op.real) == graph.outputs.end();
+  if (std::find(graph.outputs.begin(), graph.outputs.end(), op.real) != graph.outputs.end()) return 0;
+  const int64_t period = std::lcm(inputs, int64_t(lanes)), outputs = graph.values[size_t(op.real)].channels;
+  return period < outputs || (period == outputs && period == inputs) ? period : 0;
+}
+
+bool only_repeats(const Graph& graph, const Op& op, int lanes) {
+  return repeated(graph, op, lanes) == graph.values[size_t(op.input())].channels;
 }
 
 int64_t scratch_bytes(const Graph& graph, const Op& op, const Maps& maps, const Kernels& kernels) {
