@@ -27,9 +27,9 @@ bench: $(VENV)/ready
 	set -e; for name in $(BENCHMARKS); do echo "bench/$$name.py"; $(BIN)/python bench/$$name.py; done
 
 sanitize: $(VENV)/ready
-	tests/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py
+	tests/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py tests/test_values.py
 	tests/sanitized.sh asan tests/fuzz_packed.py 10000
-	tests/sanitized.sh tsan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py -k "thread or batch"
+	tests/sanitized.sh tsan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py tests/test_values.py -k "thread or batch"
 
 wheel: $(VENV)/ready
 	rm -rf dist

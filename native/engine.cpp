@@ -155,7 +155,7 @@ void Engine::plan(const Graph& graph) {
 
   for (size_t v = 0; v < maps.size(); ++v) {
     const size_t h = size_t(home[v]);
-    if (maps[h].channels < maps[v].channels) maps[v] = maps[h];
+    maps[v] = maps[h];
     maps[v].data = base + spans[h].offset + maps[h].left;
   }
   for (int i = 0; i < last_op; ++i) {

@@ -57,7 +57,6 @@ class Lowering {
     return to;
   }
 
-  const float* gate();
   Epilogue epilogue();
   Conv conv();
   std::vector<ConvBlock> blocks(int64_t vectors);

@@ -25,24 +25,13 @@ Taps valid_taps(const Op& op, int axis, int64_t position, int64_t size) {
   return end > first ? Taps{first, end - first} : Taps{0, 0};
 }
 
-// Times the factors of the shortcut, where that is repeated without them.
-const float* Lowering::gate() {
-  const int writer = op_.shortcut == kNone ? kNone : graph_.values[size_t(op_.shortcut)].writer;
-  const float* gate = padded(op_.rows[BBG_GATE], 1.0f, 0.0f);
-  if (writer == kNone || !repeated(graph_, graph_.ops[size_t(writer)], int(lanes_))) return gate;
-  const float* factor = padded(graph_.ops[size_t(writer)].rows[BBG_SCALE], 1.0f, 0.0f);
-  float* product = memory_.make<float>(padded_);
-  std::transform(gate, gate + padded_, factor, product, std::multiplies<float>());
-  return product;
-}
-
 Epilogue Lowering::epilogue() {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const auto& rows = op_.rows;
   Epilogue e{};
-  e.scale = padded(repeated(graph_, op_, int(lanes_)) ? Tensor<float>{} : rows[BBG_SCALE], 1.0f, 0.0f);
+  e.scale = padded(rows[BBG_SCALE], 1.0f, 0.0f);
   e.bias = padded(rows[BBG_BIAS], 0.0f, 0.0f);
-  e.gate = gate();
+  e.gate = padded(rows[BBG_GATE], 1.0f, 0.0f);
   e.sign = padded(rows[BBG_SIGN], 0.0f, kInfinity);
   e.byte_scale = padded(rows[BBG_BYTE_SCALE], 1.0f, 0.0f);
   e.byte_bias = padded(rows[BBG_BYTE_BIAS], 0.0f, 0.0f);
@@ -310,9 +299,7 @@ int64_t repeated(const Graph& graph, const Op& op, int lanes) {
   const int64_t inputs = graph.values[size_t(op.input())].channels;
   if (op.kind != Kind::match_channels || op.shortcut != kNone || op.clipped()) return 0;
   if (op.real == kNone || op.bits != kNone || op.bytes != kNone) return 0;
-  for (int r = 0; r < BBG_ROWS; ++r) {
-    if (op.rows[size_t(r)] && r != BBG_SCALE) return 0;
-  }
+  if (std::any_of(op.rows.begin(), op.rows.end(), [](const auto& row) { return bool(row); })) return 0;
   for (const Op& other : graph.ops) {
     if (other.has_operand(op.real)) return 0;
   }

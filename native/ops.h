@@ -51,8 +51,8 @@ using Maps = std::vector<Map>;
 // The layout of every value for a kernel set, `data` still null: margins as wide as the convolutions need them.
 Maps lay_out(const Graph& graph, const Kernels& kernels);
 
-// Where all an op does is repeat channels (and scale them) for shortcuts: those can repeat and scale on their own, as long
-// as they find the channels as often as it takes to fill whole vectors. How many that is, else 0.
+// Where all an op does is repeat channels for shortcuts: those can repeat them on their own, as long as they find the
+// channels as often as it takes to fill whole vectors. How many that is, else 0.
 int64_t repeated(const Graph& graph, const Op& op, int lanes);
 
 // Whether such an op need not run, since its input's channels fill whole vectors.

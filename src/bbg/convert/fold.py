@@ -107,6 +107,25 @@ def _clipped(bound: float, clip: tuple[float | None, float | None]) -> float | N
 # ---- passes --------------------------------------------------------------------------------------------------------
 
 
+def free_repeats(graph: Graph) -> Graph:
+    """A factor on repeated channels goes to the addition behind it: without one, repeating them needs no op."""
+    count = readers(graph)
+    ops: dict[str, Op] = {}
+    for op in graph.ops:
+        orders = [op, _swapped(op)] if op.kind == "pointwise" and op.shortcut is not None else []
+        for order in orders:
+            gate = ops.get(order.shortcut or "")
+            if gate is None or count[gate.result] > 1 or not _is_affine(gate):
+                continue
+            repeats = ops.get(gate.inputs[0])
+            if repeats is not None and repeats.kind == "match_channels":
+                del ops[gate.result]
+                op = _gated(order, gate)
+                break
+        ops[op.result] = op
+    return replace(graph, ops=tuple(ops.values()))
+
+
 def join_epilogues(graph: Graph) -> Graph:
     """A pointwise op (batch norm, nonlinearity, addition, gate) joins the op whose result only it reads.
 
@@ -148,13 +167,18 @@ def join_gates(graph: Graph) -> Graph:
     for op in graph.ops:
         gate = ops.get(op.shortcut) if op.shortcut is not None and count[op.shortcut] == 1 else None
         if gate is not None and _is_affine(gate):
-            rows, inner = rows_of(op), rows_of(gate)
-            rows["bias"] = rows["bias"] + rows["gate"] * inner["bias"]
-            rows["gate"] = rows["gate"] * inner["scale"]
             del ops[gate.result]
-            op = with_rows(replace(op, inputs=(*op.operands, gate.inputs[0])), rows)
+            op = _gated(op, gate)
         ops[op.result] = op
     return replace(graph, ops=tuple(ops.values()))
+
+
+def _gated(op: Op, gate: Op) -> Op:
+    """The op with what its shortcut does, `gate`, in its own rows."""
+    rows, inner = rows_of(op), rows_of(gate)
+    rows["bias"] = rows["bias"] + rows["gate"] * inner["bias"]
+    rows["gate"] = rows["gate"] * inner["scale"]
+    return with_rows(replace(op, inputs=(*op.operands, gate.inputs[0])), rows)
 
 
 def _is_affine(op: Op) -> bool:
@@ -283,4 +307,4 @@ def decide(op: Op, channel: int, sums: np.ndarray) -> np.ndarray:
     return np.asarray((y if op.clip == OPEN else np.clip(y, low, high)) >= sign)
 
 
-PASSES = (join_epilogues, join_gates, join_signs, drop_unread, pool_bits, narrow, to_thresholds)
+PASSES = (free_repeats, join_epilogues, join_gates, join_signs, drop_unread, pool_bits, narrow, to_thresholds)
