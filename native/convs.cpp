@@ -81,6 +81,8 @@ Conv Lowering::conv() {
   for (int32_t& b : borders) b = int32_t(b * padded_);
   k.origin = -op_.padding[1] * k.input.pixel;
   k.column = op_.stride[1] * k.input.pixel;
+  k.next = op_.dilation[1] * k.input.pixel;
+  k.below = op_.dilation[0] * k.input.row;
   k.class_row = padded_ * int64_t(cols.taps.size());
   k.out = epilogue();
   const auto dense = [](const Map& m) { return !m.data || m.image == m.pixel; };
@@ -289,7 +291,6 @@ static void third_to_parity(uint32_t* weights, int64_t words, int64_t width) {
 void Lowering::arrange_bits(Conv& k, std::vector<ConvBlock>& parts) {
   const int64_t inputs = group_inputs();
   const int64_t together = k.count == Count::triples ? 3 : 1;
-  k.next = op_.dilation[1] * k.input.pixel;
   if (together == 3) k.parity = scratch_ - (k.input.data - k.input.left);
   for (ConvBlock& b : parts) {
     const int64_t last = std::min(b.channel + b.vectors * lanes_, out_.channels) - 1;

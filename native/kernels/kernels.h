@@ -96,8 +96,8 @@ struct Conv {
   bool together;   // one output pixel per image: the images of a round are its columns, and share the weights
   Count count;
   Rests rests;
-  int64_t next;    // Count::triples: bytes from a word to the next of the three
-  int64_t parity;  // and to the XOR of the three
+  int64_t next, below;  // bytes from a tap to the one beside it and to the one below
+  int64_t parity;       // Count::triples: bytes from a word to the XOR of the three
   // Of bits: base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
   // accumulator is base - 2 * popcount over the zero-padded window.
   const int32_t* base;

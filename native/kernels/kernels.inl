@@ -245,7 +245,8 @@ BBG_BLOCK void conv_single(const RowOf& row) {
   finish<1, V>(k.out, sum, row.place, 0, row.b.channel, k.out.bias + row.b.channel, nullptr);
 }
 
-// Each filter has one channel, its own: a load takes the lanes' numbers of a tap. Those of taps beside the map are 0.
+// Each filter has one channel, its own: a load takes the lanes' numbers of a tap. Those of taps beside the map are 0. Here
+// loads are what is short, so that tap offsets are not loaded but added up: that is an eighth of the time on Zen 5.
 template <int P, int V>
 BBG_BLOCK void depthwise_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
   const Conv& k = row.k;
@@ -253,13 +254,16 @@ BBG_BLOCK void depthwise_pixels(const RowOf& row, const uint8_t* at, int64_t x) 
   BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
   at += row.b.channel * int64_t(sizeof(float));
-  for (int j = 0; j < row.items; ++j, w += V * kLanes) {
-    const uint8_t* a = at + row.b.offsets[j];
-    F weight[V];
-    BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load(w + v * kLanes);
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      const float* in = reinterpret_cast<const float*>(a + p * k.column);
-      BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = fma(load(in + v * kLanes), weight[v], acc[p][v]);
+  const int64_t column = k.column, next = k.next, below = k.below;
+  for (int j = 0; j < row.items; j += row.b.items, at += below) {
+    const uint8_t* a = at;
+    for (int t = 0; t < row.b.items; ++t, a += next, w += V * kLanes) {
+      F weight[V];
+      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load(w + v * kLanes);
+      BBG_UNROLL for (int p = 0; p < P; ++p) {
+        const float* in = reinterpret_cast<const float*>(a + p * column);
+        BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = fma(load(in + v * kLanes), weight[v], acc[p][v]);
+      }
     }
   }
   finish<P, V>(k.out, acc, row.place, x, row.b.channel, k.out.bias + row.b.channel, nullptr);
