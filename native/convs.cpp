@@ -227,7 +227,6 @@ Rests Lowering::rests(const Conv& k, int64_t from) {
   r.buffer = static_cast<uint8_t*>(memory_.allocate(members_, r.bytes, false));
   r.from = int32_t(from);
   r.rows = op_.kernel[0];
-  r.step = op_.dilation[0] * k.input.row;
   return r;
 }
 

@@ -10,8 +10,8 @@ inline const uint8_t* rests(const Conv& k, int64_t n, int64_t y, int64_t member)
   for (int word = 0; word < r.words; ++word) {
     const int begin = row.first > 4 * word ? row.first : 4 * word, end = row.first + row.taps;
     const int rows = end < 4 * (word + 1) ? end - begin : 4 * (word + 1) - begin;
-    const uint8_t* from = first + (begin - row.first) * r.step;
-    words_of_rests(buffer + r.offsets[word], from, k.column, k.out.width, r.step, rows, begin - 4 * word);
+    const uint8_t* from = first + (begin - row.first) * k.below;
+    words_of_rests(buffer + r.offsets[word], from, k.column, k.out.width, k.below, rows, begin - 4 * word);
   }
   return buffer;
 }

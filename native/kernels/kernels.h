@@ -73,7 +73,6 @@ enum class Count : int32_t {
 // Of Count::bytes: a tap row of 21 bytes fills five words, and its last byte would take a sixth. Those of all tap rows
 // fill words of their own instead, which are collected for one output row at a time, in a buffer of each member of the
 // team: [word][output column], with 0 for rows beside the map.
-constexpr int64_t kRestColumn = 8;  // bytes from one output column to the next, at most
 struct Rests {
   uint8_t* buffer;         // of member 0
   int64_t bytes;           // from a member's buffer to the next
@@ -81,8 +80,8 @@ struct Rests {
   int32_t words;           // 0: nothing is collected
   int32_t from;            // bytes from the beginning of a tap row to its last
   int64_t rows;            // of taps
-  int64_t step;            // bytes from a tap row to the next
 };
+constexpr int64_t kRestColumn = 8;  // bytes from one output column to the next, at most
 
 struct Conv {
   Map input;
@@ -175,8 +174,8 @@ struct ConvPool {
   bool columns;
 };
 
-// Items are numbered (block, image, row), or where images go together by block alone, blocks outermost, so that a block's weights stay in the cache. `member`: of
-// the team, the one that runs these items.
+// Items are numbered (block, image, row), or where images go together by block alone, blocks outermost, so that a block's
+// weights stay in the cache. `member`: of the team, the one that runs these items.
 using Run = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
 
 struct Kernels {
@@ -184,7 +183,7 @@ struct Kernels {
   int32_t lanes;
   int32_t byte_size;             // of a number of a value of bytes: 1 or 2
   bool pairs, triples, nibbles;  // which ways of counting the set has
-  bool rests;
+  bool rests;                    // whether it collects Rests
   // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
   Run binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve, layer_norm;
 };

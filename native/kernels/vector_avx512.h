@@ -44,7 +44,7 @@ inline void keep_order(I& a) { __asm__ volatile("" : "+v"(a)); }
 
 // Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kRestColumn bytes apart.
 // The byte of the first row and column is at `first` and goes to byte `place` of its word.
-inline void words_of_rests(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t step, int rows, int place) {
+inline void words_of_rests(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t below, int rows, int place) {
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const I from = _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101 * int32_t(column)));  // the same in all bytes
   __mmask64 of_row[4];
@@ -55,7 +55,7 @@ inline void words_of_rests(uint8_t* to, const uint8_t* first, int64_t column, in
     I words = _mm512_setzero_si512();
     BBG_UNROLL for (int r = 0; r < 4; ++r) {
       if (r >= rows) break;
-      const I near = _mm512_maskz_loadu_epi8(low, first + r * step), far = _mm512_maskz_loadu_epi8(high, first + r * step + 64);
+      const I near = _mm512_maskz_loadu_epi8(low, first + r * below), far = _mm512_maskz_loadu_epi8(high, first + r * below + 64);
       words = _mm512_or_si512(words, _mm512_maskz_permutex2var_epi8(of_row[r], near, from, far));
     }
     _mm512_storeu_si512(to, words);
