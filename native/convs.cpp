@@ -191,7 +191,7 @@ void Lowering::arrange_bytes(Conv& k, std::vector<ConvBlock>& parts) {
     const bool rests = kernels_.rests && run && !k.together && taps * range % per_word == 1 && op_.kernel[0] > 1 &&
                        k.column <= kRestColumn;
     const int64_t words = (taps * range + (rests ? 0 : per_word - 1)) / per_word;
-    if (rests && !k.rests.words) k.rests = this->rests(k, 4 * words);
+    if (rests && !k.rests.words) k.rests = this->rests(4 * words);
     const bool same = op_.groups == 1 && &b != &parts[0];
     b.items = int32_t(op_.kernel[1] / taps * words);
     b.offsets = same ? parts[0].offsets : offsets(k, from * size, words, 4, taps);
@@ -217,7 +217,7 @@ void Lowering::arrange_bytes(Conv& k, std::vector<ConvBlock>& parts) {
   }
 }
 
-Rests Lowering::rests(const Conv& k, int64_t from) {
+Rests Lowering::rests(int64_t from) {
   Rests r{};
   r.words = int32_t((op_.kernel[0] + 3) / 4);
   std::vector<int32_t> offsets;

@@ -64,7 +64,7 @@ class Lowering {
   void arrange_reals(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_depthwise(Conv& k, std::vector<ConvBlock>& blocks);
   void arrange_bytes(Conv& k, std::vector<ConvBlock>& blocks);
-  Rests rests(const Conv& k, int64_t from);
+  Rests rests(int64_t from);
   const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
   int64_t item_words(const Conv& k, const ConvBlock& b) const;
   uint32_t* block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask);
