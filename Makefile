@@ -21,7 +21,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-BENCHMARKS := kernels layers peers foreign sizes larq_engine bnn_lab report
+BENCHMARKS := kernels layers peers foreign sizes footprint larq_engine bnn_lab report
 
 bench: $(VENV)/ready
 	set -e; for name in $(BENCHMARKS); do echo "bench/$$name.py"; $(BIN)/python bench/$$name.py; done

@@ -111,7 +111,19 @@ def sizes(result: Result) -> str:
     rows = [(f"{r['side']}x{r['side']}", r["batch"], number(r["min_us"]), number(r["median_us"]),
              number(r["ns_per_pixel"])) for r in result["sizes"]]  # fmt: skip
     headings = ("image", "batch", "per image: min, us", "median", "ns per pixel")
-    return f"ResNet-18, one thread.\n\n![Time per pixel by the size of the image]({SIZES})\n\n{table(headings, rows)}"
+    text = "ResNet-18, one thread. All batches share the same 32 images out, one at a time among them."
+    return f"{text}\n\n![Time per pixel by the size of the image]({SIZES})\n\n{table(headings, rows)}"
+
+
+def footprint(result: Result) -> str:
+    """A row per network and kind of edges."""
+    rows = [(r["network"], r["edges"], f"{r['bytes']:,}", number(r["load_min_us"]), number(r["load_median_us"]),
+             f"{r['peak_bytes_above_numpy'] / 1e6:.1f}") for r in result["footprint"]]  # fmt: skip
+    headings = ("network", "edges", "bytes", "load: min, us", "median", "peak memory, MB")
+    text = (f"Memory is that of a process that loads the network and runs one image on one thread, above one that only "
+            f"imports numpy ({result['numpy_peak_bytes'] / 1e6:.1f} MB). A call of an engine that has nothing to do takes "
+            f"{result['call_overhead_us']:.2f} us.")  # fmt: skip
+    return f"{text}\n\n{table(headings, rows)}"
 
 
 def larq_engine(result: Result) -> str:
@@ -120,7 +132,8 @@ def larq_engine(result: Result) -> str:
         return f"Not measured: {result['absent']}"
     rows = [(r["network"], number(r["min_us"]), number(r["median_us"]), number(r.get("ratio_of_min")),
              number(r.get("ratio_of_median")), r["setting"]) for r in result["larq"]]  # fmt: skip
-    text = "224x224, one image, one thread. LCE's optimised kernels are for ARM; on x86 it runs portable ones."
+    text = ("224x224, one image, one thread. LCE's optimised kernels are for ARM; on x86 it runs portable ones. It takes "
+            "its turns with the fastest setting of its interpreter and as it comes.")  # fmt: skip
     return f"{text}\n\n" + table(("network", "min, us", "median", "times bbg, of min", "of median", "setting"), rows)
 
 
@@ -156,6 +169,7 @@ SECTIONS = {
     "peers": ("Networks in other runtimes", peers),
     "foreign": ("Networks that were not written here", foreign),
     "sizes": ("Size of the image and of the batch", sizes),
+    "footprint": ("Bytes, memory and calls", footprint),
     "larq_engine": ("Larq Compute Engine", larq_engine),
     "bnn_lab": ("bnn-lab", bnn_lab),
 }
