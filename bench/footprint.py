@@ -1,4 +1,4 @@
-"""What a packed network costs besides its time: bytes of the file, time to load, memory of a process, overhead of a call.
+"""What a packed network costs besides its time: bytes, loading, memory, and the overhead of a call.
 
     python bench/footprint.py [--rounds 30] [--out bench/results/footprint.json]
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from common import finish, machine, options
-from networks import AVAILABLE, bytes_of, pack
+from networks import AVAILABLE, pack
 
 import bbg
 from bbg.engine import Engine
@@ -77,11 +77,10 @@ def main() -> None:
             for edges in EDGES:
                 path = Path(place) / f"{network}-{edges}.bbg"
                 pack(network, path, edges)
-                times = loading(path, arguments.rounds)
+                times, needed = loading(path, arguments.rounds), peak(RUN.format(path=str(path)))
                 result["footprint"].append({
                     "network": network, "edges": edges, "bytes": path.stat().st_size, "load_min_us": 1e6 * min(times),
-                    "load_median_us": 1e6 * median(times), "peak_bytes_above_numpy": peak(RUN.format(path=str(path))) - bare,
-                    "image": list(bytes_of(network).shape[1:3]),
+                    "load_median_us": 1e6 * median(times), "peak_bytes_above_numpy": needed - bare,
                 })  # fmt: skip
     result["numpy_peak_bytes"] = bare
     result["call_overhead_us"] = 1e6 * overhead(arguments.rounds)

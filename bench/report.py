@@ -120,9 +120,9 @@ def footprint(result: Result) -> str:
     rows = [(r["network"], r["edges"], f"{r['bytes']:,}", number(r["load_min_us"]), number(r["load_median_us"]),
              f"{r['peak_bytes_above_numpy'] / 1e6:.1f}") for r in result["footprint"]]  # fmt: skip
     headings = ("network", "edges", "bytes", "load: min, us", "median", "peak memory, MB")
+    bare, call = result["numpy_peak_bytes"] / 1e6, result["call_overhead_us"]
     text = (f"Memory is that of a process that loads the network and runs one image on one thread, above one that only "
-            f"imports numpy ({result['numpy_peak_bytes'] / 1e6:.1f} MB). A call of an engine that has nothing to do takes "
-            f"{result['call_overhead_us']:.2f} us.")  # fmt: skip
+            f"imports numpy ({bare:.1f} MB). A call of an engine that has nothing to do takes {call:.2f} us.")  # fmt: skip
     return f"{text}\n\n{table(headings, rows)}"
 
 
@@ -132,8 +132,8 @@ def larq_engine(result: Result) -> str:
         return f"Not measured: {result['absent']}"
     rows = [(r["network"], number(r["min_us"]), number(r["median_us"]), number(r.get("ratio_of_min")),
              number(r.get("ratio_of_median")), r["setting"]) for r in result["larq"]]  # fmt: skip
-    text = ("224x224, one image, one thread. LCE's optimised kernels are for ARM; on x86 it runs portable ones. It takes "
-            "its turns with the fastest setting of its interpreter and as it comes.")  # fmt: skip
+    text = ("224x224, one image, one thread. LCE's optimised kernels are for ARM; on x86 it runs portable ones. It "
+            "takes its turns with the fastest setting of its interpreter and as it comes.")  # fmt: skip
     return f"{text}\n\n" + table(("network", "min, us", "median", "times bbg, of min", "of median", "setting"), rows)
 
 
