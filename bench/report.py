@@ -121,8 +121,8 @@ def footprint(result: Result) -> str:
              f"{r['peak_bytes_above_numpy'] / 1e6:.1f}") for r in result["footprint"]]  # fmt: skip
     headings = ("network", "edges", "bytes", "load: min, us", "median", "peak memory, MB")
     bare, call = result["numpy_peak_bytes"] / 1e6, result["call_overhead_us"]
-    text = (f"Memory is that of a process that loads the network and runs one image on one thread, above one that only "
-            f"imports numpy ({bare:.1f} MB). A call of an engine that has nothing to do takes {call:.2f} us.")  # fmt: skip
+    text = ("Memory is that of a process that loads the network and runs one image on one thread, above one that only "
+            f"imports numpy ({bare:.1f} MB). A call of an engine with nothing to do takes {call:.2f} us.")  # fmt: skip
     return f"{text}\n\n{table(headings, rows)}"
 
 
