@@ -34,14 +34,16 @@ import bbg, numpy
 engine = bbg.load({path!r}, threads=1)
 engine(numpy.zeros((1, *engine.input_shape[1:], engine.input_shape[0]), numpy.uint8))
 """
-PEAK = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
+# Not ru_maxrss: that of a child begins with what its parent had.
+PEAK = """
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
 
 
 def peak(program: str) -> int:
-    """Bytes of memory that a process with this program needed at most."""
+    """Bytes of memory that a process with this program needed at most; Linux says so."""
     done = subprocess.run([sys.executable, "-c", program + PEAK], stdout=subprocess.PIPE, check=True)
-    return int(done.stdout) * UNIT
+    return int(done.stdout) * 1024
 
 
 def loading(path: Path, rounds: int) -> list[float]:

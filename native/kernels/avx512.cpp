@@ -6,6 +6,7 @@
 
 #define BBG_INLINE inline __attribute__((always_inline))
 #define BBG_BLOCK __attribute__((noinline))
+#define BBG_SET "avx512"
 #define BBG_HAS_PAIRS 1
 #define BBG_HAS_TRIPLES 1
 #define BBG_HAS_NIBBLES 0
@@ -30,10 +31,6 @@ namespace {
 #include "vector_avx512.h"
 
 #include "kernels.inl"
-
-const Kernels table = {"avx512", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES, BBG_HAS_RESTS,
-                       binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve,
-                       layer_norm};
 
 }  // namespace
 }  // namespace bbg

@@ -1,4 +1,5 @@
-// The kernels, written once. Each set includes this file in an unnamed namespace after its vocabulary (vector_*.h):
+// The kernels, written once. Each set includes this file in an unnamed namespace; BBG_SET is its name, BBG_HAS_* say which
+// of the ways of counting it has, and before comes its vocabulary (vector_*.h):
 //
 //   kLanes, kMaxPixels             floats per vector; pixels per register block
 //   F, I                           vectors of kLanes float / int32
@@ -294,3 +295,7 @@ void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int
 
 #include "pools.inl"
 #include "values.inl"
+
+const Kernels table = {BBG_SET, kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES, BBG_HAS_RESTS,
+                       binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve,
+                       layer_norm};

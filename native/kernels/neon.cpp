@@ -6,6 +6,7 @@
 
 #define BBG_INLINE inline __attribute__((always_inline))
 #define BBG_BLOCK __attribute__((noinline))
+#define BBG_SET "neon"
 #define BBG_HAS_PAIRS 0
 #define BBG_HAS_TRIPLES 0
 #define BBG_HAS_NIBBLES 0
@@ -23,10 +24,6 @@ namespace {
 #include "vector_neon.h"
 
 #include "kernels.inl"
-
-const Kernels table = {"neon", kLanes, kByteSize, BBG_HAS_PAIRS, BBG_HAS_TRIPLES, BBG_HAS_NIBBLES, BBG_HAS_RESTS,
-                       binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve,
-                       layer_norm};
 
 }  // namespace
 
