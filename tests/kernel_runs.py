@@ -12,7 +12,7 @@ from bbg.engine import Engine, kernel_sets
 from bbg.graph import Graph, Output
 
 SETS = [s.name for s in kernel_sets() if s.supported]
-THREADS = (1, 2, 3)
+THREADS = (1, 2, 3, 5)
 
 
 def run(graph: Graph, x: np.ndarray, threads: int, isa: str) -> dict[str, np.ndarray]:
@@ -46,7 +46,7 @@ def check(graph: Graph, x: np.ndarray, isa: str, tolerance: float = 1e-5) -> Non
                 np.testing.assert_array_equal(got[name][sure], want[sure], err_msg=op.name)
             else:
                 np.testing.assert_allclose(got[name], want, rtol=0, atol=1, err_msg=op.name)
-    for threads in (1, *THREADS, 5):
+    for threads in THREADS:
         few = run(graph, x, threads, isa)
         for output in graph.outputs:
             np.testing.assert_array_equal(few[output.name], got[output.value])
