@@ -34,8 +34,11 @@ class Team {
   void work(int member);
 
   const int members_;
-  std::atomic<unsigned> start_{0}, phase_{0};
-  std::atomic<int> arrived_{0}, sleeping_{0};
+  // Cache lines of their own: who waits for the phase reads it all the time, which would keep others from arriving.
+  static constexpr size_t kLine = 64;
+  alignas(kLine) std::atomic<unsigned> phase_{0};
+  alignas(kLine) std::atomic<int> arrived_{0}, sleeping_{0};
+  alignas(kLine) std::atomic<unsigned> start_{0};
   std::atomic<bool> stop_{false};
   Program program_ = nullptr;
   void* context_ = nullptr;
