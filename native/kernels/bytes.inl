@@ -1,9 +1,10 @@
 // Convolution of bytes: part of kernels.inl.
 
-// The words of Rests for output row y of image n.
+// The words of Rests for output row y of image n; null where there are none.
 #if BBG_HAS_RESTS
 inline const uint8_t* rests(const Conv& k, int64_t n, int64_t y, int64_t member) {
   const Rests& r = k.rests;
+  if (!r.words) return nullptr;
   const ConvRow& row = k.rows[y];
   uint8_t* const buffer = r.buffer + member * r.bytes;
   const uint8_t* first = k.input.data + n * k.input.image + row.offset + k.origin + r.from;
@@ -26,7 +27,7 @@ struct Sums {
   BBG_INLINE void run(const RowOf& row, const uint8_t* at, int64_t x) {
     const uint32_t* weights = static_cast<const uint32_t*>(row.weights);
     add_items(row.k.column, at, row.b.offsets, weights, row.items);
-    if (!BBG_HAS_RESTS) return;
+    if (!BBG_HAS_RESTS || !row.rests) return;
     const Rests& r = row.k.rests;
     weights = static_cast<const uint32_t*>(row.b.weights) + r.rows * row.b.row_weights;
     add_items(4, row.rests + 4 * x, r.offsets, weights, r.words);
