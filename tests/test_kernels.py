@@ -111,6 +111,11 @@ POOLS = (  # kernel, stride, padding, dilation
     ((1, 1), (4, 4), (0, 0), (1, 1)),  # rows that no window has are left out
     ((3, 3), (1, 1), (0, 0), (2, 2)),
     ((2, 3), (1, 2), (0, 1), (1, 1)),
+    # Dilated and padded: a later window begins above an earlier one, whose first tap lies beside the map.
+    ((3, 3), (1, 1), (1, 1), (2, 2)),
+    ((2, 1), (1, 1), (1, 0), (13, 1)),
+    ((3, 2), (2, 2), (1, 1), (5, 3)),
+    ((2, 3), (1, 1), (1, 1), (3, 2)),
 )
 POOLED = (  # the convolutions before them; of an even number of columns, they take the first pool's maxima of columns
     Case(3, 40, (37, 21), kernel=(5, 5), padding=(2, 2)),

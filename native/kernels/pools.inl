@@ -65,7 +65,9 @@ void pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
 }
 
 // Slides a buffer of rows down the convolution's result: rows [first, done) of the present image are in it, from its
-// beginning. Maps of the buffer are those of an image whose row 0 lies `first` rows before the buffer.
+// beginning. Maps of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may begin
+// above the one before it (rows 1, 3 of a map, then 0, 2, where padding cuts a dilated window's first tap off): then the
+// buffer starts anew.
 void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t member) {
   const ConvPool& f = *static_cast<const ConvPool*>(args);
   Conv conv = f.conv;
@@ -76,7 +78,7 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / pool.out.height, y = item % pool.out.height;
     const int64_t from = pool.rows[y].begin, to = from + (pool.rows[y].count - 1) * pool.dilation_y + 1;
-    if (n != image || done <= from) image = n, first = done = from;
+    if (n != image || from < first || done <= from) image = n, first = done = from;
     if (to - first > f.rows) {
       __builtin_memmove(buffer, buffer + (from - first) * row_bytes, uint64_t((done - from) * row_bytes));
       first = from;
