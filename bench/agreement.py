@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 import bbg
-from bbg.checkpoint import Checkpoint
-from bbg.convert.closing import LAW, by_steps, show
-from bbg.convert.trace import Lowered, lower_network
+from bbg.training.checkpoint import Checkpoint
+from bbg.conversion.verify import LAW, by_steps, show
+from bbg.conversion.trace import Lowered, lower_network
 from bbg.data import Batches, open_data
 from bbg.engine import Engine
 from bbg.graph import Graph
-from bbg.packed import Model, read
+from bbg.graph.file import Model, read
 
 
 def first_difference(lowered: Lowered, graph: Graph, engine: Mapping[str, torch.Tensor],

@@ -24,7 +24,7 @@ RESULTS = ROOT / "bench" / "results"
 ENVIRONMENTS = ROOT / "build" / "environments"
 sys.path.append(str(ROOT / "tests"))
 
-from cases import LAYERS, Case, conv_op  # noqa: E402
+from cases.convolutions import LAYERS, Case, conv_op  # noqa: E402
 
 __all__ = ["LAYERS", "Case", "conv_op", "environment", "finish", "machine", "options"]
 
@@ -68,7 +68,7 @@ def options(text: str | None, name: str) -> argparse.ArgumentParser:
 
 def finish(result: dict[str, Any], out: Path) -> None:
     """Print `result` as tables and write it to `out`."""
-    from bbg.cli.show import show
+    from bbg.cli.output import show
 
     out.parent.mkdir(parents=True, exist_ok=True)
     show(result, out)

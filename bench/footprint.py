@@ -24,7 +24,7 @@ from networks import AVAILABLE, pack
 import bbg
 from bbg.engine import Engine
 from bbg.graph import Graph, Op, Output
-from bbg.packed import Model
+from bbg.graph.file import Model
 
 EDGES = ("int8", "fp32")
 CALLS = 2000  # in a round

@@ -21,7 +21,7 @@ from networks import IMAGENET, export
 from peers import Entrant, measure
 
 import bbg
-from bbg.models.table import DEPTHWISE, FIRST, LAST
+from bbg.binarization.report import DEPTHWISE, FIRST, LAST
 
 SIDE = 224
 ENTRANTS = (Entrant("bbg", "1 bit"), Entrant("OpenVINO", "int8"), Entrant("OpenVINO", "float32"))

@@ -26,7 +26,7 @@ from common import LAYERS, Case, conv_op, finish, machine, options
 from bbg import _native
 from bbg.engine import Engine, kernel_sets
 from bbg.graph import Graph, Op, Output, Value
-from bbg.packed import Model
+from bbg.graph.file import Model
 
 FORMS = ("bits", "unit")
 

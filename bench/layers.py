@@ -18,7 +18,7 @@ from networks import AVAILABLE, bytes_of, pack
 
 from bbg import _native
 from bbg.engine import Engine
-from bbg.packed import read
+from bbg.graph.file import read
 
 CALLS = 20  # in a round, after one that warms up
 

@@ -24,7 +24,7 @@ import bbg
 from bbg.data import Split, open_data
 from bbg.layers import BinaryConv2d
 from bbg.recipe import Recipe
-from bbg.train import logits_of, train
+from bbg.training.loop import logits_of, train
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "digits_resnet8.toml"
 GREEN, ORANGE, GREY, INK = "#1b9e77", "#d95f02", "#c9ced6", "#22303c"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from kernel_runs import SETS
+from support.kernel_runs import SETS
 
 
 @pytest.fixture(params=SETS)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
+from bbg.graph import reference
 from PIL import Image
 
 import bbg
@@ -22,7 +22,7 @@ from bbg.engine import Engine, Prediction, _cores, load
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, pack_bits
 from bbg.image import Preprocess
-from bbg.packed import Model
+from bbg.graph.file import Model
 
 CHANNELS, SIZE, CLASSES = 3, 16, 5
 

@@ -16,7 +16,7 @@ LEAST = {"dataset": "digits", "network": "resnet8"}
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_recipe_loads_and_builds(path: Path) -> None:
-    from bbg.checkpoint import build
+    from bbg.training.checkpoint import build
     from bbg.data import DATASETS
     from bbg.image import Preprocess
 

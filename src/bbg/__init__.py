@@ -18,7 +18,7 @@ from bbg.errors import BbgError
 
 if TYPE_CHECKING:
     from bbg import analysis, layers, zoo
-    from bbg.convert import check, convert
+    from bbg.conversion import check, convert
     from bbg.engine import Engine, load
     from bbg.image import Preprocess
     from bbg.models import binarize, create

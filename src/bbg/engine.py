@@ -21,8 +21,8 @@ from bbg import _native
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op
 from bbg.image import Preprocess
-from bbg.kinds import Shape
-from bbg.packed import Model, read
+from bbg.graph.kinds import Shape
+from bbg.graph.file import Model, read
 
 Outputs = np.ndarray | dict[str, np.ndarray]
 

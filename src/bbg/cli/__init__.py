@@ -10,7 +10,7 @@ import sys
 
 from bbg import __version__
 from bbg.cli import compare, learn, run  # noqa: F401  (declare their verbs)
-from bbg.cli.verbs import parser
+from bbg.cli.parser import parser
 from bbg.errors import BbgError
 
 

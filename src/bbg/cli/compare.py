@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bbg.cli.learn import DATA, changes_of
-from bbg.cli.show import show
-from bbg.cli.verbs import argument, count, new_file, verb
+from bbg.cli.train import DATA, changes_of
+from bbg.cli.output import show
+from bbg.cli.parser import argument, count, new_file, verb
 
 
 @verb(
@@ -35,8 +35,8 @@ def compare(
     from bbg.recipe import Recipe
 
     chosen = Recipe.load(recipe).changed(changes_of(changes, epochs=epochs))
-    from bbg.compare import compare as compare_by
-    from bbg.compare import table
+    from bbg.comparison import compare as compare_by
+    from bbg.comparison import table
     from bbg.data import open_data
     from bbg.methods import METHODS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from bbg.data.augment import Batches
 from bbg.data.cifar import cifar, folders
 from bbg.data.digits import digits
-from bbg.data.images import ImageSet, Split
+from bbg.data.sets import ImageSet, Split
 from bbg.errors import BbgError
 
 __all__ = ["DATASETS", "Batches", "ImageSet", "Split", "open_data"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bbg.data.images import ImageSet
+from bbg.data.sets import ImageSet
 from bbg.image import Preprocess
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bbg.data.images import ImageSet, Split
+from bbg.data.sets import ImageSet, Split
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 

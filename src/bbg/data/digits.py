@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bbg.data.images import ImageSet, Split
+from bbg.data.sets import ImageSet, Split
 from bbg.image import Preprocess
 
 

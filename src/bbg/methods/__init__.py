@@ -14,7 +14,7 @@ PAPERS = (
     "irnet",
     "reactnet",
     "adabin",
-    "real",
+    "float",
 )
 METHODS: dict[str, Method] = {
     value.name: value

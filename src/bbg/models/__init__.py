@@ -12,8 +12,8 @@ from torch import nn
 from bbg.errors import BbgError
 from bbg.methods import Method, get
 from bbg.models.resnet import ResNet, ResNetCifar
-from bbg.models.surgery import Binarized, binarize
-from bbg.models.table import Surgery
+from bbg.binarization.rewrite import Binarized, binarize
+from bbg.binarization.report import Surgery
 from bbg.models.vgg import VGGSmall
 
 __all__ = ["NETWORKS", "Binarized", "Surgery", "binarize", "create"]

@@ -1,0 +1,81 @@
+"""What `bbg inspect --checkpoint` shows: a trained network before it is packed. Needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bbg.cli.train import held_out
+
+IMAGES = 1000  # test images that dead filters and stuck activations are looked for on
+
+
+def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[str, Any]:
+    """The report on `checkpoint`; with `picture`, the histograms are drawn into that file too.
+
+    Dead filters and stuck activations are looked for where there are images: a folder `data`, or the digits.
+    """
+    import torch
+
+    from bbg import analysis
+    from bbg.training.checkpoint import Checkpoint
+
+    trained = Checkpoint.load(checkpoint)
+    model, preprocess = trained.network(), trained.preprocess
+    split = None
+    if data is not None or trained.recipe.dataset == "digits":
+        split = held_out(trained.recipe.dataset, data, preprocess.size, trained.classes)
+    blank = torch.zeros(1, len(preprocess.mean), *preprocess.size)
+    cost = analysis.costs(model, blank)
+    report: dict[str, Any] = {"weights": [_weights(row) for row in analysis.weight_entropy(model)]}
+    report["gates"] = [
+        {"unit": g.name, "mean": g.mean, "std": g.std, "min": g.least, "max": g.largest, "share_negative": g.negative}
+        for g in analysis.gates(model)
+    ]
+    if split is not None:
+        pixels = split.test.images[:: -(-len(split.test.images) // IMAGES)]
+        images = torch.from_numpy(preprocess.normalize(pixels))
+        report["activity"] = [_activity(row) for row in analysis.activity(model, images)]
+    report["sign_flips"] = [
+        {"epoch": int(row["epoch"]), "share": row["flips"]} for row in trained.history if "flips" in row
+    ]
+    report["costs"] = [*map(_cost, (row for row in cost.rows if row.shape)), _rest(cost)]
+    report["by_bit_width"] = [
+        {"bits": bits, "bytes": cost.bytes[bits], "operations": cost.macs[bits]} for bits in (1, 32)
+    ]
+    report |= {
+        "checkpoint": str(checkpoint),
+        "network": trained.recipe.network,
+        "method": trained.recipe.method,
+        "epochs": trained.epoch,
+        "steps_of_the_next_epoch": trained.step,
+        "images_looked_at": 0 if split is None else len(pixels),
+        "bytes": sum(cost.bytes.values()),
+        "bytes_if_all_were_float32": cost.float_bytes,
+    }
+    if picture is not None:
+        report["histograms"] = str(analysis.histograms(model, picture, title=str(checkpoint)))
+    return {key: value for key, value in report.items() if value != []}
+
+
+def _weights(row: Any) -> dict[str, Any]:
+    return {"layer": row.name, "filters": len(row.filters), "weights": row.weights, "share_of_+1": row.positive,
+            "entropy": row.layer, "least_of_a_filter": row.least, "mean_of_filters": row.mean}  # fmt: skip
+
+
+def _activity(row: Any) -> dict[str, Any]:
+    return {"layer": row.name, "filters": len(row.dead), "dead": int(row.dead.sum()), "inputs": len(row.positive),
+            "stuck": int(row.stuck.sum()), "share_of_+1": float(row.positive.mean())}  # fmt: skip
+
+
+def _cost(row: Any) -> dict[str, Any]:
+    return {"layer": row.name, "kind": row.kind, "output": row.shape, "weight_bits": row.bits, "weights": row.weights,
+            "other_numbers": row.vectors, "bytes": row.bytes, "operations": row.macs}  # fmt: skip
+
+
+def _rest(cost: Any) -> dict[str, Any]:
+    """All that is no product, as one row: BN, gates, slopes of nonlinearities."""
+    rows = [row for row in cost.rows if not row.shape]
+    return {"layer": "all others", "kind": "", "output": None, "weight_bits": None, "weights": None,
+            "other_numbers": sum(row.weights + row.vectors for row in rows), "bytes": sum(row.bytes for row in rows),
+            "operations": 0}  # fmt: skip

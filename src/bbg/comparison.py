@@ -1,0 +1,159 @@
+"""Methods beside each other: the same network, data and budget for each of them.
+
+    bbg compare recipes/cifar10_resnet20_short.toml --data DIR --methods bbg,xnor --seeds 3 --out runs/compare
+
+Each (method, seed) is one training in a folder of its own, `<out>/<method>-s<seed>`. A training that was interrupted
+goes on, one that is finished is not repeated, and the result file is written anew behind each of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from bbg.analysis import gates, weight_entropy
+from bbg.training.checkpoint import Checkpoint
+from bbg.data import Split
+from bbg.errors import BbgError
+from bbg.files import write_json
+from bbg.methods import get
+from bbg.recipe import Recipe
+from bbg.training.loop import train
+
+VARIED = ("method", "seed")  # keys of the recipe that differ between the rows
+
+
+def compare(recipe: Recipe, split: Split, methods: Sequence[str], seeds: int, out: Path, result: Path, *,
+            progress: bool = True) -> dict[str, Any]:  # fmt: skip
+    """Train `recipe` once for each of `methods` and each of `seeds` seeds, those of the recipe and the ones behind it.
+
+    Returns what it writes to the file `result` (JSON) after each training: `recipe`, `classes`, `test_images`,
+    `test_set` (a digest of them), `torch`, and `rows`, one per training (see `row_of`). Rows of other trainings by the
+    same recipe that the file has already are kept. The curves are drawn beside it, as PNG.
+
+    Raises BbgError for an unknown method or one that comes twice, for a `result` that holds rows of another recipe or
+    of other test images, and as `train` does.
+    """
+    names = [get(name).name for name in methods]
+    if len(set(names)) != len(names) or not names:
+        raise BbgError(f"methods are {', '.join(names) or 'none'}; give one or more names, each once")
+    if seeds < 1:
+        raise BbgError(f"seeds is {seeds}, allowed are 1 and more")
+    common = {key: value for key, value in recipe.to_dict().items() if key not in VARIED}
+    report: dict[str, Any] = {"recipe": common, "classes": len(split.classes), "test_images": len(split.test.labels),
+                              "test_set": _digest(split), "torch": str(torch.__version__)}  # fmt: skip
+    report["rows"] = _known(result, report)
+    for seed in range(recipe.seed, recipe.seed + seeds):
+        for name in names:
+            folder = out / f"{name}-s{seed}"
+            one = recipe.changed({"method": name, "seed": seed})
+            state = train(one, split, folder, resume=(folder / "last.ckpt").exists(), progress=progress)
+            others = [row for row in report["rows"] if (row["method"], row["seed"]) != (name, seed)]
+            report["rows"] = [*others, row_of(state)]
+            write_json(report, result)
+    draw(report, result.with_suffix(".png"))
+    return report
+
+
+def row_of(state: Checkpoint) -> dict[str, Any]:
+    """What a finished training says of its method.
+
+    `accuracy`: top-1 over all test images after the last epoch; `curve`: that of each epoch; `seconds`: of all epochs.
+    `entropy`: of each binary layer, the entropy of its weight signs in bits. `gates`: of each unit with learned gates,
+    their mean, standard deviation and share of negative ones.
+    """
+    network, last = state.network(), state.history[-1]
+    return {
+        "method": state.recipe.method,
+        "seed": state.recipe.seed,
+        "epochs": state.epoch,
+        "accuracy": last["test_accuracy"],
+        "train_accuracy": last["accuracy"],
+        "seconds": sum(row["seconds"] for row in state.history),
+        "curve": [row["test_accuracy"] for row in state.history],
+        "entropy": {row.name: row.layer for row in weight_entropy(network)},
+        "gates": {row.name: {"mean": row.mean, "std": row.std, "negative": row.negative} for row in gates(network)},
+    }
+
+
+def table(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per method, best first: mean and standard deviation over its seeds, entropy, gates, time."""
+    rows = []
+    for name in dict.fromkeys(row["method"] for row in report["rows"]):
+        runs = [row for row in report["rows"] if row["method"] == name]
+        accuracies = [row["accuracy"] for row in runs]
+        entropies = [value for row in runs for value in row["entropy"].values()]
+        learned = [gate for row in runs for gate in row["gates"].values()]
+        rows.append(
+            {
+                "method": name,
+                "seeds": len(runs),
+                "epochs": runs[0]["epochs"],
+                "accuracy": mean(accuracies),
+                "spread": stdev(accuracies) if len(runs) > 1 else None,
+                "least_entropy_of_a_layer": min(entropies, default=None),
+                "mean_entropy": mean(entropies) if entropies else None,
+                "mean_gate": mean(gate["mean"] for gate in learned) if learned else None,
+                "negative_gates": mean(gate["negative"] for gate in learned) if learned else None,
+                "seconds": mean(row["seconds"] for row in runs),
+            }
+        )
+    return sorted(rows, key=lambda row: -row["accuracy"])
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Test accuracy by epoch and after the last one, mean and range over the seeds, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rows = table(report)
+    for i, row in enumerate(rows):
+        curves = [run["curve"] for run in report["rows"] if run["method"] == row["method"]]
+        epochs = range(1, len(curves[0]) + 1)
+        low, middle, high = (
+            [100 * pick(points) for points in zip(*curves, strict=True)] for pick in (min, mean, max)
+        )  # fmt: skip
+        left.plot(epochs, middle, marker=".", label=row["method"], color=f"C{i}")
+        left.fill_between(epochs, low, high, alpha=0.2, color=f"C{i}")
+        right.barh(row["method"], middle[-1], color=f"C{i}", xerr=[[middle[-1] - low[-1]], [high[-1] - middle[-1]]])
+        right.annotate(f" {middle[-1]:.1f}", (high[-1], i), va="center")
+    recipe = report["recipe"]
+    left.set(xlabel="epoch", ylabel="test accuracy (%)", title=f"{recipe['network']}, {recipe['dataset']}")
+    left.grid(alpha=0.3)
+    left.legend(ncols=2, fontsize="small")
+    right.invert_yaxis()
+    right.margins(x=0.12)
+    right.set(xlabel="test accuracy after the last epoch (%)")
+    figure.savefig(path, dpi=120)
+
+
+def _digest(split: Split) -> str:
+    """What tells one set of test images from another."""
+    digest = hashlib.sha256(split.test.labels.tobytes())
+    digest.update(split.test.images.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that the file has already; BbgError where they are of another recipe or other test images."""
+    if not result.exists():
+        return []
+    try:
+        old = json.loads(result.read_text(encoding="utf-8"))
+        rows = [{**row, "method": row["method"], "seed": row["seed"]} for row in old["rows"]]
+        ours = {**report["recipe"], "test_set": report["test_set"]}
+        theirs = {**old["recipe"], "test_set": old["test_set"]}
+    except (OSError, ValueError, LookupError, TypeError) as e:
+        raise BbgError(f"{str(result)!r} is no result of a comparison; give another file") from e
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            came = f"{key} = {theirs.get(key)!r}, this comparison has {ours.get(key)!r}"
+            raise BbgError(f"{str(result)!r} compares with {came}; give another file")
+    return rows

@@ -1,0 +1,141 @@
+"""Conversion: a trained torch network becomes a packed file that the engine runs at 1 bit.
+
+    report = bbg.convert(model, "net.bbg", example, preprocess="cifar10", labels=classes)
+    print(report)
+
+`bbg.check(model, example)` says beforehand whether that will go. trace.py walks the network, lower.py and functions.py
+have one rule per layer, fold.py the passes, closing.py the closing check.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+import bbg.conversion.rules.shape  # noqa: F401  (with lower.py: registers the rules)
+from bbg import __version__
+from bbg.conversion.verify import Agreement, Finding, closing_check, difference
+from bbg.conversion.passes.fuse import fold_graph
+from bbg.conversion.quantize import quantize
+from bbg.conversion.report import Edges, Part, Report, parts
+from bbg.conversion.trace import lower_network
+from bbg.engine import Engine
+from bbg.errors import BbgError
+from bbg.graph import Graph
+from bbg.image import Preprocess
+from bbg.graph.file import Model, encode, write
+
+__all__ = ["Agreement", "Edges", "Finding", "Part", "Report", "check", "convert"]
+
+EDGES = ("int8", "fp32")
+
+CHECKED = 32  # images on which the layers are compared
+
+
+def convert(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example: Tensor,
+    *,
+    edges: str | None = None,
+    preprocess: Preprocess | str | None = None,
+    labels: Sequence[str] | None = None,
+    provenance: Mapping[str, str | int | float] | None = None,
+) -> Report:
+    """Write `model` as a packed file to `path`, checked against torch on `example`, float `[N, C, H, W]`, normalised.
+
+    The model stays as it is; conversion works on a copy in float32 on the CPU, in evaluation mode. `edges`: precision
+    of the convolutions and linear layers that are not binary, "fp32" or "int8": the latter rounds their weights and
+    inputs to 8 bits, inputs by the ranges they have on `example` (pixels are bytes already), and the report says what
+    that costs. None: "int8" where `preprocess` is given and the network has binary layers, else "fp32".
+
+    `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
+    people (recipe, accuracy). The same model gives the same bytes.
+
+    Raises BbgError, leaving any older file untouched: for a layer without a rule (named, with its place), numbers that
+    are not finite, labels or preprocessing that do not fit, a layer on which engine and torch differ by more than 1e-5
+    of its largest value, and a path that cannot be written.
+    """
+    if edges not in (None, *EDGES):
+        raise BbgError(f"edges is {edges!r}, allowed are {', '.join(EDGES)}")
+    images = _images(example)
+    network = _frozen(model)
+    with _calm():
+        lowered = lower_network(network, images[:2])
+        notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
+        packed = Model(fold_graph(lowered.graph), None if preprocess is None else Preprocess.of(preprocess),
+                       None if labels is None else tuple(labels), notes)  # fmt: skip
+        packed.check()
+        exact = packed
+        oracle: nn.Module | None = network
+        if edges == "int8" or (edges is None and preprocess is not None and binary(packed.graph)):
+            lowered, graph = quantize(lowered, packed.graph, images, packed.preprocess)
+            packed, oracle = replace(packed, graph=graph), None
+        findings, agreement = closing_check(lowered, oracle, packed, images, judged=CHECKED)
+        edge = None if packed is exact else Edges(len(encode(exact)), difference(Engine(packed), Engine(exact), images))
+    size = write(path, packed)
+    return Report(os.fspath(path), parts(network, packed, lowered.layers, size), tuple(findings), agreement, edge)
+
+
+def check(model: nn.Module, example: Tensor) -> None:
+    """Raise the BbgError that `convert` would raise for what it cannot lower: which layer, where, and what to do.
+
+    To be called before a training. One image of the `example`, float `[N, C, H, W]`, goes through the network; nothing
+    is written, and the model stays as it is.
+    """
+    images = _images(example)
+    network = _frozen(model)
+    with _calm():
+        Model(fold_graph(lower_network(network, images[:2]).graph)).check()
+
+
+def binary(graph: Graph) -> bool:
+    """Whether anything in the network is computed at 1 bit."""
+    return any(op.kind == "binary_conv" for op in graph.ops)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Torch without gradients and autocast, on one thread: its threads wait for each other by spinning, which makes
+    many small layers a hundred times slower where something else, a training, keeps the cores busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _images(example: Tensor) -> Tensor:
+    came = f"{example.dtype} {list(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+    if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point() or not example.numel():
+        raise BbgError(f"the example is {came}; give a batch of normalised images, a float tensor [N, C, H, W]")
+    images = example.detach().to("cpu", torch.float32).contiguous()
+    if not images.isfinite().all():
+        raise BbgError("the example holds numbers that are not finite; give normalised images")
+    return images
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    """A copy of the network as it is converted."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        came = type(model).__name__
+        raise BbgError(f"the model is a {came}; give the torch.nn.Module itself, not compiled or scripted")
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    results = {id(v): v.detach().clone() for v in attributes if isinstance(v, Tensor) and not v.is_leaf}
+    try:
+        network = copy.deepcopy(model, dict(results)).to("cpu", torch.float32).eval().requires_grad_(False)
+    except Exception as error:  # whatever a stranger's module raises
+        raise BbgError(f"the network cannot be copied ({error}); give one that was built and run once") from error
+    for name, tensor in network.state_dict().items():
+        if not tensor.isfinite().all():
+            raise BbgError(f"{name} holds numbers that are not finite; a network is converted after it was trained")
+    return network

@@ -1,0 +1,130 @@
+"""What a conversion reports: where the bytes went, and how closely the engine agrees with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from bbg.conversion.verify import LAW, Agreement, Finding
+from bbg.graph.file import Model
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes in float32 `before` and packed `after`, of the weights of a type of layer, or of something else."""
+
+    name: str
+    bits: int | None
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What 8-bit edges spare and cost: `bytes` of the file with float32 edges, and how far the outputs are apart."""
+
+    bytes: int
+    difference: Agreement
+
+
+@dataclass(frozen=True)
+class Report:
+    """`convert`'s answer. `before`, `after`: bytes of the network in float32 and of the packed file, sums of `parts`.
+
+    `findings`: the layer law, one per value of the graph. `agreement`: engine and torch end to end, on the example,
+    with the same edges. `edges`: what 8-bit edges cost; None where they are in float32.
+    """
+
+    path: str
+    parts: tuple[Part, ...]
+    findings: tuple[Finding, ...]
+    agreement: Agreement
+    edges: Edges | None = None
+
+    @property
+    def before(self) -> int:
+        """Bytes in float32."""
+        return sum(part.before for part in self.parts)
+
+    @property
+    def after(self) -> int:
+        """Bytes of the packed file."""
+        return sum(part.after for part in self.parts)
+
+    @property
+    def difference(self) -> float:
+        """The largest difference of a real value, over its layer's largest, on the same inputs."""
+        return max((found.difference for found in self.findings), default=0.0)
+
+    @property
+    def ties(self) -> int:
+        """Bits that fell the other way, each within 1e-5 of its threshold, on the same inputs."""
+        return sum(found.ties for found in self.findings)
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.table import Table
+
+        table = Table("part", "bits", "float32 bytes", "packed bytes", "ratio", title=self.path, show_footer=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        total = Part("total", None, self.before, self.after)
+        for part in (*self.parts, total):
+            ratio = f"{part.before / part.after:.1f}" if part.before and part.after else ""
+            cells = (part.name, str(part.bits or ""), f"{part.before:,}", f"{part.after:,}", ratio)
+            table.add_row(*cells, style="bold" if part is total else None)
+        a = self.agreement
+        lines = [
+            f"layer by layer: {len(self.findings)} values agree; largest difference {self.difference:.1e} of the "
+            f"layer's largest (allowed {LAW:.0e}), {self.ties} near-ties fell the other way",
+            f"end to end: {a.images} images; outputs differ by at most {a.largest:.1e}, 99 % by {a.percentile99:.1e}",
+        ]
+        if a.departed:
+            lines.append(
+                f"on {a.departed} of them bits leave torch's path; the first to do so lie within {a.departure:.1e} "
+                "of the layer's largest value of their threshold"
+            )
+        if a.top1 is not None:
+            lines.append(f"the best class is the same on {a.top1:.2%} of them")
+        if self.edges is not None:
+            cost = self.edges.difference
+            same = "" if cost.top1 is None else f"; the best class is the same on {cost.top1:.2%} of the images"
+            lines.append(
+                f"8-bit edges instead of float32: {self.edges.bytes - self.after:,} bytes less; outputs move by at "
+                f"most {cost.largest:.1e}, 99 % by {cost.percentile99:.1e}{same}"
+            )
+        return Group(table, *lines)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=StringIO(), width=110)
+        console.print(self)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return text.rstrip()
+
+
+def parts(model: nn.Module, packed: Model, layers: Mapping[str, str], size: int) -> tuple[Part, ...]:
+    """Where the `size` bytes of the packed file went, the weights by type of layer (`layers`: of each op)."""
+    weights: dict[tuple[str, int], list[int]] = {}
+    for op, cost in zip(packed.graph.ops, packed.graph.costs(), strict=True):
+        if cost.bits is not None:
+            values = weights.setdefault((layers[op.name], cost.bits), [0, 0])
+            values[0] += 4 * cost.macs // (cost.shape[1] * cost.shape[2])
+            values[1] += op.tensors["weight"].nbytes
+    state = [*model.parameters(), *model.buffers()]
+    numbers = sum(tensor.numel() for tensor in state if tensor.is_floating_point())
+    tensors = sum(tensor.nbytes for op in packed.graph.ops for tensor in op.tensors.values())
+    before, after = (sum(values[i] for values in weights.values()) for i in (0, 1))
+    return (
+        *(Part(f"{layer} weights", bits, *values) for (layer, bits), values in weights.items()),
+        Part("per channel", 32, max(4 * numbers - before, 0), tensors - after),
+        Part("description", None, 0, size - tensors),
+    )

@@ -1,0 +1,241 @@
+"""Lowering rules of nonlinearities that are no hinge, of what moves or joins tensors, and of functions."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+from torchvision.ops.stochastic_depth import stochastic_depth
+
+from bbg.conversion.rules.conv import product
+from bbg.conversion.trace import Lowering, lowers, rule_of
+from bbg.conversion.views import Wire, channels_last
+
+# ---- nonlinearities ------------------------------------------------------------------------------------------------
+
+
+@lowers(nn.Tanh)
+def tanh(to: Lowering, layer: nn.Tanh, x: Wire) -> Wire:
+    return to.emit("tanh", (x,), torch.tanh)
+
+
+@lowers(nn.Sigmoid)
+def sigmoid(to: Lowering, layer: nn.Sigmoid, x: Wire) -> Wire:
+    return to.emit("sigmoid", (x,), torch.sigmoid)
+
+
+@lowers(nn.SiLU)
+def silu(to: Lowering, layer: nn.SiLU, x: Wire) -> Wire:
+    return to.emit("silu", (x,), F.silu)
+
+
+@lowers(nn.Hardswish)
+def hard_swish(to: Lowering, layer: nn.Hardswish, x: Wire) -> Wire:
+    return to.emit("hardswish", (x,), F.hardswish)
+
+
+@lowers(nn.Hardsigmoid)
+def hard_sigmoid(to: Lowering, layer: nn.Hardsigmoid, x: Wire) -> Wire:
+    """`x/6 + 1/2`, clipped to [0, 1]."""
+    rows = {"scale": np.full(x.shape[0], 1 / 6), "bias": np.full(x.shape[0], 0.5)}
+    return to.emit("pointwise", (x,), F.hardsigmoid, rows=rows, clip=(0.0, 1.0))
+
+
+@lowers(nn.GELU)
+def gelu(to: Lowering, layer: nn.GELU, x: Wire) -> Wire:
+    """By tanh it is `x sigmoid(2 r x (1 + 0.044715 x^2))` with `r = sqrt(2/pi)`, made of products."""
+    if layer.approximate == "none":
+        return to.emit("gelu", (x,), layer)
+    twice, bend = 2 * math.sqrt(2 / math.pi), 0.044715
+    rows = {"scale": np.full(x.shape[0], twice * bend), "bias": np.full(x.shape[0], twice)}
+    square = product(to, x, x, ".square")
+    bent = to.emit("pointwise", (square,), lambda v: twice * bend * v + twice, suffix=".bent", rows=rows)
+    share = to.emit("sigmoid", (product(to, x, bent, ".inner"),), torch.sigmoid, suffix=".share")
+    return product(to, x, share)
+
+
+@lowers(nn.LayerNorm)
+def layer_norm(to: Lowering, layer: nn.LayerNorm, x: Wire) -> Wire:
+    """Over the channels of each pixel of `[N, H, W, C]`, or over features that come of a 1x1 map."""
+    x = to.ordered(x)
+    channels = x.shape[0]
+    if tuple(layer.normalized_shape) != (channels,) or not (x.last or (x.flat and x.value[0].numel() == channels)):
+        came = f"{list(layer.normalized_shape)} of {to.describe(x)}"
+        raise to.refuse(f"it normalises {came}; allowed are the channels of [N, H, W, C]")
+    axis = x.tensor.ndim - 1
+    rows = {name: to.per_channel(x, vector, f"its {name}", axis) for name, vector in
+            (("scale", layer.weight), ("bias", layer.bias))}  # fmt: skip
+    return to.emit("layer_norm", (x,), layer, rows=rows, eps=float(layer.eps))
+
+
+# ---- moving and joining --------------------------------------------------------------------------------------------
+
+
+def _moved(to: Lowering, x: Wire, function: Callable[[Tensor], Any]) -> Any:
+    """What a function that only moves numbers makes of `x`: it is applied to their places, in two images."""
+    total = x.value[0].numel()
+    result = function(torch.stack([x.order, x.order + total]))
+
+    def wire(places: Tensor) -> Wire:
+        alike = places.ndim > 1 and len(places) == 2 and places.numel() and torch.equal(places[0] + total, places[1])
+        if not alike:
+            raise to.refuse(f"makes {list(places.shape)} of two images; the first axis must stay that of the images")
+        return x.at(places[0])
+
+    return tuple(wire(places) for places in result) if isinstance(result, (tuple, list)) else wire(result)
+
+
+def _mover(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of a function that only moves numbers."""
+
+    def rule(to: Lowering, input: Wire, *args: Any, **kwargs: Any) -> Any:
+        return _moved(to, input, lambda places: function(places, *args, **kwargs))
+
+    return rule
+
+
+for _name in ("view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "contiguous",
+              "squeeze", "unsqueeze", "chunk", "split", "narrow", "select", "unbind"):  # fmt: skip
+    _targets = (_name, getattr(torch, _name)) if hasattr(torch, _name) else (_name,)
+    lowers(*_targets, moves=True)(_mover(getattr(Tensor, _name)))
+lowers(F.pixel_shuffle, moves=True)(_mover(F.pixel_shuffle))
+lowers(F.pixel_unshuffle, moves=True)(_mover(F.pixel_unshuffle))
+
+
+@lowers(nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, moves=True)
+def move(to: Lowering, layer: nn.Module, x: Wire) -> Wire:
+    result: Wire = _moved(to, x, layer)
+    return result
+
+
+@lowers(operator.getitem, moves=True)
+def item(to: Lowering, x: Any, index: Any) -> Any:
+    """One of several tensors, or a part of one."""
+    return _moved(to, x, lambda places: places[index]) if isinstance(x, Wire) else x[index]
+
+
+@lowers(torch.cat, torch.concat, torch.concatenate)
+def concat(to: Lowering, tensors: Any, dim: int = 0, axis: int | None = None) -> Wire:
+    """Channels behind channels."""
+    dim = dim if axis is None else axis
+    if not all(isinstance(x, Wire) for x in tensors):
+        raise to.refuse("joins a constant to a tensor; allowed are tensors that depend on the input")
+    if len(tensors) == 1:
+        return tensors[0]
+    first = tensors[0]
+    axis = dim % first.tensor.ndim
+    tensors = [to.ordered(x) for x in tensors]
+    maps = axis == 1 and not any(x.flat for x in tensors)
+    if maps:
+        tensors = [to.map(x) for x in tensors]
+    features = axis == 1 and all(x.flat and x.shape[1:] == (1, 1) for x in tensors)
+    last = axis == 3 and all(x.last for x in tensors)
+    if not (maps or features or last):
+        came = ", ".join(to.describe(x) for x in tensors)
+        raise to.refuse(f"joins {came} along axis {dim}; allowed are channels: axis 1 of [N, C, H, W]")
+    places = None
+    if last:
+        places = channels_last((sum(x.shape[0] for x in tensors), *first.shape[1:]))
+    return to.emit("concat", tuple(tensors), lambda *given: torch.cat(given, axis), places=places)
+
+
+@lowers("clone", torch.clone, "detach", "float", "type_as")
+def copied(to: Lowering, x: Wire, *others: Any) -> Wire:
+    """Nothing to compute: numbers are float32 here."""
+    return x
+
+
+@lowers(nn.Upsample)
+def upsample(to: Lowering, layer: nn.Upsample, x: Wire) -> Wire:
+    """Each number as a block of equal ones, which is what adaptive average pooling to a multiple of the size gives."""
+    x = to.map(x)
+    height, width = layer(x.value).shape[2:]
+    if layer.mode not in ("nearest", "nearest-exact") or height % x.shape[1] or width % x.shape[2]:
+        came = f"{list(x.shape[1:])} to {[height, width]} by {layer.mode!r}"
+        raise to.refuse(f"resizes {came}; allowed is 'nearest' to a multiple of the size")
+    return to.emit("adaptive_avg_pool", (x,), layer, size=(height, width))
+
+
+@lowers(nn.AdaptiveMaxPool2d)
+def adaptive_max_pool(to: Lowering, layer: nn.AdaptiveMaxPool2d, x: Wire) -> Wire:
+    """A max-pool, where its windows are of one size."""
+    x = to.map(x)
+    height, width = layer(x.value).shape[2:]
+    if layer.return_indices or x.shape[1] % height or x.shape[2] % width:
+        came = f"{list(x.shape[1:])} to {[height, width]}"
+        raise to.refuse(f"pools {came}; allowed are parts of the size, without indices")
+    window = (x.shape[1] // height, x.shape[2] // width)
+    return to.emit("max_pool", (x,), layer, kernel=window, stride=window)
+
+
+@lowers(StochasticDepth)
+def stochastic_layer(to: Lowering, layer: nn.Module, x: Wire) -> Wire:
+    return x
+
+
+@lowers(stochastic_depth)
+def stochastic(to: Lowering, input: Wire, p: float, mode: str, training: bool = True) -> Wire:
+    if training:
+        raise to.refuse("stochastic depth is active in evaluation mode; pass training=self.training")
+    return input
+
+
+# ---- functions that do what a layer does ---------------------------------------------------------------------------
+
+
+def _as_layer(build: Callable[..., nn.Module]) -> Callable[..., Wire]:
+    """The rule of a function, from the layer that does the same: `build` takes the arguments behind the input."""
+
+    def rule(to: Lowering, input: Wire, *args: Any, **kwargs: Any) -> Wire:
+        try:
+            layer = build(*args, **kwargs).eval()
+        except TypeError as error:
+            raise to.refuse(f"with these arguments it cannot be converted ({error})") from None
+        lower = rule_of(layer)
+        assert lower is not None
+        result: Wire = lower(to, layer, input)
+        return result
+
+    return rule
+
+
+def _layer_norm(normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None,
+                eps: float = 1e-5) -> nn.LayerNorm:  # fmt: skip
+    layer = nn.LayerNorm(normalized_shape, eps)
+    for name, vector in (("weight", weight), ("bias", bias)):
+        layer.register_parameter(name, None if vector is None else nn.Parameter(vector.detach()))
+    return layer
+
+
+_TWINS: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
+    (F.relu, torch.relu, "relu", "relu_", F.relu_, torch.relu_): lambda inplace=False: nn.ReLU(),
+    (F.relu6,): lambda inplace=False: nn.ReLU6(),
+    (F.hardtanh, F.hardtanh_): lambda min_val=-1.0, max_val=1.0, inplace=False: nn.Hardtanh(min_val, max_val),
+    (F.leaky_relu, F.leaky_relu_): lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
+    (F.max_pool2d,): lambda kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False: (
+        nn.MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+    ),
+    (F.avg_pool2d,): nn.AvgPool2d,
+    (F.adaptive_avg_pool2d,): nn.AdaptiveAvgPool2d,
+    (F.adaptive_max_pool2d,): nn.AdaptiveMaxPool2d,
+    (F.interpolate,): lambda size=None, scale_factor=None, mode="nearest", align_corners=None,
+                             recompute_scale_factor=None, antialias=False: (
+        nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)
+    ),
+    (F.sigmoid, torch.sigmoid, "sigmoid", "sigmoid_"): nn.Sigmoid,
+    (F.tanh, torch.tanh, "tanh", "tanh_"): nn.Tanh,
+    (F.silu,): lambda inplace=False: nn.SiLU(),
+    (F.hardsigmoid,): lambda inplace=False: nn.Hardsigmoid(),
+    (F.hardswish,): lambda inplace=False: nn.Hardswish(),
+    (F.gelu,): nn.GELU,
+    (F.layer_norm,): _layer_norm,
+}
+for _targets, _build in _TWINS.items():
+    lowers(*_targets)(_as_layer(_build))

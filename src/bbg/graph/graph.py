@@ -1,0 +1,335 @@
+"""The graph: what a packed network computes, as plain data (docs/format.md is the contract, this file its checker).
+
+    real value -> conv -> real value and its sign bits -> binary_conv (+ shortcut) -> ... -> outputs
+
+A `Graph` is a list of `Op`s in execution order. Each op reads earlier values, forms an accumulator, passes it through
+one epilogue per output channel and writes the real value, its sign bits, its bytes, or several of them.
+`Graph.check()` enforces the rules of the format and returns the shape of every value; kinds.py lists what an engine
+must know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from bbg.errors import BbgError
+from bbg.graph.kinds import ATTRIBUTES, BYTE_FAN_IN, KINDS, LIMIT, REQUIRED, Attributes, Kind, Shape, Type, check_shape
+
+WEIGHT_DTYPES = {"conv": "float32", "byte_conv": "int8", "binary_conv": "uint64"}
+WEIGHT_BITS = {"conv": 32, "byte_conv": 8, "binary_conv": 1}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one image has at a point of the network, channels x height x width: float32, signs, or 8-bit numbers."""
+
+    type: Type
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> Shape:
+        """`(C, H, W)`."""
+        return self.channels, self.height, self.width
+
+    @property
+    def numbers(self) -> int:
+        """`C * H * W`."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operation: it reads `inputs` (its operands, then a shortcut if any), writes `real`, `bits` and `bytes`.
+
+    `tensors`: arrays keyed "weight", "epilogue" (float32 `[len(epilogue), O]`), "threshold", "tap_bias", "and_mask",
+    "index".
+    Attributes left out get their defaults.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    real: str | None = None
+    bits: str | None = None
+    attributes: Attributes = field(default_factory=dict)
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    epilogue: tuple[str, ...] = ()
+    clip: tuple[float | None, float | None] = (None, None)
+    bytes: str | None = None
+
+    def __post_init__(self) -> None:
+        given = {key: tuple(v) if isinstance(v, list) else v for key, v in self.attributes.items()}
+        names = KINDS[self.kind].attributes if self.kind in KINDS else ()
+        defaults = {n: ATTRIBUTES[n].default for n in names if ATTRIBUTES[n].default is not REQUIRED}
+        object.__setattr__(self, "attributes", {**defaults, **given})
+        tensors = {name: np.asarray(array, order="C") for name, array in self.tensors.items()}
+        object.__setattr__(self, "tensors", tensors)
+        object.__setattr__(self, "clip", tuple(None if v is None else float(v) for v in self.clip))
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The values that the accumulator is formed of."""
+        return self.inputs[: KINDS[self.kind].operands if self.kind in KINDS else 1]
+
+    @property
+    def shortcut(self) -> str | None:
+        """The real value that is added to the accumulator, or None."""
+        behind = self.inputs[len(self.operands) :]
+        return behind[0] if behind else None
+
+    @property
+    def written(self) -> dict[str, Type]:
+        """The names of the values that the op writes, the real one first."""
+        named: dict[Type, str | None] = {"real": self.real, "bits": self.bits, "bytes": self.bytes}
+        return {name: type_ for type_, name in named.items() if name is not None}
+
+    @property
+    def result(self) -> str:
+        """The first of the values that the op writes; '' where it writes none."""
+        return next(iter(self.written), "")
+
+    def row(self, name: str) -> np.ndarray | None:
+        """The epilogue's vector `name`, float32 `[O]`, or None where the op has no such row."""
+        return self.tensors["epilogue"][self.epilogue.index(name)] if name in self.epilogue else None
+
+    def refuse(self, reason: str) -> BbgError:
+        """The error that names this op."""
+        return BbgError(f"op {self.name!r} ({self.kind}): {reason}")
+
+    def _check_form(self) -> None:
+        """Everything that needs neither shapes nor tensors."""
+        kind = KINDS.get(self.kind)
+        if kind is None:
+            raise self.refuse(f"unknown kind; allowed are {', '.join(KINDS)}")
+        for name, value in self.attributes.items():
+            if name not in kind.attributes:
+                raise self.refuse(f"unknown attribute {name!r}; allowed are {', '.join(kind.attributes) or 'none'}")
+            if not ATTRIBUTES[name].allows(value):
+                raise self.refuse(f"attribute {name!r} is {value!r}, allowed is {ATTRIBUTES[name]}")
+        for name in kind.attributes:
+            if name not in self.attributes:
+                raise self.refuse(f"attribute {name!r} is missing; it must be {ATTRIBUTES[name]}")
+        if kind.operands is None and len(self.inputs) < 2:
+            raise self.refuse(f"{len(self.inputs)} inputs; two or more are allowed")
+        if kind.operands is not None and len(self.inputs) not in (kind.operands, kind.operands + 1):
+            number = ("one", "two")[kind.operands - 1]
+            raise self.refuse(f"{len(self.inputs)} inputs; {number}, or {number} and a shortcut, are allowed")
+        if not self.written:
+            raise self.refuse("writes nothing; give it a real value, bits or bytes")
+        self._check_epilogue(kind)
+
+    def _check_epilogue(self, kind: Kind) -> None:
+        for row in self.epilogue:
+            if row not in kind.rows:
+                raise self.refuse(f"unknown epilogue row {row!r}; allowed are {', '.join(kind.rows) or 'none'}")
+        if len(set(self.epilogue)) != len(self.epilogue):
+            raise self.refuse(f"epilogue rows {list(self.epilogue)} repeat; each may come once")
+        if "gate" in self.epilogue and self.shortcut is None:
+            raise self.refuse("has a gate but no shortcut; add the shortcut as last input or drop the row")
+        low, high = self.clip
+        if any(v is not None and not abs(v) <= float(np.finfo(np.float32).max) for v in self.clip):
+            raise self.refuse(f"clip {list(self.clip)} is not finite in float32")
+        if low is not None and high is not None and low > high:
+            raise self.refuse(f"clip {list(self.clip)} must rise")
+        only_bits = self.real is None and self.bytes is None
+        plain = not self.epilogue and self.clip == (None, None) and self.shortcut is None and only_bits
+        if not kind.epilogue and not plain:
+            raise self.refuse("writes bits only: no epilogue, clip, shortcut, real value or bytes are allowed")
+        if "threshold" in self.tensors and (not plain or "tap_bias" in self.tensors):
+            raise self.refuse("has integer thresholds: only bits, no epilogue, clip, shortcut or tap_bias are allowed")
+
+    def _result(self, values: Mapping[str, Value]) -> Shape:
+        """Shape of the result, given the values written before."""
+        kind, main = KINDS[self.kind], values[self.inputs[0]]
+        for name in self.operands:
+            if values[name].type != kind.main:
+                raise self.refuse(f"operand {name!r} is {values[name].type}, it must be {kind.main}")
+        try:
+            shape = kind.shape(self.attributes, *(values[name].shape for name in self.operands))
+            check_shape(shape)
+        except BbgError as error:
+            raise self.refuse(f"on a map {list(main.shape)}: {error}") from None
+        if self.shortcut is not None:
+            shortcut = values[self.shortcut]
+            if shortcut != Value("real", *shape):
+                came = f"{shortcut.type} {list(shortcut.shape)}"
+                raise self.refuse(f"shortcut {self.shortcut!r} is {came}, it must be real {list(shape)}")
+        return shape
+
+    def _tensor_forms(self, main: Value, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtype and shape of every tensor that this op may have."""
+        forms: dict[str, tuple[str, tuple[int, ...]]] = {
+            "epilogue": ("float32", (len(self.epilogue), channels)),
+            "threshold": ("int32", (channels,)),
+            "and_mask": ("uint64", (words(main.channels),)),
+            "index": ("int32", (channels,)),
+        }
+        if "weight" in KINDS[self.kind].required:
+            (ky, kx), inputs = self.attributes["kernel"], main.channels // self.attributes["groups"]
+            if channels * ky * kx * inputs >= LIMIT:
+                raise self.refuse(f"weight of {channels} x {ky} x {kx} x {inputs} numbers; allowed are fewer than 2^31")
+            if self.kind == "byte_conv" and ky * kx * inputs > BYTE_FAN_IN:
+                raise self.refuse(f"{ky * kx * inputs} products per number; allowed are {BYTE_FAN_IN}")
+            shape: tuple[int, ...] = (channels, ky, kx, inputs)
+            if self.kind == "binary_conv":
+                shape = (channels, words(ky * kx * inputs))
+            forms["weight"] = (WEIGHT_DTYPES[self.kind], shape)
+            forms["tap_bias"] = ("float32", (ky * kx, channels))
+        return forms
+
+    def _check_tensors(self, main: Value, channels: int) -> None:
+        kind = KINDS[self.kind]
+        needed = kind.required + (("epilogue",) if self.epilogue else ())
+        for name in needed:
+            if name not in self.tensors:
+                raise self.refuse(f"tensor {name!r} is missing")
+        forms = self._tensor_forms(main, channels)
+        for name, array in self.tensors.items():
+            if name not in needed + kind.optional:
+                allowed = ", ".join(needed + kind.optional) or "none"
+                raise self.refuse(f"tensor {name!r} is not used; allowed are {allowed}")
+            dtype, shape = forms[name]
+            if array.dtype != dtype or array.shape != shape:
+                came = f"{array.dtype} {list(array.shape)}"
+                raise self.refuse(f"tensor {name!r} is {came}, it must be {dtype} {list(shape)}")
+            if dtype == "float32" and not np.isfinite(array).all():
+                raise self.refuse(f"tensor {name!r} holds numbers that are not finite")
+            if name == "index" and not ((array >= 0) & (array < main.channels)).all():
+                raise self.refuse(f"tensor {name!r} reaches from {array.min()} to {array.max()}, allowed are the "
+                                  f"channels of the operand, 0 to {main.channels - 1}")  # fmt: skip
+            if dtype == "uint64":
+                bits = main.channels if name == "and_mask" else self.fan_in(main)
+                if bits % 64 and (array[..., -1] >> np.uint64(bits % 64)).any():
+                    raise self.refuse(f"tensor {name!r} has bits set behind the last of {bits}")
+
+    def is_depthwise(self, main: Value) -> bool:
+        """Whether this is a convolution whose filters have one channel each, their own."""
+        groups = self.attributes.get("groups", 1)
+        return bool(groups > 1 and groups == main.channels == self.attributes["channels"])
+
+    def fan_in(self, main: Value) -> int:
+        """Products per number of the result: `kh * kw * I / groups`; 0 for ops without a weight."""
+        if "weight" not in KINDS[self.kind].required:
+            return 0
+        return int(math.prod(self.attributes["kernel"]) * (main.channels // self.attributes["groups"]))
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network returns: `value` as `[N, C, H, W]`, or `[N, C*H*W]` where `flat`, float32; bits as +1 and -1."""
+
+    name: str
+    value: str
+    flat: bool = False
+
+
+class Cost(NamedTuple):
+    """What one op costs for one image: bytes of tensors, multiply-accumulates, bit width of the weight (None: none)."""
+
+    name: str
+    kind: str
+    shape: Shape
+    bytes: int
+    macs: int
+    bits: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network: one input `[N, *input_shape]`, real or bytes, ops in execution order, outputs."""
+
+    input_name: str
+    input_shape: Shape
+    ops: tuple[Op, ...]
+    outputs: tuple[Output, ...]
+    input_type: Type = "real"
+
+    def check(self) -> dict[str, Value]:
+        """Enforce every rule of docs/format.md; returns each value by name. BbgError names the op and the rule."""
+        for op in self.ops:
+            op._check_form()
+        self._check_names()
+        self._check_outputs()
+        values = self.shapes(*self.input_shape[1:])
+        for op in self.ops:
+            op._check_tensors(values[op.inputs[0]], values[op.result].channels)
+        return values
+
+    def shapes(self, height: int, width: int) -> dict[str, Value]:
+        """Each value by name for an input of `height` x `width`. The rest of the graph must have passed `check`."""
+        shape = (self.input_shape[0], height, width)
+        try:
+            check_shape(shape)
+        except BbgError as error:
+            raise BbgError(f"input {self.input_name!r}: {error}") from None
+        values = {self.input_name: Value(self.input_type, *shape)}
+        for op in self.ops:
+            result = op._result(values)
+            values.update({name: Value(type_, *result) for name, type_ in op.written.items()})
+        return values
+
+    def costs(self) -> list[Cost]:
+        """Bytes, multiply-accumulates and weight width of every op, in order, at the graph's own input size."""
+        values = self.shapes(*self.input_shape[1:])
+        rows = []
+        for op in self.ops:
+            written, fan_in = values[op.result], op.fan_in(values[op.inputs[0]])
+            size = sum(tensor.nbytes for tensor in op.tensors.values())
+            bits = WEIGHT_BITS[op.kind] if fan_in else None
+            rows.append(Cost(op.name, op.kind, written.shape, size, written.numbers * fan_in, bits))
+        return rows
+
+    def _check_names(self) -> None:
+        """Op names are unique, every value is written once, and before it is read."""
+        writers = {name: op for op in self.ops for name in op.written}
+        written, ops = {self.input_name}, set()
+        for op in self.ops:
+            if op.name in ops:
+                raise op.refuse("another op has the same name; names must be unique")
+            ops.add(op.name)
+            for name in op.inputs:
+                if name not in written and name in writers:
+                    late = f"reads {name!r} before op {writers[name].name!r} writes it"
+                    raise op.refuse(f"{late}: the graph has a cycle or its ops are out of order")
+                if name not in written:
+                    raise op.refuse(f"reads {name!r}, which no op writes; the graph's input is {self.input_name!r}")
+            for value in (name for name in (op.real, op.bits, op.bytes) if name is not None):
+                if value in written:
+                    raise op.refuse(f"writes {value!r}, which is written already; each value is written once")
+                written.add(value)
+
+    def _check_outputs(self) -> None:
+        names = [output.name for output in self.outputs]
+        if not names or len(set(names)) != len(names) or ("" in names and len(names) > 1):
+            raise BbgError(f"outputs are named {names}; allowed are one called '' or several of different names")
+        written = {name for op in self.ops for name in op.written}
+        for output in self.outputs:
+            if output.value not in written:
+                raise BbgError(f"output {output.name!r} returns {output.value!r}, which no op writes")
+
+
+def words(bits: int) -> int:
+    """64-bit words that hold `bits` bits."""
+    return -(-bits // 64)
+
+
+def pack_bits(signs: np.ndarray, rows: int) -> np.ndarray:
+    """`signs` (booleans, or +1 and -1), read as `rows` rows, to uint64 `[rows, ceil(bits/64)]`, first bit lowest."""
+    if signs.dtype != bool and not (np.abs(signs) == 1).all():
+        raise BbgError("pack_bits takes booleans or +1 and -1 only")
+    dense = np.packbits((signs > 0).reshape(rows, -1), axis=1, bitorder="little")
+    padded = np.pad(dense, ((0, 0), (0, -dense.shape[1] % 8)))
+    return padded.view("<u8").astype(np.uint64)
+
+
+def unpack_bits(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The inverse: uint64 `[rows, ceil(bits/64)]` to int8 `[rows, bits]` of +1 and -1."""
+    dense = np.ascontiguousarray(packed, "<u8").view(np.uint8)
+    return np.unpackbits(dense, axis=1, count=bits, bitorder="little").astype(np.int8) * 2 - 1

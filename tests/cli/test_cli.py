@@ -1,0 +1,382 @@
+"""The command line: each verb does its job, and each bad input is one sentence, status 2, and no file touched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from test_packed import join, model, parts
+
+import bbg
+from bbg.cli import main, show
+from bbg.engine import load
+from bbg.graph.file import encode, items, write
+
+ROOT = Path(__file__).parents[1]
+RECIPE = str(ROOT / "recipes" / "digits_resnet8.toml")
+QUICK = ["--epochs", "1", "--set", "width=4", "--set", "bn_batches=0"]
+
+
+def run(*arguments: object) -> int:
+    """The exit status of `bbg arguments`."""
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """A packed file with preprocessing and four labels."""
+    path = tmp_path / "small.bbg"
+    write(path, model())
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one epoch on the digits."""
+    pytest.importorskip("torch").set_num_threads(1)
+    out = tmp_path_factory.mktemp("run")
+    assert run("train", RECIPE, *QUICK, "--out", out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def converted(trained: Path) -> Path:
+    """Its packed file."""
+    path = trained / "digits.bbg"
+    arguments = ("convert", trained / "last.ckpt", "-o", path, "--edges", "fp32", "--json", trained / "convert.json")
+    assert run(*arguments) == 0
+    return path
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Every verb, on good input ------------------------------------------------------------------------------------------
+
+
+def test_predict_prints_what_the_library_says(packed: Path, photo: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("predict", photo, photo, "--model", packed, "--top", "2", "--json", tmp_path / "out.json") == 0
+    expected = load(packed).predict(str(photo), top=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(photo)
+    assert lines[1].split() == [f"{100 * expected[0].score:.1f}", "%", expected[0].label]
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [(p["label"], p["score"]) for p in written[str(photo)]] == [tuple(p) for p in expected]
+
+
+def test_inspect_itemises_every_byte(packed: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("inspect", packed, "--json", tmp_path / "out.json") == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert sum(item["bytes"] for item in report["bytes"]) == report["file_bytes"] == packed.stat().st_size
+    assert [row["layer"] for row in report["layers"]] == [op.name for op in model().graph.ops]
+    assert {row["weight_bits"] for row in report["layers"]} >= {1, 32}
+    assert report["binary_operations"] == sum(r["operations"] for r in report["layers"] if r["weight_bits"] == 1) > 0
+    assert report["classes"] == 4
+    assert {row["note"]: row["value"] for row in report["provenance"]} == model().provenance
+    out = capsys.readouterr().out
+    assert all(item.name in out and f"{item.bytes:,}" in out for item in items(model()))
+
+
+def test_inspect_cpu_marks_the_set_that_runs(packed: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    for chosen in (None, "scalar"):
+        if chosen:
+            monkeypatch.setenv("BBG_ISA", chosen)
+        assert run("inspect", "--cpu", "--json", tmp_path / "cpu.json") == 0
+        sets = json.loads((tmp_path / "cpu.json").read_text())["kernel_sets"]
+        assert [s["name"] for s in sets if s["chosen"]] == [load(packed).kernels] == [chosen or sets[0]["name"]]
+        assert all(s["supported"] for s in sets if s["chosen"])
+
+
+def test_bench_times_every_layer_and_the_whole(packed: Path, tmp_path: Path) -> None:
+    assert run("bench", packed, "--seconds", "0.02", "--batch", "2", "--json", tmp_path / "out.json") == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [row["layer"] for row in report["layers"]] == [op.name for op in model().graph.ops]
+    (whole,) = report["whole_network"]  # the network is of no known topology, so it has no twin
+    for row, unit in [*((layer, "us") for layer in report["layers"]), (whole, "ms")]:
+        assert 0 <= row[f"min_{unit}"] <= row[f"median_{unit}"]
+    assert whole["calls"] >= 5
+
+
+def test_zoo_lists_the_models(tmp_path: Path) -> None:
+    assert run("zoo", "--json", tmp_path / "zoo.json") == 0
+    assert [row["name"] for row in json.loads((tmp_path / "zoo.json").read_text())["zoo"]] == bbg.zoo.names()
+
+
+def test_version_and_help(capsys: Any) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"bbg {bbg.__version__}\n"
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in ("train", "eval", "convert", "predict", "bench", "inspect", "zoo"))
+
+
+def test_training_reports_and_resumes(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ("train", RECIPE, *QUICK, "--out", trained, "--resume", "--json", tmp_path / "out.json")
+    assert run(*arguments) == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["test_images"] == 360
+    assert "width = 4" in capsys.readouterr().out, "the recipe is echoed as it was changed"
+    assert run("train", RECIPE, *QUICK, "--seed", "3", "--init", trained / "last.ckpt", "--out", tmp_path / "new") == 0
+
+
+def test_eval_scores_both_sides_alike(trained: Path, converted: Path, tmp_path: Path) -> None:
+    scores = []
+    for scored in (trained / "last.ckpt", converted):
+        assert run("eval", scored, "--dataset", "digits", "--json", tmp_path / "out.json") == 0
+        report = json.loads((tmp_path / "out.json").read_text())
+        assert report["test_images"] == 360
+        scores.append(report["accuracy"])
+    history = (trained / "history.csv").read_text().splitlines()
+    quoted = float(dict(zip(history[0].split(","), history[-1].split(","), strict=True))["test_accuracy"])
+    assert scores[0] == pytest.approx(quoted, abs=1e-6), "eval repeats the figure of the training"
+    assert abs(scores[0] - scores[1]) <= 1 / 360
+
+
+def test_convert_compares_both_sides(trained: Path, converted: Path) -> None:
+    report = json.loads((trained / "convert.json").read_text())
+    assert report["test_images"] == 360
+    assert report["disagreements"] <= 1
+    assert abs(report["accuracy_in_torch"] - report["accuracy_in_the_engine"]) <= 1 / 360
+
+
+def test_convert_tells_what_8_bit_edges_cost(trained: Path, converted: Path, tmp_path: Path) -> None:
+    assert run("convert", trained / "last.ckpt", "-o", tmp_path / "8.bbg", "--json", tmp_path / "out.json") == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    sizes = [path.stat().st_size for path in (converted, tmp_path / "8.bbg")]
+    assert report["bytes_spared_by_8-bit_edges"] == sizes[0] - sizes[1]
+    assert report["outputs_move_by_at_most"] > report["largest_difference_of_outputs"]
+    assert report["accuracy_in_the_engine"] > report["accuracy_in_torch"] - 0.1  # four channels wide, one epoch
+
+
+def test_a_converted_model_is_benched_beside_its_twin(converted: Path, tmp_path: Path) -> None:
+    assert run("bench", converted, "--seconds", "0.02", "--json", tmp_path / "out.json") == 0
+    sides = json.loads((tmp_path / "out.json").read_text())["whole_network"]
+    assert [s["runs_as"] for s in sides] == ["packed, bbg", "real-valued twin, torch"]
+
+
+# Every verb, on bad input -------------------------------------------------------------------------------------------
+
+
+def edited(change: Any) -> bytes:
+    """The packed file after `change(header, description)`."""
+    header, description, payload = parts(encode(model()))
+    change(header, description)
+    return join(header, description, payload)
+
+
+def binary(description: dict[str, Any]) -> dict[str, Any]:
+    return next(op for op in description["ops"] if op["kind"] == "binary_conv")
+
+
+def name_of_weight(header: dict[str, Any]) -> str:
+    return next(name for name, entry in header.items() if name.endswith(".weight") and entry["dtype"] == "U64")
+
+
+def without_a_weight() -> bytes:
+    data = encode(model())
+    header, description, _ = parts(data)
+    tensors = safetensors.numpy.load(data)
+    del tensors[name_of_weight(header)]
+    return safetensors.numpy.save(tensors, {"bbg": json.dumps(description)})
+
+
+def overlap(header: dict[str, Any], _: Any) -> None:
+    first, second, *_ = sorted((n for n in header if n != "__metadata__"), key=lambda n: header[n]["data_offsets"])
+    size = header[second]["data_offsets"][1] - header[second]["data_offsets"][0]
+    start = header[first]["data_offsets"][0]
+    header[second]["data_offsets"] = [start, start + size]
+
+
+def reshape(header: dict[str, Any], _: Any) -> None:
+    entry = header[name_of_weight(header)]
+    entry["shape"] = [*entry["shape"], 1]
+
+
+DAMAGE = {
+    "truncated": (lambda: encode(model())[:-3], "damaged"),
+    "later version": (lambda: edited(lambda h, d: d.update(version=99)), "format version 99"),
+    "wrong shape": (lambda: edited(reshape), "it must be uint64"),
+    "wrong dtype": (lambda: edited(lambda h, d: h[name_of_weight(h)].update(dtype="I64")), "dtype I64"),
+    "overlap": (lambda: edited(overlap), "damaged"),
+    "missing tensor": (lambda: without_a_weight(), "tensor 'weight' is missing"),
+    "cycle": (lambda: edited(lambda h, d: d["ops"].reverse()), "cycle or its ops are out of order"),
+    "dangling input": (lambda: edited(lambda h, d: binary(d)["inputs"].__setitem__(0, "nowhere")), "no op writes"),
+    "unknown kind": (lambda: edited(lambda h, d: binary(d).update(kind="deconv")), "unknown kind"),
+    "unknown attribute": (lambda: edited(lambda h, d: binary(d)["attributes"].update(twist=1)), "unknown attribute"),
+    "overflow": (lambda: edited(lambda h, d: d["input"].update(shape=[3, 2**31, 2**31])), "below 2^31"),
+    "no packed file": (lambda: b"GIF89a" + bytes(100), "safetensors"),
+    "empty": (lambda: b"", "truncated"),
+}
+
+
+@pytest.mark.parametrize("verb", ["predict", "bench", "inspect", "eval"])
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_packed_file(case: str, verb: str, tmp_path: Path, photo: Path, capsys: Any) -> None:
+    make, words = DAMAGE[case]
+    path = tmp_path / "damaged.bbg"
+    path.write_bytes(make())
+    if verb == "eval":
+        pytest.importorskip("torch")
+    refused(tmp_path, capsys, words, verb, *([photo, "--model", path] if verb == "predict" else [path]))
+
+
+def refused(folder: Path, capsys: Any, words: str, *arguments: object) -> None:
+    """Assert that `bbg arguments` ends with status 2 and one line holding `words`, and leaves `folder` as it was."""
+    before = contents(folder)
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bbg: ")
+    assert error.count("\n") == 1
+    assert words in error
+    assert contents(folder) == before
+
+
+USAGE = {
+    "no verb of this name": (["frobnicate"], "invalid choice: 'frobnicate'"),
+    "no image": (["predict"], "required: IMAGE"),
+    "no such option": (["zoo", "--frob"], "unrecognized arguments: --frob"),
+    "top below 1": (["predict", "x.jpg", "--top", "0"], "argument --top: '0'"),
+    "top no number": (["predict", "x.jpg", "--top", "many"], "argument --top: 'many'"),
+    "no verb": ([], "required: VERB"),
+    "inspect nothing": (["inspect"], "either a MODEL or --cpu"),
+    "inspect both": (["inspect", "x", "--cpu"], "either a MODEL or --cpu"),
+    "unknown model": (["inspect", "resnet1000"], "resnet1000"),
+    "missing image": (["predict", "nope.jpg", "--model", "{packed}"], "nope.jpg"),
+    "no image file": (["predict", RECIPE, "--model", "{packed}"], "no image"),
+    "one bad image among good": (["predict", "{photo}", RECIPE, "--model", "{packed}"], "no image"),
+    "JSON into no folder": (["zoo", "--json", "{folder}/none/zoo.json"], "argument --json"),
+    "JSON onto a folder": (["zoo", "--json", "{folder}"], "argument --json"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_bad_usage(case: str, packed: Path, photo: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments, words = USAGE[case]
+    refused(tmp_path, capsys, words, *(a.format(packed=packed, photo=photo, folder=tmp_path) for a in arguments))
+
+
+def test_a_truncated_image(packed: Path, photo: Path, tmp_path: Path, capsys: Any) -> None:
+    photo.write_bytes(photo.read_bytes()[:300])
+    refused(tmp_path, capsys, "photo.jpg", "predict", photo, "--model", packed)
+
+
+def test_an_impossible_kernel_set(packed: Path, photo: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("BBG_ISA", "mmx")
+    refused(tmp_path, capsys, "mmx", "predict", photo, "--model", packed)
+    refused(tmp_path, capsys, "mmx", "inspect", "--cpu")
+
+
+def recipe_file(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+FOLDERS = 'dataset = "folders"\nnetwork = "resnet8"\n'
+
+TRAINING = {
+    "missing recipe": (None, ["nope.toml"], "cannot read recipe"),
+    "no TOML": ("dataset = ", ["{recipe}"], "no TOML"),
+    "unknown key": (FOLDERS + "colour = 1\n", ["{recipe}"], "unknown recipe key 'colour'"),
+    "wrong type": (FOLDERS + 'epochs = "many"\n', ["{recipe}"], "'epochs'"),
+    "unknown key in --set": (FOLDERS, ["{recipe}", "--set", "colour=1"], "unknown recipe key 'colour'"),
+    "no value in --set": (FOLDERS, ["{recipe}", "--set", "lr"], "key=value"),
+    "epochs below 1": (FOLDERS, ["{recipe}", "--epochs", "0"], "'epochs'"),
+    "no data named": (FOLDERS, ["{recipe}"], "--data"),
+    "missing folder": (FOLDERS, ["{recipe}", "--data", "{folder}/none"], "no folder"),
+    "empty class folder": (FOLDERS, ["{recipe}", "--data", "{folder}/images"], "no readable image"),
+    "unwritable --out": (None, [RECIPE, "--out", "{folder}/file"], "--out"),
+    "nothing to resume": (None, [RECIPE, "--out", "{folder}/run", "--resume"], "nothing to resume"),
+    "missing --init": (None, [RECIPE, "--out", "{folder}/run", "--init", "nope.ckpt"], "nope.ckpt"),
+    "JSON into no folder": (None, [RECIPE, "--json", "{folder}/none/a.json"], "argument --json"),
+}
+
+
+@pytest.mark.parametrize("case", TRAINING)
+def test_bad_training(case: str, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("torch")
+    text, arguments, words = TRAINING[case]
+    recipe = recipe_file(tmp_path, text or "")
+    (tmp_path / "file").write_text("in the way")
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / "train" / name).mkdir(parents=True)
+        (tmp_path / "images" / "test" / name).mkdir(parents=True)
+    refused(tmp_path, capsys, words, "train", *(a.format(recipe=recipe, folder=tmp_path) for a in arguments))
+
+
+def test_a_run_is_not_overwritten(trained: Path, capsys: Any) -> None:
+    refused(trained, capsys, "holds a run already", "train", RECIPE, *QUICK, "--out", trained)
+    refused(trained, capsys, "cannot resume", "train", RECIPE, *QUICK, "--seed", "9", "--out", trained, "--resume")
+
+
+def test_bad_conversion(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    checkpoint, old = trained / "last.ckpt", tmp_path / "old.bbg"
+    old.write_bytes(b"an older file")
+    refused(tmp_path, capsys, "no checkpoint", "convert", RECIPE, "-o", old)
+    refused(tmp_path, capsys, "nope.ckpt", "convert", "nope.ckpt", "-o", old)
+    refused(tmp_path, capsys, "cannot write", "convert", checkpoint, "-o", tmp_path / "none" / "new.bbg")
+    refused(tmp_path, capsys, "cannot write", "convert", checkpoint, "-o", tmp_path)
+    refused(tmp_path, capsys, "int7", "convert", checkpoint, "-o", old, "--edges", "int7")
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(checkpoint.read_bytes()[:5000])
+    refused(tmp_path, capsys, "damaged.ckpt", "convert", damaged, "-o", old)
+
+
+def test_bad_evaluation(converted: Path, packed: Path, tmp_path: Path, capsys: Any) -> None:
+    refused(tmp_path, capsys, "--dataset", "eval", packed)
+    refused(tmp_path, capsys, "images of [6, 6]", "eval", packed, "--dataset", "digits")
+    refused(tmp_path, capsys, "--data", "eval", packed, "--dataset", "folders")
+    refused(tmp_path, capsys, "unknown dataset", "eval", converted, "--dataset", "letters")
+    refused(tmp_path, capsys, "nope", "eval", "nope", "--dataset", "digits")
+
+
+# The process --------------------------------------------------------------------------------------------------------
+
+
+def test_predict_needs_no_torch(packed: Path, photo: Path) -> None:
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from bbg.cli import main
+try:
+    main(["predict", {str(photo)!r}, "--model", {str(packed)!r}])
+finally:
+    print([m for m in sys.modules if m.split(".")[0] in ("torch", "torchvision", "matplotlib", "scipy")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "['torch']", "the blocked entry alone"
+
+
+def test_training_without_torch_says_what_to_install() -> None:
+    code = f"import sys; sys.modules['torch'] = None\nfrom bbg.cli import main; main(['train', {RECIPE!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "bbg: this verb needs torch, which is not installed; run pip install 'bbg[train]'\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (True, "yes"), (1234567, "1,234,567"), (0.123456, "0.1235"), ((3, 32, 32), "3x32x32"), ("a_b", "a_b")],
+)
+def test_cells(value: object, text: str) -> None:
+    assert show.text(value) == text

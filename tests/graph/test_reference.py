@@ -1,0 +1,145 @@
+"""The oracle against PyTorch: every kind, with attributes drawn at random, and the epilogue term by term."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bbg.graph import reference
+
+from bbg.graph import Graph, Op, Output, Value
+from bbg.graph.kinds import KINDS
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+
+def torch_accumulator(op: Op, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    """The accumulator column of docs/format.md, by PyTorch, in float64."""
+    a = op.attributes
+    if op.kind in ("conv", "byte_conv", "binary_conv"):
+        weight = op.tensors["weight"]
+        if op.kind == "binary_conv":
+            words = np.ascontiguousarray(weight).view(np.uint8)
+            shape = reference.weight_shape(op, x.numpy())
+            weight = (np.unpackbits(words, axis=1, bitorder="little")[:, : np.prod(shape[1:])] * 2.0 - 1).reshape(shape)
+        weight = torch.from_numpy(weight.astype(np.float64)).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
+    if op.kind == "max_pool":
+        return F.max_pool2d(x, a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
+    if op.kind == "max_pool_bits":
+        either = F.max_pool2d(x, a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
+        every = -F.max_pool2d(-x, a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
+        mask = np.unpackbits(op.tensors["and_mask"].view(np.uint8), bitorder="little")[: x.shape[1]]
+        return torch.where(torch.from_numpy(mask[:, None, None] > 0), every, either)
+    if op.kind == "avg_pool":
+        return F.avg_pool2d(x, a["kernel"], a["stride"], a["padding"], a["ceil_mode"], a["count_include_pad"])
+    if op.kind == "adaptive_avg_pool":
+        return F.adaptive_avg_pool2d(x, a["size"])
+    if op.kind == "match_channels":
+        have, want = x.shape[1], a["channels"]
+        outs = [x[:, [c % have]] if want >= have else x[:, c::want].mean(1, keepdim=True) for c in range(want)]
+        return torch.cat(outs, 1)
+    if op.kind == "concat":
+        return torch.cat([x, *others], 1)
+    if op.kind == "select":
+        return x.index_select(1, torch.from_numpy(op.tensors["index"]))
+    if op.kind == "multiply":
+        return x * others[0]
+    if op.kind in ("tanh", "sigmoid", "silu", "hardswish", "gelu"):
+        return getattr(torch if op.kind in ("tanh", "sigmoid") else F, op.kind)(x)
+    if op.kind == "layer_norm":
+        return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=a["eps"]).movedim(-1, 1)
+    return x
+
+
+def torch_op(op: Op, inputs: list[torch.Tensor]) -> torch.Tensor:
+    """The real value of the op, or its bits as +-1 where it has no epilogue."""
+    x = inputs[0]
+    acc = torch_accumulator(op, *inputs[: len(op.operands)])
+    if op.kind == "max_pool_bits":
+        return acc
+    if "threshold" in op.tensors:
+        return torch.where(acc >= torch.from_numpy(op.tensors["threshold"])[:, None, None], 1.0, -1.0)
+    row = {name: torch.from_numpy(op.row(name).astype(np.float64))[:, None, None] for name in op.epilogue}
+    v = row.get("scale", 1) * acc + row.get("bias", 0)
+    a = op.attributes
+    if "shift" in row or "tap_bias" in op.tensors:
+        kh, kw = a["kernel"]
+        where = (None, a["stride"], a["padding"], a["dilation"])
+    if "shift" in row:
+        ones = torch.ones(a["channels"], x.shape[1] // a["groups"], kh, kw, dtype=x.dtype)
+        v = v + row["shift"] * F.conv2d(x, ones, *where, a["groups"])
+    if "tap_bias" in op.tensors:
+        taps = torch.from_numpy(op.tensors["tap_bias"].astype(np.float64).T.copy()).reshape(-1, 1, kh, kw)
+        v = v + F.conv2d(torch.ones_like(x[:, :1]), taps, *where)
+    if op.shortcut is not None:
+        v = v + row.get("gate", 1) * inputs[-1]
+    one = torch.ones(())
+    y = v * torch.where(v >= 0, row.get("above", one), row.get("below", one)) + row.get("offset", 0)
+    low, high = op.clip
+    return y if low is None and high is None else y.clamp(low, high)
+
+
+def test_every_op_of_random_graphs_matches_torch() -> None:
+    seen = dict.fromkeys([*KINDS, "shortcut", "shift", "tap_bias", "threshold", "hinge", "bytes"], 0)
+    for seed in range(350):
+        graph = reference.random_graph(seed)
+        x, _ = reference.random_input(graph, 2, np.random.default_rng(seed))
+        values = reference.run(graph, x)
+        for op in graph.ops:
+            expected = torch_op(op, [torch.from_numpy(values[name].astype(np.float64)) for name in op.inputs]).numpy()
+            if op.real is not None:
+                real = values[op.real]
+                assert np.abs(real - expected).max() <= 1e-6 * max(1, np.abs(expected).max()), (seed, op.name)
+            if op.bits is not None:
+                exact = op.real is None and (op.kind == "max_pool_bits" or "threshold" in op.tensors)
+                sign = 0 if exact or "sign" not in op.epilogue else op.row("sign")[:, None, None]
+                sure = np.abs(expected - sign) > 1e-6 * np.abs(expected).max()
+                assert np.array_equal(values[op.bits][sure], np.where(expected >= sign, 1, -1)[sure]), (seed, op.name)
+            if op.bytes is not None:
+                byte = reference.byte_position(op, expected)
+                sure = np.abs(byte - np.floor(byte) - 0.5) > 1e-4
+                assert np.array_equal(values[op.bytes][sure], byte.clip(0, 255).round()[sure]), (seed, op.name)
+            seen["bytes"] += op.bytes is not None
+            seen[op.kind] += 1
+            for name in ("shift", "tap_bias", "threshold"):
+                seen[name] += name in op.epilogue or name in op.tensors
+            seen["shortcut"] += op.shortcut is not None
+            seen["hinge"] += "below" in op.epilogue
+    assert min(seen.values()) >= 20, seen
+
+
+def test_a_zero_is_plus_one_and_a_padded_tap_adds_nothing() -> None:
+    weight = np.array([[0b111111111]], np.uint64)
+    attributes = {"kernel": (3, 3), "padding": (3, 3), "channels": 1}
+    ops = (
+        Op("sign", "pointwise", ("x",), None, "b"),
+        Op("conv", "binary_conv", ("b",), "y", "s", attributes, {"weight": weight}),
+    )
+    graph = Graph("x", (1, 1, 1), ops, (Output("", "y"),))
+    graph.check()
+    values = reference.run(graph, np.full((1, 1, 1, 1), -0.0, np.float32))
+    assert values["b"].item() == 1
+    expected = np.zeros((5, 5))
+    expected[1:4, 1:4] = 1
+    assert np.array_equal(values["y"][0, 0], expected)
+    assert (values["s"] == 1).all()
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_pool_sizes_are_pytorchs(size: int, kernel: int, stride: int, ceil_mode: bool) -> None:
+    x = torch.zeros(1, 1, size, size)
+    for padding in range(kernel // 2 + 1):
+        pairs = {"kernel": (kernel, kernel), "stride": (stride, stride), "padding": (padding, padding)}
+        op = Op("p", "max_pool", ("x",), "y", attributes={**pairs, "ceil_mode": ceil_mode})
+        mine = KINDS["max_pool"].shape(op.attributes, (1, size, size))
+        try:
+            expected = F.max_pool2d(x, kernel, stride, padding, 1, ceil_mode).shape[1:]
+        except RuntimeError:
+            assert min(mine) < 1
+        else:
+            assert mine == tuple(expected)
+            assert Value("real", *mine).numbers == expected.numel()

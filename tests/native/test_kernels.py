@@ -1,0 +1,223 @@
+"""Every kernel set of this machine against the oracle: integers equal, real values within 1e-5 of the op's largest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bbg.graph import reference
+from cases.convolutions import CASES, DEPTHWISE, LAYERS, STEMS, Case, Pair, conv_graph
+from support.kernel_runs import SETS, THREADS, batch, check, run
+
+from bbg.engine import Engine, kernel_sets
+from bbg.errors import BbgError
+from bbg.graph import Op, Output
+from bbg.graph.file import Model
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_integers_of_a_binary_convolution_are_exact(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(1)
+    graph = conv_graph("binary_conv", case, rng)
+    x = batch(case, 3, rng)
+    want = reference.run(graph, x)["y"]
+    for threads in THREADS:
+        np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], want)
+
+
+@pytest.mark.parametrize("inputs", [32, 224, 256, 1312, 1344])
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_no_count_overflows(inputs: int, kernel: int, isa: str) -> None:
+    """Bits that all differ, around the edges of 8 and of 16 bits."""
+    case = Case(inputs, 64, (7, 8), kernel=(kernel, kernel), padding=(0, 0))
+    graph = conv_graph("binary_conv", case, np.random.default_rng(5))
+    graph.ops[1].tensors["weight"][:] = 0
+    y = run(graph, np.ones((1, inputs, *case.size), np.float32), 1, isa)["y"]
+    np.testing.assert_array_equal(y, np.full_like(y, -inputs * kernel**2))
+
+
+@pytest.mark.parametrize("case", [layer.case for layer in LAYERS], ids=str)
+def test_the_layers_of_the_benchmark_are_exact(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(5)
+    graph = conv_graph("binary_conv", case, rng)
+    x = batch(case, 1, rng)
+    np.testing.assert_array_equal(run(graph, x, 2, isa)["y"], reference.run(graph, x)["y"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_integer_thresholds(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(2)
+    threshold = rng.integers(-4, 5, case.outputs).astype(np.int32)
+    threshold[rng.random(case.outputs) < 0.1] = np.iinfo(np.int32).max  # a constant bit
+    graph = conv_graph("binary_conv", case, rng, real=None, bits="y", tensors={"threshold": threshold})
+    x = batch(case, 2, rng)
+    np.testing.assert_array_equal(run(graph, x, 2, isa)["y"], reference.run(graph, x)["y"])
+
+
+@pytest.mark.parametrize("case", [*CASES, *DEPTHWISE], ids=str)
+def test_float_convolutions(case: Case, isa: str) -> None:
+    rng = np.random.default_rng(3)
+    graph = conv_graph("conv", case, rng)
+    x = batch(case, 2, rng)
+    want = reference.run(graph, x)["y"]
+    first = run(graph, x, 1, isa)["y"]
+    np.testing.assert_allclose(first, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    for threads in THREADS[1:]:
+        np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], first)
+
+
+@pytest.mark.parametrize("case", [*CASES, *STEMS], ids=str)
+def test_the_integers_of_a_convolution_of_bytes_are_exact(case: Case, isa: str) -> None:
+    """Of the network's input, whose numbers lie side by side, and of bytes inside, each with an odd tap bias."""
+    rng = np.random.default_rng(4)
+    tap_bias = rng.integers(-9, 10, (case.kernel[0] * case.kernel[1], case.outputs)).astype(np.float32)
+    tensors = conv_graph("byte_conv", case, rng).ops[0].tensors | {"tap_bias": tap_bias}
+    direct = conv_graph("byte_conv", case, rng, tensors=tensors)
+    x = rng.integers(0, 256, (2, case.inputs, *case.size)).astype(np.uint8)
+    want = reference.run(direct, x)["y"]
+    inside = replace(direct.ops[0], inputs=("b",))
+    rounded = Op("round", "pointwise", ("x",), bytes="b", epilogue=("byte_bias",),
+                 tensors={"epilogue": np.full((1, case.inputs), 2, np.float32)})  # fmt: skip
+    behind = replace(direct, ops=(rounded, inside), input_type="real")
+    spread = np.where(x == 0, -7, np.where(x == 255, 300, x - 2.25)).astype(np.float32)  # clipped, and rounded
+    for threads in THREADS:
+        np.testing.assert_array_equal(Engine(Model(direct), threads)(x.transpose(0, 2, 3, 1).copy())["y"], want)
+        np.testing.assert_array_equal(run(behind, spread, threads, isa)["y"], want)
+
+
+@pytest.mark.parametrize("case", DEPTHWISE, ids=str)
+def test_depthwise_convolutions_inside(case: Case, isa: str) -> None:
+    """Of a value that an op wrote, beside others that read it, with an epilogue and all three results."""
+    rng = np.random.default_rng(7)
+    rows = ("scale", "bias", "below", "sign")
+    epilogue = rng.standard_normal((4, case.outputs)).astype(np.float32)
+    tensors = conv_graph("conv", case, rng).ops[0].tensors | {"epilogue": epilogue}
+    more = {"inputs": ("z",), "bits": "b", "bytes": "u", "epilogue": rows, "clip": (-2, 3)}
+    behind = conv_graph("conv", case, rng, tensors=tensors, **more)
+    shift = {"epilogue": np.full((1, case.inputs), 2, np.float32)}
+    before = Op("before", "pointwise", ("x",), "z", None, {}, shift, ("bias",))
+    graph = replace(behind, ops=(before, *behind.ops), outputs=(*behind.outputs, Output("z", "z")))
+    check(graph, batch(case, 3, rng), isa)
+
+
+POOLS = (  # kernel, stride, padding, dilation
+    ((3, 3), (2, 2), (1, 1), (1, 1)),
+    ((2, 2), (2, 2), (0, 0), (1, 1)),
+    ((5, 2), (1, 3), (2, 0), (1, 1)),
+    ((1, 1), (4, 4), (0, 0), (1, 1)),  # rows that no window has are left out
+    ((3, 3), (1, 1), (0, 0), (2, 2)),
+    ((2, 3), (1, 2), (0, 1), (1, 1)),
+    # Dilated and padded: a later window begins above an earlier one, whose first tap lies beside the map.
+    ((3, 3), (1, 1), (1, 1), (2, 2)),
+    ((2, 1), (1, 1), (1, 0), (13, 1)),
+    ((3, 2), (2, 2), (1, 1), (5, 3)),
+    ((2, 3), (1, 1), (1, 1), (3, 2)),
+)
+POOLED = (  # the convolutions before them; of an even number of columns, they take the first pool's maxima of columns
+    Case(3, 40, (37, 21), kernel=(5, 5), padding=(2, 2)),
+    *(Case(3, 40, (17, w), kernel=(5, 5), padding=(2, 2)) for w in (6, 8, 14, 22)),
+    Case(3, 24, (30, 53), kernel=(7, 7), padding=(3, 3), stride=(2, 2)),
+    Case(3, 24, (30, 56), kernel=(7, 7), padding=(3, 3), stride=(2, 2)),
+)
+
+
+@pytest.mark.parametrize("falls", [False, True])
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+@pytest.mark.parametrize("case", POOLED, ids=str)
+def test_a_pool_behind_a_convolution_of_bytes(case: Case, pool: tuple[Pair, ...], falls: bool, isa: str) -> None:
+    """The same to the bit whether the rows are kept or not, with a hinge that rises or one that does not."""
+    rng = np.random.default_rng(5)
+    rows = {name: rng.normal(size=case.outputs) for name in ("scale", "bias", "below")}
+    if not falls:
+        rows["below"] = np.abs(rows["below"])
+    epilogue = np.stack([*rows.values()]).astype(np.float32) * np.float32([[1e-3], [1], [1]])
+    tap_bias = rng.normal(size=(case.kernel[0] * case.kernel[1], case.outputs)).astype(np.float32)
+    tensors = conv_graph("byte_conv", case, rng).ops[0].tensors | {"epilogue": epilogue, "tap_bias": tap_bias}
+    whole = conv_graph("byte_conv", case, rng, tensors=tensors, epilogue=tuple(rows), clip=(-1.0, 3.0))
+    attributes = dict(zip(("kernel", "stride", "padding", "dilation"), pool, strict=True))
+    behind = Op("pool", "max_pool", ("y",), "m", "s", attributes)
+    fused = replace(whole, ops=(*whole.ops, behind), outputs=(Output("m", "m"), Output("s", "s")))
+    shown = replace(fused, outputs=(*fused.outputs, Output("y", "y")))
+    x = rng.integers(0, 256, (3, case.inputs, *case.size)).astype(np.uint8)
+    want = run(shown, x, 1, isa)
+    oracle = reference.run(shown, x)
+    np.testing.assert_allclose(want["m"], oracle["m"], rtol=0, atol=1e-5 * np.abs(oracle["m"]).max())
+    for threads in THREADS:
+        for name, value in run(fused, x, threads, isa).items():
+            np.testing.assert_array_equal(value, want[name])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_graphs(seed: int, isa: str) -> None:
+    """All kinds, attributes and epilogues. Behind a near-tie bits may fall either way: such graphs are drawn anew."""
+    for draw in range(seed * 100, seed * 100 + 100):
+        graph = reference.random_graph(draw, ops=8)
+        x, _ = reference.random_input(graph, 1 + draw % 5, np.random.default_rng(draw))
+        want = reference.run(graph, x)
+        if reference.margin(graph, want) > 1e-5:
+            break
+    else:
+        pytest.fail("no graph without near-ties in a hundred")
+    written = [name for op in graph.ops for name in op.written]
+    got = run(replace(graph, outputs=tuple(Output(n, n) for n in written)), x, 1 + seed % 3, isa)
+    for op in graph.ops:
+        for name, type_ in op.written.items():
+            tolerance = 2e-5 * max(1.0, float(np.abs(want[name]).max())) if type_ == "real" else 0
+            np.testing.assert_allclose(got[name], want[name], rtol=0, atol=tolerance, err_msg=f"{draw} {name}")
+    if len(graph.outputs) > 1:  # with fewer outputs memory is shared and ops are left out
+        few = run(graph, x, 1, isa)
+        for output in graph.outputs:
+            np.testing.assert_array_equal(few[output.name].ravel(), got[output.value].ravel())
+
+
+@pytest.mark.parametrize("images", [1, 2, 15, 16, 17, 40])
+def test_an_image_gives_the_same_in_any_batch(images: int, isa: str) -> None:
+    graph = reference.random_graph(12, ops=10)
+    x, _ = reference.random_input(graph, images, np.random.default_rng(4))
+    together = run(graph, x, 2, isa)
+    for n in {0, images // 2, images - 1}:
+        for name, alone in run(graph, x[n : n + 1], 1, isa).items():
+            np.testing.assert_array_equal(alone[0], together[name][n])
+
+
+@pytest.mark.parametrize("forced", SETS)
+def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
+    """In a process of its own, as a user would force it."""
+    code = (
+        "import numpy as np, reference\n"
+        "from bbg.engine import Engine, kernel_sets\n"
+        "graph = reference.random_graph(1)\n"
+        "engine = Engine(reference.packed(graph), 1)\n"
+        "times = engine.profile(reference.random_input(graph, 1, np.random.default_rng(0))[1])\n"
+        "print(engine.kernels, {t.kernels for t in times}, [s.name for s in kernel_sets() if s.chosen])"
+    )
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"BBG_ISA": forced, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == f"{forced} {{{forced!r}}} [{forced!r}]", done.stderr
+
+
+@pytest.mark.parametrize("name", ["", "sse", "AVX2", "best", *({"avx512", "avx2", "neon"} - set(SETS))])
+def test_a_set_that_is_not_there_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BBG_ISA", name)
+    with pytest.raises(BbgError, match=r"this machine has .*scalar"):
+        Engine(reference.packed(reference.random_graph(1)))
+    with pytest.raises(BbgError, match=r"this machine has .*scalar"):
+        kernel_sets()
+
+
+def test_scalar_is_always_there_and_the_best_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BBG_ISA", raising=False)
+    sets = kernel_sets()
+    assert [s.name for s in sets] == ["avx512", "avx2", "neon", "scalar"]
+    assert sets[-1].supported
+    assert [s.name for s in sets if s.chosen] == [next(s.name for s in sets if s.supported)]
+    assert Engine(reference.packed(reference.random_graph(1))).kernels == next(s.name for s in sets if s.chosen)

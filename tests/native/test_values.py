@@ -1,0 +1,164 @@
+"""Ops on real values on every kernel set: concatenations, selections, curves, layer norms, repeated channels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bbg.graph import reference
+from cases.convolutions import CHANNELS, CONCATS, MAPS, Case, Pair, conv_graph
+from support.kernel_runs import check, run
+
+from bbg.graph import Graph, Op, Output
+
+REPEATS = [(i, o) for i in (1, 3, 8, 16, 24, 40, 48) for o in (16, 48, 49, 96, 144) if i <= o]
+CURVES = ("tanh", "sigmoid", "silu", "hardswish", "gelu")
+
+
+def between(kind: str, sources: list[int], size: Pair, rng: np.random.Generator, **more: object) -> Graph:
+    """The op "y" of that kind on 1x1 convolutions of the input, with a full epilogue, a shortcut and all results."""
+    ops = [
+        Op(f"v{i}", "conv", ("x",), f"v{i}", None, {"kernel": (1, 1), "channels": channels},
+           {"weight": rng.standard_normal((channels, 1, 1, 2)).astype(np.float32)})
+        for i, channels in enumerate(sources)
+    ]  # fmt: skip
+    op = Op("y", kind, tuple(op.name for op in ops), "y", "b", bytes="u", **more)
+    channels = Graph("x", (2, *size), (*ops, op), ()).shapes(*size)["y"].channels
+    rows = ("scale", "bias", "above", "below", "offset", "sign", "byte_scale", "byte_bias")
+    if kind != "concat":
+        weight = rng.standard_normal((channels, 1, 1, 2)).astype(np.float32)
+        ops.append(Op("s", "conv", ("x",), "s", None, {"kernel": (1, 1), "channels": channels}, {"weight": weight}))
+        rows += ("gate",)
+    epilogue = rng.standard_normal((len(rows), channels)).astype(np.float32)
+    epilogue[rows.index("byte_bias")] += 100
+    tensors = {**op.tensors, "epilogue": epilogue}
+    inputs = op.inputs if kind == "concat" else (*op.inputs, "s")
+    op = replace(op, inputs=inputs, tensors=tensors, epilogue=rows, clip=(-3.0, 4.0))
+    return Graph("x", (2, *size), (*ops, op), tuple(Output(name, name) for name in op.written))
+
+
+def images_of(size: Pair, rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal((3, 2, *size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", MAPS, ids=str)
+@pytest.mark.parametrize("parts", CONCATS, ids=str)
+def test_concat(parts: tuple[int, ...], size: Pair, isa: str) -> None:
+    rng = np.random.default_rng(8)
+    check(between("concat", list(parts), size, rng), images_of(size, rng), isa)
+    plain = replace(between("concat", list(parts), size, rng).ops[-1], epilogue=(), clip=(None, None), tensors={})
+    graph = between("concat", list(parts), size, rng)
+    exact = replace(graph, ops=(*graph.ops[:-1], plain), outputs=tuple(Output(v, v) for v in ("y", "b", *plain.inputs)))
+    got = run(exact, images_of(size, rng), 2, isa)
+    joined = np.concatenate([got[name] for name in plain.inputs], axis=1)
+    np.testing.assert_array_equal(got["y"], joined)
+    np.testing.assert_array_equal(got["b"], np.where(joined >= 0, 1, -1))
+
+
+@pytest.mark.parametrize("size", MAPS, ids=str)
+@pytest.mark.parametrize("outputs", CHANNELS)
+@pytest.mark.parametrize("inputs", CHANNELS)
+def test_select(inputs: int, outputs: int, size: Pair, isa: str) -> None:
+    rng = np.random.default_rng(9)
+    shuffled = rng.integers(0, inputs, outputs)
+    split = (inputs // 2 + np.arange(outputs)) % inputs  # the last channels, side by side, then the first
+    for index in (shuffled, split):
+        more = {"attributes": {"channels": outputs}, "tensors": {"index": index.astype(np.int32)}}
+        check(between("select", [inputs], size, rng, **more), images_of(size, rng), isa)
+
+
+@pytest.mark.parametrize("size", MAPS, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("kind", [*CURVES, "layer_norm", "multiply", "multiply by one number per channel"])
+def test_values(kind: str, channels: int, size: Pair, isa: str) -> None:
+    rng = np.random.default_rng(10)
+    graph = between(kind.split()[0], [channels] * (2 if "multiply" in kind else 1), size, rng)
+    if "one number" in kind:
+        mean = Op("mean", "adaptive_avg_pool", ("v1",), "m", None, {"size": (1, 1)})
+        last = graph.ops[-1]
+        last = replace(last, inputs=(last.inputs[0], "m", *last.inputs[2:]))
+        graph = replace(graph, ops=(*graph.ops[:-1], mean, last))
+    check(graph, images_of(size, rng), isa)
+
+
+@pytest.mark.parametrize("kind", CURVES)
+def test_curves_everywhere(kind: str, isa: str) -> None:
+    """For numbers of any size within 5e-7, of their size where that is beyond 1; tanh is odd to the bit."""
+    x = np.concatenate([np.linspace(0, 12, 60_000), 10.0 ** np.linspace(-44, 37, 4_000)]).astype(np.float32)
+    x = np.concatenate([x, -x]).reshape(1, 1, 256, -1)
+    graph = Graph("x", x.shape[1:], (Op("y", kind, ("x",), "y"),), (Output("y", "y"),))
+    got = run(graph, x, 1, isa)["y"]
+    error = np.abs(got.astype(np.float64) - reference.run(graph, x)["y"])
+    assert (error <= 5e-7 * (1 if kind in ("tanh", "sigmoid") else np.maximum(1, np.abs(x)))).all()
+    if kind == "tanh":
+        assert np.abs(got).max() == 1
+        half = got.size // 2
+        np.testing.assert_array_equal(got.ravel()[:half], -got.ravel()[half:])
+
+
+def test_layer_norm_of_equal_numbers_and_far_from_zero(isa: str) -> None:
+    """Equal numbers give 0, whatever rounding makes of their mean; a large mean takes nothing from the variance."""
+    rng = np.random.default_rng(11)
+    x = np.full((1, 33, 3, 3), 1.1, np.float32)
+    x[:, :, 1] = 1000 + rng.standard_normal((1, 33, 3)).astype(np.float32)
+    x[:, :, 2] = -7.3e8
+    for eps in (1e-5, 1e-12):
+        graph = Graph("x", x.shape[1:], (Op("y", "layer_norm", ("x",), "y", None, {"eps": eps}),), (Output("y", "y"),))
+        check(graph, x, isa)
+        assert np.abs(run(graph, x, 1, isa)["y"][:, :, ::2]).max() == 0
+
+
+def test_every_operand_keeps_its_memory_until_it_is_read(isa: str) -> None:
+    """Values that wait for a late op while others come and go; some are operand and shortcut of one op."""
+    rng = np.random.default_rng(12)
+    wide = {"weight": rng.standard_normal((16, 3, 3, 16)).astype(np.float32) / 10}
+    same = {"kernel": (3, 3), "padding": (1, 1), "channels": 16}
+    ops = [Op("v0", "pointwise", ("x",), "v0")]
+    for i in range(1, 7):
+        ops.append(Op(f"v{i}", "conv", (f"v{i - 1}",), f"v{i}", None, same, wide))
+    ops += [
+        Op("repeat", "match_channels", ("v3",), "r", None, {"channels": 80}),
+        Op("lent", "match_channels", ("v3",), "l", None, {"channels": 80}),  # lives in v3's memory
+        Op("all", "concat", ("v6", "v0", "v2", "v6", "v5"), "c"),
+        Op("sum", "pointwise", ("c", "l"), "d"),
+        Op("square", "multiply", ("v4", "v4", "v4"), "e"),
+        Op("both", "multiply", ("e", "v1", "v1"), "f"),
+        Op("self", "tanh", ("f", "f"), "g"),
+        Op("end", "concat", ("d", "g", "r"), "h"),
+    ]
+    graph = Graph("x", (16, 5, 6), tuple(ops), (Output("h", "h"),))
+    check(graph, rng.standard_normal((18, 16, 5, 6)).astype(np.float32), isa)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), REPEATS)
+def test_shortcuts_of_repeated_channels(inputs: int, outputs: int, isa: str) -> None:
+    """Read by a convolution as well, so that there are margins; with a gate and without; more than once."""
+    rng = np.random.default_rng(inputs * outputs)
+    gate = {"epilogue": rng.standard_normal((1, outputs)).astype(np.float32)}
+    wide = {"weight": rng.standard_normal((inputs, 3, 3, inputs)).astype(np.float32) / 10}
+    ops = (
+        Op("v", "pointwise", ("x",), "v"),
+        Op("margins", "conv", ("v",), "m", None, {"kernel": (3, 3), "padding": (1, 1), "channels": inputs}, wide),
+        Op("first", "match_channels", ("v",), "s", None, {"channels": outputs}),
+        Op("second", "match_channels", ("m",), "p", None, {"channels": outputs}),
+        Op("one", "pointwise", ("y", "s"), "a", None, {}, gate, ("gate",)),
+        Op("two", "pointwise", ("a", "p"), "b", "t"),
+        Op("three", "pointwise", ("b", "s"), "c"),
+    )
+    conv = conv_graph("conv", Case(inputs, outputs, (5, 6)), rng).ops[0]
+    graph = Graph("x", (inputs, 5, 6), (conv, *ops), tuple(Output(v, v) for v in "ct"))
+    check(graph, rng.standard_normal((3, inputs, 5, 6)).astype(np.float32), isa)
+
+
+def test_repeated_channels_become_bytes(isa: str) -> None:
+    """An op that repeats channels runs where more than its real value is written, or something else."""
+    rng = np.random.default_rng(13)
+    ops = (
+        Op("v", "pointwise", ("x",), "v"),
+        Op("bytes", "match_channels", ("v",), None, None, {"channels": 32}, bytes="u"),
+        Op("both", "match_channels", ("v",), "r", None, {"channels": 32}, bytes="w"),
+        Op("sum", "pointwise", ("r", "r"), "s"),
+    )
+    graph = Graph("x", (16, 3, 3), ops, tuple(Output(v, v) for v in ("u", "w", "s")))
+    check(graph, 9 * rng.standard_normal((2, 16, 3, 3)).astype(np.float32), isa)

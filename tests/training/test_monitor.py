@@ -1,0 +1,192 @@
+"""What is watched while training: TensorBoard has it, the history counts the flips, a resumed run counts the same."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.kill_train import RECIPE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_train import Stop, after, stop
+from torch import Tensor
+
+from bbg.analysis import gates, signs, weight_entropy
+from bbg.training.checkpoint import Checkpoint
+from bbg.data import Split, open_data
+from bbg.errors import BbgError
+from bbg.training.tasks.classification import Classification
+from bbg.training.loop import LAST, train, write_history
+from bbg.training.monitor import packed, unpacked
+
+torch.set_num_threads(1)
+
+QUICK = RECIPE.changed({"bn_batches": 0, "checkpoint_steps": 1, "batch_size": 40})
+STEPS = 4  # of an epoch: 160 images
+
+
+@pytest.fixture(scope="module")
+def few() -> Split:
+    digits = open_data("digits", None)
+    part = digits.train._replace(images=digits.train.images[:160], labels=digits.train.labels[:160])
+    return digits._replace(train=part)
+
+
+@pytest.fixture(scope="module")
+def watched(few: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Tensor]]]:
+    """The folder of a run, and the weights before each of its steps and after the last."""
+    out = tmp_path_factory.mktemp("watched")
+    seen: list[dict[str, Tensor]] = []
+    hook = Classification.on_train_batch_start
+
+    def noted(self: Classification, batch: Any, index: int) -> None:
+        seen.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+        hook(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classification, "on_train_batch_start", noted)
+        state = train(QUICK, few, out, progress=False)
+    return out, [*seen, state.model]
+
+
+def logged(out: Path) -> EventAccumulator:
+    events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0, "histograms": 0})
+    events.Reload()
+    return events
+
+
+def centred(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The signs of bbg's weights, by their formula."""
+    kernels = {name: w for name, w in weights.items() if name.startswith("units.") and w.ndim == 4}
+    return {name.removesuffix(".weight"): w >= w.mean((1, 2, 3), keepdim=True) for name, w in kernels.items()}
+
+
+def test_tensorboard_has_entropies_flips_and_gates_of_every_epoch(watched: Any) -> None:
+    out, _ = watched
+    events = logged(out)
+    layers = [f"units.{i}.conv" for i in range(6)]
+    scalars = {f"{what}/{layer}" for what in ("entropy", "flips") for layer in layers} | {"flips"}
+    tags = events.Tags()
+    assert scalars <= set(tags["scalars"])
+    assert tags["histograms"] == [f"gate/units.{i}" for i in range(6)]
+    ends = [STEPS - 1, 2 * STEPS - 1, 3 * STEPS - 1]
+    for tag in scalars:
+        assert [event.step for event in events.Scalars(tag)] == ends, tag
+    assert [event.step for event in events.Histograms("gate/units.3")] == ends
+    model = Checkpoint.load(out / LAST).network()
+    for row in weight_entropy(model):
+        assert events.Scalars(f"entropy/{row.name}")[-1].value == pytest.approx(row.layer, abs=1e-6)
+    for gate in gates(model):
+        drawn = events.Histograms(f"gate/{gate.name}")[-1].histogram_value
+        assert (drawn.num, drawn.min, drawn.max) == (len(gate.values), *map(pytest.approx, (gate.least, gate.largest)))
+
+
+def test_flips_are_counted_from_the_end_of_the_epoch_before(watched: Any) -> None:
+    out, weights = watched
+    history = Checkpoint.load(out / LAST).history
+    events = logged(out)
+    for epoch in range(3):
+        before, now = (centred(weights[STEPS * e]) for e in (epoch, epoch + 1))
+        turned = {name: int((before[name] != now[name]).sum()) for name in now}
+        assert sum(turned.values()) > 0
+        for name, count in turned.items():
+            assert events.Scalars(f"flips/{name}")[epoch].value == pytest.approx(count / now[name].numel(), rel=1e-6)
+        share = sum(turned.values()) / sum(sign.numel() for sign in now.values())
+        assert history[epoch]["flips"] == pytest.approx(share, rel=1e-6)
+        assert events.Scalars("flips")[epoch].value == pytest.approx(share, rel=1e-6)
+    with open(out / "history.csv", newline="", encoding="utf-8") as file:
+        assert [float(row["flips"]) for row in csv.DictReader(file)] == [row["flips"] for row in history]
+
+
+def test_weights_that_stand_still_flip_nothing(few: Split, tmp_path: Path) -> None:
+    assert train(QUICK.changed({"lr": 0.0, "epochs": 1}), few, tmp_path, progress=False).history[0]["flips"] == 0
+
+
+def test_a_network_without_binary_layers_has_no_flips(few: Split, tmp_path: Path) -> None:
+    state = train(QUICK.changed({"method": "float", "epochs": 1}), few, tmp_path, progress=False)
+    assert "flips" not in state.history[0]
+    assert state.signs == {}
+    assert not [tag for tag in logged(tmp_path).Tags()["scalars"] if tag.startswith(("flips", "entropy"))]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 6, 8])
+def test_a_checkpoint_holds_the_signs_that_its_epoch_began_with(
+    steps: int, watched: Any, few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, weights = watched
+    with monkeypatch.context() as patch:
+        after(steps, stop, patch)
+        with pytest.raises(Stop):
+            train(QUICK, few, tmp_path, progress=False)
+    saved = Checkpoint.load(tmp_path / LAST)
+    assert saved.epoch * STEPS + saved.step == steps - 1
+    if saved.step or saved.epoch:
+        began = centred(weights[STEPS * saved.epoch])
+        found = unpacked(saved.signs, began)
+        assert all(torch.equal(found[name], sign) for name, sign in began.items())
+        assert sum(bits.numel() for bits in saved.signs.values()) * 8 < sum(s.numel() for s in began.values()) + 48
+    resumed = train(QUICK, few, tmp_path, resume=True, progress=False)
+    expected = Checkpoint.load(out / LAST)
+    assert [row["flips"] for row in resumed.history] == [row["flips"] for row in expected.history]
+    assert all(torch.equal(resumed.signs[name], bits) for name, bits in expected.signs.items())
+
+
+def test_an_epoch_whose_first_signs_are_unknown_has_no_flips(
+    watched: Any, few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on from a checkpoint of version 1, which was written inside the second epoch."""
+    with monkeypatch.context() as patch:
+        after(6, stop, patch)
+        with pytest.raises(Stop):
+            train(QUICK, few, tmp_path, progress=False)
+    old = torch.load(tmp_path / LAST, weights_only=True)
+    assert old["step"] > 0
+    del old["signs"], old["history"][0]["flips"]
+    torch.save({**old, "version": 1}, tmp_path / LAST)
+    history = train(QUICK, few, tmp_path, resume=True, progress=False).history
+    assert ["flips" in row for row in history] == [False, False, True]
+    assert history[2]["flips"] == Checkpoint.load(watched[0] / LAST).history[2]["flips"]
+    with open(tmp_path / "history.csv", newline="", encoding="utf-8") as file:
+        assert [row["flips"] for row in csv.DictReader(file)] == ["", "", str(history[2]["flips"])]
+
+
+def test_gates_that_are_not_finite_end_the_training_in_one_sentence(
+    few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step of an epoch spoils a gate: no histogram can be drawn of it."""
+
+    def spoil(self: Any, *args: Any) -> None:
+        self.model.units[2].gate.data[0] = math.inf
+
+    monkeypatch.setattr(Classification, "on_validation_epoch_end", spoil)
+    with pytest.raises(BbgError, match=r"'units.2.gate' is not finite"):
+        train(QUICK, few, tmp_path, progress=False)
+
+
+def test_packing_keeps_every_sign() -> None:
+    torch.manual_seed(0)
+    given = {"a": torch.randn(3, 5, 3, 3) > 0, "b": torch.randn(8, 2) > 0, "": torch.ones(1, 1).bool()}
+    bits = packed(given)
+    assert {name: b.numel() for name, b in bits.items()} == {"a": 17, "b": 2, "": 1}
+    found = unpacked({**bits, "left over": bits["a"]}, given)
+    assert list(found) == list(given)
+    assert all(torch.equal(found[name], sign) for name, sign in given.items())
+    strided = {"a": given["a"].to(memory_format=torch.channels_last)}
+    assert torch.equal(packed(strided)["a"], bits["a"])
+    assert unpacked({}, given) == {}
+
+
+def test_signs_of_a_network_survive_packing(watched: Any) -> None:
+    model = Checkpoint.load(watched[0] / LAST).network()
+    now = signs(model)
+    assert all(torch.equal(unpacked(packed(now), now)[name], sign) for name, sign in now.items())
+
+
+def test_a_history_of_which_some_rows_have_a_figure(tmp_path: Path) -> None:
+    row = {"epoch": 1, "loss": 1.0, "accuracy": 0.5, "test_loss": 1.0, "test_accuracy": 0.5}
+    write_history([row, {**row, "flips": 0.25}], tmp_path)
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert [line.split(",")[-1] for line in lines] == ["flips", "", "0.25"]

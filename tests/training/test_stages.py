@@ -1,0 +1,64 @@
+"""Whole trainings that change on the way or learn from a teacher: they resume like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import Stop, after, bits, stop
+
+from bbg.training.checkpoint import Checkpoint
+from bbg.data import Split, open_data
+from bbg.errors import BbgError
+from bbg.recipe import Recipe
+from bbg.training.loop import LAST, train
+
+RECIPE = Recipe(dataset="digits", network="resnet8", width=4, epochs=4, batch_size=128, lr=5e-3, flip=False,
+                crop_padding=1, checkpoint_steps=5)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    return open_data("digits", None)
+
+
+@pytest.fixture(scope="module")
+def teacher(digits: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("teacher")
+    train(RECIPE.changed({"method": "float", "width": 8, "epochs": 3}), digits, out, progress=False)
+    return out / LAST
+
+
+@pytest.mark.parametrize("broken", [8, 25])
+@pytest.mark.parametrize("method", ["irnet", "adabin"])
+def test_a_resumed_two_step_distilled_training_ends_with_the_same_bits(
+    method: str, broken: int, digits: Split, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    recipe = RECIPE.changed({"method": method, "activation_epochs": 2, "teacher": str(teacher), "distill": 0.5})
+    whole = train(recipe, digits, tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        after(broken, stop, patch)
+        with pytest.raises(Stop):
+            train(recipe, digits, tmp_path / "broken", progress=False)
+    state = Checkpoint.load(tmp_path / "broken" / LAST)
+    assert (state.epoch, state.step) != (4, 0)
+    resumed = train(recipe, digits, tmp_path / "broken", resume=True, progress=False)
+    assert bits(resumed.model) == bits(whole.model)
+
+
+def test_any_network_may_teach(digits: Split, tmp_path: Path) -> None:
+    wise = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    before = bits(wise.state_dict())
+    state = train(RECIPE.changed({"epochs": 1}), digits, tmp_path, teacher=wise, progress=False)
+    assert bits(wise.state_dict()) == before
+    assert not [key for key in state.model if "teacher" in key]
+
+
+def test_a_teacher_of_other_classes_is_refused(digits: Split, teacher: Path, tmp_path: Path) -> None:
+    other = Split(digits.train, digits.test, [f"digit {c}" for c in digits.classes], digits.preprocess)
+    with pytest.raises(BbgError, match="has other classes or inputs; give one trained on the same images"):
+        train(RECIPE.changed({"teacher": str(teacher)}), other, tmp_path, progress=False)
+    with pytest.raises(BbgError, match="cannot read checkpoint"):
+        train(RECIPE.changed({"teacher": "nowhere.ckpt"}), digits, tmp_path, progress=False)
