@@ -23,17 +23,19 @@ from rich.console import Console
 from rich.table import Table
 
 import bbg
-from bbg.training.checkpoint import Checkpoint
+from bbg.conversion.builder import Lowered
+from bbg.conversion.trace import lower_network
 from bbg.conversion.verify import LAW, by_steps, show
-from bbg.conversion.trace import Lowered, lower_network
 from bbg.data import Batches, open_data
 from bbg.engine import Engine
 from bbg.graph import Graph
 from bbg.graph.file import Model, read
+from bbg.training.checkpoint import Checkpoint
 
 
-def first_difference(lowered: Lowered, graph: Graph, engine: Mapping[str, torch.Tensor],
-                     free: Mapping[str, torch.Tensor], image: int) -> dict[str, Any]:  # fmt: skip
+def first_difference(
+    lowered: Lowered, graph: Graph, engine: Mapping[str, torch.Tensor], free: Mapping[str, torch.Tensor], image: int
+) -> dict[str, Any]:
     """The first bits of `image` on which the engine's values and those of torch's own run of the batch differ."""
     for op in graph.ops:
         if op.bits not in lowered.steps:
@@ -43,8 +45,12 @@ def first_difference(lowered: Lowered, graph: Graph, engine: Mapping[str, torch.
         distance = step.departing(engine[op.bits], x)[image]
         if distance.any():
             nearest = float(distance.max())
-            return {"value": op.bits, "bits": int(distance.count_nonzero()), "distance": nearest,
-                    "near_tie": nearest <= LAW}  # fmt: skip
+            return {
+                "value": op.bits,
+                "bits": int(distance.count_nonzero()),
+                "distance": nearest,
+                "near_tie": nearest <= LAW,
+            }
     return {"value": None, "bits": 0, "distance": 0.0, "near_tie": False}
 
 
@@ -57,8 +63,9 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
     if packed is None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.bbg"
-            bbg.convert(network, path, batches[0][0][:32], edges="fp32", preprocess=trained.preprocess,
-                        labels=trained.classes)  # fmt: skip
+            bbg.convert(
+                network, path, batches[0][0][:32], edges="fp32", preprocess=trained.preprocess, labels=trained.classes
+            )
             model = read(path)
     else:
         model = read(packed)
@@ -92,10 +99,13 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
         "accuracy_in_torch": right["torch"] / done,
         "accuracy_in_the_engine": right["engine"] / done,
         "largest_logit": largest,
-        "logit_difference": {"largest": float(per_image.max()), "percentile_99": float(np.percentile(per_image, 99)),
-                             "median": float(np.median(per_image))},
+        "logit_difference": {
+            "largest": float(per_image.max()),
+            "percentile_99": float(np.percentile(per_image, 99)),
+            "median": float(np.median(per_image)),
+        },
         "disagreements": rows,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

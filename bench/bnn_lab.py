@@ -47,8 +47,15 @@ def in_bnn(batch: int, threads: int) -> None:
     (bits, _), (rows, _) = packed.pack_binary_pm1(x), packed.pack_binary_pm1(weight)
     sums = np.empty((batch, FEATURES), np.float32)
     word, number = ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_float)
-    arguments = (bits.ctypes.data_as(word), rows.ctypes.data_as(word), sums.ctypes.data_as(number),
-                 batch, FEATURES, bits.shape[1], FEATURES)  # fmt: skip
+    arguments = (
+        bits.ctypes.data_as(word),
+        rows.ctypes.data_as(word),
+        sums.ctypes.data_as(number),
+        batch,
+        FEATURES,
+        bits.shape[1],
+        FEATURES,
+    )
     multiply = packed._try_load_native().binary_gemm_u64
     multiply(*arguments)
     np.testing.assert_array_equal(sums, x.astype(np.float32) @ weight.T.astype(np.float32))
@@ -80,11 +87,18 @@ def compete(rounds: int, cores: int) -> list[dict[str, Any]]:
             for name, runner in runners.items():
                 runner.close()
                 figure = figures[name]
-                rows.append({"product": f"{batch} x {FEATURES} x {FEATURES}", "threads": threads, "runtime": name,
-                             **figure, "best_GMACs": batch * FEATURES**2 / figure["min_us"] / 1e3,
-                             "ratio_of_min": figure["min_us"] / figures["bbg"]["min_us"],
-                             "ratio_of_median": figure["median_us"] / figures["bbg"]["median_us"],
-                             "kernels": runner.facts["kernels"]})  # fmt: skip
+                rows.append(
+                    {
+                        "product": f"{batch} x {FEATURES} x {FEATURES}",
+                        "threads": threads,
+                        "runtime": name,
+                        **figure,
+                        "best_GMACs": batch * FEATURES**2 / figure["min_us"] / 1e3,
+                        "ratio_of_min": figure["min_us"] / figures["bbg"]["min_us"],
+                        "ratio_of_median": figure["median_us"] / figures["bbg"]["median_us"],
+                        "kernels": runner.facts["kernels"],
+                    }
+                )
     return rows
 
 

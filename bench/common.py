@@ -22,9 +22,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 ENVIRONMENTS = ROOT / "build" / "environments"
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(ROOT))
 
-from cases.convolutions import LAYERS, Case, conv_op  # noqa: E402
+from cases.convolutions import LAYERS, Case, conv_op
 
 __all__ = ["LAYERS", "Case", "conv_op", "environment", "finish", "machine", "options"]
 

@@ -80,10 +80,16 @@ def main() -> None:
                 path = Path(place) / f"{network}-{edges}.bbg"
                 pack(network, path, edges)
                 times, needed = loading(path, arguments.rounds), peak(RUN.format(path=str(path)))
-                result["footprint"].append({
-                    "network": network, "edges": edges, "bytes": path.stat().st_size, "load_min_us": 1e6 * min(times),
-                    "load_median_us": 1e6 * median(times), "peak_bytes_above_numpy": needed - bare,
-                })  # fmt: skip
+                result["footprint"].append(
+                    {
+                        "network": network,
+                        "edges": edges,
+                        "bytes": path.stat().st_size,
+                        "load_min_us": 1e6 * min(times),
+                        "load_median_us": 1e6 * median(times),
+                        "peak_bytes_above_numpy": needed - bare,
+                    }
+                )
     result["numpy_peak_bytes"] = bare
     result["call_overhead_us"] = 1e6 * overhead(arguments.rounds)
     finish(result, arguments.out)

@@ -82,8 +82,12 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     if arguments.prepare:
         return
-    result: dict[str, Any] = {**machine(("torch", "torchvision", "openvino", "numpy")), "rounds": arguments.rounds,
-                              "absent": [], "foreign": []}  # fmt: skip
+    result: dict[str, Any] = {
+        **machine(("torch", "torchvision", "openvino", "numpy")),
+        "rounds": arguments.rounds,
+        "absent": [],
+        "foreign": [],
+    }
     for row in rows:
         raced, absent = measure(row["network"], 1, ENTRANTS, arguments.rounds, arguments.folder, LEAST)
         result["absent"] += absent

@@ -57,8 +57,13 @@ def layer(case: Case, form: str) -> Graph:
         gated = Graph("x", shape, (sign, op), ()).shapes(*case.size)["y"].shape == shape
         rows = ("scale", "bias", "above", "below", "offset") + ("gate",) * gated
         epilogue = rng.standard_normal((len(rows), case.outputs)).astype(np.float32)
-        op = replace(op, bits="z", inputs=("b", "x") if gated else ("b",), epilogue=rows,
-                     tensors={**op.tensors, "epilogue": epilogue})  # fmt: skip
+        op = replace(
+            op,
+            bits="z",
+            inputs=("b", "x") if gated else ("b",),
+            epilogue=rows,
+            tensors={**op.tensors, "epilogue": epilogue},
+        )
     outputs = tuple(Output(name, name) for name in op.written)
     return Graph("x", shape, (sign, op), outputs)
 
@@ -99,10 +104,22 @@ def measure(kernel_set: str, rounds: int, seconds: float = 0.01) -> dict[str, An
                 limits.append(_native.roofline(kernel_set))
                 times += timed.round(seconds)
             best, middle = (1e-9 * timed.macs / t for t in (min(times), median(times)))
-            rows.append({"set": kernel_set, "network": network, "layer": str(case), "images": images, "form": form,
-                         "MMACs": timed.macs / 1e6, "min_us": 1e6 * min(times), "median_us": 1e6 * median(times),
-                         "best_GMACs": best, "median_GMACs": middle, "share": best / max(limits),
-                         "median_share": middle / median(limits)})  # fmt: skip
+            rows.append(
+                {
+                    "set": kernel_set,
+                    "network": network,
+                    "layer": str(case),
+                    "images": images,
+                    "form": form,
+                    "MMACs": timed.macs / 1e6,
+                    "min_us": 1e6 * min(times),
+                    "median_us": 1e6 * median(times),
+                    "best_GMACs": best,
+                    "median_GMACs": middle,
+                    "share": best / max(limits),
+                    "median_share": middle / median(limits),
+                }
+            )
             rooflines += limits
     limit = {"set": kernel_set, "best_GMACs": max(rooflines), "median_GMACs": median(rooflines)}
     return {"rooflines": [limit], "kernels": rows}

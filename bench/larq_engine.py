@@ -72,10 +72,24 @@ def compete(rounds: int) -> dict[str, Any]:
             runner.close()
     figures = {name: spread(t) for name, t in times.items()}
     base = figures.get("resnet18 in bbg")
-    ratio = {name: {"ratio_of_min": f["min_us"] / base["min_us"], "ratio_of_median": f["median_us"] / base["median_us"]}
-             if base else {} for name, f in figures.items()}  # fmt: skip
-    return {"larq": [{"network": name, **figures[name], **ratio[name], "bytes": runners[name].facts["bytes"],
-                      "setting": runners[name].facts.get("setting", "")} for name in runners]}  # fmt: skip
+    ratio = {
+        name: {"ratio_of_min": f["min_us"] / base["min_us"], "ratio_of_median": f["median_us"] / base["median_us"]}
+        if base
+        else {}
+        for name, f in figures.items()
+    }
+    return {
+        "larq": [
+            {
+                "network": name,
+                **figures[name],
+                **ratio[name],
+                "bytes": runners[name].facts["bytes"],
+                "setting": runners[name].facts.get("setting", ""),
+            }
+            for name in runners
+        ]
+    }
 
 
 def main() -> None:

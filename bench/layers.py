@@ -38,10 +38,22 @@ def profile(network: str, path: Path, rounds: int) -> list[dict[str, Any]]:
         macs = executed(op, values)
         speed = 1e-9 * macs / least[i] if macs and least[i] else None
         share = speed / max(limits) if speed and cost.bits == 1 else None
-        rows.append({"network": network, "kernels": engine.kernels, "op": op.name, "kind": op.kind,
-                     "result": list(cost.shape), "bits": cost.bits, "MMACs": macs / 1e6, "min_us": 1e6 * least[i],
-                     "median_us": 1e6 * middle[i], "part": least[i] / least.sum(), "best_GMACs": speed,
-                     "share": share})  # fmt: skip
+        rows.append(
+            {
+                "network": network,
+                "kernels": engine.kernels,
+                "op": op.name,
+                "kind": op.kind,
+                "result": list(cost.shape),
+                "bits": cost.bits,
+                "MMACs": macs / 1e6,
+                "min_us": 1e6 * least[i],
+                "median_us": 1e6 * middle[i],
+                "part": least[i] / least.sum(),
+                "best_GMACs": speed,
+                "share": share,
+            }
+        )
     return rows
 
 

@@ -124,6 +124,14 @@ def quantize(plain: Path, to: Path, images: np.ndarray, bits: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folded = Path(folder) / "folded.onnx"
         quant_pre_process(plain, folded, skip_symbolic_shape=True)
-        q.quantize_static(folded, to, Images(), quant_format=q.QuantFormat.QDQ, per_channel=True,
-                          activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
-                          reduce_range=bits == 7, extra_options={"WeightSymmetric": True})  # fmt: skip
+        q.quantize_static(
+            folded,
+            to,
+            Images(),
+            quant_format=q.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=q.QuantType.QUInt8,
+            weight_type=q.QuantType.QInt8,
+            reduce_range=bits == 7,
+            extra_options={"WeightSymmetric": True},
+        )

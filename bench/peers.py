@@ -56,8 +56,9 @@ HELD = (
 )
 
 
-def measure(network: str, threads: int, entrants: tuple[Entrant, ...], rounds: int, folder: Path,
-            least: float | None = None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+def measure(
+    network: str, threads: int, entrants: tuple[Entrant, ...], rounds: int, folder: Path, least: float | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A row per entrant, the first being what the ratios refer to, and those that could not run.
 
     `least`: the correlation with torch's output that is asked for, in place of what each precision allows.
@@ -65,8 +66,16 @@ def measure(network: str, threads: int, entrants: tuple[Entrant, ...], rounds: i
     runners: dict[Entrant, Runner] = {}
     absent = []
     for entrant in entrants:
-        command = [sys.executable, str(HERE / "runtimes.py"), entrant.runtime, entrant.precision, network,
-                   str(threads), str(folder), *([] if least is None else [str(least)])]  # fmt: skip
+        command = [
+            sys.executable,
+            str(HERE / "runtimes.py"),
+            entrant.runtime,
+            entrant.precision,
+            network,
+            str(threads),
+            str(folder),
+            *([] if least is None else [str(least)]),
+        ]
         try:
             runners[entrant] = Runner(command, **entrant.environment)
         except RuntimeError as error:
@@ -80,11 +89,19 @@ def measure(network: str, threads: int, entrants: tuple[Entrant, ...], rounds: i
             runner.close()
     figures = {entrant: spread(times[str(entrant)]) for entrant in runners}
     base = figures[entrants[0]]
-    rows = [{"network": network, "threads": threads, **entrant._asdict(), **figure,
-             "ratio_of_min": figure["min_us"] / base["min_us"],
-             "ratio_of_median": figure["median_us"] / base["median_us"],
-             "correlation": runners[entrant].facts.get("correlation"),
-             "ran": str(runners[entrant].facts["kernels"])} for entrant, figure in figures.items()]  # fmt: skip
+    rows = [
+        {
+            "network": network,
+            "threads": threads,
+            **entrant._asdict(),
+            **figure,
+            "ratio_of_min": figure["min_us"] / base["min_us"],
+            "ratio_of_median": figure["median_us"] / base["median_us"],
+            "correlation": runners[entrant].facts.get("correlation"),
+            "ran": str(runners[entrant].facts["kernels"]),
+        }
+        for entrant, figure in figures.items()
+    ]
     return rows, absent
 
 
@@ -94,8 +111,13 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=AVAILABLE, default=AVAILABLE)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     arguments = parser.parse_args()
-    result: dict[str, Any] = {**machine(("torch", "onnxruntime", "openvino", "numpy")), "batch": 1,
-                              "rounds": arguments.rounds, "absent": [], "networks": []}  # fmt: skip
+    result: dict[str, Any] = {
+        **machine(("torch", "onnxruntime", "openvino", "numpy")),
+        "batch": 1,
+        "rounds": arguments.rounds,
+        "absent": [],
+        "networks": [],
+    }
     groups = [FREE] + [HELD] * any(s.name == "avx2" and s.supported for s in kernel_sets())
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -65,26 +65,60 @@ def kernels(result: Result) -> str:
         if form != "bits":
             continue
         unit = forms[kernel_set, network, layer, images, "unit"]
-        rows.append((kernel_set, network, layer + (f", {images} images" if images > 1 else ""), number(bits["min_us"]),
-                     number(bits["best_GMACs"]), percent(bits["share"]), number(unit["min_us"]),
-                     number(unit["best_GMACs"]), percent(unit["share"])))  # fmt: skip
-    return "\n\n".join((
-        "The roofline is a loop of xor, population count and addition with nothing around it, on one thread; for AVX2 "
-        "the classic one that looks nibbles up. `bits` is a layer that ends in thresholds, `unit` one that ends in "
-        "scale, bias, shortcut and hinge. Best of all rounds; MACs are those of taps inside the map.",
-        table(("kernel set", "roofline, GMAC/s", "median"), limits),
-        table(("kernel set", "network", "layer", "bits: us", "GMAC/s", "of the roofline", "unit: us", "GMAC/s",
-               "of the roofline"), rows),
-    ))  # fmt: skip
+        rows.append(
+            (
+                kernel_set,
+                network,
+                layer + (f", {images} images" if images > 1 else ""),
+                number(bits["min_us"]),
+                number(bits["best_GMACs"]),
+                percent(bits["share"]),
+                number(unit["min_us"]),
+                number(unit["best_GMACs"]),
+                percent(unit["share"]),
+            )
+        )
+    return "\n\n".join(
+        (
+            "The roofline is a loop of xor, population count and addition with nothing around it, on one thread; for AVX2 "
+            "the classic one that looks nibbles up. `bits` is a layer that ends in thresholds, `unit` one that ends in "
+            "scale, bias, shortcut and hinge. Best of all rounds; MACs are those of taps inside the map.",
+            table(("kernel set", "roofline, GMAC/s", "median"), limits),
+            table(
+                (
+                    "kernel set",
+                    "network",
+                    "layer",
+                    "bits: us",
+                    "GMAC/s",
+                    "of the roofline",
+                    "unit: us",
+                    "GMAC/s",
+                    "of the roofline",
+                ),
+                rows,
+            ),
+        )
+    )
 
 
 def layers(result: Result) -> str:
     """The ops of each network that take at least a hundredth of its time."""
     rows = [
-        (r["network"], r["op"], r["kind"], "x".join(map(str, r["result"])), number(r["min_us"]),
-         number(r["median_us"]), percent(r["part"]), number(r["best_GMACs"]), percent(r["share"]))
-        for r in result["layers"] if r["part"] >= 0.01
-    ]  # fmt: skip
+        (
+            r["network"],
+            r["op"],
+            r["kind"],
+            "x".join(map(str, r["result"])),
+            number(r["min_us"]),
+            number(r["median_us"]),
+            percent(r["part"]),
+            number(r["best_GMACs"]),
+            percent(r["share"]),
+        )
+        for r in result["layers"]
+        if r["part"] >= 0.01
+    ]
     headings = ("network", "op", "kind", "result", "min, us", "median", "part", "GMAC/s", "of the roofline")
     return "Ops of at least 1 % of the network's time, one thread.\n\n" + table(headings, rows)
 
@@ -92,24 +126,47 @@ def layers(result: Result) -> str:
 def peers(result: Result) -> str:
     """A row per runtime."""
     rows = [
-        (r["network"], r["threads"], r["runtime"], r["precision"], r["held_to"] or "", number(r["min_us"]),
-         number(r["median_us"]), number(r["ratio_of_min"]), number(r["ratio_of_median"]))
+        (
+            r["network"],
+            r["threads"],
+            r["runtime"],
+            r["precision"],
+            r["held_to"] or "",
+            number(r["min_us"]),
+            number(r["median_us"]),
+            number(r["ratio_of_min"]),
+            number(r["ratio_of_median"]),
+        )
         for r in result["networks"]
-    ]  # fmt: skip
-    headings = ("network", "threads", "runtime", "precision", "held to", "min, us", "median", "times bbg, of min",
-                "of median")  # fmt: skip
-    text = ("One image at a time, random weights; the others run the real-valued twin. What is held to AVX2 is "
-            "compared with bbg on AVX2. Convolutions of int8 rows were seen to run in int8.")  # fmt: skip
-    absent = "".join(f"\n\nNot measured: {r['runtime']}, {r['precision']} on {r['network']}: {r['reason']}"
-                     for r in result["absent"])  # fmt: skip
+    ]
+    headings = (
+        "network",
+        "threads",
+        "runtime",
+        "precision",
+        "held to",
+        "min, us",
+        "median",
+        "times bbg, of min",
+        "of median",
+    )
+    text = (
+        "One image at a time, random weights; the others run the real-valued twin. What is held to AVX2 is "
+        "compared with bbg on AVX2. Convolutions of int8 rows were seen to run in int8."
+    )
+    absent = "".join(
+        f"\n\nNot measured: {r['runtime']}, {r['precision']} on {r['network']}: {r['reason']}" for r in result["absent"]
+    )
     plot = f"![Time of a network in each runtime]({PLOT})\n\n" if draws(result) else ""
     return f"{text}\n\n{plot}{table(headings, rows)}{absent}"
 
 
 def sizes(result: Result) -> str:
     """A row per size and batch."""
-    rows = [(f"{r['side']}x{r['side']}", r["batch"], number(r["min_us"]), number(r["median_us"]),
-             number(r["ns_per_pixel"])) for r in result["sizes"]]  # fmt: skip
+    rows = [
+        (f"{r['side']}x{r['side']}", r["batch"], number(r["min_us"]), number(r["median_us"]), number(r["ns_per_pixel"]))
+        for r in result["sizes"]
+    ]
     headings = ("image", "batch", "per image: min, us", "median", "ns per pixel")
     text = "ResNet-18, one thread. All batches share the same 32 images out, one at a time among them."
     return f"{text}\n\n![Time per pixel by the size of the image]({SIZES})\n\n{table(headings, rows)}"
@@ -117,12 +174,23 @@ def sizes(result: Result) -> str:
 
 def footprint(result: Result) -> str:
     """A row per network and kind of edges."""
-    rows = [(r["network"], r["edges"], f"{r['bytes']:,}", number(r["load_min_us"]), number(r["load_median_us"]),
-             f"{r['peak_bytes_above_numpy'] / 1e6:.1f}") for r in result["footprint"]]  # fmt: skip
+    rows = [
+        (
+            r["network"],
+            r["edges"],
+            f"{r['bytes']:,}",
+            number(r["load_min_us"]),
+            number(r["load_median_us"]),
+            f"{r['peak_bytes_above_numpy'] / 1e6:.1f}",
+        )
+        for r in result["footprint"]
+    ]
     headings = ("network", "edges", "bytes", "load: min, us", "median", "peak memory, MB")
     bare, call = result["numpy_peak_bytes"] / 1e6, result["call_overhead_us"]
-    text = ("Memory is that of a process that loads the network and runs one image on one thread, above one that only "
-            f"imports numpy ({bare:.1f} MB). A call of an engine with nothing to do takes {call:.2f} us.")  # fmt: skip
+    text = (
+        "Memory is that of a process that loads the network and runs one image on one thread, above one that only "
+        f"imports numpy ({bare:.1f} MB). A call of an engine with nothing to do takes {call:.2f} us."
+    )
     return f"{text}\n\n{table(headings, rows)}"
 
 
@@ -130,10 +198,21 @@ def larq_engine(result: Result) -> str:
     """A row per network."""
     if "absent" in result:
         return f"Not measured: {result['absent']}"
-    rows = [(r["network"], number(r["min_us"]), number(r["median_us"]), number(r.get("ratio_of_min")),
-             number(r.get("ratio_of_median")), r["setting"]) for r in result["larq"]]  # fmt: skip
-    text = ("224x224, one image, one thread. LCE's optimised kernels are for ARM; on x86 it runs portable ones. It "
-            "takes its turns with the fastest setting of its interpreter and as it comes.")  # fmt: skip
+    rows = [
+        (
+            r["network"],
+            number(r["min_us"]),
+            number(r["median_us"]),
+            number(r.get("ratio_of_min")),
+            number(r.get("ratio_of_median")),
+            r["setting"],
+        )
+        for r in result["larq"]
+    ]
+    text = (
+        "224x224, one image, one thread. LCE's optimised kernels are for ARM; on x86 it runs portable ones. It "
+        "takes its turns with the fastest setting of its interpreter and as it comes."
+    )
     return f"{text}\n\n" + table(("network", "min, us", "median", "times bbg, of min", "of median", "setting"), rows)
 
 
@@ -141,25 +220,60 @@ def bnn_lab(result: Result) -> str:
     """A row per product."""
     if "absent" in result:
         return f"Not measured: {result['absent']}"
-    rows = [(r["product"], r["threads"], r["runtime"], number(r["min_us"]), number(r["median_us"]),
-             number(r["best_GMACs"]), number(r["ratio_of_min"]), number(r["ratio_of_median"]))
-            for r in result["bnn_lab"]]  # fmt: skip
+    rows = [
+        (
+            r["product"],
+            r["threads"],
+            r["runtime"],
+            number(r["min_us"]),
+            number(r["median_us"]),
+            number(r["best_GMACs"]),
+            number(r["ratio_of_min"]),
+            number(r["ratio_of_median"]),
+        )
+        for r in result["bnn_lab"]
+    ]
     headings = ("product", "threads", "runtime", "min, us", "median", "GMAC/s", "times bbg, of min", "of median")
     return table(headings, rows)
 
 
 def foreign(result: Result) -> str:
     """A row per network."""
-    rows = [(r["network"], f"{r['float32_bytes'] / 1e6:.1f}", f"{r['bytes'] / 1e6:.2f}", f"{100 * r['share']:.1f}",
-             f"{100 * r['share_beside_depthwise']:.1f}", r["stays_real"], f"{r['law']:.0e}", number(r["min_us"]),
-             number(r["int8_ratio"]), number(r["float32_ratio"])) for r in result["foreign"]]  # fmt: skip
-    headings = ("network", "float32, MB", "packed, MB", "MACs at 1 bit, %", "without depthwise", "stays real",
-                "largest difference in a layer", "bbg, us", "OpenVINO int8, times bbg", "float32")  # fmt: skip
-    text = ("224x224, one image, one thread, 8-bit edges. Shares are of the multiply-accumulates outside the first and "
-            "the last layer. The law of the layers held on eight photographs. OpenVINO runs the real-valued "
-            "original; with random weights its int8 is far from float32, which changes no time.")  # fmt: skip
-    absent = "".join(f"\n\nNot measured: {r['runtime']}, {r['precision']} on {r['network']}: {r['reason']}"
-                     for r in result["absent"])  # fmt: skip
+    rows = [
+        (
+            r["network"],
+            f"{r['float32_bytes'] / 1e6:.1f}",
+            f"{r['bytes'] / 1e6:.2f}",
+            f"{100 * r['share']:.1f}",
+            f"{100 * r['share_beside_depthwise']:.1f}",
+            r["stays_real"],
+            f"{r['law']:.0e}",
+            number(r["min_us"]),
+            number(r["int8_ratio"]),
+            number(r["float32_ratio"]),
+        )
+        for r in result["foreign"]
+    ]
+    headings = (
+        "network",
+        "float32, MB",
+        "packed, MB",
+        "MACs at 1 bit, %",
+        "without depthwise",
+        "stays real",
+        "largest difference in a layer",
+        "bbg, us",
+        "OpenVINO int8, times bbg",
+        "float32",
+    )
+    text = (
+        "224x224, one image, one thread, 8-bit edges. Shares are of the multiply-accumulates outside the first and "
+        "the last layer. The law of the layers held on eight photographs. OpenVINO runs the real-valued "
+        "original; with random weights its int8 is far from float32, which changes no time."
+    )
+    absent = "".join(
+        f"\n\nNot measured: {r['runtime']}, {r['precision']} on {r['network']}: {r['reason']}" for r in result["absent"]
+    )
     return f"{text}\n\n{table(headings, rows)}{absent}"
 
 
@@ -212,8 +326,11 @@ def draw(result: Result, to: Path) -> None:
     for axis, network in zip(axes[0], networks, strict=True):
         own = [r for r in rows if r["network"] == network]
         names = [f"{r['runtime']}, {r['precision']}" for r in own]
-        bars = axis.barh(names, [r["ratio_of_min"] for r in own],
-                         color=["#c0392b" if r["runtime"] == "bbg" else "#9aa5b1" for r in own])  # fmt: skip
+        bars = axis.barh(
+            names,
+            [r["ratio_of_min"] for r in own],
+            color=["#c0392b" if r["runtime"] == "bbg" else "#9aa5b1" for r in own],
+        )
         axis.bar_label(bars, [f"{number(r['min_us'])} us" for r in own], padding=3, fontsize=8)
         axis.set_title(network, fontsize=10)
         axis.set_xlabel("times bbg")

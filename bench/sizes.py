@@ -66,10 +66,15 @@ def main() -> None:
         for key in entrants:
             times[key] += turn(engines[key[0]], calls[key])
     result["sizes"] = [
-        {"side": side, "batch": batch, "min_us": 1e6 * min(taken) / batch,
-         "median_us": 1e6 * statistics.median(taken) / batch, "ns_per_pixel": 1e9 * min(taken) / batch / side**2}
+        {
+            "side": side,
+            "batch": batch,
+            "min_us": 1e6 * min(taken) / batch,
+            "median_us": 1e6 * statistics.median(taken) / batch,
+            "ns_per_pixel": 1e9 * min(taken) / batch / side**2,
+        }
         for (side, batch), taken in times.items()
-    ]  # fmt: skip
+    ]
     finish(result, arguments.out)
 
 

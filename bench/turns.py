@@ -47,7 +47,7 @@ class Runner:
     """A serving process; `facts` is what it says about itself. Raises RuntimeError where it ends instead."""
 
     def __init__(self, command: Sequence[str], **environment: str) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             command,
             env={**os.environ, **environment},

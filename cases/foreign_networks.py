@@ -16,8 +16,8 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 import bbg
-from bbg.image import Preprocess
 from bbg.binarization.rewrite import Binarized
+from bbg.image import Preprocess
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "resnet18": (tv.resnet18, 64),
@@ -59,8 +59,9 @@ def photographs(side: int, count: int = 8) -> np.ndarray:
     return np.stack(crops)
 
 
-def binary_twin(name: str, side: int, classes: int = 10, method: str = "bbg",
-                steps: int = 3) -> tuple[Binarized, nn.Module, Tensor, list[float]]:  # fmt: skip
+def binary_twin(
+    name: str, side: int, classes: int = 10, method: str = "bbg", steps: int = 3
+) -> tuple[Binarized, nn.Module, Tensor, list[float]]:
     """A network binarized and trained for some steps on photographs; with the original, the images and the losses.
 
     The original's batch norms hold the statistics of the images, so that its numbers stay in a trained network's range.

@@ -19,10 +19,28 @@ from torch import Tensor, nn
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
 from bbg.methods import ACTS, METHODS, Binarizer, Form, Method
 
-TRAITS = ("negative BN scale", "zero BN scale", "odd channels", "map smaller than the kernel",
-          "padding of half the kernel + 1", "groups", "dilation", "depth 3",
-          "branches", "shuffle", "slices", "product", "squeeze and excite", "curve", "layer norm", "linear of a map",
-          "depthwise", "difference", "constant", "flattened [N, H, W, C]")  # fmt: skip
+TRAITS = (
+    "negative BN scale",
+    "zero BN scale",
+    "odd channels",
+    "map smaller than the kernel",
+    "padding of half the kernel + 1",
+    "groups",
+    "dilation",
+    "depth 3",
+    "branches",
+    "shuffle",
+    "slices",
+    "product",
+    "squeeze and excite",
+    "curve",
+    "layer norm",
+    "linear of a map",
+    "depthwise",
+    "difference",
+    "constant",
+    "flattened [N, H, W, C]",
+)
 CURVES = (nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.GELU, partial(nn.GELU, "tanh"))
 BINARY = [method for method in METHODS.values() if method.weight is not None]
 
@@ -210,8 +228,10 @@ class Draw:
 
     def branches(self) -> None:
         """A concatenation, of the map itself too."""
-        layers = [nn.Identity() if self.likely(0.3) else self.branch(self.one(1, 3, 8, 16, 17))
-                  for _ in range(self.one(2, 2, 3, 5))]  # fmt: skip
+        layers = [
+            nn.Identity() if self.likely(0.3) else self.branch(self.one(1, 3, 8, 16, 17))
+            for _ in range(self.one(2, 2, 3, 5))
+        ]
         of_last = self.likely(0.3)
         self.add(
             Function(lambda x, *f: first(torch.cat([last(g(x)) for g in f], -1)), *layers)
@@ -294,9 +314,16 @@ class Draw:
         c = self.channels
         numbers = torch.randn(c, 1, 1)
         number = float(self.rng.normal())
-        constants = [lambda x: number - x, lambda x: x.sub_(number), lambda x: x * numbers, lambda x: -x + numbers,
-                     lambda x: x / 0.7, lambda x: first(last(x) * numbers.flatten()), lambda x: numbers - 2 * x,
-                     lambda x: torch.clamp(x + numbers, max=2)]  # fmt: skip
+        constants = [
+            lambda x: number - x,
+            lambda x: x.sub_(number),
+            lambda x: x * numbers,
+            lambda x: -x + numbers,
+            lambda x: x / 0.7,
+            lambda x: first(last(x) * numbers.flatten()),
+            lambda x: numbers - 2 * x,
+            lambda x: torch.clamp(x + numbers, max=2),
+        ]
         if self.likely(0.5):
             self.add(Function(self.one(*constants)))
             self.traits.add("constant")
@@ -346,11 +373,33 @@ def random_network(seed: int) -> tuple[nn.Module, Tensor, set[str]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         draw = Draw(seed)
-        parts = [lambda: draw.conv(True), lambda: draw.conv(True), lambda: draw.conv(False), draw.unit, draw.unit,
-                 draw.unit, draw.block, draw.join, draw.act, draw.pool, draw.pool, draw.branches, draw.branches,
-                 draw.shuffle, draw.shuffle, draw.slices, draw.product, draw.product, draw.curve, draw.norm, draw.norm,
-                 draw.depthwise, draw.arithmetic, draw.arithmetic,
-                 lambda: draw.add(nn.BatchNorm2d(draw.channels))]  # fmt: skip
+        parts = [
+            lambda: draw.conv(True),
+            lambda: draw.conv(True),
+            lambda: draw.conv(False),
+            draw.unit,
+            draw.unit,
+            draw.unit,
+            draw.block,
+            draw.join,
+            draw.act,
+            draw.pool,
+            draw.pool,
+            draw.branches,
+            draw.branches,
+            draw.shuffle,
+            draw.shuffle,
+            draw.slices,
+            draw.product,
+            draw.product,
+            draw.curve,
+            draw.norm,
+            draw.norm,
+            draw.depthwise,
+            draw.arithmetic,
+            draw.arithmetic,
+            lambda: draw.add(nn.BatchNorm2d(draw.channels)),
+        ]
         draw.conv(False)
         for _ in range(draw.one(1, 2, 4, 6, 8)):
             draw.one(*parts)()

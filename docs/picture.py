@@ -60,8 +60,13 @@ def panel(axis: Any, bottom: float, top: float, title: str, formula: str) -> Non
 
 def trained(axis: Any) -> None:
     """The unit in torch."""
-    panel(axis, 3.85, 7.4, "trained in torch",
-          "$y$ = act( BN( $\\alpha$ · conv( sign($x$), sign($w - \\bar{w}$) ) ) + gate · shortcut($x$) )")  # fmt: skip
+    panel(
+        axis,
+        3.85,
+        7.4,
+        "trained in torch",
+        "$y$ = act( BN( $\\alpha$ · conv( sign($x$), sign($w - \\bar{w}$) ) ) + gate · shortcut($x$) )",
+    )
     y = 4.9
     axis.text(0.75, y, "$x$", fontsize=15, ha="center", va="center")
     arrow(axis, (0.95, y), (1.75, y))

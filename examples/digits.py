@@ -24,9 +24,10 @@ import bbg
 from bbg.data import Split, open_data
 from bbg.layers import BinaryConv2d
 from bbg.recipe import Recipe
-from bbg.training.loop import logits_of, train
+from bbg.training.evaluate import logits_of
+from bbg.training.loop import train
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "digits_resnet8.toml"
+RECIPE = Path(__file__).parent.parent / "src" / "bbg" / "recipes" / "digits_resnet8.toml"
 GREEN, ORANGE, GREY, INK = "#1b9e77", "#d95f02", "#c9ced6", "#22303c"
 
 
@@ -96,17 +97,29 @@ def print_table(in_torch: Side, in_engine: Side, split: Split) -> None:
     Console().print("", table, f"other class named on {other} of {count} digits", "", sep="\n", highlight=False)
 
 
-def draw(path: Path, in_torch: Side, in_engine: Side, split: Split, history: list[dict[str, float]],
-         model: torch.nn.Module) -> None:  # fmt: skip
+def draw(
+    path: Path, in_torch: Side, in_engine: Side, split: Split, history: list[dict[str, float]], model: torch.nn.Module
+) -> None:
     """One picture: digits with the engine's answers, the learning curve, learned weight bits, and the comparison."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"font.size": 10, "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlepad": 9,
-                         "axes.titlelocation": "left", "axes.edgecolor": GREY, "text.color": INK,
-                         "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK})  # fmt: skip
+    plt.rcParams.update(
+        {
+            "font.size": 10,
+            "axes.titlesize": 11.5,
+            "axes.titleweight": "bold",
+            "axes.titlepad": 9,
+            "axes.titlelocation": "left",
+            "axes.edgecolor": GREY,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+        }
+    )
     figure = plt.figure(figsize=(13, 7), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.2, h_pad=0.2, wspace=0.03, hspace=0.05)
     grid = figure.add_gridspec(2, 3, width_ratios=(1.35, 1.1, 1), height_ratios=(1.6, 1))
@@ -115,8 +128,13 @@ def draw(path: Path, in_torch: Side, in_engine: Side, split: Split, history: lis
     draw_bits(figure.add_subplot(grid[0, 2]), model)
     bars = grid[1, 1:].subgridspec(1, 2)
     draw_pair(figure.add_subplot(bars[0]), "Size:", in_torch.bytes, in_engine.bytes, lambda v: f"{v / 1e3:,.1f} kB")
-    draw_pair(figure.add_subplot(bars[1]), "Time for one image:", in_torch.seconds, in_engine.seconds,
-              lambda v: f"{1e6 * v:,.0f} µs")  # fmt: skip
+    draw_pair(
+        figure.add_subplot(bars[1]),
+        "Time for one image:",
+        in_torch.seconds,
+        in_engine.seconds,
+        lambda v: f"{1e6 * v:,.0f} µs",
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -131,8 +149,16 @@ def draw_digits(axis: Any, side: Side, split: Split, columns: int = 10, rows: in
         y, x = divmod(i, columns)
         sheet[y * cell + 1 : y * cell + 9, x * cell + 1 : x * cell + 9] = images[i]
         right = answers[i] == labels[i]
-        axis.text(x * cell + 9.6, y * cell + 9.6, split.classes[answers[i]], color=GREEN if right else ORANGE,
-                  ha="center", va="center", fontsize=9, fontweight="bold")  # fmt: skip
+        axis.text(
+            x * cell + 9.6,
+            y * cell + 9.6,
+            split.classes[answers[i]],
+            color=GREEN if right else ORANGE,
+            ha="center",
+            va="center",
+            fontsize=9,
+            fontweight="bold",
+        )
     axis.imshow(sheet, cmap="Greys", vmin=0, vmax=255, interpolation="nearest")
     axis.set_title(f"The engine on held-out digits: {100 * side.accuracy(labels):.1f} % right")
     axis.set_anchor("N")

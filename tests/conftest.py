@@ -1,7 +1,22 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from support.kernel_runs import SETS
+
+TORCH = (
+    "analysis",
+    "binarization",
+    "conversion",
+    "data",
+    "methods",
+    "models",
+    "training",
+    "test_comparison.py",
+    "test_layers.py",
+)
+collect_ignore = [] if find_spec("torch") else list(TORCH)
 
 
 @pytest.fixture(params=SETS)

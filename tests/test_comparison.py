@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from test_train import Stop, after, stop
+from support.paths import ROOT
+from support.trainings import Stop, after, stop
 
 from bbg.cli import main
 from bbg.comparison import compare, row_of, table
@@ -42,8 +43,13 @@ def report(digits: Split, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 def test_each_row_is_the_training_alone(report: dict[str, Any], digits: Split, tmp_path: Path) -> None:
     assert [(row["method"], row["seed"]) for row in report["rows"]] == [
-        ("bbg", 3), ("bbg-plain", 3), ("float", 3), ("bbg", 4), ("bbg-plain", 4), ("float", 4),
-    ]  # fmt: skip
+        ("bbg", 3),
+        ("bbg-plain", 3),
+        ("float", 3),
+        ("bbg", 4),
+        ("bbg-plain", 4),
+        ("float", 4),
+    ]
     alone = train(RECIPE.changed({"method": "bbg-plain", "seed": 4}), digits, tmp_path, progress=False)
     assert untimed([row_of(alone)]) == untimed([report["rows"][4]])
     assert report["rows"][4]["accuracy"] == alone.history[-1]["test_accuracy"] == report["rows"][4]["curve"][-1]
@@ -134,7 +140,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_comparison_that_is_quoted_has_every_method() -> None:
     """docs/results.md quotes docs/results/compare_cifar10_resnet20.json."""
-    docs = Path(__file__).parents[1] / "docs"
+    docs = ROOT / "docs"
     report = json.loads((docs / "results" / "compare_cifar10_resnet20.json").read_text(encoding="utf-8"))
     rows = {row["method"]: row for row in report["rows"]}
     assert set(rows) >= set(METHODS)

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bbg.graph import reference
 from PIL import Image
 
 import bbg
-from bbg import _native, packed
+from bbg import _native
 from bbg.engine import Engine, Prediction, _cores, load
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op, Output, pack_bits
-from bbg.image import Preprocess
+from bbg.graph import Graph, Op, Output, pack_bits, reference
+from bbg.graph import file as packed
 from bbg.graph.file import Model
+from bbg.image import Preprocess
 
 CHANNELS, SIZE, CLASSES = 3, 16, 5
 

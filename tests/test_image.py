@@ -59,9 +59,15 @@ def test_exif_turns_the_image_upright(orientation: int) -> None:
     exif[0x0112] = orientation
     turned = load_image(encoded(array, exif=exif))
     expected = {
-        1: array, 2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1], 5: array.swapaxes(0, 1),
-        6: array[::-1].swapaxes(0, 1), 7: array[::-1, ::-1].swapaxes(0, 1), 8: array[:, ::-1].swapaxes(0, 1),
-    }[orientation]  # fmt: skip
+        1: array,
+        2: array[:, ::-1],
+        3: array[::-1, ::-1],
+        4: array[::-1],
+        5: array.swapaxes(0, 1),
+        6: array[::-1].swapaxes(0, 1),
+        7: array[::-1, ::-1].swapaxes(0, 1),
+        8: array[:, ::-1].swapaxes(0, 1),
+    }[orientation]
     assert np.array_equal(turned, expected)
 
 
@@ -191,8 +197,9 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
         Preprocess.of("mnist")
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3), np.float32),
-                                    np.zeros((1, 3, 8, 8), np.uint8)])  # fmt: skip
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 3, 8, 8), np.uint8)]
+)
 def test_normalize_takes_uint8_batches_only(pixels: np.ndarray) -> None:
     with pytest.raises(BbgError, match="normalize takes uint8"):
         PRESETS["cifar10"].normalize(pixels)

@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.paths import ROOT
 
 from bbg.errors import BbgError
 from bbg.recipe import Recipe
 
-FILES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+FILES = sorted((ROOT / "src" / "bbg" / "recipes").glob("*.toml"))
 LEAST = {"dataset": "digits", "network": "resnet8"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_recipe_loads_and_builds(path: Path) -> None:
-    from bbg.training.checkpoint import build
     from bbg.data import DATASETS
     from bbg.image import Preprocess
+    from bbg.training.checkpoint import build
 
     recipe = Recipe.load(path)
     assert recipe.dataset in DATASETS

@@ -9,58 +9,61 @@ Names are looked up on first use: importing `bbg` imports neither torch nor the 
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bbg._version import __version__
 from bbg.errors import BbgError
 
 if TYPE_CHECKING:
     from bbg import analysis, layers, zoo
+    from bbg.binarization import binarize
     from bbg.conversion import check, convert
     from bbg.engine import Engine, load
     from bbg.image import Preprocess
-    from bbg.models import binarize, create
+    from bbg.models import create
 
-__version__ = "0.1.0"
-__all__ = ["BbgError", "Engine", "Preprocess", "analysis", "binarize", "check", "convert", "create", "layers", "load",
-           "zoo"]  # fmt: skip
+    __all__ = [
+        "BbgError",
+        "Engine",
+        "Preprocess",
+        "__version__",
+        "analysis",
+        "binarize",
+        "check",
+        "convert",
+        "create",
+        "layers",
+        "load",
+        "zoo",
+    ]
+else:
+    # Where each name is found when it is first used; a room stands for itself.
+    _LAZY = {
+        "Engine": "bbg.engine",
+        "Preprocess": "bbg.image",
+        "analysis": "bbg.analysis",
+        "binarize": "bbg.binarization",
+        "check": "bbg.conversion",
+        "convert": "bbg.conversion",
+        "create": "bbg.models",
+        "layers": "bbg.layers",
+        "load": "bbg.engine",
+        "zoo": "bbg.zoo",
+    }
+    __all__ = ["BbgError", "__version__", *_LAZY]
 
-_HOMES = {
-    "Engine": "bbg.engine",
-    "Preprocess": "bbg.image",
-    "binarize": "bbg.models",
-    "check": "bbg.convert",
-    "convert": "bbg.convert",
-    "create": "bbg.models",
-    "load": "bbg.engine",
-}
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'bbg' has no attribute {name!r}")
+        try:
+            room = import_module(_LAZY[name])
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise BbgError(f"bbg.{name} needs torch, which is not installed; run pip install 'bbg[train]'") from error
+        value = globals()[name] = room if _LAZY[name] == f"bbg.{name}" else getattr(room, name)
+        return value
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'bbg' has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"bbg.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise BbgError(f"bbg.{name} needs torch, which is not installed; run pip install 'bbg[train]'") from error
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Keeps `bbg.convert` the function when the package of the same name is imported, which would overwrite it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOMES:
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    def __dir__() -> list[str]:
+        return sorted(__all__)

@@ -18,19 +18,20 @@ from typing import Any
 import torch
 
 from bbg.analysis import gates, weight_entropy
-from bbg.training.checkpoint import Checkpoint
 from bbg.data import Split
 from bbg.errors import BbgError
 from bbg.files import write_json
 from bbg.methods import get
 from bbg.recipe import Recipe
+from bbg.training.checkpoint import Checkpoint
 from bbg.training.loop import train
 
 VARIED = ("method", "seed")  # keys of the recipe that differ between the rows
 
 
-def compare(recipe: Recipe, split: Split, methods: Sequence[str], seeds: int, out: Path, result: Path, *,
-            progress: bool = True) -> dict[str, Any]:  # fmt: skip
+def compare(
+    recipe: Recipe, split: Split, methods: Sequence[str], seeds: int, out: Path, result: Path, *, progress: bool = True
+) -> dict[str, Any]:
     """Train `recipe` once for each of `methods` and each of `seeds` seeds, those of the recipe and the ones behind it.
 
     Returns what it writes to the file `result` (JSON) after each training: `recipe`, `classes`, `test_images`,
@@ -46,8 +47,13 @@ def compare(recipe: Recipe, split: Split, methods: Sequence[str], seeds: int, ou
     if seeds < 1:
         raise BbgError(f"seeds is {seeds}, allowed are 1 and more")
     common = {key: value for key, value in recipe.to_dict().items() if key not in VARIED}
-    report: dict[str, Any] = {"recipe": common, "classes": len(split.classes), "test_images": len(split.test.labels),
-                              "test_set": _digest(split), "torch": str(torch.__version__)}  # fmt: skip
+    report: dict[str, Any] = {
+        "recipe": common,
+        "classes": len(split.classes),
+        "test_images": len(split.test.labels),
+        "test_set": _digest(split),
+        "torch": str(torch.__version__),
+    }
     report["rows"] = _known(result, report)
     for seed in range(recipe.seed, recipe.seed + seeds):
         for name in names:
@@ -117,9 +123,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for i, row in enumerate(rows):
         curves = [run["curve"] for run in report["rows"] if run["method"] == row["method"]]
         epochs = range(1, len(curves[0]) + 1)
-        low, middle, high = (
-            [100 * pick(points) for points in zip(*curves, strict=True)] for pick in (min, mean, max)
-        )  # fmt: skip
+        low, middle, high = ([100 * pick(points) for points in zip(*curves, strict=True)] for pick in (min, mean, max))
         left.plot(epochs, middle, marker=".", label=row["method"], color=f"C{i}")
         left.fill_between(epochs, low, high, alpha=0.2, color=f"C{i}")
         right.barh(row["method"], middle[-1], color=f"C{i}", xerr=[[middle[-1] - low[-1]], [high[-1] - middle[-1]]])

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bbg import _native
+import bbg._native as _native
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op
-from bbg.image import Preprocess
-from bbg.graph.kinds import Shape
 from bbg.graph.file import Model, read
+from bbg.graph.kinds import Shape
+from bbg.image import Preprocess
 
 Outputs = np.ndarray | dict[str, np.ndarray]
 

@@ -86,9 +86,19 @@ class BinaryConv2d(_Binary, nn.Conv2d):
     @classmethod
     def of(cls, layer: nn.Conv2d, method: str | Method = "bbg") -> Self:
         """The binary twin of `layer`, which holds the very same parameters."""
-        return cls(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-                   layer.dilation, layer.groups, bias=False, padding_mode=layer.padding_mode, device="meta",
-                   method=method)._take(layer)  # fmt: skip
+        return cls(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            bias=False,
+            padding_mode=layer.padding_mode,
+            device="meta",
+            method=method,
+        )._take(layer)
 
     def _product(self, x: Tensor, w: Tensor) -> Tensor:
         return F.conv2d(x, w, None, self.stride, self.padding, self.dilation, self.groups)
@@ -179,9 +189,18 @@ class Unit(nn.Module):
     gate: nn.Parameter | None
     map: tuple[int, int, int] | None = None  # of a linear layer: the map that its input was
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, method: str | Method = "bbg",
-                 act: str | None = None, pool: nn.Module | None = None, project: bool = False,
-                 **options: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        method: str | Method = "bbg",
+        act: str | None = None,
+        pool: nn.Module | None = None,
+        project: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__()
         chosen = get(method)
         layer: Callable[..., nn.Module] = nn.Conv2d
@@ -195,8 +214,14 @@ class Unit(nn.Module):
         self._assemble(conv, norm, chosen, shortcut, torch.ones(out_channels), pointwise(act, out_channels), pool)
 
     @classmethod
-    def around(cls, layer: nn.Conv2d | nn.Linear, norm: nn.Module | None = None, *, method: str | Method = "bbg",
-               shape: tuple[int, int, int] | None = None) -> Self:  # fmt: skip
+    def around(
+        cls,
+        layer: nn.Conv2d | nn.Linear,
+        norm: nn.Module | None = None,
+        *,
+        method: str | Method = "bbg",
+        shape: tuple[int, int, int] | None = None,
+    ) -> Self:
         """The unit of the binary twin of `layer`, without a nonlinearity: `BN(conv(x)) + gate * shortcut(x)`.
 
         The parameters are those of `layer`; `norm` is the BN behind it, None for a new one. `shape`: `[C, H, W]` of the
@@ -222,8 +247,16 @@ class Unit(nn.Module):
                 module.training = layer.training
         return unit
 
-    def _assemble(self, conv: nn.Module, norm: nn.Module, method: Method, shortcut: nn.Module, ones: Tensor,
-                  act: nn.Module | None, pool: nn.Module | None) -> None:  # fmt: skip
+    def _assemble(
+        self,
+        conv: nn.Module,
+        norm: nn.Module,
+        method: Method,
+        shortcut: nn.Module,
+        ones: Tensor,
+        act: nn.Module | None,
+        pool: nn.Module | None,
+    ) -> None:
         self.conv = conv
         self.norm = norm
         self.shortcut = None if method.shortcut == "none" else shortcut

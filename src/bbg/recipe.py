@@ -58,9 +58,19 @@ class Recipe:
         for key, words in allowed_words.items():
             if getattr(self, key) not in words:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)!r}, allowed are {', '.join(words)}")
-        for key, low in {"epochs": 1, "batch_size": 2, "checkpoint_steps": 1, "crop_padding": 0, "bn_batches": 0,
-                         "lr": 0, "weight_decay": 0, "seed": 0, "size": 1, "width": 1,
-                         "activation_epochs": 0}.items():  # fmt: skip
+        for key, low in {
+            "epochs": 1,
+            "batch_size": 2,
+            "checkpoint_steps": 1,
+            "crop_padding": 0,
+            "bn_batches": 0,
+            "lr": 0,
+            "weight_decay": 0,
+            "seed": 0,
+            "size": 1,
+            "width": 1,
+            "activation_epochs": 0,
+        }.items():
             value = getattr(self, key)
             if value is not None and not low <= value < 2**62:
                 raise BbgError(f"recipe key {key!r} is {value}, allowed is {low} or more")

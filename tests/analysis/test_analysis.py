@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import bbg
 from bbg.analysis import activity, binary_layers, costs, flips, gates, histograms, signs, weight_entropy
 from bbg.errors import BbgError
+from bbg.graph.file import read
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
 from bbg.methods import METHODS, Binarizer, Form, Method
-from bbg.graph.file import read
 
 torch.set_num_threads(1)
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bbg.graph import reference
 import report
-from cases.convolutions import CASES, LAYERS, Case, conv_graph
 from kernels import FORMS, executed, layer
 from turns import Runner, race, spread
 
-from bbg.graph import Graph, pack_bits
+from bbg.graph import Graph, pack_bits, reference
+from cases.convolutions import CASES, LAYERS, Case, conv_graph
 
 BENCH = str(Path(report.__file__).parent)
 
@@ -63,10 +62,25 @@ def test_the_layers_are_graphs(case: Case, form: str) -> None:
 
 def test_the_report_keeps_the_rest_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
-    row = {"product": "1 x 2", "threads": 1, "runtime": "bbg", "min_us": 1.5, "median_us": 2.0, "best_GMACs": 1234.5,
-           "ratio_of_min": 1.0, "ratio_of_median": 1.0}  # fmt: skip
-    facts = {"date": "2026-01-01", "cpu": "A", "cpu_family_model": "1/2", "cores": 2, "load": 0.1, "commit": "abc",
-             "versions": {"numpy": "2"}}  # fmt: skip
+    row = {
+        "product": "1 x 2",
+        "threads": 1,
+        "runtime": "bbg",
+        "min_us": 1.5,
+        "median_us": 2.0,
+        "best_GMACs": 1234.5,
+        "ratio_of_min": 1.0,
+        "ratio_of_median": 1.0,
+    }
+    facts = {
+        "date": "2026-01-01",
+        "cpu": "A",
+        "cpu_family_model": "1/2",
+        "cores": 2,
+        "load": 0.1,
+        "commit": "abc",
+        "versions": {"numpy": "2"},
+    }
     (tmp_path / "bnn_lab.json").write_text(json.dumps({**facts, "bnn_lab": [row, row]}))
     page.write_text(f"# Before\n\n{report.BEGIN}\nold\n{report.END}\n\n## After\n")
     monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(tmp_path), "--page", str(page)])

@@ -11,54 +11,29 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases.foreign_networks import NETWORKS, build
+from support.binarizing import EXAMPLE, conv, images, inputs_of_signs, storage, what
 from torch import Tensor, fx, nn
 
 import bbg
-from bbg import BbgError, packed
+from bbg import BbgError
+from bbg.binarization.network import Network
+from bbg.graph import file as packed
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut, Unit
 from bbg.methods import METHODS, Method
 from bbg.methods.base import Hardtanh
-from bbg.models import Binarized
-from bbg.binarization.network import Network, Tracer
+from bbg.tracing.tracer import Tracer
+from cases.foreign_networks import NETWORKS, build
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 WHOLE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-EXAMPLE = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(2))
 SLOW = {"vgg11", "vgg11_bn", "vgg16", "vgg16_bn"}  # 100 million weights
 EVERY = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]
 
 
-def images(count: int, size: int) -> Tensor:
-    """Random images whose neighbouring pixels are alike, as those of photographs are."""
-    generator = torch.Generator().manual_seed(0)
-    layers = [torch.randn(count, 3, side, side, generator=generator) for side in (4, 8, 16, 32)]
-    x = sum(F.interpolate(layer, (size, size), mode="bilinear") / (i + 1) for i, layer in enumerate(layers))
-    assert isinstance(x, Tensor)
-    return x / x.std()
-
-
 def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d | BinaryLinear]:
     return {n: m for n, m in model.named_modules() if isinstance(m, (BinaryConv2d, BinaryLinear))}
-
-
-def inputs_of_signs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """What each binary layer gets."""
-    met: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: met.__setitem__(name, args[0].detach()))
-        for name, layer in binary_layers(model).items()
-    ]
-    model(x)
-    for hook in hooks:
-        hook.remove()
-    return met
-
-
-def storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 class Functional(nn.Module):
@@ -74,19 +49,6 @@ class Functional(nn.Module):
         return self.function(x, *(getattr(self, name) for name in "abcdefgh"[: self.count]))
 
 
-def conv(inputs: int = 4, outputs: int = 4, kernel: int = 3, **options: Any) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
-
-
-def three(function: Callable[..., Any], *more: nn.Module, **options: Any) -> Binarized:
-    """A first and a last convolution, and one or more between them."""
-    return bbg.binarize(Functional(function, conv(3), conv(), conv(), *more), example=EXAMPLE, **options)
-
-
-def what(binary: Binarized) -> dict[str, tuple[str, str]]:
-    return {row.name: (row.what, row.why) for row in binary.report.rows}
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_networks_that_nobody_here_wrote(name: str) -> None:
     torch.manual_seed(0)
@@ -96,9 +58,11 @@ def test_networks_that_nobody_here_wrote(name: str) -> None:
     report = binary.report
     assert report.share_beside_depthwise >= 0.95
     assert {row.why for row in report.of("kept") if row.macs} <= {
-        "first: it reads the images", "last: the output comes from it", "depthwise: one input channel per filter",
+        "first: it reads the images",
+        "last: the output comes from it",
+        "depthwise: one input channel per filter",
         "squeeze-excite: a pooled map that becomes a factor",
-    }  # fmt: skip
+    }
     # The parameters are the given ones, with the numbers that were loaded.
     for row in report.of("binary"):
         unit, layer = binary.get_submodule(row.name), model.get_submodule(row.name)

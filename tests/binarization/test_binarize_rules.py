@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases.foreign_networks import build
-from test_binarize import EXAMPLE, conv, images, inputs_of_signs, storage, three, what
+from support.binarizing import EXAMPLE, conv, images, inputs_of_signs, storage, three, what
 from torch import Tensor, nn
 
 import bbg
 from bbg import BbgError
 from bbg.methods.base import Hardtanh, RPReLU
+from cases.foreign_networks import build
 
 # ---- what is replaced, kept and why --------------------------------------------------------------------------------
 
@@ -88,10 +88,12 @@ POOLED: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
     "pool": (lambda x, a, b, c: c(b(F.max_pool2d(F.relu(a(x)), 2))), ["max_pool2d_norm"]),
     "pool, then act": (lambda x, a, b, c: c(b(F.relu(F.max_pool2d(a(x), 2)))), ["max_pool2d_norm"]),
     "two pools": (lambda x, a, b, c: c(F.max_pool2d(b(F.max_pool2d(a(x), 2)), 2)), ["max_pool2d_norm"]),
-    "joined": (lambda x, a, b, c: c(b(torch.cat([F.max_pool2d(a(x), 2), a(x)[..., ::2, ::2]], 1)[:, 2:6])),
-               ["max_pool2d_norm"]),
+    "joined": (
+        lambda x, a, b, c: c(b(torch.cat([F.max_pool2d(a(x), 2), a(x)[..., ::2, ::2]], 1)[:, 2:6])),
+        ["max_pool2d_norm"],
+    ),
     "average": (lambda x, a, b, c: c(b(F.avg_pool2d(a(x), 2))), []),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", POOLED)
@@ -141,8 +143,13 @@ def test_keep() -> None:
 
     downsample = {f"layer{i}.0.downsample.0" for i in (2, 3, 4)}
     assert kept("first", "last", "*.downsample.*") == {"conv1", "fc"} | downsample
-    assert kept("layer4") == {"layer4.0.conv1", "layer4.0.conv2", "layer4.1.conv1", "layer4.1.conv2",
-                              "layer4.0.downsample.0"}  # fmt: skip
+    assert kept("layer4") == {
+        "layer4.0.conv1",
+        "layer4.0.conv2",
+        "layer4.1.conv1",
+        "layer4.1.conv2",
+        "layer4.0.downsample.0",
+    }
     assert kept("first") == {"conv1"}
     with pytest.raises(BbgError, match=r"keep: 'layer2\.0\.conv3' fits no .*; near are .*layer2\.0\.conv2"):
         kept("layer2.0.conv3")

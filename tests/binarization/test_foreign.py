@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases.foreign_networks import NETWORKS, binary_twin
 
 import bbg
-from bbg import packed
+from bbg.graph import file as packed
+from cases.foreign_networks import NETWORKS, binary_twin
 
 torch.set_num_threads(1)
 

@@ -12,25 +12,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from test_packed import join, model, parts
+from support.commands import QUICK, RECIPE, refused, run
+from support.files import join, model, parts
 
 import bbg
-from bbg.cli import main, show
+from bbg.cli import output as show
 from bbg.engine import load
 from bbg.graph.file import encode, items, write
-
-ROOT = Path(__file__).parents[1]
-RECIPE = str(ROOT / "recipes" / "digits_resnet8.toml")
-QUICK = ["--epochs", "1", "--set", "width=4", "--set", "bn_batches=0"]
-
-
-def run(*arguments: object) -> int:
-    """The exit status of `bbg arguments`."""
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as done:
-        return int(done.code or 0)
-    return 0
 
 
 @pytest.fixture
@@ -64,10 +52,6 @@ def converted(trained: Path) -> Path:
     arguments = ("convert", trained / "last.ckpt", "-o", path, "--edges", "fp32", "--json", trained / "convert.json")
     assert run(*arguments) == 0
     return path
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # Every verb, on good input ------------------------------------------------------------------------------------------
@@ -237,18 +221,6 @@ def test_a_damaged_packed_file(case: str, verb: str, tmp_path: Path, photo: Path
     if verb == "eval":
         pytest.importorskip("torch")
     refused(tmp_path, capsys, words, verb, *([photo, "--model", path] if verb == "predict" else [path]))
-
-
-def refused(folder: Path, capsys: Any, words: str, *arguments: object) -> None:
-    """Assert that `bbg arguments` ends with status 2 and one line holding `words`, and leaves `folder` as it was."""
-    before = contents(folder)
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("bbg: ")
-    assert error.count("\n") == 1
-    assert words in error
-    assert contents(folder) == before
 
 
 USAGE = {

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from test_cli import QUICK, RECIPE, contents, refused, run
+from support.commands import QUICK, RECIPE, contents, refused, run
 
 from bbg.analysis import activity, costs, weight_entropy
-from bbg.training.checkpoint import Checkpoint
 from bbg.data import open_data
+from bbg.training.checkpoint import Checkpoint
 
 torch.set_num_threads(1)
 
@@ -80,8 +80,16 @@ def test_a_real_valued_network_has_costs_only(tmp_path: Path, capsys: Any) -> No
     assert found["by_bit_width"][0] == {"bits": 1, "bytes": 0, "operations": 0}
     assert found["bytes"] == found["bytes_if_all_were_float32"]
     picture = tmp_path / "a.png"
-    refused(tmp_path, capsys, "no binary layer", "inspect", "--checkpoint", tmp_path / "run" / "last.ckpt",
-            "--histograms", picture)  # fmt: skip
+    refused(
+        tmp_path,
+        capsys,
+        "no binary layer",
+        "inspect",
+        "--checkpoint",
+        tmp_path / "run" / "last.ckpt",
+        "--histograms",
+        picture,
+    )
 
 
 USAGE = {

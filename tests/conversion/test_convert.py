@@ -10,20 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
+import bbg
+from bbg import BbgError
+from bbg.conversion import trace, verify
+from bbg.graph import Graph
+from bbg.graph import file as packed
+from bbg.layers import BinaryConv2d
+from bbg.methods import METHODS, Method
+from cases.random_networks import SHIFTED
 
-from cases.random_networks import SHIFTED  # noqa: E402
-from torch import nn  # noqa: E402
-
-import bbg  # noqa: E402
-from bbg import BbgError, packed  # noqa: E402
-from bbg.conversion import closing, trace  # noqa: E402
-from bbg.graph import Graph  # noqa: E402
-from bbg.layers import BinaryConv2d  # noqa: E402
-from bbg.methods import METHODS, Method  # noqa: E402
-
-package = import_module("bbg.convert")  # the attribute of that name is the function
+package = import_module("bbg.conversion")
 real_fold = package.fold_graph
 torch.set_num_threads(1)  # small maps
 EXAMPLE = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -194,12 +193,12 @@ def test_departures_are_counted_by_image() -> None:
     model = nn.Sequential(BinaryConv2d(3, 3, 1), BinaryConv2d(3, 2, 1)).requires_grad_(False)
     images = torch.randn(3, 3, 4, 4)
     lowered = trace.lower_network(model, images[:1])
-    values = closing.by_steps(lowered, images)
+    values = verify.by_steps(lowered, images)
     free = {name: value.clone() for name, value in values.items()}
-    assert closing.departures(lowered, lowered.graph, values, free) == []
+    assert verify.departures(lowered, lowered.graph, values, free) == []
     values["0.sign"][1, 0, 0, 0] *= -1
     values["1.sign"][1:, 1, 2, 2] *= -1
-    given = closing.departures(lowered, lowered.graph, values, free)
+    given = verify.departures(lowered, lowered.graph, values, free)
     at_first = [images[1, 0, 0, 0].abs() / images.abs().max(), values["0"][2, 1, 2, 2].abs() / values["0"].abs().max()]
     assert given == pytest.approx([float(v) for v in at_first])
 
@@ -213,5 +212,5 @@ def test_bits_may_differ_only_near_their_threshold() -> None:
     layer = BinaryConv2d(3, 2, 1, method=SHIFTED)
     nn.init.constant_(layer.activation_binarizer.threshold, 0.5)
     lowered = trace.lower_network(nn.Sequential(layer).requires_grad_(False), torch.randn(1, 3, 1, 1))
-    found = next(closing.judge(lowered, replace(lowered.graph, ops=lowered.graph.ops[:1]), values))
+    found = next(verify.judge(lowered, replace(lowered.graph, ops=lowered.graph.ops[:1]), values))
     assert (found.ties, found.wrong) == (1, 2)

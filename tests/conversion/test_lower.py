@@ -7,17 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from support.lowering import EXAMPLE, Functional
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-import torch.nn.functional as F  # noqa: E402
-from torch import nn  # noqa: E402
-
-import bbg  # noqa: E402
-from bbg.layers import BinaryConv2d, BinaryLinear  # noqa: E402
+import bbg
+from bbg.layers import BinaryConv2d, BinaryLinear
 
 torch.set_num_threads(1)  # small maps
-EXAMPLE = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def last(x: torch.Tensor) -> torch.Tensor:
@@ -43,18 +41,6 @@ def shuffled(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Channels of `groups` groups in turn, as ShuffleNet has it."""
     n, c, h, w = x.size()
     return x.view(n, groups, c // groups, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
-
-
-class Functional(nn.Module):
-    """A network of torch's functions: `function` of the input and the layers."""
-
-    def __init__(self, function: Callable[..., object], *layers: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: torch.Tensor) -> object:
-        return self.function(x, *self.layers)
 
 
 FOREIGN: dict[str, Callable[..., object]] = {

@@ -6,20 +6,25 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
+from support.folding import RNG, Function, binary, conv, listed, same, unfolded
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-from bbg.graph import reference  # noqa: E402
-from support.folding import RNG, Function, binary, conv, listed, same, unfolded  # noqa: E402
-from cases.random_networks import SHIFTED, random_network  # noqa: E402
-from torch import nn  # noqa: E402
-
-import bbg.convert  # noqa: E402, F401  (registers the rules)
-from bbg.conversion import fold as passes  # noqa: E402
-from bbg.conversion.passes.fuse import PASSES, fold_graph  # noqa: E402
-from bbg.conversion.trace import lower_network  # noqa: E402
-from bbg.graph import Graph, Op, Output  # noqa: E402
-from bbg.layers import Shortcut, Unit  # noqa: E402
+from bbg.conversion import passes
+from bbg.conversion.passes import (
+    PASSES,
+    fold_graph,
+)
+from bbg.conversion.trace import lower_network
+from bbg.graph import (
+    Graph,
+    Op,
+    Output,
+    reference,
+)
+from bbg.layers import Shortcut, Unit
+from cases import random_graphs
+from cases.random_networks import SHIFTED, random_network
 
 torch.set_num_threads(1)  # small maps
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -61,7 +66,7 @@ JOINED: dict[str, tuple[nn.Module, list[str]]] = {
         nn.Sequential(binary(method=SHIFTED), norm(4)),
         ["pointwise sign -> bits", "binary_conv scale bias shift -> real"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", JOINED)
@@ -209,8 +214,13 @@ def test_join_gates_with_a_bias() -> None:
 
 def test_join_signs() -> None:
     """Two equal signs of a value become one packed output; a third with other thresholds stays an op."""
-    network = Function(lambda x, stem, a, b, c: (lambda y: a(y) + b(y) + c(y))(stem(x)),
-                       stem=conv(), a=binary(), b=binary(), c=binary(method=SHIFTED))  # fmt: skip
+    network = Function(
+        lambda x, stem, a, b, c: (lambda y: a(y) + b(y) + c(y))(stem(x)),
+        stem=conv(),
+        a=binary(),
+        b=binary(),
+        c=binary(method=SHIFTED),
+    )
     before = passes.join_epilogues(unfolded(network))
     after = passes.join_signs(before)
     same(before, after)
@@ -234,7 +244,7 @@ def test_every_pass_keeps_what_a_random_network_computes(seed: int) -> None:
     before = lower_network(network.requires_grad_(False), example[:1]).graph
     x = example.numpy()
     values = reference.run(before, x)
-    if reference.margin(before, values) < 1e-5:
+    if random_graphs.margin(before, values) < 1e-5:
         pytest.skip("a near-tie may fall the other way")
     graph = before
     for run in PASSES:

@@ -9,19 +9,18 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import numpy as np  # noqa: E402
-from bbg.graph import reference  # noqa: E402
-from cases.random_networks import TRAITS, Function, random_network  # noqa: E402
-
-import bbg  # noqa: E402
-from bbg import packed  # noqa: E402
-from bbg.conversion.passes.fuse import fold_graph  # noqa: E402
-from bbg.conversion.trace import lower_network  # noqa: E402
-from bbg.graph.kinds import KINDS  # noqa: E402
+import bbg
+from bbg.conversion.passes import fold_graph
+from bbg.conversion.trace import lower_network
+from bbg.graph import file as packed
+from bbg.graph import reference
+from bbg.graph.kinds import KINDS
+from cases import random_graphs
+from cases.random_networks import TRAITS, Function, random_network
 
 SEEDS = range(260)
 torch.set_num_threads(1)  # small maps
@@ -59,9 +58,9 @@ def test_edges_in_8_bits_match_torch_with_the_same_edges(seed: int, tmp_path: Pa
     reals = [op for op in model.graph.ops if op.kind == "conv"]
     still_real = [op for op in reals if not op.is_depthwise(shapes[op.inputs[0]])]
     assert all(op.inputs[0] == model.graph.input_name and mode is None for op in still_real)
-    x, images = reference.random_input(model.graph, 3, np.random.default_rng(seed))
+    x, images = random_graphs.random_input(model.graph, 3, np.random.default_rng(seed))
     oracle = reference.run(model.graph, x)
-    if reference.margin(model.graph, oracle) > 1e-5:
+    if random_graphs.margin(model.graph, oracle) > 1e-5:
         (output,) = model.graph.outputs
         given = bbg.load(tmp_path / "net.bbg")(images)
         wanted = oracle[output.value].reshape(given.shape)
@@ -108,7 +107,7 @@ def test_converts_and_matches_torch(seed: int, tmp_path: Path) -> None:
     model = packed.read(tmp_path / "net.bbg")
     given = bbg.load(tmp_path / "net.bbg")(example.numpy())
     oracle = reference.run(model.graph, example.numpy())
-    if reference.margin(model.graph, oracle) > 1e-5:  # else a near-tie may fall the other way
+    if random_graphs.margin(model.graph, oracle) > 1e-5:  # else a near-tie may fall the other way
         (output,) = model.graph.outputs
         wanted = oracle[output.value].reshape(given.shape)
         assert abs(given - wanted).max() <= 1e-5 * max(abs(wanted).max(), 1e-30)

@@ -6,17 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from support.lowering import EXAMPLE, Functional
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-import torch.nn.functional as F  # noqa: E402
-from test_lower import EXAMPLE, Functional  # noqa: E402
-from torch import nn  # noqa: E402
-
-import bbg  # noqa: E402
-from bbg import BbgError  # noqa: E402
-from bbg.layers import BinaryConv2d  # noqa: E402
-from bbg.methods import METHODS, Binarizer, Form, Method  # noqa: E402
+import bbg
+from bbg import BbgError
+from bbg.layers import BinaryConv2d
+from bbg.methods import METHODS, Binarizer, Form, Method
 
 torch.set_num_threads(1)
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from support.folding import RNG, binary, conv, listed, same, unfolded
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-from bbg.graph import reference  # noqa: E402
-from support.folding import RNG, binary, conv, listed, same, unfolded  # noqa: E402
-from cases.random_networks import PLAIN, SHIFTED  # noqa: E402
-from torch import nn  # noqa: E402
-
-from bbg.conversion import fold as passes  # noqa: E402
-from bbg.conversion.passes.fuse import PASSES, fold_graph  # noqa: E402
-from bbg.engine import Engine  # noqa: E402
-from bbg.graph import Graph, Op, Output, pack_bits, unpack_bits  # noqa: E402
-from bbg.layers import Unit  # noqa: E402
-from bbg.graph.file import Model  # noqa: E402
+from bbg.conversion import passes
+from bbg.conversion.passes import (
+    PASSES,
+    fold_graph,
+)
+from bbg.engine import Engine
+from bbg.graph import (
+    Graph,
+    Op,
+    Output,
+    pack_bits,
+    reference,
+    unpack_bits,
+)
+from bbg.graph.file import Model
+from bbg.layers import Unit
+from cases.random_networks import PLAIN, SHIFTED
 
 torch.set_num_threads(1)  # small maps
 
@@ -60,10 +67,21 @@ def comparison(inputs: int, rows: dict[str, np.ndarray], clip: tuple[float | Non
     outputs = len(next(iter(rows.values())))
     ops = (
         Op("sign", "pointwise", ("x",), None, "a"),
-        Op("sum", "binary_conv", ("a",), None, "b", {"kernel": (1, 1), "channels": outputs},
-           {"weight": pack_bits(RNG.random((outputs, inputs)) < 0.5, outputs),
-            "epilogue": np.stack(list(rows.values())).astype(np.float32)}, tuple(rows), clip),
-    )  # fmt: skip
+        Op(
+            "sum",
+            "binary_conv",
+            ("a",),
+            None,
+            "b",
+            {"kernel": (1, 1), "channels": outputs},
+            {
+                "weight": pack_bits(RNG.random((outputs, inputs)) < 0.5, outputs),
+                "epilogue": np.stack(list(rows.values())).astype(np.float32),
+            },
+            tuple(rows),
+            clip,
+        ),
+    )
     return Graph("x", (inputs, 1, 1), ops, (Output("", "b", True),))
 
 
@@ -88,8 +106,9 @@ def rows_of_all_kinds(count: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("slopes", ["none", "rising", "falling"])
 @pytest.mark.parametrize("clip", [(None, None), (-1.0, 1.0), (0.0, None)])
 @pytest.mark.parametrize("inputs", [7, 64, 65])
-def test_thresholds_decide_as_the_epilogue_for_every_sum(inputs: int, clip: tuple[float | None, float | None],
-                                                         slopes: str) -> None:  # fmt: skip
+def test_thresholds_decide_as_the_epilogue_for_every_sum(
+    inputs: int, clip: tuple[float | None, float | None], slopes: str
+) -> None:
     rows = rows_of_all_kinds(33)
     if slopes != "none":
         rows["below"] = np.full(33, 0.25 if slopes == "rising" else 0.0)

@@ -16,17 +16,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.cifar import checksums
+from support.paths import ROOT, SHARED
 
 from bbg.data import Batches, ImageSet, open_data
 from bbg.data.augment import crop_flip
-from bbg.data.cifar import checksums
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 
 torch.set_num_threads(1)
-
-ROOT = Path(__file__).parent.parent
-SHARED = Path(os.environ.get("BBG_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
 # CIFAR in its official layout
@@ -186,7 +184,7 @@ def spoil(path: Path) -> None:
         (lambda r: (r / "train").rename(r / "training"), "no folder '.*train'; an image set has train/"),
         (lambda r: ((r / "train").rename(r / "t"), (r / "train").mkdir()), "0 class folders in '.*train'"),
     ],
-)  # fmt: skip
+)
 def test_bad_folders_are_refused(tmp_path: Path, damage: Callable[[Path], object], words: str) -> None:
     root = class_folders(tmp_path)
     damage(root)
@@ -229,8 +227,9 @@ def test_an_unreadable_folder_is_refused(tmp_path: Path) -> None:
     (root / "train").chmod(0)
     try:
         run = [sys.executable, "-c", UNREADABLE, str(root)]
-        done = subprocess.run(run, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "src"},
-                              cwd=ROOT)  # fmt: skip
+        done = subprocess.run(
+            run, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "src"}, cwd=ROOT
+        )
     finally:
         (root / "train").chmod(0o755)
     assert done.stderr == ""

@@ -12,33 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.files import join, model, parts
 from support.fuzz_file import fuzz, judge, originals
-from bbg.graph.reference import packed, random_graph
-from test_graph import several, small
+from support.graphs import several, small
 
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
-from bbg.image import Preprocess
 from bbg.graph.file import FILE_LIMIT, HEADER_LIMIT, Model, decode, encode, items, read, write
-
-PREPROCESS = Preprocess((6, 6), mean=(0.5, 0.25, 0.125), std=(1.0, 2.0, 0.5))
-
-
-def model() -> Model:
-    return Model(small(), PREPROCESS, ("ant", "bee", "cat", "🐕"), {"epochs": 3, "accuracy": 0.5, "data": "digits"})
-
-
-def parts(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """A packed file's safetensors header, its description, and the bytes of its tensors."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    return header, json.loads(header["__metadata__"]["bbg"]), data[8 + length :]
-
-
-def join(header: dict[str, Any], description: Any, payload: bytes) -> bytes:
-    text = description if isinstance(description, str) else json.dumps(description)
-    raw = json.dumps({**header, "__metadata__": {"bbg": text}}).encode()
-    return struct.pack("<Q", len(raw)) + raw + payload
+from cases.random_graphs import packed, random_graph
 
 
 def same(a: Model, b: Model) -> bool:
@@ -46,10 +27,19 @@ def same(a: Model, b: Model) -> bool:
 
     def plain(m: Model) -> Any:
         ops = [
-            (o.name, o.kind, o.inputs, o.real, o.bits, o.attributes, o.epilogue, o.clip,
-             {k: (t.dtype, t.shape, t.tobytes()) for k, t in o.tensors.items()})
+            (
+                o.name,
+                o.kind,
+                o.inputs,
+                o.real,
+                o.bits,
+                o.attributes,
+                o.epilogue,
+                o.clip,
+                {k: (t.dtype, t.shape, t.tobytes()) for k, t in o.tensors.items()},
+            )
             for o in m.graph.ops
-        ]  # fmt: skip
+        ]
         graph = (m.graph.input_name, m.graph.input_shape, ops, m.graph.outputs)
         return graph, m.preprocess, m.labels, m.provenance
 
@@ -342,9 +332,12 @@ def test_a_path_that_cannot_be_written_is_refused_and_leaves_no_trace(kind: str,
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     path = {
-        "a missing folder": str(tmp_path / "no" / "net.bbg"), "a folder": str(tmp_path / "folder"),
-        "a file as folder": str(tmp_path / "file" / "net.bbg"), "a null byte": "a\0b", "nothing": "",
-    }[kind]  # fmt: skip
+        "a missing folder": str(tmp_path / "no" / "net.bbg"),
+        "a folder": str(tmp_path / "folder"),
+        "a file as folder": str(tmp_path / "file" / "net.bbg"),
+        "a null byte": "a\0b",
+        "nothing": "",
+    }[kind]
     with pytest.raises(BbgError, match="cannot be written"):
         write(path, model())
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bbg.graph import reference
+import torch
 
-from bbg.graph import Graph, Op, Output, Value
+from bbg.graph import Graph, Op, Output, Value, reference
 from bbg.graph.kinds import KINDS
+from cases import random_graphs
 
-torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
 
@@ -83,8 +83,8 @@ def torch_op(op: Op, inputs: list[torch.Tensor]) -> torch.Tensor:
 def test_every_op_of_random_graphs_matches_torch() -> None:
     seen = dict.fromkeys([*KINDS, "shortcut", "shift", "tap_bias", "threshold", "hinge", "bytes"], 0)
     for seed in range(350):
-        graph = reference.random_graph(seed)
-        x, _ = reference.random_input(graph, 2, np.random.default_rng(seed))
+        graph = random_graphs.random_graph(seed)
+        x, _ = random_graphs.random_input(graph, 2, np.random.default_rng(seed))
         values = reference.run(graph, x)
         for op in graph.ops:
             expected = torch_op(op, [torch.from_numpy(values[name].astype(np.float64)) for name in op.inputs]).numpy()

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.paths import ROOT
 
 from bbg.data import open_data
-
-pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    path = Path(__file__).parents[1] / "examples" / "digits.py"
+    path = ROOT / "examples" / "digits.py"
     spec = importlib.util.spec_from_file_location("digits_demo", path)
     assert spec is not None
     assert spec.loader is not None

@@ -7,11 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from bbg import __version__
 from bbg.cli.parser import parser
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted(p.relative_to(ROOT) for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 

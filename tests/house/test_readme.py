@@ -8,14 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from PIL import Image
-
-pytest.importorskip("torch")
+from support.paths import ROOT
 
 from cases.foreign_networks import photographs
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block(section: str, language: str) -> str:
@@ -27,8 +25,15 @@ def block(section: str, language: str) -> str:
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300,
-                          env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_a_network_of_ones_own_goes_through_in_ten_lines(tmp_path: Path) -> None:

@@ -183,10 +183,8 @@ HINGES = {
     "hardtanh": lambda v, p: min(max(v, -1.0), 1.0),
     "prelu": lambda v, p: v if v >= 0 else p["slope"] * v,
     "maxout": lambda v, p: p["above" if v >= 0 else "below"] * v,
-    "rprelu": lambda v, p: (
-        (v - p["before"] if v >= p["before"] else p["slope"] * (v - p["before"])) + p["after"]
-    ),
-}  # fmt: skip
+    "rprelu": lambda v, p: (v - p["before"] if v >= p["before"] else p["slope"] * (v - p["before"])) + p["after"],
+}
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (7, 3)])

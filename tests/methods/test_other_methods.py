@@ -76,8 +76,11 @@ def test_weights_are_their_formulas(name: str) -> None:
         size = sum(abs(v) for v in values) / len(values)
         power = 2.0 ** round(math.log2(sum(abs(v - mean) / deviation for v in values) / len(values)))
         threshold, scale, shift = {
-            "xnor": (0, size, 0), "bireal": (0, size, 0), "irnet": (mean, power, 0), "adabin": (mean, deviation, mean),
-        }[name]  # fmt: skip
+            "xnor": (0, size, 0),
+            "bireal": (0, size, 0),
+            "irnet": (mean, power, 0),
+            "adabin": (mean, deviation, mean),
+        }[name]
         expected = [shift + scale * (1 if v >= threshold else -1) for v in values]
         assert q[o].flatten().tolist() == pytest.approx(expected, rel=1e-9)
 
@@ -139,9 +142,11 @@ def test_activations_forward_and_backward(name: str, progress: float) -> None:
     assert torch.allclose(binarizer(x), centre + distance * sign(x - centre))
     v = (x - centre) / distance
     slope = {
-        "xnor": clipped(v), "bireal": triangle(v), "irnet": k * t * (1 - torch.tanh(t * v) ** 2),
+        "xnor": clipped(v),
+        "bireal": triangle(v),
+        "irnet": k * t * (1 - torch.tanh(t * v) ** 2),
         "adabin": triangle(v),
-    }[name]  # fmt: skip
+    }[name]
     assert torch.allclose(gradient(binarizer, x, upstream), upstream * slope, rtol=1e-5, atol=1e-6)
 
 

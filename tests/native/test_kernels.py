@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bbg.graph import reference
-from cases.convolutions import CASES, DEPTHWISE, LAYERS, STEMS, Case, Pair, conv_graph
 from support.kernel_runs import SETS, THREADS, batch, check, run
 
 from bbg.engine import Engine, kernel_sets
 from bbg.errors import BbgError
-from bbg.graph import Op, Output
+from bbg.graph import Op, Output, reference
 from bbg.graph.file import Model
+from cases import random_graphs
+from cases.convolutions import CASES, DEPTHWISE, LAYERS, STEMS, Case, Pair, conv_graph
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -80,8 +80,14 @@ def test_the_integers_of_a_convolution_of_bytes_are_exact(case: Case, isa: str) 
     x = rng.integers(0, 256, (2, case.inputs, *case.size)).astype(np.uint8)
     want = reference.run(direct, x)["y"]
     inside = replace(direct.ops[0], inputs=("b",))
-    rounded = Op("round", "pointwise", ("x",), bytes="b", epilogue=("byte_bias",),
-                 tensors={"epilogue": np.full((1, case.inputs), 2, np.float32)})  # fmt: skip
+    rounded = Op(
+        "round",
+        "pointwise",
+        ("x",),
+        bytes="b",
+        epilogue=("byte_bias",),
+        tensors={"epilogue": np.full((1, case.inputs), 2, np.float32)},
+    )
     behind = replace(direct, ops=(rounded, inside), input_type="real")
     spread = np.where(x == 0, -7, np.where(x == 255, 300, x - 2.25)).astype(np.float32)  # clipped, and rounded
     for threads in THREADS:
@@ -155,10 +161,10 @@ def test_a_pool_behind_a_convolution_of_bytes(case: Case, pool: tuple[Pair, ...]
 def test_random_graphs(seed: int, isa: str) -> None:
     """All kinds, attributes and epilogues. Behind a near-tie bits may fall either way: such graphs are drawn anew."""
     for draw in range(seed * 100, seed * 100 + 100):
-        graph = reference.random_graph(draw, ops=8)
-        x, _ = reference.random_input(graph, 1 + draw % 5, np.random.default_rng(draw))
+        graph = random_graphs.random_graph(draw, ops=8)
+        x, _ = random_graphs.random_input(graph, 1 + draw % 5, np.random.default_rng(draw))
         want = reference.run(graph, x)
-        if reference.margin(graph, want) > 1e-5:
+        if random_graphs.margin(graph, want) > 1e-5:
             break
     else:
         pytest.fail("no graph without near-ties in a hundred")
@@ -176,8 +182,8 @@ def test_random_graphs(seed: int, isa: str) -> None:
 
 @pytest.mark.parametrize("images", [1, 2, 15, 16, 17, 40])
 def test_an_image_gives_the_same_in_any_batch(images: int, isa: str) -> None:
-    graph = reference.random_graph(12, ops=10)
-    x, _ = reference.random_input(graph, images, np.random.default_rng(4))
+    graph = random_graphs.random_graph(12, ops=10)
+    x, _ = random_graphs.random_input(graph, images, np.random.default_rng(4))
     together = run(graph, x, 2, isa)
     for n in {0, images // 2, images - 1}:
         for name, alone in run(graph, x[n : n + 1], 1, isa).items():
@@ -190,9 +196,9 @@ def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
     code = (
         "import numpy as np, reference\n"
         "from bbg.engine import Engine, kernel_sets\n"
-        "graph = reference.random_graph(1)\n"
-        "engine = Engine(reference.packed(graph), 1)\n"
-        "times = engine.profile(reference.random_input(graph, 1, np.random.default_rng(0))[1])\n"
+        "graph = random_graphs.random_graph(1)\n"
+        "engine = Engine(random_graphs.packed(graph), 1)\n"
+        "times = engine.profile(random_graphs.random_input(graph, 1, np.random.default_rng(0))[1])\n"
         "print(engine.kernels, {t.kernels for t in times}, [s.name for s in kernel_sets() if s.chosen])"
     )
     path = os.pathsep.join(p for p in sys.path if p)
@@ -209,7 +215,7 @@ def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
 def test_a_set_that_is_not_there_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BBG_ISA", name)
     with pytest.raises(BbgError, match=r"this machine has .*scalar"):
-        Engine(reference.packed(reference.random_graph(1)))
+        Engine(random_graphs.packed(random_graphs.random_graph(1)))
     with pytest.raises(BbgError, match=r"this machine has .*scalar"):
         kernel_sets()
 
@@ -220,4 +226,4 @@ def test_scalar_is_always_there_and_the_best_is_chosen(monkeypatch: pytest.Monke
     assert [s.name for s in sets] == ["avx512", "avx2", "neon", "scalar"]
     assert sets[-1].supported
     assert [s.name for s in sets if s.chosen] == [next(s.name for s in sets if s.supported)]
-    assert Engine(reference.packed(reference.random_graph(1))).kernels == next(s.name for s in sets if s.chosen)
+    assert Engine(random_graphs.packed(random_graphs.random_graph(1))).kernels == next(s.name for s in sets if s.chosen)

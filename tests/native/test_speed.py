@@ -14,11 +14,11 @@ import time
 from typing import NamedTuple
 
 import pytest
-from cases.convolutions import LAYERS, Case, Layer
 from kernels import Timed
 
 from bbg import _native
 from bbg.engine import kernel_sets
+from cases.convolutions import LAYERS, Case, Layer
 
 LANES = {"avx512": 16, "avx2": 8, "neon": 8, "scalar": 8}
 FILTERS = 32  # in a vector of the table kernel, whatever the lanes
@@ -55,14 +55,56 @@ BLOCKS = {
         ("masked", 1): (0.1, 0.04, 0.09),
         ("masked", 2): (0.14, 0.14, 0.14),
     },
-}  # fmt: skip
+}
 # By kernel set: the share of each of LAYERS with the whole epilogue of a unit.
 UNITS = {
-    "avx512": (0.86, 0.98, 1.02, 1.01, 0.86, 0.96, 1.0, 0.38, 0.56, 0.66, 0.24,
-               0.47, 0.98, 0.96, 1.04, 0.98, 1.03, 0.26, 0.54, 0.32, 0.88),
-    "avx2": (1.27, 1.41, 1.43, 1.4, 1.31, 1.38, 1.43, 0.59, 0.69, 1.13, 0.32,
-             0.97, 1.4, 1.39, 1.47, 1.4, 1.44, 0.47, 0.94, 0.88, 0.84),
-}  # fmt: skip
+    "avx512": (
+        0.86,
+        0.98,
+        1.02,
+        1.01,
+        0.86,
+        0.96,
+        1.0,
+        0.38,
+        0.56,
+        0.66,
+        0.24,
+        0.47,
+        0.98,
+        0.96,
+        1.04,
+        0.98,
+        1.03,
+        0.26,
+        0.54,
+        0.32,
+        0.88,
+    ),
+    "avx2": (
+        1.27,
+        1.41,
+        1.43,
+        1.4,
+        1.31,
+        1.38,
+        1.43,
+        0.59,
+        0.69,
+        1.13,
+        0.32,
+        0.97,
+        1.4,
+        1.39,
+        1.47,
+        1.4,
+        1.44,
+        0.47,
+        0.94,
+        0.88,
+        0.84,
+    ),
+}
 
 
 class Block(NamedTuple):

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bbg.graph import reference
-from cases.convolutions import CHANNELS, CONCATS, MAPS, Case, Pair, conv_graph
 from support.kernel_runs import check, run
 
-from bbg.graph import Graph, Op, Output
+from bbg.graph import Graph, Op, Output, reference
+from cases.convolutions import CHANNELS, CONCATS, MAPS, Case, Pair, conv_graph
 
 REPEATS = [(i, o) for i in (1, 3, 8, 16, 24, 40, 48) for o in (16, 48, 49, 96, 144) if i <= o]
 CURVES = ("tanh", "sigmoid", "silu", "hardswish", "gelu")
@@ -19,10 +18,17 @@ CURVES = ("tanh", "sigmoid", "silu", "hardswish", "gelu")
 def between(kind: str, sources: list[int], size: Pair, rng: np.random.Generator, **more: object) -> Graph:
     """The op "y" of that kind on 1x1 convolutions of the input, with a full epilogue, a shortcut and all results."""
     ops = [
-        Op(f"v{i}", "conv", ("x",), f"v{i}", None, {"kernel": (1, 1), "channels": channels},
-           {"weight": rng.standard_normal((channels, 1, 1, 2)).astype(np.float32)})
+        Op(
+            f"v{i}",
+            "conv",
+            ("x",),
+            f"v{i}",
+            None,
+            {"kernel": (1, 1), "channels": channels},
+            {"weight": rng.standard_normal((channels, 1, 1, 2)).astype(np.float32)},
+        )
         for i, channels in enumerate(sources)
-    ]  # fmt: skip
+    ]
     op = Op("y", kind, tuple(op.name for op in ops), "y", "b", bytes="u", **more)
     channels = Graph("x", (2, *size), (*ops, op), ()).shapes(*size)["y"].channels
     rows = ("scale", "bias", "above", "below", "offset", "sign", "byte_scale", "byte_bias")

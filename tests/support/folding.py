@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from bbg.graph import reference
 import torch
 from torch import nn
 
-import bbg.convert  # noqa: F401  (registers the rules)
+import bbg.conversion  # noqa: F401  (registers the rules)
 from bbg.conversion.trace import lower_network
-from bbg.graph import Graph
+from bbg.graph import Graph, reference
 from bbg.layers import BinaryConv2d
 
 RNG = np.random.default_rng(0)
@@ -49,10 +48,19 @@ def unfolded(network: nn.Module, channels: int = 4, size: int = 5) -> Graph:
 def listed(graph: Graph) -> list[str]:
     """One line per op: its kind, whether it has a shortcut, its rows, whether it clips, and what it writes."""
     return [
-        " ".join([op.kind, *["+"] * (op.shortcut is not None), *op.epilogue, *["clip"] * (op.clip != (None, None)),
-                  "->", *["real"] * (op.real is not None), *["bits"] * (op.bits is not None)])
+        " ".join(
+            [
+                op.kind,
+                *["+"] * (op.shortcut is not None),
+                *op.epilogue,
+                *["clip"] * (op.clip != (None, None)),
+                "->",
+                *["real"] * (op.real is not None),
+                *["bits"] * (op.bits is not None),
+            ]
+        )
         for op in graph.ops
-    ]  # fmt: skip
+    ]
 
 
 def same(before: Graph, after: Graph) -> None:

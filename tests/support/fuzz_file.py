@@ -28,13 +28,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from bbg.graph import reference
-from test_graph import small
 
 from bbg.engine import Engine
 from bbg.errors import BbgError
-from bbg.image import Preprocess
+from bbg.graph import reference
 from bbg.graph.file import Model, decode, encode
+from bbg.image import Preprocess
+from cases import random_graphs
+from support.graphs import small
 
 Tally = Counter[str]
 
@@ -47,10 +48,10 @@ def originals() -> list[bytes]:
     """Sound files that cover every kind of op; one has preprocessing and labels."""
     preprocess = Preprocess(6, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     models = [Model(small(), preprocess, ("a", "b", "c", "d"), {"epochs": 3})]
-    graphs = [reference.random_graph(seed, ops=4, size=7) for seed in range(24)]
+    graphs = [random_graphs.random_graph(seed, ops=4, size=7) for seed in range(24)]
     # Wider and larger: full blocks of lanes and pixels beside the odd ends.
-    graphs += [reference.random_graph(seed, ops=4, channels=(16, 32, 64, 130), size=20) for seed in range(8)]
-    return [encode(model) for model in (*models, *map(reference.packed, graphs))]
+    graphs += [random_graphs.random_graph(seed, ops=4, channels=(16, 32, 64, 130), size=20) for seed in range(8)]
+    return [encode(model) for model in (*models, *map(random_graphs.packed, graphs))]
 
 
 def damage(data: bytes, rng: np.random.Generator) -> bytes:
@@ -142,7 +143,7 @@ def judge(data: bytes, rng: np.random.Generator) -> str:
         if sum(v.numbers for v in values.values()) > LARGE or sum(c.macs for c in costs) > 100 * LARGE:
             return "large"
         engine = Engine(model, threads=int(rng.integers(1, 3)))
-        x, images = reference.random_input(model.graph, int(rng.integers(1, 4)), rng)
+        x, images = random_graphs.random_input(model.graph, int(rng.integers(1, 4)), rng)
         if model.graph.input_type == "real" and model.preprocess is not None:
             images = (x.transpose(0, 2, 3, 1) * 64 + 128).clip(0, 255).astype(np.uint8)
             x = model.preprocess.normalize(images)
@@ -151,7 +152,7 @@ def judge(data: bytes, rng: np.random.Generator) -> str:
         return "refused"
     with np.errstate(all="ignore"):
         expected = reference.run(model.graph, x)
-        margin = reference.margin(model.graph, expected)
+        margin = random_graphs.margin(model.graph, expected)
     if not all(np.isfinite(v).all() and np.abs(v).max() < 1e30 for v in expected.values()):
         return "overflow"
     if margin < BITS:

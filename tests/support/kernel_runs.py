@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from bbg.graph import reference
-from cases.convolutions import Case
 
 from bbg.engine import Engine, kernel_sets
-from bbg.graph import Graph, Output
+from bbg.graph import Graph, Output, reference
+from cases import random_graphs
+from cases.convolutions import Case
 
 SETS = [s.name for s in kernel_sets() if s.supported]
 THREADS = (1, 2, 3, 5)
 
 
 def run(graph: Graph, x: np.ndarray, threads: int, isa: str) -> dict[str, np.ndarray]:
-    engine = Engine(reference.packed(graph), threads)
+    engine = Engine(random_graphs.packed(graph), threads)
     assert engine.kernels == isa
     outputs = engine(np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if graph.input_type == "bytes" else x)
     assert isinstance(outputs, dict)

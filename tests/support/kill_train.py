@@ -17,13 +17,24 @@ from typing import Any
 
 import torch
 
-from bbg import train as training
-from bbg.training.checkpoint import Checkpoint
 from bbg.data import open_data
 from bbg.recipe import Recipe
+from bbg.training import loop as training
+from bbg.training.checkpoint import Checkpoint
 
-RECIPE = Recipe(dataset="digits", network="resnet8", width=4, act="rprelu", epochs=3, batch_size=64, lr=5e-3,
-                crop_padding=1, flip=False, bn_batches=2, checkpoint_steps=4)  # fmt: skip
+RECIPE = Recipe(
+    dataset="digits",
+    network="resnet8",
+    width=4,
+    act="rprelu",
+    epochs=3,
+    batch_size=64,
+    lr=5e-3,
+    crop_padding=1,
+    flip=False,
+    bn_batches=2,
+    checkpoint_steps=4,
+)
 
 
 def train(out: Path, resume: bool, pipe: int, slow_save: int) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from bbg.training.checkpoint import Checkpoint, build, load_weights
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
+from bbg.training.checkpoint import Checkpoint, build, load_weights
 
 torch.set_num_threads(1)
 
@@ -28,8 +28,17 @@ def some_checkpoint() -> Checkpoint:
     model(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
     history = [{"epoch": 1, "loss": 2.5, "test_accuracy": 0.1}]
-    return Checkpoint(RECIPE, 1, 7, model.state_dict(), optimizer.state_dict(), ["a", "b", "ç"], GREY, history,
-                      {"units.0.conv": torch.tensor([3, 128], dtype=torch.uint8)})  # fmt: skip
+    return Checkpoint(
+        RECIPE,
+        1,
+        7,
+        model.state_dict(),
+        optimizer.state_dict(),
+        ["a", "b", "ç"],
+        GREY,
+        history,
+        {"units.0.conv": torch.tensor([3, 128], dtype=torch.uint8)},
+    )
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import torch
 from support.kill_train import RECIPE
-from test_train import bits
+from support.paths import ROOT
+from support.trainings import bits
 
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.loop import LAST
 
 
 def test_three_kills_end_in_the_same_bits(tmp_path: Path) -> None:
-    run = [sys.executable, str(Path(__file__).with_name("kill_train.py")), str(tmp_path), "0"]
-    root = Path(__file__).parent.parent
+    run = [sys.executable, str(ROOT / "tests" / "support" / "kill_train.py"), str(tmp_path), "0"]
+    root = ROOT
     path = os.pathsep.join([str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(run, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import torch
 from support.kill_train import RECIPE
+from support.trainings import Stop, after, stop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_train import Stop, after, stop
 from torch import Tensor
 
 from bbg.analysis import gates, signs, weight_entropy
-from bbg.training.checkpoint import Checkpoint
 from bbg.data import Split, open_data
 from bbg.errors import BbgError
-from bbg.training.tasks.classification import Classification
-from bbg.training.loop import LAST, train, write_history
+from bbg.training.checkpoint import Checkpoint
+from bbg.training.loop import LAST, train
 from bbg.training.monitor import packed, unpacked
+from bbg.training.plots import write_history
+from bbg.training.tasks.classification import Classification
 
 torch.set_num_threads(1)
 

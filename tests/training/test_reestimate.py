@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from support.kill_train import RECIPE
 
-from bbg.training.checkpoint import build
 from bbg.data import open_data
-from bbg.training.loop import reestimate_norms, training_batches
+from bbg.training.checkpoint import build
+from bbg.training.evaluate import reestimate_norms
+from bbg.training.loop import training_batches
 
 torch.set_num_threads(1)
 

@@ -6,16 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import Stop, after, bits, stop
+from support.trainings import Stop, after, bits, stop
 
-from bbg.training.checkpoint import Checkpoint
 from bbg.data import Split, open_data
 from bbg.errors import BbgError
 from bbg.recipe import Recipe
+from bbg.training.checkpoint import Checkpoint
 from bbg.training.loop import LAST, train
 
-RECIPE = Recipe(dataset="digits", network="resnet8", width=4, epochs=4, batch_size=128, lr=5e-3, flip=False,
-                crop_padding=1, checkpoint_steps=5)  # fmt: skip
+RECIPE = Recipe(
+    dataset="digits",
+    network="resnet8",
+    width=4,
+    epochs=4,
+    batch_size=128,
+    lr=5e-3,
+    flip=False,
+    crop_padding=1,
+    checkpoint_steps=5,
+)
 
 
 @pytest.fixture(scope="module")

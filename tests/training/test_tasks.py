@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bbg.training.checkpoint import build
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
-from bbg.training.tasks.classification import Classification, distillation, lr_factor, set_stage
+from bbg.training.checkpoint import build
+from bbg.training.schedule import lr_factor, set_stage
+from bbg.training.tasks.classification import Classification, distillation
 
 RECIPE = Recipe(dataset="digits", network="resnet8", width=4, act="rprelu")
 

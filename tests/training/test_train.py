@@ -7,23 +7,24 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.kill_train import RECIPE
+from support.trainings import Stop, after, bits, stop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from bbg import train as training
-from bbg.training.checkpoint import Checkpoint, build
 from bbg.data import Split, open_data
 from bbg.errors import BbgError
 from bbg.recipe import Recipe
-from bbg.training.tasks.classification import Classification, lr_factor
-from bbg.training.loop import LAST, logits_of, reestimate_norms, train, training_batches
+from bbg.training.checkpoint import Checkpoint, build
+from bbg.training.evaluate import logits_of, reestimate_norms
+from bbg.training.loop import LAST, train, training_batches
+from bbg.training.schedule import lr_factor
+from bbg.training.tasks.classification import Classification
 
 torch.set_num_threads(1)
 
@@ -47,32 +48,6 @@ def undisturbed(digits: Split, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("undisturbed")
     train(RECIPE, digits, out, progress=False)
     return out
-
-
-def bits(state: dict[str, Tensor]) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
-
-
-class Stop(Exception):
-    """Ends a training in the middle."""
-
-
-def after(steps: int, then: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call `then` within step number `steps` of the next training."""
-    hook, count = training._Recorder.on_train_batch_end, 0
-
-    def counted(self: Any, *args: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == steps:
-            then()
-        hook(self, *args)
-
-    monkeypatch.setattr(training._Recorder, "on_train_batch_end", counted)
-
-
-def stop() -> None:
-    raise Stop
 
 
 # What a training leaves behind
@@ -371,8 +346,20 @@ def test_the_last_epoch_is_validated_with_the_statistics_that_are_saved(undistur
 
 
 def test_sgd_trains_and_resumes(few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(dataset="digits", network="vgg_small", width=4, size=8, epochs=2, batch_size=64, optimizer="sgd",
-                    lr=0.02, schedule="cosine", checkpoint_steps=1, label_smoothing=0.1, weight_decay=1e-4)  # fmt: skip
+    recipe = Recipe(
+        dataset="digits",
+        network="vgg_small",
+        width=4,
+        size=8,
+        epochs=2,
+        batch_size=64,
+        optimizer="sgd",
+        lr=0.02,
+        schedule="cosine",
+        checkpoint_steps=1,
+        label_smoothing=0.1,
+        weight_decay=1e-4,
+    )
     whole = train(recipe, few, tmp_path / "a", progress=False)
     with monkeypatch.context() as patch:
         after(2, stop, patch)

@@ -32,15 +32,54 @@ CLAMPS = {"clamp", "clamp_", "clip", "clamp_min", "hardtanh", "hardtanh_", "Hard
 POOLS = {
     *(f"{kind}{d}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for d in (1, 2, 3)),
     *(f"{kind}{d}d" for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool") for d in (1, 2, 3)),
-    "mean", "amax",
-}  # fmt: skip
+    "mean",
+    "amax",
+}
 SIGNS_PASS = {  # a number of the output is negative only where one of the input is
-    *POOLS, "flatten", "Flatten", "unflatten", "Unflatten", "view", "reshape", "permute", "Permute", "transpose",
-    "movedim", "contiguous", "clone", "getitem", "chunk", "split", "unbind", "squeeze", "unsqueeze", "expand", "repeat",
-    "pad", "ZeroPad2d", "ReflectionPad2d", "ReplicationPad2d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d",
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "Identity", "ChannelShuffle",
-    "channel_shuffle", "PixelShuffle", "pixel_shuffle", "PixelUnshuffle", "pixel_unshuffle", "Upsample", "interpolate",
-}  # fmt: skip
+    *POOLS,
+    "flatten",
+    "Flatten",
+    "unflatten",
+    "Unflatten",
+    "view",
+    "reshape",
+    "permute",
+    "Permute",
+    "transpose",
+    "movedim",
+    "contiguous",
+    "clone",
+    "getitem",
+    "chunk",
+    "split",
+    "unbind",
+    "squeeze",
+    "unsqueeze",
+    "expand",
+    "repeat",
+    "pad",
+    "ZeroPad2d",
+    "ReflectionPad2d",
+    "ReplicationPad2d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "feature_dropout",
+    "Identity",
+    "ChannelShuffle",
+    "channel_shuffle",
+    "PixelShuffle",
+    "pixel_shuffle",
+    "PixelUnshuffle",
+    "pixel_unshuffle",
+    "Upsample",
+    "interpolate",
+}
 ADDS = {"add", "add_", "iadd"}
 MULTIPLIES = {"mul", "mul_", "imul", "multiply"}
 MAX_POOLS = {"max_pool2d", "MaxPool2d"}
@@ -74,8 +113,9 @@ def one_sided(model: nn.Module, example: Tensor) -> set[str]:
             found.add(name)
 
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (BinaryConv2d, BinaryLinear))]
-    handles = [m.register_forward_pre_hook(lambda m, args, n=n: look(n, m.activation_binarizer, args[0]))
-               for n, m in layers]  # fmt: skip
+    handles = [
+        m.register_forward_pre_hook(lambda m, args, n=n: look(n, m.activation_binarizer, args[0])) for n, m in layers
+    ]
     try:
         with in_mode(model, False):
             model(example)
@@ -296,8 +336,12 @@ class Network:
     def _in_place(self, node: fx.Node) -> bool:
         module = self.module(node)
         positional = node.op == "call_function" and node.args[1:] == (True,)
-        return bool(getattr(module, "inplace", False) or node.kwargs.get("inplace") or positional
-                    or self.kind(node).endswith("_"))  # fmt: skip
+        return bool(
+            getattr(module, "inplace", False)
+            or node.kwargs.get("inplace")
+            or positional
+            or self.kind(node).endswith("_")
+        )
 
     def positive(self, node: fx.Node) -> bool:
         """Whether it is an activation that never gives a negative number."""

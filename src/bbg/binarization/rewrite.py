@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bbg.binarization.network import CLAMPS, POSITIVE, Network, one_sided
+from bbg.binarization.report import DEPTHWISE, FIRST, LAST, Row, Surgery
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit, pointwise
 from bbg.methods import Method, Pointwise, get
-from bbg.binarization.network import CLAMPS, POSITIVE, Network, one_sided
-from bbg.binarization.report import DEPTHWISE, FIRST, LAST, Row, Surgery
 
 
 class Binarized(fx.GraphModule):
@@ -41,8 +41,13 @@ class Binarized(fx.GraphModule):
         return report
 
 
-def binarize(model: nn.Module, method: str | Method = "bbg", keep: Iterable[str] = ("first", "last"),
-             example: Tensor | None = None, act: str | None = None) -> Binarized:  # fmt: skip
+def binarize(
+    model: nn.Module,
+    method: str | Method = "bbg",
+    keep: Iterable[str] = ("first", "last"),
+    example: Tensor | None = None,
+    act: str | None = None,
+) -> Binarized:
     """The network `model` made binary by `method`: a traced module with the parameters of `model`, not copies of them.
 
     Weights that are loaded before are where the training starts. `example`: images as the network takes them, float
@@ -143,8 +148,10 @@ class _Surgeon:
     def kept(self, keep: tuple[str, ...]) -> dict[str, str]:
         """The reason of each layer that stays as it is."""
         network, why = self.network, {}
-        ends = [(FIRST, network.first() if "first" in keep else set()),
-                (LAST, network.last() if "last" in keep else set())]  # fmt: skip
+        ends = [
+            (FIRST, network.first() if "first" in keep else set()),
+            (LAST, network.last() if "last" in keep else set()),
+        ]
         patterns = [pattern for pattern in keep if pattern not in ("first", "last")]
         for pattern in patterns:
             if not any(_fits(name, pattern) for name in network.calls):
@@ -322,9 +329,13 @@ class _Surgeon:
 
 ALREADY = "it was binary"
 DROPOUTS: dict[str, type[nn.Module]] = {
-    "dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d, "dropout3d": nn.Dropout3d,
-    "alpha_dropout": nn.AlphaDropout, "feature_alpha_dropout": nn.FeatureAlphaDropout,
-}  # fmt: skip
+    "dropout": nn.Dropout,
+    "dropout1d": nn.Dropout1d,
+    "dropout2d": nn.Dropout2d,
+    "dropout3d": nn.Dropout3d,
+    "alpha_dropout": nn.AlphaDropout,
+    "feature_alpha_dropout": nn.FeatureAlphaDropout,
+}
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from bbg import __version__
-from bbg.cli import compare, learn, run  # noqa: F401  (declare their verbs)
+from bbg._version import __version__
+from bbg.cli import bench, compare, convert, evaluate, inspect, predict, train, zoo  # noqa: F401  (declare their verbs)
 from bbg.cli.parser import parser
 from bbg.errors import BbgError
 

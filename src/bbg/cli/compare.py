@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bbg.cli.train import DATA, changes_of
 from bbg.cli.output import show
 from bbg.cli.parser import argument, count, new_file, verb
+from bbg.cli.train import DATA, changes_of
 
 
 @verb(

@@ -7,21 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, argument, new_file, verb
+from bbg.cli.parser import JSON, argument, verb
 from bbg.errors import BbgError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from bbg.training.checkpoint import Checkpoint
-    from bbg.conversion import Report
-    from bbg.data import Split
-    from bbg.engine import Engine
+    pass
 
 DATA = argument("--data", type=Path, metavar="DIR", help="folder of the images; 'digits' needs none")
-
-CHECK_IMAGES = 32
-BATCH = 250
 
 
 @verb(
@@ -68,178 +60,6 @@ def train(
         },
         json,
     )
-
-
-@verb(
-    argument("model", metavar="MODEL", help="a checkpoint, a packed file or a name of the zoo"),
-    DATA,
-    argument("--dataset", help="cifar10, cifar100, folders or digits; default: that of the training"),
-    JSON,
-)
-def eval(model: str, data: Path | None, dataset: str | None, json: Path | None) -> None:
-    """Score a checkpoint or a packed model over all test images."""
-    if is_checkpoint(model):
-        from bbg.training.checkpoint import Checkpoint
-
-        trained = Checkpoint.load(Path(model))
-        split = held_out(dataset or trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
-        logits = torch_logits(trained, split)
-    else:
-        from bbg.engine import load
-
-        engine = load(model)
-        name = dataset or engine.provenance.get("dataset")
-        if name is None:
-            raise BbgError(f"{model!r} does not say what it was trained on; say which images with --dataset")
-        split = held_out(str(name), data, engine.input_shape[1:], engine.labels)
-        logits = engine_logits(engine, split)
-    show(
-        {
-            "model": model,
-            "test_images": len(logits),
-            "skipped": split.test.skipped,
-            "accuracy": accuracy(logits, split),
-        },
-        json,
-    )
-
-
-@verb(
-    argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of bbg train"),
-    argument("-o", "--output", type=new_file, required=True, metavar="FILE", help="the packed file to write"),
-    argument("--edges", help="precision of the layers that are not binary: int8 (default) or fp32"),
-    DATA,
-    JSON,
-)
-def convert(checkpoint: Path, output: Path, edges: str | None, data: Path | None, json: Path | None) -> None:
-    """Convert a checkpoint to a packed file, checked layer by layer before it is written."""
-    from bbg.training.checkpoint import Checkpoint
-    from bbg.conversion import convert as convert_model
-    from bbg.engine import load
-
-    trained = Checkpoint.load(checkpoint)
-    split = None
-    if data is not None or trained.recipe.dataset == "digits":
-        split = held_out(trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
-    report = convert_model(
-        trained.network(),
-        output,
-        example(trained, split),
-        edges=edges,
-        preprocess=trained.preprocess,
-        labels=trained.classes,
-        provenance=provenance(trained),
-    )
-    facts: dict[str, Any] = {}
-    if split is not None:
-        facts = compare(torch_logits(trained, split), engine_logits(load(output), split), split)
-    total = {"part": "total", "bits": None, "float32": report.before, "packed": report.after}
-    rows = [{"part": p.name, "bits": p.bits, "float32": p.before, "packed": p.after} for p in report.parts]
-    show(
-        {
-            "bytes": [*rows, total],
-            "file": report.path,
-            "values_compared_with_torch": len(report.findings),
-            "largest_difference_in_a_layer": report.difference,
-            "near_ties_that_fell_the_other_way": report.ties,
-            "images_compared_end_to_end": report.agreement.images,
-            "largest_difference_of_outputs": report.agreement.largest,
-            "percentile_99_of_it": report.agreement.percentile99,
-            "share_with_the_same_best_class": report.agreement.top1,
-            **_cost(report),
-            **facts,
-        },
-        json,
-    )
-
-
-def _cost(report: Report) -> dict[str, Any]:
-    """What 8-bit edges cost, against float32 edges."""
-    if report.edges is None:
-        return {}
-    cost = report.edges.difference
-    return {
-        "bytes_spared_by_8-bit_edges": report.edges.bytes - report.after,
-        "outputs_move_by_at_most": cost.largest,
-        "percentile_99_of_that": cost.percentile99,
-        "share_that_keeps_its_best_class": cost.top1,
-    }
-
-
-def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
-    """Where a network comes from, for its packed file; bench and eval read it too."""
-    recipe = trained.recipe
-    notes = {key: getattr(recipe, key) for key in ("dataset", "network", "method", "act", "width", "seed")}
-    notes["epochs"] = trained.epoch
-    scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
-    if trained.history and scored:  # inside an epoch, or with real weights, it is another network that was scored
-        notes["accuracy"] = trained.history[-1]["test_accuracy"]
-    return {key: value for key, value in notes.items() if value is not None}
-
-
-def is_checkpoint(model: str) -> bool:
-    """Whether `model` is a file that torch.save wrote, a zip archive, rather than a packed file or a name."""
-    try:
-        with open(model, "rb") as file:
-            return file.read(2) == b"PK"
-    except OSError:
-        return False
-
-
-def held_out(dataset: str, data: Path | None, size: Any, classes: Any) -> Split:
-    """The images of `dataset` at the model's size; BbgError where they or their classes do not fit the model."""
-    from bbg.data import open_data
-
-    split = open_data(dataset, data, size[0])
-    if split.preprocess.size != tuple(size):
-        raise BbgError(f"the model takes images of {list(size)}, {dataset!r} has {list(split.preprocess.size)}")
-    if classes is not None and list(split.classes) != list(classes):
-        raise BbgError(f"the model has the classes {', '.join(classes)}; {dataset!r} has {', '.join(split.classes)}")
-    return split
-
-
-def torch_logits(trained: Checkpoint, split: Split) -> np.ndarray:
-    """Logits of the test images from torch, float32 `[N, classes]`."""
-    from bbg.training.loop import logits_of
-
-    return logits_of(trained.network(), split.test, trained.preprocess).numpy()
-
-
-def engine_logits(engine: Engine, split: Split) -> np.ndarray:
-    """Logits of the test images from the engine, float32 `[N, classes]`."""
-    import numpy as np
-
-    images = split.test.images
-    return np.concatenate([engine(images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
-
-
-def accuracy(logits: np.ndarray, split: Split) -> float:
-    """Share of the test images whose largest logit is that of their class."""
-    return float((logits.argmax(1) == split.test.labels).mean())
-
-
-def compare(torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> dict[str, Any]:
-    """Both accuracies, and on how many test images the two sides name another class."""
-    return {
-        "test_images": len(torch_side),
-        "accuracy_in_torch": accuracy(torch_side, split),
-        "accuracy_in_the_engine": accuracy(engine_side, split),
-        "disagreements": int((torch_side.argmax(1) != engine_side.argmax(1)).sum()),
-    }
-
-
-def example(trained: Checkpoint, split: Split | None) -> Any:
-    """The batch on which conversion is checked: test images where there are some, else seeded random pixels."""
-    import numpy as np
-    import torch
-
-    preprocess = trained.preprocess
-    if split is not None:
-        pixels = split.test.images[:: max(1, len(split.test.images) // CHECK_IMAGES)][:CHECK_IMAGES]
-    else:
-        shape = (CHECK_IMAGES, *preprocess.size, len(preprocess.mean))
-        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return torch.from_numpy(preprocess.normalize(pixels))
 
 
 def changes_of(pairs: list[str], **more: int | None) -> dict[str, Any]:

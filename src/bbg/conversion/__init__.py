@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 
 import bbg.conversion.rules.shape  # noqa: F401  (with lower.py: registers the rules)
-from bbg import __version__
-from bbg.conversion.verify import Agreement, Finding, closing_check, difference
-from bbg.conversion.passes.fuse import fold_graph
+from bbg._version import __version__
+from bbg.conversion.passes import fold_graph
 from bbg.conversion.quantize import quantize
 from bbg.conversion.report import Edges, Part, Report, parts
 from bbg.conversion.trace import lower_network
+from bbg.conversion.verify import Agreement, Finding, closing_check, difference
 from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import Graph
-from bbg.image import Preprocess
 from bbg.graph.file import Model, encode, write
+from bbg.image import Preprocess
 
 __all__ = ["Agreement", "Edges", "Finding", "Part", "Report", "check", "convert"]
 
@@ -69,8 +69,12 @@ def convert(
     with _calm():
         lowered = lower_network(network, images[:2])
         notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
-        packed = Model(fold_graph(lowered.graph), None if preprocess is None else Preprocess.of(preprocess),
-                       None if labels is None else tuple(labels), notes)  # fmt: skip
+        packed = Model(
+            fold_graph(lowered.graph),
+            None if preprocess is None else Preprocess.of(preprocess),
+            None if labels is None else tuple(labels),
+            notes,
+        )
         packed.check()
         exact = packed
         oracle: nn.Module | None = network

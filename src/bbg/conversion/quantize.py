@@ -22,13 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bbg.conversion.passes.fuse import drop_unread, narrow, rows_of, with_rows
-from bbg.conversion.trace import Lowered
-from bbg.conversion.views import Levels, Step, Wire
+from bbg.conversion.builder import Lowered
+from bbg.conversion.oracle import Levels, Step
+from bbg.conversion.passes.cleanup import drop_unread, narrow
+from bbg.conversion.passes.epilogue import rows_of, with_rows
+from bbg.conversion.views import Wire
 from bbg.graph import Graph, Op
-from bbg.image import Preprocess
-from bbg.graph.kinds import BYTE_FAN_IN
 from bbg.graph.file import Model
+from bbg.graph.kinds import BYTE_FAN_IN
+from bbg.image import Preprocess
 
 MARGIN = 1 / 8  # of the range
 BATCH = 16

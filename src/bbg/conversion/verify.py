@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bbg.conversion.trace import INPUT, Lowered
+from bbg.conversion.builder import INPUT, Lowered
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
 from bbg.graph.file import Model

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bbg.data.augment import Batches
-from bbg.data.cifar import cifar, folders
+from bbg.data.cifar import cifar
 from bbg.data.digits import digits
+from bbg.data.folders import folders
 from bbg.data.sets import ImageSet, Split
 from bbg.errors import BbgError
 

@@ -34,8 +34,17 @@ class Batches:
     Evaluation (`shuffle=False`): every image once, in order.
     """
 
-    def __init__(self, data: ImageSet, preprocess: Preprocess, batch_size: int, *, shuffle: bool, seed: int = 0,
-                 padding: int = 0, flip: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        data: ImageSet,
+        preprocess: Preprocess,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        padding: int = 0,
+        flip: bool = False,
+    ) -> None:
         self.images = torch.from_numpy(data.images)
         self.labels = torch.from_numpy(data.labels)
         self.batch_size = min(batch_size, len(self.labels)) if shuffle else batch_size

@@ -21,17 +21,20 @@ import safetensors
 from safetensors.numpy import save
 
 from bbg.errors import BbgError
-from bbg.graph import WEIGHT_BITS, Graph, Op, Output
-from bbg.image import Preprocess
+from bbg.graph.graph import WEIGHT_BITS, Graph, Op, Output
 from bbg.graph.kinds import ATTRIBUTES
+from bbg.image import Preprocess
 
 VERSION = 1
 HEADER_LIMIT = 4 << 20
 FILE_LIMIT = 2 << 30
 
 _DTYPES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"), "U64": np.dtype("<u8"), "I32": np.dtype("<i4"), "I8": np.dtype("i1"),
-}  # fmt: skip
+    "F32": np.dtype("<f4"),
+    "U64": np.dtype("<u8"),
+    "I32": np.dtype("<i4"),
+    "I8": np.dtype("i1"),
+}
 _TENSORS = ("weight", "epilogue", "threshold", "tap_bias", "and_mask", "index")
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -142,8 +145,7 @@ def decode(data: bytes) -> Model:
     outputs = tuple(_output(entry) for entry in _list(description["outputs"], "outputs"))
     labels = description["labels"]
     model = Model(
-        Graph(_text(source["name"], "the input's name"), (shape[0], shape[1], shape[2]), ops, outputs,
-              input_type),
+        Graph(_text(source["name"], "the input's name"), (shape[0], shape[1], shape[2]), ops, outputs, input_type),
         None if description["preprocess"] is None else Preprocess.from_json(description["preprocess"]),
         None if labels is None else tuple(_text(label, "a label") for label in _list(labels, "labels")),
         _provenance(description["provenance"]),

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bbg.errors import BbgError
+from bbg.graph.bits import words
 from bbg.graph.kinds import ATTRIBUTES, BYTE_FAN_IN, KINDS, LIMIT, REQUIRED, Attributes, Kind, Shape, Type, check_shape
 
 WEIGHT_DTYPES = {"conv": "float32", "byte_conv": "int8", "binary_conv": "uint64"}
@@ -202,8 +203,10 @@ class Op:
             if dtype == "float32" and not np.isfinite(array).all():
                 raise self.refuse(f"tensor {name!r} holds numbers that are not finite")
             if name == "index" and not ((array >= 0) & (array < main.channels)).all():
-                raise self.refuse(f"tensor {name!r} reaches from {array.min()} to {array.max()}, allowed are the "
-                                  f"channels of the operand, 0 to {main.channels - 1}")  # fmt: skip
+                raise self.refuse(
+                    f"tensor {name!r} reaches from {array.min()} to {array.max()}, allowed are the "
+                    f"channels of the operand, 0 to {main.channels - 1}"
+                )
             if dtype == "uint64":
                 bits = main.channels if name == "and_mask" else self.fan_in(main)
                 if bits % 64 and (array[..., -1] >> np.uint64(bits % 64)).any():
@@ -313,23 +316,3 @@ class Graph:
         for output in self.outputs:
             if output.value not in written:
                 raise BbgError(f"output {output.name!r} returns {output.value!r}, which no op writes")
-
-
-def words(bits: int) -> int:
-    """64-bit words that hold `bits` bits."""
-    return -(-bits // 64)
-
-
-def pack_bits(signs: np.ndarray, rows: int) -> np.ndarray:
-    """`signs` (booleans, or +1 and -1), read as `rows` rows, to uint64 `[rows, ceil(bits/64)]`, first bit lowest."""
-    if signs.dtype != bool and not (np.abs(signs) == 1).all():
-        raise BbgError("pack_bits takes booleans or +1 and -1 only")
-    dense = np.packbits((signs > 0).reshape(rows, -1), axis=1, bitorder="little")
-    padded = np.pad(dense, ((0, 0), (0, -dense.shape[1] % 8)))
-    return padded.view("<u8").astype(np.uint64)
-
-
-def unpack_bits(packed: np.ndarray, bits: int) -> np.ndarray:
-    """The inverse: uint64 `[rows, ceil(bits/64)]` to int8 `[rows, bits]` of +1 and -1."""
-    dense = np.ascontiguousarray(packed, "<u8").view(np.uint8)
-    return np.unpackbits(dense, axis=1, count=bits, bitorder="little").astype(np.int8) * 2 - 1

@@ -208,8 +208,12 @@ class RPReLU(PReLU):
 
 
 ACTS: dict[str, Callable[[int], Pointwise]] = {
-    "identity": Identity, "relu": ReLU, "hardtanh": Hardtanh, "prelu": PReLU, "rprelu": RPReLU,
-}  # fmt: skip
+    "identity": Identity,
+    "relu": ReLU,
+    "hardtanh": Hardtanh,
+    "prelu": PReLU,
+    "rprelu": RPReLU,
+}
 
 
 @dataclass(frozen=True)

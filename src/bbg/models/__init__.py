@@ -1,4 +1,4 @@
-"""The networks, by name; and `binarize`, for those that are not here."""
+"""The networks, by name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from torch import nn
 from bbg.errors import BbgError
 from bbg.methods import Method, get
 from bbg.models.resnet import ResNet, ResNetCifar
-from bbg.binarization.rewrite import Binarized, binarize
-from bbg.binarization.report import Surgery
 from bbg.models.vgg import VGGSmall
 
-__all__ = ["NETWORKS", "Binarized", "Surgery", "binarize", "create"]
+__all__ = ["NETWORKS", "create"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": ResNetCifar,

@@ -42,9 +42,19 @@ def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None,
         for i in range(count):
             out = width * 2**stage
             halves = i == 0 and stage > 0
-            pair = [Unit(channels, out, 3, stride=2 if halves else 1, padding=1, method=method, act=act,
-                         project=halves and project),
-                    Unit(out, out, 3, padding=1, method=method, act=act)]  # fmt: skip
+            pair = [
+                Unit(
+                    channels,
+                    out,
+                    3,
+                    stride=2 if halves else 1,
+                    padding=1,
+                    method=method,
+                    act=act,
+                    project=halves and project,
+                ),
+                Unit(out, out, 3, padding=1, method=method, act=act),
+            ]
             modules += [Residual(channels, out, pair, halves and project)] if method.shortcut == "none" else pair
             channels = out
     return nn.Sequential(*modules)
@@ -53,8 +63,16 @@ def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None,
 class ResNetCifar(nn.Module):
     """Images `[N, in_channels, H, W]` to logits `[N, num_classes]`; `act` None takes the method's nonlinearity."""
 
-    def __init__(self, num_classes: int, method: str | Method = "bbg", *, blocks: int = 3, width: int = 16,
-                 in_channels: int = 3, act: str | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int,
+        method: str | Method = "bbg",
+        *,
+        blocks: int = 3,
+        width: int = 16,
+        in_channels: int = 3,
+        act: str | None = None,
+    ) -> None:
         super().__init__()
         chosen = get(method)
         self.stem = nn.Sequential(
@@ -81,9 +99,18 @@ class ResNet(nn.Module):
     "cifar".
     """
 
-    def __init__(self, num_classes: int, method: str | Method = "bbg", *, blocks: tuple[int, ...] = (2, 2, 2, 2),
-                 width: int = 64, in_channels: int = 3, act: str | None = None, shortcut: str = "conv",
-                 stem: str = "imagenet") -> None:  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int,
+        method: str | Method = "bbg",
+        *,
+        blocks: tuple[int, ...] = (2, 2, 2, 2),
+        width: int = 64,
+        in_channels: int = 3,
+        act: str | None = None,
+        shortcut: str = "conv",
+        stem: str = "imagenet",
+    ) -> None:
         super().__init__()
         if stem not in ("imagenet", "cifar"):
             raise BbgError(f"stem is {stem!r}, allowed are 'imagenet' and 'cifar'")

@@ -15,8 +15,16 @@ from bbg.methods import Method, get
 class VGGSmall(nn.Module):
     """Images `[N, in_channels, size, size]` to logits `[N, num_classes]`; `size` is a multiple of 8."""
 
-    def __init__(self, num_classes: int, method: str | Method = "bbg", *, width: int = 128, in_channels: int = 3,
-                 size: int = 32, act: str | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int,
+        method: str | Method = "bbg",
+        *,
+        width: int = 128,
+        in_channels: int = 3,
+        size: int = 32,
+        act: str | None = None,
+    ) -> None:
         super().__init__()
         if size < 8 or size % 8:
             raise BbgError(f"vgg_small: size is {size}, allowed are multiples of 8")

@@ -11,8 +11,6 @@ steps since then.
 
 from __future__ import annotations
 
-import csv
-import itertools
 import logging
 import os
 import signal
@@ -29,18 +27,18 @@ import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from bbg.training.checkpoint import Checkpoint, build, load_weights
-from bbg.data import Batches, ImageSet, Split
+from bbg.data import Batches, Split
 from bbg.errors import BbgError
-from bbg.image import Preprocess
 from bbg.recipe import Recipe
-from bbg.training.tasks.classification import Classification, diverged
+from bbg.training.checkpoint import Checkpoint, build, load_weights
+from bbg.training.evaluate import EVALUATION_BATCH, reestimate_norms
 from bbg.training.monitor import Watch
+from bbg.training.plots import write_history
+from bbg.training.tasks.classification import Classification, diverged
 
 LAST = "last.ckpt"
-EVALUATION_BATCH = 250
 
 
 class _Images(pl.LightningDataModule):
@@ -72,8 +70,9 @@ class _Recorder(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.began, self.images = time.monotonic(), 0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any,
-                           batch_idx: int) -> None:  # fmt: skip
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.state.step += 1
         self.images += len(batch[0])
         module.log("images/s", self.images / (time.monotonic() - self.began), prog_bar=True)
@@ -129,8 +128,15 @@ class _Recorder(Callback):
 
 def training_batches(split: Split, recipe: Recipe) -> Batches:
     """The training images of `split`, shuffled and augmented as the recipe says."""
-    return Batches(split.train, split.preprocess, recipe.batch_size, shuffle=True, seed=recipe.seed,
-                   padding=recipe.crop_padding, flip=recipe.flip)  # fmt: skip
+    return Batches(
+        split.train,
+        split.preprocess,
+        recipe.batch_size,
+        shuffle=True,
+        seed=recipe.seed,
+        padding=recipe.crop_padding,
+        flip=recipe.flip,
+    )
 
 
 def training_batches_of(trainer: pl.Trainer) -> Batches:
@@ -140,8 +146,16 @@ def training_batches_of(trainer: pl.Trainer) -> Batches:
     return batches
 
 
-def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, resume: bool = False,
-          progress: bool = True, teacher: nn.Module | None = None) -> Checkpoint:  # fmt: skip
+def train(
+    recipe: Recipe,
+    split: Split,
+    out: Path,
+    *,
+    init: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    teacher: nn.Module | None = None,
+) -> Checkpoint:
     """Train by `recipe` on `split`; checkpoints, `history.csv`, `curves.png` and TensorBoard logs go to folder `out`.
 
     `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. `teacher`: any network that
@@ -186,11 +200,19 @@ def train(recipe: Recipe, split: Split, out: Path, *, init: Path | None = None, 
         return state
     callbacks: list[Callback] = [Watch(model, state), recorder, *([RichProgressBar()] if progress else [])]
     trainer = pl.Trainer(
-        max_epochs=recipe.epochs, accelerator="auto", devices=1, callbacks=callbacks, default_root_dir=out,
-        logger=TensorBoardLogger(str(out), name="", version="tensorboard"), enable_checkpointing=False,
-        enable_model_summary=False, enable_progress_bar=progress, num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1, log_every_n_steps=10,
-    )  # fmt: skip
+        max_epochs=recipe.epochs,
+        accelerator="auto",
+        devices=1,
+        callbacks=callbacks,
+        default_root_dir=out,
+        logger=TensorBoardLogger(str(out), name="", version="tensorboard"),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=10,
+    )
     _set_counters(trainer, state, per_epoch)
     task.restored_optimizer = state.optimizer
     try:
@@ -250,56 +272,6 @@ def _set_counters(trainer: pl.Trainer, state: Checkpoint, per_epoch: int) -> Non
     loop._batches_that_stepped = done
     steps = loop.automatic_optimization.optim_progress.optimizer.step.total
     steps.ready = steps.completed = done
-
-
-@torch.no_grad()
-def reestimate_norms(model: nn.Module, batches: Batches, count: int) -> None:
-    """Replace the running statistics of every BatchNorm by their mean over the first `count` batches, in float32."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    was_training, momenta = model.training, [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
-    model.train()
-    start, batches.start = batches.start, 0
-    for x, _ in itertools.islice(batches, count):
-        model(x.to(next(model.parameters()).device))
-    batches.start = start
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
-
-
-@torch.inference_mode()
-def logits_of(model: nn.Module, images: ImageSet, preprocess: Preprocess) -> Tensor:
-    """The logits of every image, `[N, classes]`, in float32."""
-    model.eval()
-    device = next(model.parameters()).device
-    batches = Batches(images, preprocess, EVALUATION_BATCH, shuffle=False)
-    return torch.cat([model(x.to(device)).float().cpu() for x, _ in batches])
-
-
-def write_history(history: list[dict[str, float]], out: Path) -> None:
-    """`history.csv` and `curves.png` in the folder `out`."""
-    with open(out / "history.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list({key: None for row in history for key in row}))
-        writer.writeheader()
-        writer.writerows(history)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    epochs = [row["epoch"] for row in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axis, unit in ((left, "loss"), (right, "accuracy")):
-        axis.plot(epochs, [row[unit] for row in history], label="training", marker=".")
-        axis.plot(epochs, [row[f"test_{unit}"] for row in history], label="test", marker=".")
-        axis.set(xlabel="epoch", ylabel=unit)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(out / "curves.png", dpi=120)
-    plt.close(figure)
 
 
 def _quiet() -> None:

@@ -2,77 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
-from torchvision.ops.stochastic_depth import stochastic_depth
 
-from bbg.conversion.rules.conv import product
-from bbg.conversion.trace import Lowering, lowers, rule_of
+from bbg.conversion.builder import Lowering
+from bbg.conversion.rules.norm import _layer_norm
+from bbg.conversion.rules.registry import lowers, rule_of
 from bbg.conversion.views import Wire, channels_last
 
 # ---- nonlinearities ------------------------------------------------------------------------------------------------
-
-
-@lowers(nn.Tanh)
-def tanh(to: Lowering, layer: nn.Tanh, x: Wire) -> Wire:
-    return to.emit("tanh", (x,), torch.tanh)
-
-
-@lowers(nn.Sigmoid)
-def sigmoid(to: Lowering, layer: nn.Sigmoid, x: Wire) -> Wire:
-    return to.emit("sigmoid", (x,), torch.sigmoid)
-
-
-@lowers(nn.SiLU)
-def silu(to: Lowering, layer: nn.SiLU, x: Wire) -> Wire:
-    return to.emit("silu", (x,), F.silu)
-
-
-@lowers(nn.Hardswish)
-def hard_swish(to: Lowering, layer: nn.Hardswish, x: Wire) -> Wire:
-    return to.emit("hardswish", (x,), F.hardswish)
-
-
-@lowers(nn.Hardsigmoid)
-def hard_sigmoid(to: Lowering, layer: nn.Hardsigmoid, x: Wire) -> Wire:
-    """`x/6 + 1/2`, clipped to [0, 1]."""
-    rows = {"scale": np.full(x.shape[0], 1 / 6), "bias": np.full(x.shape[0], 0.5)}
-    return to.emit("pointwise", (x,), F.hardsigmoid, rows=rows, clip=(0.0, 1.0))
-
-
-@lowers(nn.GELU)
-def gelu(to: Lowering, layer: nn.GELU, x: Wire) -> Wire:
-    """By tanh it is `x sigmoid(2 r x (1 + 0.044715 x^2))` with `r = sqrt(2/pi)`, made of products."""
-    if layer.approximate == "none":
-        return to.emit("gelu", (x,), layer)
-    twice, bend = 2 * math.sqrt(2 / math.pi), 0.044715
-    rows = {"scale": np.full(x.shape[0], twice * bend), "bias": np.full(x.shape[0], twice)}
-    square = product(to, x, x, ".square")
-    bent = to.emit("pointwise", (square,), lambda v: twice * bend * v + twice, suffix=".bent", rows=rows)
-    share = to.emit("sigmoid", (product(to, x, bent, ".inner"),), torch.sigmoid, suffix=".share")
-    return product(to, x, share)
-
-
-@lowers(nn.LayerNorm)
-def layer_norm(to: Lowering, layer: nn.LayerNorm, x: Wire) -> Wire:
-    """Over the channels of each pixel of `[N, H, W, C]`, or over features that come of a 1x1 map."""
-    x = to.ordered(x)
-    channels = x.shape[0]
-    if tuple(layer.normalized_shape) != (channels,) or not (x.last or (x.flat and x.value[0].numel() == channels)):
-        came = f"{list(layer.normalized_shape)} of {to.describe(x)}"
-        raise to.refuse(f"it normalises {came}; allowed are the channels of [N, H, W, C]")
-    axis = x.tensor.ndim - 1
-    rows = {name: to.per_channel(x, vector, f"its {name}", axis) for name, vector in
-            (("scale", layer.weight), ("bias", layer.bias))}  # fmt: skip
-    return to.emit("layer_norm", (x,), layer, rows=rows, eps=float(layer.eps))
 
 
 # ---- moving and joining --------------------------------------------------------------------------------------------
@@ -101,8 +44,24 @@ def _mover(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-for _name in ("view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "contiguous",
-              "squeeze", "unsqueeze", "chunk", "split", "narrow", "select", "unbind"):  # fmt: skip
+for _name in (
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "permute",
+    "transpose",
+    "swapaxes",
+    "movedim",
+    "contiguous",
+    "squeeze",
+    "unsqueeze",
+    "chunk",
+    "split",
+    "narrow",
+    "select",
+    "unbind",
+):
     _targets = (_name, getattr(torch, _name)) if hasattr(torch, _name) else (_name,)
     lowers(*_targets, moves=True)(_mover(getattr(Tensor, _name)))
 lowers(F.pixel_shuffle, moves=True)(_mover(F.pixel_shuffle))
@@ -152,41 +111,6 @@ def copied(to: Lowering, x: Wire, *others: Any) -> Wire:
     return x
 
 
-@lowers(nn.Upsample)
-def upsample(to: Lowering, layer: nn.Upsample, x: Wire) -> Wire:
-    """Each number as a block of equal ones, which is what adaptive average pooling to a multiple of the size gives."""
-    x = to.map(x)
-    height, width = layer(x.value).shape[2:]
-    if layer.mode not in ("nearest", "nearest-exact") or height % x.shape[1] or width % x.shape[2]:
-        came = f"{list(x.shape[1:])} to {[height, width]} by {layer.mode!r}"
-        raise to.refuse(f"resizes {came}; allowed is 'nearest' to a multiple of the size")
-    return to.emit("adaptive_avg_pool", (x,), layer, size=(height, width))
-
-
-@lowers(nn.AdaptiveMaxPool2d)
-def adaptive_max_pool(to: Lowering, layer: nn.AdaptiveMaxPool2d, x: Wire) -> Wire:
-    """A max-pool, where its windows are of one size."""
-    x = to.map(x)
-    height, width = layer(x.value).shape[2:]
-    if layer.return_indices or x.shape[1] % height or x.shape[2] % width:
-        came = f"{list(x.shape[1:])} to {[height, width]}"
-        raise to.refuse(f"pools {came}; allowed are parts of the size, without indices")
-    window = (x.shape[1] // height, x.shape[2] // width)
-    return to.emit("max_pool", (x,), layer, kernel=window, stride=window)
-
-
-@lowers(StochasticDepth)
-def stochastic_layer(to: Lowering, layer: nn.Module, x: Wire) -> Wire:
-    return x
-
-
-@lowers(stochastic_depth)
-def stochastic(to: Lowering, input: Wire, p: float, mode: str, training: bool = True) -> Wire:
-    if training:
-        raise to.refuse("stochastic depth is active in evaluation mode; pass training=self.training")
-    return input
-
-
 # ---- functions that do what a layer does ---------------------------------------------------------------------------
 
 
@@ -206,14 +130,6 @@ def _as_layer(build: Callable[..., nn.Module]) -> Callable[..., Wire]:
     return rule
 
 
-def _layer_norm(normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None,
-                eps: float = 1e-5) -> nn.LayerNorm:  # fmt: skip
-    layer = nn.LayerNorm(normalized_shape, eps)
-    for name, vector in (("weight", weight), ("bias", bias)):
-        layer.register_parameter(name, None if vector is None else nn.Parameter(vector.detach()))
-    return layer
-
-
 _TWINS: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.relu, torch.relu, "relu", "relu_", F.relu_, torch.relu_): lambda inplace=False: nn.ReLU(),
     (F.relu6,): lambda inplace=False: nn.ReLU6(),
@@ -225,8 +141,9 @@ _TWINS: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.avg_pool2d,): nn.AvgPool2d,
     (F.adaptive_avg_pool2d,): nn.AdaptiveAvgPool2d,
     (F.adaptive_max_pool2d,): nn.AdaptiveMaxPool2d,
-    (F.interpolate,): lambda size=None, scale_factor=None, mode="nearest", align_corners=None,
-                             recompute_scale_factor=None, antialias=False: (
+    (
+        F.interpolate,
+    ): lambda size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None, antialias=False: (
         nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)
     ),
     (F.sigmoid, torch.sigmoid, "sigmoid", "sigmoid_"): nn.Sigmoid,

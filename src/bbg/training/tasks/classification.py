@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,28 +12,8 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, BinaryLinear
-from bbg.methods import Binarizer
 from bbg.recipe import Recipe
-
-
-def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate of step `step` of `steps`, as a share of the highest: a function of the step alone.
-
-    onecycle: a cosine from 1/25 to 1 over the first `warmup` of the steps, then a cosine to 1e-4 (Smith and Topin,
-    arXiv 1708.07120); cosine and linear: from 1 to 0. The epochs with real-valued weights have a schedule of their own.
-    """
-    first = steps * recipe.activation_epochs // recipe.epochs
-    step, steps = (step, first) if step < first else (step - first, steps - first)
-    t = step / max(steps, 1)
-    if recipe.schedule == "onecycle":
-        rise = recipe.warmup
-        if t < rise:
-            return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * t / rise))
-        return 1e-4 + (1 - 1e-4) * 0.5 * (1 + math.cos(math.pi * (t - rise) / max(1 - rise, 1e-9)))
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * t))
-    return 1 - t if recipe.schedule == "linear" else 1.0
+from bbg.training.schedule import lr_factor, set_stage
 
 
 def diverged(what: str, epoch: int, step: int) -> BbgError:
@@ -43,18 +22,6 @@ def diverged(what: str, epoch: int, step: int) -> BbgError:
         f"{what} in step {step + 1} (epoch {epoch + 1}), only finite numbers can be trained on; lower lr and train "
         "again, the last checkpoint is from before"
     )
-
-
-def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
-    """What changes in the network from epoch to epoch: pseudo-gradients, and whether weights are binary yet.
-
-    A function of the epoch (counted from 0) alone, so that a resumed training need not store it.
-    """
-    for module in model.modules():
-        if isinstance(module, Binarizer):
-            module.anneal(epoch / recipe.epochs)
-        elif isinstance(module, (BinaryConv2d, BinaryLinear)):
-            module.real_weight = epoch < recipe.activation_epochs
 
 
 def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

@@ -1,0 +1,1 @@
+"""Cases that tests and benchmarks share: shapes, random graphs and networks, networks of other libraries."""

@@ -1,0 +1,186 @@
+"""Random graphs of any kinds, attributes and epilogues that the format allows, and how near their bits are to a tie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bbg.errors import BbgError
+from bbg.graph import Graph, Op, Output, Value, pack_bits
+from bbg.graph.file import Model
+from bbg.graph.kinds import ATTRIBUTES, KINDS, REQUIRED
+from bbg.graph.reference import along, byte_position, real_of
+from bbg.image import Preprocess
+
+
+def margin(graph: Graph, values: dict[str, np.ndarray]) -> float:
+    """How near any bit or byte is to falling the other way: least `|y - sign|` over the op's largest `|y|`.
+
+    Only bits formed from real values count: integer thresholds are exact, and so is a `y` of exactly `sign`, as sums of
+    +-1 that cancel are. A byte falls at the middle between two. 0 where a real value is not finite.
+    """
+    least = 1.0
+    for op in graph.ops:
+        plain = op.bits is None and op.bytes is None
+        if plain or op.kind == "max_pool_bits" or "threshold" in op.tensors:
+            continue
+        real = values[op.real] if op.real is not None else run_real(op, values)
+        if not np.isfinite(real).all():
+            return 0.0
+        threshold = op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32)
+        distance = np.abs(real.astype(np.float64) - along(threshold))
+        near = distance[distance > 0] if op.bits is not None else np.empty(0)
+        if op.bytes is not None:
+            position = byte_position(op, real)
+            steps = np.abs(position - np.floor(position) - 0.5)[(position > -0.5) & (position < 255.5)]
+            scale = np.ones(1) if op.row("byte_scale") is None else np.abs(op.row("byte_scale"))
+            near = np.append(near, steps / max(scale.max(), 1e-30))
+        if near.size:
+            least = min(least, float(near.min() / max(np.abs(real).max(), 1e-30)))
+    return least
+
+
+def run_real(op: Op, values: dict[str, np.ndarray]) -> np.ndarray:
+    """The real value behind an op that stores only its bits."""
+    channels, height, width = values[op.result].shape[1:]
+    return real_of(op, [values[name] for name in op.inputs], Value("real", channels, height, width))
+
+
+def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16, 33, 64, 70), size: int = 9) -> Graph:
+    """A valid graph of `ops` random ops on small maps; every value that no op reads is an output."""
+    rng = np.random.default_rng(seed)
+    byte_input = rng.random() < 0.2
+    height, width = (int(n) for n in rng.integers(1, size + 1, 2))
+    first = Value("real", int(rng.choice(channels[:4])), height, width)
+    if byte_input:
+        first = Value("bytes", int(rng.choice((1, 3))), height, width)
+    values, drawn = {"x": first}, []
+    while len(drawn) < ops:
+        types = {value.type for value in values.values()}
+        allowed = [name for name, kind in KINDS.items() if kind.main in types]
+        kind = "binary_conv" if "bits" in types and rng.random() < 0.4 else str(rng.choice(allowed))
+        begin = "byte_conv" if byte_input else "conv"
+        op = _random_op(rng, f"op{len(drawn)}", kind if drawn else begin, values, channels, first=not drawn)
+        if op is not None:
+            drawn.append(op)
+            values = Graph("x", first.shape, tuple(drawn), (), first.type).shapes(first.height, first.width)
+    read = {name for op in drawn for name in op.inputs}
+    last = [name for name in values if name not in read and name != "x"]
+    outputs = tuple(Output(f"out{i}", name, bool(rng.integers(2))) for i, name in enumerate(last))
+    graph = Graph("x", first.shape, tuple(drawn), outputs, first.type)
+    graph.check()
+    return graph
+
+
+def packed(graph: Graph) -> Model:
+    """`graph` as a model, with a preprocessing where its input is bytes."""
+    channels, *size = graph.input_shape
+    if graph.input_type == "real":
+        return Model(graph)
+    mode = {1: "L", 3: "RGB"}[channels]
+    return Model(graph, Preprocess(tuple(size), mode=mode, mean=(0.5,) * channels, std=(0.25,) * channels))
+
+
+def random_input(graph: Graph, images: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`[N, C, H, W]` for `run`, and the same images as an engine takes them."""
+    shape = (images, *graph.input_shape)
+    if graph.input_type == "real":
+        x = rng.standard_normal(shape).astype(np.float32)
+        return x, x
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    return x, np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+
+
+def _random_op(
+    rng: np.random.Generator, name: str, kind: str, values: dict[str, Value], channels: Sequence[int], first: bool
+) -> Op | None:
+    """One op on what exists, or None where the attributes drawn do not fit the map."""
+    rule = KINDS[kind]
+    main = str(rng.choice([key for key, value in values.items() if value.type == rule.main]))
+    draw = {
+        "kernel": lambda: tuple(int(k) for k in rng.integers(1, 5, 2)),
+        "stride": lambda: tuple(int(s) for s in rng.integers(1, 3, 2)),
+        "padding": lambda: tuple(int(p) for p in rng.integers(0, 4, 2)),
+        "dilation": lambda: tuple(int(d) for d in rng.integers(1, 3, 2)),
+        "groups": lambda: int(rng.choice([1, 1, 1, 2, values[main].channels])),
+        "channels": lambda: int(rng.choice(channels)),
+        "size": lambda: tuple(int(s) for s in rng.integers(1, 8, 2)),
+        "ceil_mode": lambda: bool(rng.integers(2)),
+        "count_include_pad": lambda: bool(rng.integers(2)),
+        "eps": lambda: float(10 ** rng.uniform(-5, 0)),
+    }
+    given = [key for key in rule.attributes if ATTRIBUTES[key].default is REQUIRED or rng.random() < 0.7]
+    attributes = {key: draw[key]() for key in given}
+    operands = _operands(rng, kind, main, values)
+    real, bits = [(True, True), (True, False), (False, True)][0 if first else int(rng.integers(3))]
+    byte = bool(rng.random() < 0.15)
+    if not rule.epilogue:
+        real, bits, byte = False, True, False
+    try:
+        attributes = dict(Op(name, kind, operands, attributes=attributes).attributes)
+        shape = rule.shape(attributes, *(values[key].shape for key in operands))
+    except BbgError:
+        return None
+    if min(shape) < 1 or math.prod(shape) > 50_000:
+        return None
+    shortcuts = [key for key, value in values.items() if value == Value("real", *shape)]
+    integer = "threshold" in rule.optional and not real and not byte and rng.random() < 0.5
+    plain = integer or not rule.epilogue
+    added = bool(shortcuts) and not plain and rule.operands is not None and rng.random() < 0.7
+    inputs = (*operands, str(rng.choice(shortcuts))) if added else operands
+    rows = tuple(r for r in rng.permutation(rule.rows) if rng.random() < 0.5 and (r != "gate" or added))
+    clip = (None, None) if plain or rng.random() < 0.3 else (-2.0, float(rng.integers(0, 4)))
+    op = Op(
+        name,
+        kind,
+        inputs,
+        f"{name}.real" if real else None,
+        f"{name}.bits" if bits else None,
+        attributes,
+        epilogue=() if plain else tuple(str(r) for r in rows),
+        clip=clip,
+        bytes=f"{name}.bytes" if byte else None,
+    )
+    return _with_tensors(rng, op, values[main], shape[0], integer)
+
+
+def _operands(rng: np.random.Generator, kind: str, main: str, values: dict[str, Value]) -> tuple[str, ...]:
+    """`main` and what goes with it; a value may come more than once."""
+    if KINDS[kind].operands == 1:
+        return (main,)
+    real = [key for key, value in values.items() if value.type == "real"]
+    if kind == "multiply":
+        c, h, w = values[main].shape
+        return main, str(rng.choice([key for key in real if values[key].shape in ((c, h, w), (c, 1, 1))]))
+    beside = [key for key in real if values[key].shape[1:] == values[main].shape[1:]]
+    return main, *(str(key) for key in rng.choice(beside, int(rng.integers(1, 4))))
+
+
+def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, integer: bool) -> Op:
+    """`op` with random tensors."""
+    tensors = {}
+    taps_too = op.kind in ("binary_conv", "byte_conv") and not integer and rng.random() < 0.3
+    wanted = {"epilogue": bool(op.epilogue), "tap_bias": taps_too}
+    for key, (dtype, shape) in op._tensor_forms(main, channels).items():
+        if key == "and_mask" and op.kind == "max_pool_bits":
+            tensors[key] = pack_bits(rng.random(main.channels) < 0.5, 1)[0]
+        elif key == "weight" and dtype == "uint64":
+            tensors[key] = pack_bits(rng.random((channels, op.fan_in(main))) < 0.5, channels)
+        elif key == "weight" and dtype == "int8":
+            tensors[key] = rng.integers(-128, 128, shape).astype(np.int8)
+        elif key == "index" and op.kind == "select":
+            start = int(rng.integers(main.channels))
+            side_by_side = (start + np.arange(channels)) % main.channels
+            drawn = side_by_side if rng.random() < 0.5 else rng.integers(0, main.channels, channels)
+            tensors[key] = drawn.astype(np.int32)
+        elif key == "threshold" and integer:
+            tensors[key] = rng.integers(-5, 6, shape).astype(np.int32)
+        elif dtype == "float32" and wanted.get(key, True):
+            tensors[key] = rng.normal(size=shape).astype(np.float32)
+            if key == "epilogue":  # spread what becomes bytes over their range
+                for row, factor in (("byte_scale", 50.0), ("byte_bias", 100.0)):
+                    if row in op.epilogue:
+                        tensors[key][op.epilogue.index(row)] *= factor
+    return Op(op.name, op.kind, op.inputs, op.real, op.bits, op.attributes, tensors, op.epilogue, op.clip, op.bytes)

@@ -1,0 +1,115 @@
+"""The verb convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bbg.cli.evaluate import accuracy, engine_logits, held_out, torch_logits
+from bbg.cli.output import show
+from bbg.cli.parser import JSON, argument, new_file, verb
+from bbg.cli.train import DATA
+from bbg.conversion.report import Report
+from bbg.data.sets import Split
+from bbg.training.checkpoint import Checkpoint
+
+CHECK_IMAGES = 32
+
+
+@verb(
+    argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of bbg train"),
+    argument("-o", "--output", type=new_file, required=True, metavar="FILE", help="the packed file to write"),
+    argument("--edges", help="precision of the layers that are not binary: int8 (default) or fp32"),
+    DATA,
+    JSON,
+)
+def convert(checkpoint: Path, output: Path, edges: str | None, data: Path | None, json: Path | None) -> None:
+    """Convert a checkpoint to a packed file, checked layer by layer before it is written."""
+    from bbg.conversion import convert as convert_model
+    from bbg.engine import load
+    from bbg.training.checkpoint import Checkpoint
+
+    trained = Checkpoint.load(checkpoint)
+    split = None
+    if data is not None or trained.recipe.dataset == "digits":
+        split = held_out(trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
+    report = convert_model(
+        trained.network(),
+        output,
+        example(trained, split),
+        edges=edges,
+        preprocess=trained.preprocess,
+        labels=trained.classes,
+        provenance=provenance(trained),
+    )
+    facts: dict[str, Any] = {}
+    if split is not None:
+        facts = compare(torch_logits(trained, split), engine_logits(load(output), split), split)
+    total = {"part": "total", "bits": None, "float32": report.before, "packed": report.after}
+    rows = [{"part": p.name, "bits": p.bits, "float32": p.before, "packed": p.after} for p in report.parts]
+    show(
+        {
+            "bytes": [*rows, total],
+            "file": report.path,
+            "values_compared_with_torch": len(report.findings),
+            "largest_difference_in_a_layer": report.difference,
+            "near_ties_that_fell_the_other_way": report.ties,
+            "images_compared_end_to_end": report.agreement.images,
+            "largest_difference_of_outputs": report.agreement.largest,
+            "percentile_99_of_it": report.agreement.percentile99,
+            "share_with_the_same_best_class": report.agreement.top1,
+            **_cost(report),
+            **facts,
+        },
+        json,
+    )
+
+
+def _cost(report: Report) -> dict[str, Any]:
+    """What 8-bit edges cost, against float32 edges."""
+    if report.edges is None:
+        return {}
+    cost = report.edges.difference
+    return {
+        "bytes_spared_by_8-bit_edges": report.edges.bytes - report.after,
+        "outputs_move_by_at_most": cost.largest,
+        "percentile_99_of_that": cost.percentile99,
+        "share_that_keeps_its_best_class": cost.top1,
+    }
+
+
+def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
+    """Where a network comes from, for its packed file; bench and eval read it too."""
+    recipe = trained.recipe
+    notes = {key: getattr(recipe, key) for key in ("dataset", "network", "method", "act", "width", "seed")}
+    notes["epochs"] = trained.epoch
+    scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
+    if trained.history and scored:  # inside an epoch, or with real weights, it is another network that was scored
+        notes["accuracy"] = trained.history[-1]["test_accuracy"]
+    return {key: value for key, value in notes.items() if value is not None}
+
+
+def compare(torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> dict[str, Any]:
+    """Both accuracies, and on how many test images the two sides name another class."""
+    return {
+        "test_images": len(torch_side),
+        "accuracy_in_torch": accuracy(torch_side, split),
+        "accuracy_in_the_engine": accuracy(engine_side, split),
+        "disagreements": int((torch_side.argmax(1) != engine_side.argmax(1)).sum()),
+    }
+
+
+def example(trained: Checkpoint, split: Split | None) -> Any:
+    """The batch on which conversion is checked: test images where there are some, else seeded random pixels."""
+    import numpy as np
+    import torch
+
+    preprocess = trained.preprocess
+    if split is not None:
+        pixels = split.test.images[:: max(1, len(split.test.images) // CHECK_IMAGES)][:CHECK_IMAGES]
+    else:
+        shape = (CHECK_IMAGES, *preprocess.size, len(preprocess.mean))
+        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return torch.from_numpy(preprocess.normalize(pixels))

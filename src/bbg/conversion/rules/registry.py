@@ -1,0 +1,51 @@
+"""The registry of lowering rules: which function lowers which layer, function or method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+Rule = Callable[..., Any]
+
+
+LAYERS: dict[type[nn.Module], Rule] = {}
+
+
+FUNCTIONS: dict[Any, Rule] = {}  # functions, and methods of a tensor by name
+
+
+MOVES: set[Rule] = set()  # rules that only change how torch has a value
+
+
+QUERIES: set[Any] = {getattr, "size", "dim"}  # what they return is no tensor
+
+
+def lowers(*targets: Any, moves: bool = False) -> Callable[[Rule], Rule]:
+    """Registers the rule of layer types (called with the layer and its inputs), functions or methods (its inputs).
+
+    The inputs of a rule have every number of their value once (`Wire.whole`), but where it `moves` them.
+    """
+
+    def register(rule: Rule) -> Rule:
+        for target in targets:
+            registry = LAYERS if isinstance(target, type) else FUNCTIONS
+            registry[target] = rule
+        if moves:
+            MOVES.add(rule)
+        return rule
+
+    return register
+
+
+def rule_of(layer: nn.Module) -> Rule | None:
+    """The rule of the layer's type, or of a base whose `forward` it keeps."""
+    for base in type(layer).__mro__:
+        if base in LAYERS and all(_keeps(type(layer), base, name) for name in ("forward", "_conv_forward")):
+            return LAYERS[base]
+    return None
+
+
+def _keeps(kind: type, base: type, method: str) -> bool:
+    return getattr(kind, method, None) is getattr(base, method, None)

@@ -1,0 +1,63 @@
+"""Images in one folder per class."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bbg.data.sets import ImageSet, Split
+from bbg.errors import BbgError
+from bbg.image import Preprocess
+
+
+def folders(root: Path, size: int) -> Split:
+    """Images of `root/train/<class>` and `root/test/<class>` (or `val`), brought to `size` x `size` RGB.
+
+    Classes are the folder names of `train` in sorted order. Hidden files and folders do not count; any other file that
+    is no readable image is skipped and counted. Raises BbgError for a missing split, a class folder without a readable
+    image, or a class that is in only one of the splits.
+    """
+    train_dir = root / "train"
+    test_dir = next((root / n for n in ("test", "val") if (root / n).is_dir()), root / "test")
+    for folder in (train_dir, test_dir):
+        if not folder.is_dir():
+            raise BbgError(f"no folder {str(folder)!r}; an image set has train/<class>/* and test/<class>/*")
+    classes = tuple(sorted(p.name for p in _visible(train_dir) if p.is_dir()))
+    if len(classes) < 2:
+        raise BbgError(f"{len(classes)} class folders in {str(train_dir)!r}; an image set has two or more in train/")
+    preprocess = replace(Preprocess.of("cifar10"), size=(size, size))
+    train, test = (_read_classes(folder, classes, preprocess) for folder in (train_dir, test_dir))
+    return Split(train, test, classes, preprocess)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess) -> ImageSet:
+    found = {p.name for p in _visible(folder) if p.is_dir()}
+    if odd := sorted(found.symmetric_difference(classes)):
+        raise BbgError(f"class {odd[0]!r} is in only one split, see {str(folder)!r}; give both the same classes")
+
+    def read(path: Path) -> np.ndarray | None:
+        try:
+            return preprocess.apply(path)
+        except BbgError:
+            return None
+
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    skipped = 0
+    with ThreadPoolExecutor() as pool:
+        for label, name in enumerate(classes):
+            found_here = list(pool.map(read, [p for p in _visible(folder / name) if p.is_file()]))
+            readable = [image for image in found_here if image is not None]
+            if not readable:
+                raise BbgError(f"class folder {str(folder / name)!r} has no readable image; add some, or remove it")
+            images += readable
+            labels += [label] * len(readable)
+            skipped += len(found_here) - len(readable)
+    return ImageSet(np.stack(images), np.asarray(labels, np.int64), skipped)

@@ -1,0 +1,1 @@
+"""Tracing: the forward of a torch module as a graph of calls."""

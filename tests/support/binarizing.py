@@ -1,0 +1,56 @@
+"""What tests of binarize share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import bbg
+from bbg.analysis.weights import binary_layers
+from bbg.binarization import Binarized
+from support.lowering import Functional
+
+EXAMPLE = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+
+
+def images(count: int, size: int) -> Tensor:
+    """Random images whose neighbouring pixels are alike, as those of photographs are."""
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.randn(count, 3, side, side, generator=generator) for side in (4, 8, 16, 32)]
+    x = sum(F.interpolate(layer, (size, size), mode="bilinear") / (i + 1) for i, layer in enumerate(layers))
+    assert isinstance(x, Tensor)
+    return x / x.std()
+
+
+def inputs_of_signs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """What each binary layer gets."""
+    met: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: met.__setitem__(name, args[0].detach()))
+        for name, layer in binary_layers(model).items()
+    ]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return met
+
+
+def storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def conv(inputs: int = 4, outputs: int = 4, kernel: int = 3, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
+
+
+def three(function: Callable[..., Any], *more: nn.Module, **options: Any) -> Binarized:
+    """A first and a last convolution, and one or more between them."""
+    return bbg.binarize(Functional(function, conv(3), conv(), conv(), *more), example=EXAMPLE, **options)
+
+
+def what(binary: Binarized) -> dict[str, tuple[str, str]]:
+    return {row.name: (row.what, row.why) for row in binary.report.rows}

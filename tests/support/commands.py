@@ -1,0 +1,39 @@
+"""Command lines as a user types them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bbg.cli import main
+from support.paths import ROOT
+
+RECIPE = str(ROOT / "src" / "bbg" / "recipes" / "digits_resnet8.toml")
+
+
+QUICK = ["--epochs", "1", "--set", "width=4", "--set", "bn_batches=0"]
+
+
+def run(*arguments: object) -> int:
+    """The exit status of `bbg arguments`."""
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(folder: Path, capsys: Any, words: str, *arguments: object) -> None:
+    """Assert that `bbg arguments` ends with status 2 and one line holding `words`, and leaves `folder` as it was."""
+    before = contents(folder)
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bbg: ")
+    assert error.count("\n") == 1
+    assert words in error
+    assert contents(folder) == before
