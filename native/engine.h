@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "ops.h"
-#include "threads.h"
+#include "plan/layout.h"
+#include "team.h"
 
 namespace bbg {
 

@@ -1,9 +1,9 @@
-#include "ops.h"
+#include "plan/layout.h"
 
 #include <limits>
 #include <numeric>
 
-#include "lowering.h"
+#include "lower/lower.h"
 
 namespace bbg {
 

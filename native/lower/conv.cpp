@@ -3,7 +3,7 @@
 #include <limits>
 #include <map>
 
-#include "lowering.h"
+#include "lower/lower.h"
 
 namespace bbg {
 

@@ -5,7 +5,7 @@
 #include <tuple>
 #include <vector>
 
-#include "ops.h"
+#include "plan/layout.h"
 
 namespace bbg {
 

@@ -1,4 +1,4 @@
-#include "threads.h"
+#include "team.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
