@@ -4,10 +4,10 @@
 #define BBG_BLOCK inline
 #define BBG_UNROLL
 #define BBG_SET "scalar"
-#define BBG_HAS_PAIRS 0
-#define BBG_HAS_TRIPLES 0
-#define BBG_HAS_NIBBLES 0
-#define BBG_HAS_RESTS 0
+#define BBG_HAS_TWO_PIXELS 0
+#define BBG_HAS_CARRY_SAVE 0
+#define BBG_HAS_LOOKUP4 0
+#define BBG_HAS_TAIL_BYTES 0
 
 namespace bbg {
 namespace {

@@ -16,12 +16,12 @@ inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
-inline F choose(F v, F above, F below) {
+inline F select_by_sign(F v, F above, F below) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ), below, above);
 }
 
-inline uint32_t at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
-inline uint32_t at_least(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
+inline uint32_t ge_mask(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+inline uint32_t ge_mask(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 
 // Numbers from 0 to 255, rounded to the nearest, halves to even.
 constexpr int kByteSize = 1;
@@ -40,11 +40,11 @@ inline I splat_word(const uint8_t* p) {
 }
 
 // Keeps the compiler from computing everything ahead and running out of registers, and from copying sums about.
-inline void keep_order(I& a) { __asm__ volatile("" : "+v"(a)); }
+inline void pin(I& a) { __asm__ volatile("" : "+v"(a)); }
 
-// Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kRestColumn bytes apart.
+// Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kTailColumn bytes apart.
 // The byte of the first row and column is at `first` and goes to byte `place` of its word.
-inline void words_of_rests(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t below, int rows, int place) {
+inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t below, int rows, int place) {
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const I from = _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101 * int32_t(column)));  // the same in all bytes
   __mmask64 of_row[4];
@@ -64,12 +64,12 @@ inline void words_of_rests(uint8_t* to, const uint8_t* first, int64_t column, in
 
 inline I dot(I sum, I bytes, I weights) {
   sum = _mm512_dpbusd_epi32(sum, bytes, weights);
-  keep_order(sum);
+  pin(sum);
   return sum;
 }
 
 // Three operations per word and vector: XOR with the broadcast word, population count, addition.
-template <int P, int V, Count kCount>
+template <int P, int V, CountMethod kMethod>
 struct Counter {
   I count[P][V];
 
@@ -77,19 +77,19 @@ struct Counter {
     BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+  BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
                       int items) {
-    if (kCount != Count::masked) m = w;
+    if (kMethod != CountMethod::masked) m = w;
     for (int j = 0; j < items; ++j, w += V * kLanes, m += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V], mask[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
       BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = load_words(m + v * kLanes);
       BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const I word = splat_word(a + p * k.column);
+        const I word = splat_word(a + p * conv.column);
         BBG_UNROLL for (int v = 0; v < V; ++v) {
           I differ = _mm512_xor_si512(word, weight[v]);
-          if (kCount == Count::masked) differ = _mm512_and_si512(differ, mask[v]);
+          if (kMethod == CountMethod::masked) differ = _mm512_and_si512(differ, mask[v]);
           count[p][v] = _mm512_add_epi32(count[p][v], _mm512_popcnt_epi32(differ));
         }
       }
@@ -101,21 +101,21 @@ struct Counter {
 
 // Halves of a lane count for neighbouring outputs.
 template <int P, int V>
-struct Counter<P, V, Count::pairs> {
+struct Counter<P, V, CountMethod::two_pixels> {
   I count[(P + 1) / 2][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
     BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
+  BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
                       int items) {
     for (int j = 0; j < items; ++j, w += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V];
       BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
       BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) {
-        const I words = splat_word(a + 2 * p * k.column);
+        const I words = splat_word(a + 2 * p * conv.column);
         BBG_UNROLL for (int v = 0; v < V; ++v) {
           const I ones = _mm512_popcnt_epi16(_mm512_xor_si512(words, weight[v]));
           count[p][v] = _mm512_add_epi16(count[p][v], ones);
@@ -137,7 +137,7 @@ struct Counter<P, V, Count::pairs> {
 // subtracts, so that 8 operations take three words to half the accumulator, where counting word by word takes 9 and two
 // at the end. The subtraction could be such an instruction as well, but only two of the four pipes know it.
 template <int P, int V>
-struct Counter<P, V, Count::triples> {
+struct Counter<P, V, CountMethod::carry_save> {
   I half[P][V];
 
   BBG_INLINE Counter(const int32_t* base, const int32_t* border) {
@@ -147,9 +147,9 @@ struct Counter<P, V, Count::triples> {
     }
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* first, const int32_t* offsets, const uint32_t* w, const uint32_t*,
+  BBG_INLINE void run(const Conv& conv, const uint8_t* first, const int32_t* offsets, const uint32_t* w, const uint32_t*,
                       int items) {
-    const int64_t next = k.next, parity = k.parity;
+    const int64_t next = conv.next, parity = conv.parity;
     const I minus_two = _mm512_set1_epi32(0xfffe);  // times the low 16 bits, 0 times the others
     for (int j = 0; j < items; ++j, w += 3 * V * kLanes) {
       const uint8_t* a = first + offsets[j];
@@ -160,14 +160,14 @@ struct Counter<P, V, Count::triples> {
         w3[v] = load_words(w + (2 * V + v) * kLanes);  // the parity
       }
       BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const uint8_t* at = a + p * k.column;
+        const uint8_t* at = a + p * conv.column;
         const I a1 = splat_word(at), a2 = splat_word(at + next), a3 = splat_word(at + parity);
         BBG_UNROLL for (int v = 0; v < V; ++v) {
           const I x1 = _mm512_xor_si512(a1, w1[v]), x2 = _mm512_xor_si512(a2, w2[v]), x3 = _mm512_xor_si512(a3, w3[v]);
           const I majority = _mm512_ternarylogic_epi32(x1, x2, x3, 0xd4);  // of x1, x2 and x1 ^ x2 ^ x3
           const I sum = _mm512_dpwssd_epi32(half[p][v], _mm512_popcnt_epi32(majority), minus_two);
           half[p][v] = _mm512_sub_epi32(sum, _mm512_popcnt_epi32(x3));
-          keep_order(half[p][v]);
+          pin(half[p][v]);
         }
       }
     }

@@ -20,7 +20,7 @@ inline F fma(F x, F y, F z) { return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x
 inline F max(F x, F y) { return {vmaxq_f32(x.a, y.a), vmaxq_f32(x.b, y.b)}; }
 inline F min(F x, F y) { return {vminq_f32(x.a, y.a), vminq_f32(x.b, y.b)}; }
 inline F to_float(I x) { return {vcvtq_f32_s32(x.a), vcvtq_f32_s32(x.b)}; }
-inline F choose(F v, F above, F below) {
+inline F select_by_sign(F v, F above, F below) {
   return {vbslq_f32(vcgezq_f32(v.a), above.a, below.a), vbslq_f32(vcgezq_f32(v.b), above.b, below.b)};
 }
 
@@ -28,8 +28,8 @@ inline uint32_t bits_of(uint32x4_t a, uint32x4_t b) {
   const uint32_t low[4] = {1, 2, 4, 8}, high[4] = {16, 32, 64, 128};
   return vaddvq_u32(vorrq_u32(vandq_u32(a, vld1q_u32(low)), vandq_u32(b, vld1q_u32(high))));
 }
-inline uint32_t at_least(F x, F y) { return bits_of(vcgeq_f32(x.a, y.a), vcgeq_f32(x.b, y.b)); }
-inline uint32_t at_least(I x, I y) { return bits_of(vcgeq_s32(x.a, y.a), vcgeq_s32(x.b, y.b)); }
+inline uint32_t ge_mask(F x, F y) { return bits_of(vcgeq_f32(x.a, y.a), vcgeq_f32(x.b, y.b)); }
+inline uint32_t ge_mask(I x, I y) { return bits_of(vcgeq_s32(x.a, y.a), vcgeq_s32(x.b, y.b)); }
 
 inline I load(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
 inline I minus_twice(I base, I count) {
@@ -57,7 +57,7 @@ inline int32x4_t dot(int32x4_t sum, int32x4_t bytes, int32x4_t weights) {
 inline I dot(I sum, I bytes, I weights) { return {dot(sum.a, bytes.a, weights.a), dot(sum.b, bytes.b, weights.b)}; }
 
 // The count is per byte; bytes take 31 words of 8, so widening is rare.
-template <int P, int V, Count kCount>
+template <int P, int V, CountMethod kMethod>
 struct Counter {
   static constexpr int kMostWords = 31;
   static constexpr int kParts = 2 * V;  // registers of four lanes
@@ -68,7 +68,7 @@ struct Counter {
     BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < kParts; ++v) total[p][v] = vdupq_n_u32(0);
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+  BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
                       int items) {
     for (int first = 0; first < items; first += kMostWords) {
       const int end = items - first < kMostWords ? items : first + kMostWords;
@@ -78,15 +78,15 @@ struct Counter {
         const uint8_t* a = at + offsets[j];
         BBG_UNROLL for (int p = 0; p < P; ++p) {
           uint32_t one;
-          __builtin_memcpy(&one, a + p * k.column, sizeof one);
+          __builtin_memcpy(&one, a + p * conv.column, sizeof one);
           const uint32x4_t word = vdupq_n_u32(one);
           BBG_UNROLL for (int v = 0; v < kParts; ++v) {
             uint32x4_t differ = veorq_u32(word, vld1q_u32(w + 4 * v));
-            if (kCount == Count::masked) differ = vandq_u32(differ, vld1q_u32(m + 4 * v));
+            if (kMethod == CountMethod::masked) differ = vandq_u32(differ, vld1q_u32(m + 4 * v));
             bytes[p][v] = vaddq_u8(bytes[p][v], vcntq_u8(vreinterpretq_u8_u32(differ)));
           }
         }
-        if (kCount == Count::masked) m += 4 * kParts;
+        if (kMethod == CountMethod::masked) m += 4 * kParts;
       }
       BBG_UNROLL for (int p = 0; p < P; ++p) {
         BBG_UNROLL for (int v = 0; v < kParts; ++v) total[p][v] = vpadalq_u16(total[p][v], vpaddlq_u8(bytes[p][v]));

@@ -21,11 +21,11 @@ inline F div(F a, F b) { BBG_LANES a.lane[i] /= b.lane[i]; return a; }
 inline F fma(F a, F b, F c) { BBG_LANES c.lane[i] += a.lane[i] * b.lane[i]; return c; }
 inline F max(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
 inline F min(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
-inline F choose(F v, F above, F below) { BBG_LANES v.lane[i] = v.lane[i] >= 0 ? above.lane[i] : below.lane[i]; return v; }
+inline F select_by_sign(F v, F above, F below) { BBG_LANES v.lane[i] = v.lane[i] >= 0 ? above.lane[i] : below.lane[i]; return v; }
 inline F to_float(I a) { F r; BBG_LANES r.lane[i] = float(a.lane[i]); return r; }
 
-inline uint32_t at_least(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
-inline uint32_t at_least(I a, I b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
+inline uint32_t ge_mask(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
+inline uint32_t ge_mask(I a, I b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
 
 inline I load(const int32_t* p) { I r; BBG_LANES r.lane[i] = p[i]; return r; }
 inline I minus_twice(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane[i]; return base; }
@@ -59,22 +59,22 @@ inline int32_t ones(uint32_t x) {
 }
 
 // Bits that differ between the words of P pixels and the weights of V vectors.
-template <int P, int V, Count kCount>
+template <int P, int V, CountMethod kMethod>
 struct Counter {
   I count[P][V] = {};
 
   Counter(const int32_t*, const int32_t*) {}
 
-  void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m, int items) {
-    if (kCount != Count::masked) m = w;
+  void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m, int items) {
+    if (kMethod != CountMethod::masked) m = w;
     for (int j = 0; j < items; ++j, w += V * kLanes, m += V * kLanes) {
       for (int p = 0; p < P; ++p) {
         uint32_t word;
-        __builtin_memcpy(&word, at + offsets[j] + p * k.column, sizeof word);
+        __builtin_memcpy(&word, at + offsets[j] + p * conv.column, sizeof word);
         for (int v = 0; v < V; ++v) {
           BBG_LANES {
             const uint32_t differ = word ^ w[v * kLanes + i];
-            count[p][v].lane[i] += ones(kCount == Count::masked ? differ & m[v * kLanes + i] : differ);
+            count[p][v].lane[i] += ones(kMethod == CountMethod::masked ? differ & m[v * kLanes + i] : differ);
           }
         }
       }

@@ -1,97 +1,77 @@
-// Inside of ops.cpp and convs.cpp: one op on its way to kernel calls.
+// From checked ops to kernel calls: weights are arranged as the kernels read them, borders and epilogues become tables.
 #pragma once
 
-#include <algorithm>
-#include <tuple>
 #include <vector>
 
+#include "graph.h"
+#include "kernels/kernels.h"
+#include "memory.h"
 #include "plan/layout.h"
 
 namespace bbg {
 
-// A real convolution whose filters have a channel each.
-bool is_depthwise(const Graph& graph, const Op& op);
+// A kernel and what it works on. Its items are `rows` per image (one for all images with images_as_columns) for each of the
+// `blocks` of channels.
+struct KernelCall {
+  KernelFunction run;
+  const void* args;
+  int64_t rows;
+  int op;
+  int64_t blocks = 1;
+  bool images_as_columns = false;
+};
 
-inline bool is_conv(const Op& op) {
-  return op.kind == Kind::conv || op.kind == Kind::byte_conv || op.kind == Kind::binary_conv;
-}
+// What the lowering of one op reads, and the memory that takes its tables.
+struct LowerInput {
+  const Graph& graph;
+  const Op& op;
+  const Value &in, &out;  // the first operand and the result
+  const Layouts& layouts;
+  uint8_t* scratch;  // the op's own part of the workspace
+  const Kernels& kernels;
+  int64_t members;  // of the team
+  Memory& memory;
+  int64_t lanes, channels, padded;  // channels that the result stores, and the same rounded up to whole vectors
 
-// Taps of one output position that lie inside the map, in one direction.
+  LowerInput(const Graph& g, const Op& o, const Layouts& l, uint8_t* s, const Kernels& k, int64_t team, Memory& m)
+      : graph(g), op(o), in(g.input_of(o)), out(g.result_of(o)), layouts(l), scratch(s), kernels(k), members(team),
+        memory(m), lanes(k.lanes), channels(l[size_t(o.result())].channels), padded(round_up(channels, k.lanes)) {}
+
+  Layout layout(int value) const { return value == kNone ? Layout{} : layouts[size_t(value)]; }
+  int64_t group_of(int64_t channel) const { return channel / (out.channels / op.groups); }
+  int64_t group_inputs() const { return in.channels / op.groups; }
+};
+
+// Bytes of scratch memory that an op needs per image.
+int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, const Kernels& kernels);
+
+// Appends the kernel calls of op number `index`: none if it is elided, or a convolution fused into a later pool.
+// `layouts` are bound to memory.
+void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scratch, const Kernels& kernels,
+           int64_t members, Memory& memory, std::vector<KernelCall>& calls);
+
+// ---- epilogue.cpp ---------------------------------------------------------------------------------------------------
+
+Epilogue make_epilogue(const LowerInput& in);
+
+// The epilogue for half the accumulator, as CountMethod::carry_save counts.
+void halve_accumulator(const LowerInput& in, Epilogue& epilogue);
+
+// ---- pool.cpp -------------------------------------------------------------------------------------------------------
+
+// Taps of one output position that lie inside the map, in one direction (axis 0: vertical).
 struct Taps {
   int64_t first, count;
-  bool operator<(const Taps& o) const { return std::tie(first, count) < std::tie(o.first, o.count); }
 };
-
 Taps valid_taps(const Op& op, int axis, int64_t position, int64_t size);
 
-struct Classes;  // of borders
+// Of each of `positions` windows over `size` rows or columns.
+const Window* make_windows(const LowerInput& in, int axis, int64_t positions, int64_t size);
+Pool make_pool(const LowerInput& in);
+ConvPool make_conv_pool(const LowerInput& conv, const LowerInput& pool);
 
-// How a binary convolution counts.
-Count counting(const Op& op, const Value& in, const Value& out, const Map& input, const Kernels& kernels);
+// ---- values.cpp -----------------------------------------------------------------------------------------------------
 
-template <class T>
-const T* copy(Memory& memory, const std::vector<T>& from) {
-  T* to = memory.make<T>(int64_t(from.size()));
-  std::copy(from.begin(), from.end(), to);
-  return to;
-}
-
-class Lowering {
- public:
-  Lowering(const Graph& graph, const Op& op, const Maps& maps, uint8_t* scratch, const Kernels& kernels, int64_t members,
-           Memory& memory)
-      : graph_(graph), op_(op), in_(graph.values[size_t(op.input())]), out_(graph.values[size_t(op.result())]), maps_(maps),
-        scratch_(scratch), kernels_(kernels), members_(members), memory_(memory), lanes_(kernels.lanes),
-        channels_(maps[size_t(op.result())].channels), padded_(round_up(channels_, kernels.lanes)) {}
-
-  void steps(int index, std::vector<Step>& steps);
-  ConvPool conv_pool(Lowering& behind);
-
- private:
-  Map map(int value) const { return value == kNone ? Map{} : maps_[size_t(value)]; }
-
-  template <class T, class From>
-  const T* padded(const Tensor<From>& row, T absent, T pad) {
-    T* to = memory_.make<T>(padded_);
-    for (int64_t c = 0; c < padded_; ++c) to[c] = c >= out_.channels ? pad : row ? row[c] : absent;
-    return to;
-  }
-
-  Epilogue epilogue();
-  Conv conv();
-  std::vector<ConvBlock> blocks(int64_t vectors);
-  void arrange_bits(Conv& k, std::vector<ConvBlock>& blocks);
-  void arrange_reals(Conv& k, std::vector<ConvBlock>& blocks);
-  void arrange_depthwise(Conv& k, std::vector<ConvBlock>& blocks);
-  void arrange_bytes(Conv& k, std::vector<ConvBlock>& blocks);
-  Rests rests(int64_t from);
-  const int32_t* offsets(const Conv& k, int64_t first, int64_t items, int64_t step, int64_t taps_per_item);
-  int64_t item_words(const Conv& k, const ConvBlock& b) const;
-  uint32_t* block_bits(const Conv& k, const ConvBlock& b, int64_t first_word, int64_t words, bool mask);
-  void double_scale(Epilogue& e);
-  void border_tables(Conv& k, const Classes& rows, const Classes& cols);
-  const Window* windows(int axis, int64_t positions, int64_t size);
-  Pool pool();
-  Gather gather();
-  Step value_step(int index);
-  template <class T>
-  const T* keep(const T& args) {
-    return copy(memory_, std::vector<T>{args});
-  }
-
-  int64_t group_of(int64_t channel) const { return channel / (out_.channels / op_.groups); }
-  int64_t group_inputs() const { return in_.channels / op_.groups; }
-  uint32_t filter_bits(int64_t channel, int64_t from, int64_t count) const;
-
-  const Graph& graph_;
-  const Op& op_;
-  const Value &in_, &out_;
-  const Maps& maps_;
-  uint8_t* scratch_;
-  const Kernels& kernels_;
-  const int64_t members_;  // of the team
-  Memory& memory_;
-  const int64_t lanes_, channels_, padded_;  // channels that are stored
-};
+KernelCall lower_value(const LowerInput& in, int index);
 
 }  // namespace bbg
