@@ -135,7 +135,9 @@ void merge_loops(OutputPart& part) {
 }
 
 OutputPart output_part(const Value& value, const Layout& layout, const Part& given, const Kernels& kernels) {
-  const int64_t number = value.type == Type::real ? int64_t(sizeof(float)) : value.type == Type::bytes ? kernels.byte_size : 0;
+  int64_t number = 0;  // bytes of one; bits have no step in bytes
+  if (value.type == Type::real) number = sizeof(float);
+  if (value.type == Type::bytes) number = kernels.byte_size;
   const int64_t size[3] = {value.channels, value.height, value.width}, step[3] = {number, layout.row, layout.pixel};
   OutputPart part{value.type, layout.data, layout.image, {}, {}, 0};
   for (size_t i = 0; i < given.order.size(); ++i) {

@@ -100,7 +100,7 @@ typedef struct bbg_part {
   const char *value, *order;
 } bbg_part;
 
-/* A new graph with its input; `bytes` not 0: the input is bytes, else real numbers. The caller owns it: bbg_graph_free. */
+/* A new graph with its input; `bytes` not 0: of bytes, else of real numbers. The caller owns it: bbg_graph_free. */
 const char* bbg_graph_new(const char* input, int bytes, int64_t channels, int64_t height, int64_t width,
                           bbg_graph** graph);
 /* Adds an op. The struct and its strings are copied. Its arrays are borrowed: they must stay until the last bbg_engine_new

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include "unroll.h"
+
 #define BBG_INLINE inline __attribute__((always_inline))
 #define BBG_BLOCK __attribute__((noinline))
 #define BBG_SET "avx2"
@@ -13,10 +15,8 @@
 #define BBG_HAS_TAIL_BYTES 0
 
 #if defined(__clang__)
-#define BBG_UNROLL _Pragma("clang loop unroll(full)")
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
-#define BBG_UNROLL _Pragma("GCC unroll 16")
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #endif

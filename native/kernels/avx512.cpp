@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include "unroll.h"
+
 #define BBG_INLINE inline __attribute__((always_inline))
 #define BBG_BLOCK __attribute__((noinline))
 #define BBG_SET "avx512"
@@ -13,12 +15,8 @@
 #define BBG_HAS_TAIL_BYTES 1
 
 #if defined(__clang__)
-#define BBG_UNROLL _Pragma("clang loop unroll(full)")
-#pragma clang attribute push(                                                                       \
-    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma"))), \
-    apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma"))), apply_to = function)
 #else
-#define BBG_UNROLL _Pragma("GCC unroll 16")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the intrinsics: GCC bug 105593
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options

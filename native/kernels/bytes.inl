@@ -37,10 +37,10 @@ struct Sums {
     for (int j = 0; j < items; ++j, w += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(v, V) weight[v] = load_words(w + v * kLanes);
+      BBG_FOR(p, P) {
         const I word = splat_word(a + p * column);
-        BBG_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = dot(sum[p][v], word, weight[v]);
+        BBG_FOR(v, V) sum[p][v] = dot(sum[p][v], word, weight[v]);
       }
     }
   }
@@ -66,8 +66,8 @@ BBG_BLOCK void pooled_pixels(const OutputRow& row, const uint8_t* at, int64_t x,
   sums.run(row, at, x);
   F value[P][V], most[P / 2][V];
   apply_epilogue_to_sums<P, V, false>(row, sums.sum, value, border<P>(row, x), x, row.block.channel);
-  BBG_UNROLL for (int v = 0; v < V; ++v) {
-    BBG_UNROLL for (int j = 0; j < P / 2; ++j) {
+  BBG_FOR(v, V) {
+    BBG_FOR(j, P / 2) {
       const F left = j == 0 ? load(before + v * kLanes) : value[2 * j - 1][v];
       most[j][v] = max(max(left, value[2 * j][v]), value[2 * j + 1][v]);
     }
@@ -80,7 +80,7 @@ template <int V, bool kPooled>
 inline void byte_row(const OutputRow& row) {
   float before[V * kLanes];
   if (kPooled) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) store(before + v * kLanes, splat(-__builtin_inff()));
+    BBG_FOR(v, V) store(before + v * kLanes, splat(-__builtin_inff()));
   }
   for_pixel_blocks<kMaxPixels, !kPooled>(row.width, [&](auto pixels, int64_t x) {
     constexpr int P = decltype(pixels)::value;

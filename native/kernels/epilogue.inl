@@ -61,16 +61,16 @@ BBG_BLOCK F load_window_sum(const Epilogue& e, const RowPointers& at, int64_t x,
 template <int P, int V>
 BBG_INLINE void scale_and_bias(const Epilogue& e, F (&value)[P][V], int c, const float* bias, const int32_t* border) {
   F scale[V];
-  BBG_UNROLL for (int v = 0; v < V; ++v) scale[v] = load(e.scale + c + v * kLanes);
+  BBG_FOR(v, V) scale[v] = load(e.scale + c + v * kLanes);
   if (border) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(p, P) {
       const float* own = bias + border[p];
-      BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = fma(scale[v], value[p][v], load(own + v * kLanes));
+      BBG_FOR(v, V) value[p][v] = fma(scale[v], value[p][v], load(own + v * kLanes));
     }
   } else {
-    BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(v, V) {
       const F same = load(bias + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) value[p][v] = fma(scale[v], value[p][v], same);
+      BBG_FOR(p, P) value[p][v] = fma(scale[v], value[p][v], same);
     }
   }
 }
@@ -83,9 +83,9 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
                        const int32_t* border) {
   scale_and_bias<P, V>(e, value, c, bias, border);
   if (kShift && e.shift) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(v, V) {
       const F shift = load(e.shift + c + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) value[p][v] = fma(shift, load_window_sum(e, at, x + p, c + v * kLanes), value[p][v]);
+      BBG_FOR(p, P) value[p][v] = fma(shift, load_window_sum(e, at, x + p, c + v * kLanes), value[p][v]);
     }
   }
   if (at.shortcut) {
@@ -93,26 +93,26 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
     const uint8_t* pixel = at.shortcut + x * step;
     F gate[V];
     int from[V];
-    BBG_UNROLL for (int v = 0; v < V; ++v) gate[v] = load(e.gate + c + v * kLanes), from[v] = c + v * kLanes;
+    BBG_FOR(v, V) gate[v] = load(e.gate + c + v * kLanes), from[v] = c + v * kLanes;
     if (e.shortcut.channels < e.channels) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) from[v] %= int(e.shortcut.channels);
+      BBG_FOR(v, V) from[v] %= int(e.shortcut.channels);
     }
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(p, P) {
       const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);
-      BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = fma(gate[v], load(shortcut + from[v]), value[p][v]);
+      BBG_FOR(v, V) value[p][v] = fma(gate[v], load(shortcut + from[v]), value[p][v]);
     }
   }
   if (e.above) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(v, V) {
       const F above = load(e.above + c + v * kLanes), below = load(e.below + c + v * kLanes);
       const F offset = load(e.offset + c + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) value[p][v] = fma(value[p][v], select_by_sign(value[p][v], above, below), offset);
+      BBG_FOR(p, P) value[p][v] = fma(value[p][v], select_by_sign(value[p][v], above, below), offset);
     }
   }
   if (e.clip) {
     const F low = splat(e.low), high = splat(e.high);
-    BBG_UNROLL for (int v = 0; v < V; ++v) {
-      BBG_UNROLL for (int p = 0; p < P; ++p) value[p][v] = min(max(value[p][v], low), high);
+    BBG_FOR(v, V) {
+      BBG_FOR(p, P) value[p][v] = min(max(value[p][v], low), high);
     }
   }
 }
@@ -124,19 +124,19 @@ BBG_INLINE void store_result(const Epilogue& e, const F (&value)[P][V], const Ro
   if (at.real) {
     const int64_t step = e.real.pixel;
     uint8_t* pixel = at.real + x * step + c * int64_t(sizeof(float));
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(p, P) {
       float* real = reinterpret_cast<float*>(pixel + p * step);
-      BBG_UNROLL for (int v = 0; v < V; ++v) store(real + v * kLanes, value[p][v]);
+      BBG_FOR(v, V) store(real + v * kLanes, value[p][v]);
     }
   }
   if (at.bits) {
     const int64_t step = e.bits.pixel;
     uint8_t* pixel = at.bits + x * step;
     F threshold[V];
-    BBG_UNROLL for (int v = 0; v < V; ++v) threshold[v] = load(e.bit_threshold + c + v * kLanes);
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(v, V) threshold[v] = load(e.bit_threshold + c + v * kLanes);
+    BBG_FOR(p, P) {
       uint32_t mask[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = ge_mask(value[p][v], threshold[v]);
+      BBG_FOR(v, V) mask[v] = ge_mask(value[p][v], threshold[v]);
       store_bits<V>(pixel + p * step + c / 8, mask);
     }
     clear_tail<V>(e, pixel, c, P);
@@ -144,9 +144,9 @@ BBG_INLINE void store_result(const Epilogue& e, const F (&value)[P][V], const Ro
   if (at.bytes) {
     uint8_t* pixel = at.bytes + x * e.bytes.pixel + c * kByteSize;
     const F least = splat(0), most = splat(255);
-    BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(v, V) {
       const F scale = load(e.byte_scale + c + v * kLanes), zero = load(e.byte_bias + c + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(p, P) {
         store_bytes(pixel + p * e.bytes.pixel + v * kLanes * kByteSize, min(max(fma(value[p][v], scale, zero), least), most));
       }
     }

@@ -8,7 +8,7 @@
 //   select_by_sign(v, above, below)  v >= 0 ? above : below
 //   ge_mask(a, b)                    bit i: lane i of a >= lane i of b
 //   to_float                         int32 -> float
-//   Counter<P, V, CountMethod>       the innermost loop: base - 2 * differing bits, of P pixels and V vectors of filters
+//   Counter<P, V, CountMethod>       the innermost loop: base - 2 * differing bits, for P pixels and V vectors
 //   load_words splat_word            32-bit words as I
 //   dot(sum, bytes, weights)         sum + the products of the bytes in each word with as many weights
 //   kByteSize, store_bytes           how bytes are kept
@@ -67,9 +67,9 @@ BBG_INLINE void for_pixel_blocks(int64_t width, Block&& block) {
     if (kMost > 8 && left >= kMost) {
       block(Int<kMost>(), x), x += kMost;
     } else if (kMost >= 8 && left >= 8 && (!kSeven || left % 8 == 0 || left % 7 != 0)) {
-      block(Int<kMost >= 8 ? 8 : 4>(), x), x += 8;
+      block(Int<(kMost >= 8 ? 8 : 4)>(), x), x += 8;
     } else if (kSeven && kMost >= 8 && left >= 7) {
-      block(Int<kMost >= 8 ? 7 : 4>(), x), x += 7;
+      block(Int<(kMost >= 8 ? 7 : 4)>(), x), x += 7;
     } else if (left >= 4) {
       block(Int<4>(), x), x += 4;
     } else if (left >= 2) {
@@ -98,7 +98,7 @@ BBG_INLINE Border border(const OutputRow& row, int64_t x) {
 template <int P, int V, bool kShift>
 BBG_INLINE void apply_epilogue_to_sums(const OutputRow& row, const I (&sum)[P][V], F (&value)[P][V], const Border& edge, int64_t x, int c) {
   const Conv& conv = row.conv;
-  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = to_float(sum[p][v]);
+  BBG_FOR(p, P) BBG_FOR(v, V) value[p][v] = to_float(sum[p][v]);
   const float* bias = conv.class_bias ? conv.class_bias + edge.at : conv.out.bias;
   apply_epilogue<P, V, kShift>(conv.out, value, row.to, x, c, bias + c, conv.class_bias ? edge.of : nullptr);
 }
@@ -110,17 +110,17 @@ BBG_INLINE void apply_and_store_counts(const OutputRow& row, const Counts& count
   const Epilogue& e = conv.out;
   const int32_t* base = conv.base + edge.at + c;
   I sum[P][V];
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = counts.result(p, v, base + (edge.of ? edge.of[p] : 0) + v * kLanes);
+  BBG_FOR(p, P) {
+    BBG_FOR(v, V) sum[p][v] = counts.result(p, v, base + (edge.of ? edge.of[p] : 0) + v * kLanes);
   }
   if (e.acc_threshold) {
     const int64_t step = e.bits.pixel;
     uint8_t* bits = row.to.bits + x * step;
     I threshold[V];
-    BBG_UNROLL for (int v = 0; v < V; ++v) threshold[v] = load(e.acc_threshold + c + v * kLanes);
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(v, V) threshold[v] = load(e.acc_threshold + c + v * kLanes);
+    BBG_FOR(p, P) {
       uint32_t mask[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = ge_mask(sum[p][v], threshold[v]);
+      BBG_FOR(v, V) mask[v] = ge_mask(sum[p][v], threshold[v]);
       store_bits<V>(bits + p * step + c / 8, mask);
     }
     clear_tail<V>(e, bits, c, P);
@@ -144,8 +144,9 @@ BBG_BLOCK void binary_pixels(const OutputRow& row, const uint8_t* at, int64_t x)
 template <int V, CountMethod kMethod>
 inline void binary_row(const OutputRow& row) {
   // Masks are not worth more code; two pixels take half the registers.
-  constexpr int kMost = kMethod == CountMethod::masked && kMaxPixels > 4 ? 4 : kMethod == CountMethod::two_pixels ? 2 * kMaxPixels / V : kMaxPixels;
-  for_pixel_blocks<kMost, kMethod != CountMethod::two_pixels>(row.width, [&](auto pixels, int64_t x) {
+  constexpr bool kTwoPixels = kMethod == CountMethod::two_pixels, kMasked = kMethod == CountMethod::masked;
+  constexpr int kMost = kTwoPixels ? 2 * kMaxPixels / V : kMasked && kMaxPixels > 4 ? 4 : kMaxPixels;
+  for_pixel_blocks<kMost, !kTwoPixels>(row.width, [&](auto pixels, int64_t x) {
     binary_pixels<decltype(pixels)::value, V, kMethod>(row, row.at + x * row.conv.column, x);
   });
 }
@@ -179,7 +180,8 @@ inline void binary_item(const OutputRow& row) {
 template <void (*kTwo)(const OutputRow&), void (*kOne)(const OutputRow&)>
 inline void conv_items(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
   const Conv& conv = *static_cast<const Conv*>(args);
-  const int64_t per_block = conv.images_as_columns ? 1 : images * conv.out.height, width = conv.images_as_columns ? images : conv.out.width;
+  const int64_t per_block = conv.images_as_columns ? 1 : images * conv.out.height;
+  const int64_t width = conv.images_as_columns ? images : conv.out.width;
   for (int64_t item = begin; item < end; ++item) {
     const ConvBlock& block = conv.blocks[item / per_block];
     const int64_t n = item % per_block / conv.out.height, y = item % conv.out.height;
@@ -208,15 +210,15 @@ template <int P, int V>
 BBG_BLOCK void conv_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   const Conv& conv = row.conv;
   F acc[P][V];
-  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = splat(0);
+  BBG_FOR(p, P) BBG_FOR(v, V) acc[p][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
   for (int j = 0; j < row.items; ++j, w += V * kLanes) {
     const uint8_t* a = at + row.block.offsets[j];
     F weight[V];
-    BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load(w + v * kLanes);
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(v, V) weight[v] = load(w + v * kLanes);
+    BBG_FOR(p, P) {
       const F in = splat(*reinterpret_cast<const float*>(a + p * conv.column));
-      BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = fma(in, weight[v], acc[p][v]);
+      BBG_FOR(v, V) acc[p][v] = fma(in, weight[v], acc[p][v]);
     }
   }
   apply_and_store<P, V>(conv.out, acc, row.to, x, row.block.channel, conv.out.bias + row.block.channel, nullptr);
@@ -232,21 +234,21 @@ BBG_BLOCK void conv_single(const OutputRow& row) {
   constexpr int kSums = 4;
   const Conv& conv = row.conv;
   F acc[kSums][V];
-  BBG_UNROLL for (int s = 0; s < kSums; ++s) BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = splat(0);
+  BBG_FOR(s, kSums) BBG_FOR(v, V) acc[s][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
   const int64_t width = row.block.width;
   int j = 0;
   for (; j + kSums <= row.items; j += kSums, w += kSums * width) {
-    BBG_UNROLL for (int s = 0; s < kSums; ++s) {
+    BBG_FOR(s, kSums) {
       const F in = item(row, j + s);
-      BBG_UNROLL for (int v = 0; v < V; ++v) acc[s][v] = fma(in, load(w + s * width + v * kLanes), acc[s][v]);
+      BBG_FOR(v, V) acc[s][v] = fma(in, load(w + s * width + v * kLanes), acc[s][v]);
     }
   }
   for (; j < row.items; ++j, w += width) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) acc[0][v] = fma(item(row, j), load(w + v * kLanes), acc[0][v]);
+    BBG_FOR(v, V) acc[0][v] = fma(item(row, j), load(w + v * kLanes), acc[0][v]);
   }
   F sum[1][V];
-  BBG_UNROLL for (int v = 0; v < V; ++v) sum[0][v] = add(add(acc[0][v], acc[1][v]), add(acc[2][v], acc[3][v]));
+  BBG_FOR(v, V) sum[0][v] = add(add(acc[0][v], acc[1][v]), add(acc[2][v], acc[3][v]));
   apply_and_store<1, V>(conv.out, sum, row.to, 0, row.block.channel, conv.out.bias + row.block.channel, nullptr);
 }
 
@@ -256,7 +258,7 @@ template <int P, int V>
 BBG_BLOCK void depthwise_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   const Conv& conv = row.conv;
   F acc[P][V];
-  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = splat(0);
+  BBG_FOR(p, P) BBG_FOR(v, V) acc[p][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
   at += row.block.channel * int64_t(sizeof(float));
   const int64_t column = conv.column, next = conv.next, below = conv.below;
@@ -264,10 +266,10 @@ BBG_BLOCK void depthwise_pixels(const OutputRow& row, const uint8_t* at, int64_t
     const uint8_t* a = at;
     for (int t = 0; t < row.block.items; ++t, a += next, w += V * kLanes) {
       F weight[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load(w + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(v, V) weight[v] = load(w + v * kLanes);
+      BBG_FOR(p, P) {
         const float* in = reinterpret_cast<const float*>(a + p * column);
-        BBG_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = fma(load(in + v * kLanes), weight[v], acc[p][v]);
+        BBG_FOR(v, V) acc[p][v] = fma(load(in + v * kLanes), weight[v], acc[p][v]);
       }
     }
   }

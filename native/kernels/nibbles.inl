@@ -2,9 +2,9 @@
 //
 // The counts of a nibble a against every nibble w are a row of 16 bytes; one shuffle picks them for 32 filters:
 //
-//   row[a]     popcount(a ^ 0), popcount(a ^ 1), ..., popcount(a ^ 15)        chosen by the pixel, the same in both halves
-//   weights    w of filter 0, w of filter 16, w of filter 1, ...              shared by all pixels
-//   shuffle    popcount(a ^ w of filter 0), ...                               added up in bytes
+//   row[a]     popcount(a ^ 0), popcount(a ^ 1), ..., popcount(a ^ 15)     chosen by the pixel, alike in both halves
+//   weights    w of filter 0, w of filter 16, w of filter 1, ...           shared by all pixels
+//   shuffle    popcount(a ^ w of filter 0), ...                            added up in bytes
 //
 // So two vector operations take 128 bits, where counting words takes eight for 256.
 //

@@ -4,17 +4,17 @@
 template <int P, int V, bool kAverage>
 BBG_INLINE void pool_windows(const Pool& pool, const uint8_t* row, const Window& rows, const Window* cols, F (&value)[P][V]) {
   const uint8_t* window[P];
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
+  BBG_FOR(p, P) {
     window[p] = row + cols[p].begin * pool.input.pixel;
-    BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = load(reinterpret_cast<const float*>(window[p]) + v * kLanes);
+    BBG_FOR(v, V) value[p][v] = load(reinterpret_cast<const float*>(window[p]) + v * kLanes);
   }
   int first = 1;  // the tap that is there already
   for (int y = 0; y < rows.count; ++y, first = 0) {
     for (int x = first; x < cols->count; ++x) {
       const int64_t tap = y * pool.dilation_y * pool.input.row + x * pool.dilation_x * pool.input.pixel;
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(p, P) {
         const float* at = reinterpret_cast<const float*>(window[p] + tap);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(v, V) {
           const F next = load(at + v * kLanes);
           value[p][v] = kAverage ? add(value[p][v], next) : max(value[p][v], next);
         }
@@ -22,9 +22,9 @@ BBG_INLINE void pool_windows(const Pool& pool, const uint8_t* row, const Window&
     }
   }
   if (!kAverage) return;
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
+  BBG_FOR(p, P) {
     const F part = splat(1.0f / (float(rows.extent) * float(cols[p].extent)));
-    BBG_UNROLL for (int v = 0; v < V; ++v) value[p][v] = mul(value[p][v], part);
+    BBG_FOR(v, V) value[p][v] = mul(value[p][v], part);
   }
 }
 

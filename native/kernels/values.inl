@@ -40,25 +40,25 @@ struct MatchRow {
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
     const float* pixel[P];
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(p, P) {
       pixel[p] = floats_at(in, (x + p) * match.input.pixel) + c;
       value[p][0] = load(pixel[p]);
     }
     if (match.channels == outputs) return;
     int from = outputs;
     for (; from + outputs <= match.channels; from += outputs) {
-      BBG_UNROLL for (int p = 0; p < P; ++p) value[p][0] = add(value[p][0], load(pixel[p] + from));
+      BBG_FOR(p, P) value[p][0] = add(value[p][0], load(pixel[p] + from));
     }
     if (c < rest) {
       const int more = rest - c < kLanes ? rest - c : kLanes;
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(p, P) {
         float lane[kLanes] = {};
         for (int i = 0; i < more; ++i) lane[i] = pixel[p][from + i];
         value[p][0] = add(value[p][0], load(lane));
       }
     }
     const F part = load(match.part + c);
-    BBG_UNROLL for (int p = 0; p < P; ++p) value[p][0] = mul(value[p][0], part);
+    BBG_FOR(p, P) value[p][0] = mul(value[p][0], part);
   }
 };
 
@@ -84,16 +84,16 @@ struct GatherRow {
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
     if (gather.contiguous[c / kLanes]) {
       const float* first = from(c, x);
-      BBG_UNROLL for (int p = 0; p < P; ++p) value[p][0] = load(first + p * pixel(c));
+      BBG_FOR(p, P) value[p][0] = load(first + p * pixel(c));
       return;
     }
     float lane[P][kLanes];
     for (int i = 0; i < kLanes; ++i) {
       const float* first = from(c + i, x);
       const int64_t step = pixel(c + i);
-      BBG_UNROLL for (int p = 0; p < P; ++p) lane[p][i] = first[p * step];
+      BBG_FOR(p, P) lane[p][i] = first[p * step];
     }
-    BBG_UNROLL for (int p = 0; p < P; ++p) value[p][0] = load(lane[p]);
+    BBG_FOR(p, P) value[p][0] = load(lane[p]);
   }
 };
 
@@ -113,7 +113,7 @@ struct MultiplyRow {
 
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(p, P) {
       value[p][0] = mul(load(floats_at(main, (x + p) * main_pixel) + c), load(floats_at(factor, (x + p) * factor_pixel) + c));
     }
   }
@@ -135,7 +135,7 @@ struct UnaryRow {
 
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
-    BBG_UNROLL for (int p = 0; p < P; ++p) value[p][0] = Function::apply(load(floats_at(in, (x + p) * pixel) + c));
+    BBG_FOR(p, P) value[p][0] = Function::apply(load(floats_at(in, (x + p) * pixel) + c));
   }
 };
 
@@ -172,33 +172,33 @@ BBG_BLOCK void layer_norm_pixels(const LayerNorm& norm, const RowPointers& to, c
   const F valid = load(norm.valid);
   const float* pixel[P];
   F minus_mean[P], rest[P], factor[P];
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
+  BBG_FOR(p, P) {
     pixel[p] = floats_at(in, (x + p) * norm.input.pixel);
     minus_mean[p] = select_by_sign(valid, load(pixel[p] + last), splat(0));
   }
   for (int c = 0; c < last; c += kLanes) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) minus_mean[p] = add(minus_mean[p], load(pixel[p] + c));
+    BBG_FOR(p, P) minus_mean[p] = add(minus_mean[p], load(pixel[p] + c));
   }
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
+  BBG_FOR(p, P) {
     minus_mean[p] = splat(-sum_of_lanes(minus_mean[p]) * norm.part);
     rest[p] = select_by_sign(valid, add(load(pixel[p] + last), minus_mean[p]), splat(0));
     factor[p] = mul(rest[p], rest[p]);
   }
   for (int c = 0; c < last; c += kLanes) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(p, P) {
       const F distance = add(load(pixel[p] + c), minus_mean[p]);
       rest[p] = add(rest[p], distance);
       factor[p] = fma(distance, distance, factor[p]);
     }
   }
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
+  BBG_FOR(p, P) {
     const float d = sum_of_lanes(rest[p]) * norm.part, variance = sum_of_lanes(factor[p]) * norm.part - d * d;
     rest[p] = splat(-d);
     factor[p] = splat(1.0f / __builtin_sqrtf((variance > 0 ? variance : 0) + norm.eps));
   }
   for (int c = 0; c < e.channels; c += kLanes) {
     F value[P][1];
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(p, P) {
       value[p][0] = mul(add(add(load(pixel[p] + c), minus_mean[p]), rest[p]), factor[p]);
     }
     apply_and_store<P, 1>(e, value, to, x, c, e.bias + c, nullptr);

@@ -65,8 +65,8 @@ struct Counter {
   I total[kPixels][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) total[p][v] = _mm256_setzero_si256();
+    BBG_FOR(p, kPixels) {
+      BBG_FOR(v, V) total[p][v] = _mm256_setzero_si256();
     }
   }
 
@@ -76,14 +76,14 @@ struct Counter {
     for (int first = 0; first < items; first += kMostWords) {
       const int end = items - first < kMostWords ? items : first + kMostWords;
       I bytes[kPixels][V];
-      BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
-        BBG_UNROLL for (int v = 0; v < V; ++v) bytes[p][v] = _mm256_setzero_si256();
+      BBG_FOR(p, kPixels) {
+        BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
       }
       for (int j = first; j < end; ++j, w += V * kLanes) {
         const uint8_t* a = at + offsets[j];
-        BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
+        BBG_FOR(p, kPixels) {
           const I word = splat_word(a + p * column);
-          BBG_UNROLL for (int v = 0; v < V; ++v) {
+          BBG_FOR(v, V) {
             I differ = _mm256_xor_si256(word, load_words(w + v * kLanes));
             if (kMethod == CountMethod::masked) differ = _mm256_and_si256(differ, load_words(m + v * kLanes));
             bytes[p][v] = _mm256_add_epi8(bytes[p][v], ones_of_bytes(differ));
@@ -91,8 +91,8 @@ struct Counter {
         }
         if (kMethod == CountMethod::masked) m += V * kLanes;
       }
-      BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
-        BBG_UNROLL for (int v = 0; v < V; ++v) total[p][v] = widened(total[p][v], bytes[p][v]);
+      BBG_FOR(p, kPixels) {
+        BBG_FOR(v, V) total[p][v] = widened(total[p][v], bytes[p][v]);
       }
     }
   }
@@ -145,27 +145,27 @@ struct NibbleCounter {
   I bytes[P][V];
 
   BBG_INLINE NibbleCounter() {
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) bytes[p][v] = _mm256_setzero_si256();
+    BBG_FOR(p, P) BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
   }
 
   BBG_INLINE void run(const uint8_t* at, int64_t column, const int32_t* offsets, const uint8_t* w, int words) {
     for (int j = 0; j < words; ++j, w += 8 * V * 32) {
       const uint8_t* a = at + offsets[j];
       uint32_t even[P], odd[P];  // nibbles times 16, the size of a row
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(p, P) {
         uint32_t word;
         __builtin_memcpy(&word, a + p * column, sizeof word);
         even[p] = word << 4 & 0xf0f0f0f0u;
         odd[p] = word & 0xf0f0f0f0u;
         pin(even[p]), pin(odd[p]);
       }
-      BBG_UNROLL for (int i = 0; i < 8; ++i) {
+      BBG_FOR(i, 8) {
         I row[P];
-        BBG_UNROLL for (int p = 0; p < P; ++p) row[p] = nibble_row_at((i % 2 ? odd : even)[p] >> i / 2 * 8 & 0xff);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(p, P) row[p] = nibble_row_at((i % 2 ? odd : even)[p] >> i / 2 * 8 & 0xff);
+        BBG_FOR(v, V) {
           I weight = load_words(w + (i * V + v) * 32);
           if (P > 1) pin(weight);
-          BBG_UNROLL for (int p = 0; p < P; ++p) {
+          BBG_FOR(p, P) {
             bytes[p][v] = _mm256_add_epi8(bytes[p][v], _mm256_shuffle_epi8(row[p], weight));
             pin(bytes[p][v]);
           }
@@ -176,8 +176,8 @@ struct NibbleCounter {
 
   // To counts[pixel][filter]: even bytes are the filters 0 to 15 of 32, odd bytes the others.
   BBG_INLINE void store(uint16_t* counts) const {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) {
         I* to = reinterpret_cast<I*>(counts) + (p * V + v) * 2;
         _mm256_store_si256(to, low_bytes(p, v));
         _mm256_store_si256(to + 1, high_bytes(p, v));
@@ -185,8 +185,8 @@ struct NibbleCounter {
     }
   }
   BBG_INLINE void add(uint16_t* counts) const {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) {
         I* to = reinterpret_cast<I*>(counts) + (p * V + v) * 2;
         _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), low_bytes(p, v)));
         _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), high_bytes(p, v)));

@@ -48,12 +48,12 @@ inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column,
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const I from = _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101 * int32_t(column)));  // the same in all bytes
   __mmask64 of_row[4];
-  BBG_UNROLL for (int r = 0; r < 4; ++r) of_row[r] = r < rows ? 0x1111111111111111u << (place + r) : 0;
+  BBG_FOR(r, 4) of_row[r] = r < rows ? 0x1111111111111111u << (place + r) : 0;
   for (int64_t x = 0; x < columns; x += kLanes, first += kLanes * column, to += 4 * kLanes) {
     const int64_t size = (columns - x < kLanes ? columns - x - 1 : kLanes - 1) * column + 1;  // nothing is read behind
     const __mmask64 all = ~__mmask64{0}, low = size < 64 ? all >> (64 - size) : all, high = size > 64 ? all >> (128 - size) : 0;
     I words = _mm512_setzero_si512();
-    BBG_UNROLL for (int r = 0; r < 4; ++r) {
+    BBG_FOR(r, 4) {
       if (r >= rows) break;
       const I near = _mm512_maskz_loadu_epi8(low, first + r * below), far = _mm512_maskz_loadu_epi8(high, first + r * below + 64);
       words = _mm512_or_si512(words, _mm512_maskz_permutex2var_epi8(of_row[r], near, from, far));
@@ -74,7 +74,7 @@ struct Counter {
   I count[P][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+    BBG_FOR(p, P) BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
   }
 
   BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
@@ -83,11 +83,11 @@ struct Counter {
     for (int j = 0; j < items; ++j, w += V * kLanes, m += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V], mask[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
-      BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = load_words(m + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(v, V) weight[v] = load_words(w + v * kLanes);
+      BBG_FOR(v, V) mask[v] = load_words(m + v * kLanes);
+      BBG_FOR(p, P) {
         const I word = splat_word(a + p * conv.column);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(v, V) {
           I differ = _mm512_xor_si512(word, weight[v]);
           if (kMethod == CountMethod::masked) differ = _mm512_and_si512(differ, mask[v]);
           count[p][v] = _mm512_add_epi32(count[p][v], _mm512_popcnt_epi32(differ));
@@ -105,7 +105,7 @@ struct Counter<P, V, CountMethod::two_pixels> {
   I count[(P + 1) / 2][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+    BBG_FOR(p, (P + 1) / 2) BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
   }
 
   BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
@@ -113,10 +113,10 @@ struct Counter<P, V, CountMethod::two_pixels> {
     for (int j = 0; j < items; ++j, w += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) {
+      BBG_FOR(v, V) weight[v] = load_words(w + v * kLanes);
+      BBG_FOR(p, (P + 1) / 2) {
         const I words = splat_word(a + 2 * p * conv.column);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(v, V) {
           const I ones = _mm512_popcnt_epi16(_mm512_xor_si512(words, weight[v]));
           count[p][v] = _mm512_add_epi16(count[p][v], ones);
         }
@@ -141,9 +141,9 @@ struct Counter<P, V, CountMethod::carry_save> {
   I half[P][V];
 
   BBG_INLINE Counter(const int32_t* base, const int32_t* border) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) half[0][v] = load(base + (border ? *border : 0) + v * kLanes);
+    BBG_FOR(v, V) half[0][v] = load(base + (border ? *border : 0) + v * kLanes);
     BBG_UNROLL for (int p = 1; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) half[p][v] = border ? load(base + border[p] + v * kLanes) : half[0][v];
+      BBG_FOR(v, V) half[p][v] = border ? load(base + border[p] + v * kLanes) : half[0][v];
     }
   }
 
@@ -154,15 +154,15 @@ struct Counter<P, V, CountMethod::carry_save> {
     for (int j = 0; j < items; ++j, w += 3 * V * kLanes) {
       const uint8_t* a = first + offsets[j];
       I w1[V], w2[V], w3[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
+      BBG_FOR(v, V) {
         w1[v] = load_words(w + v * kLanes);
         w2[v] = load_words(w + (V + v) * kLanes);
         w3[v] = load_words(w + (2 * V + v) * kLanes);  // the parity
       }
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(p, P) {
         const uint8_t* at = a + p * conv.column;
         const I a1 = splat_word(at), a2 = splat_word(at + next), a3 = splat_word(at + parity);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(v, V) {
           const I x1 = _mm512_xor_si512(a1, w1[v]), x2 = _mm512_xor_si512(a2, w2[v]), x3 = _mm512_xor_si512(a3, w3[v]);
           const I majority = _mm512_ternarylogic_epi32(x1, x2, x3, 0xd4);  // of x1, x2 and x1 ^ x2 ^ x3
           const I sum = _mm512_dpwssd_epi32(half[p][v], _mm512_popcnt_epi32(majority), minus_two);

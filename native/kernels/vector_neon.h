@@ -65,7 +65,7 @@ struct Counter {
   uint32x4_t total[P][kParts];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < kParts; ++v) total[p][v] = vdupq_n_u32(0);
+    BBG_FOR(p, P) BBG_FOR(v, kParts) total[p][v] = vdupq_n_u32(0);
   }
 
   BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
@@ -73,14 +73,14 @@ struct Counter {
     for (int first = 0; first < items; first += kMostWords) {
       const int end = items - first < kMostWords ? items : first + kMostWords;
       uint8x16_t bytes[P][kParts];
-      BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < kParts; ++v) bytes[p][v] = vdupq_n_u8(0);
+      BBG_FOR(p, P) BBG_FOR(v, kParts) bytes[p][v] = vdupq_n_u8(0);
       for (int j = first; j < end; ++j, w += 4 * kParts) {
         const uint8_t* a = at + offsets[j];
-        BBG_UNROLL for (int p = 0; p < P; ++p) {
+        BBG_FOR(p, P) {
           uint32_t one;
           __builtin_memcpy(&one, a + p * conv.column, sizeof one);
           const uint32x4_t word = vdupq_n_u32(one);
-          BBG_UNROLL for (int v = 0; v < kParts; ++v) {
+          BBG_FOR(v, kParts) {
             uint32x4_t differ = veorq_u32(word, vld1q_u32(w + 4 * v));
             if (kMethod == CountMethod::masked) differ = vandq_u32(differ, vld1q_u32(m + 4 * v));
             bytes[p][v] = vaddq_u8(bytes[p][v], vcntq_u8(vreinterpretq_u8_u32(differ)));
@@ -88,8 +88,8 @@ struct Counter {
         }
         if (kMethod == CountMethod::masked) m += 4 * kParts;
       }
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
-        BBG_UNROLL for (int v = 0; v < kParts; ++v) total[p][v] = vpadalq_u16(total[p][v], vpaddlq_u8(bytes[p][v]));
+      BBG_FOR(p, P) {
+        BBG_FOR(v, kParts) total[p][v] = vpadalq_u16(total[p][v], vpaddlq_u8(bytes[p][v]));
       }
     }
   }

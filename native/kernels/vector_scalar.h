@@ -10,7 +10,9 @@ struct I {
   int32_t lane[kLanes];
 };
 
-#define BBG_LANES for (int i = 0; i < kLanes; ++i)
+#define BBG_LANES BBG_FOR(i, kLanes)
+
+// clang-format off
 
 inline F load(const float* p) { F r; BBG_LANES r.lane[i] = p[i]; return r; }
 inline void store(float* p, F v) { BBG_LANES p[i] = v.lane[i]; }
@@ -29,13 +31,15 @@ inline uint32_t ge_mask(I a, I b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.la
 
 inline I load(const int32_t* p) { I r; BBG_LANES r.lane[i] = p[i]; return r; }
 inline I minus_twice(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane[i]; return base; }
+// clang-format on
+#undef BBG_LANES
 
 // Numbers from 0 to 255, rounded to the nearest, halves to even: so rounds the addition. They take two bytes each.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
   constexpr float kUnitSpaced = 12582912.0f;  // 1.5 * 2^23: the floats around it are the integers
   uint16_t bytes[kLanes];
-  BBG_LANES bytes[i] = uint16_t((v.lane[i] + kUnitSpaced) - kUnitSpaced);
+  BBG_FOR(i, kLanes) bytes[i] = uint16_t((v.lane[i] + kUnitSpaced) - kUnitSpaced);
   __builtin_memcpy(p, bytes, sizeof bytes);
 }
 
@@ -44,11 +48,11 @@ inline I splat_word(const uint8_t* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
   I r;
-  BBG_LANES r.lane[i] = word;
+  BBG_FOR(i, kLanes) r.lane[i] = word;
   return r;
 }
 inline I dot(I sum, I bytes, I weights) {
-  BBG_LANES sum.lane[i] += int16_t(bytes.lane[i]) * int16_t(weights.lane[i]) + (bytes.lane[i] >> 16) * (weights.lane[i] >> 16);
+  BBG_FOR(i, kLanes) sum.lane[i] += int16_t(bytes.lane[i]) * int16_t(weights.lane[i]) + (bytes.lane[i] >> 16) * (weights.lane[i] >> 16);
   return sum;
 }
 
@@ -72,7 +76,7 @@ struct Counter {
         uint32_t word;
         __builtin_memcpy(&word, at + offsets[j] + p * conv.column, sizeof word);
         for (int v = 0; v < V; ++v) {
-          BBG_LANES {
+          BBG_FOR(i, kLanes) {
             const uint32_t differ = word ^ w[v * kLanes + i];
             count[p][v].lane[i] += ones(kMethod == CountMethod::masked ? differ & m[v * kLanes + i] : differ);
           }
@@ -83,5 +87,3 @@ struct Counter {
 
   I result(int p, int v, const int32_t* base) const { return minus_twice(load(base), count[p][v]); }
 };
-
-#undef BBG_LANES
