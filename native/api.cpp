@@ -76,7 +76,8 @@ const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int t
     require(graph && engine);
     if (graph->graph.outputs.empty()) throw bbg::InvalidArgument("the graph has no output");
     if (threads < 1 || threads > kMostThreads) {
-      throw bbg::InvalidArgument(std::to_string(threads) + " threads; allowed are 1 to " + std::to_string(kMostThreads));
+      throw bbg::InvalidArgument(std::to_string(threads) + " threads; allowed are 1 to " +
+                                 std::to_string(kMostThreads));
     }
     *engine = new bbg_engine{{graph->graph, bbg::choose_kernels(kernel_set), threads}};
   });

@@ -10,8 +10,8 @@ namespace {
 
 int64_t share(int64_t items, int member, int members) { return items * member / members; }
 
-// A member's part of a call: the same rows of every block, so that it finds in its own cache what it wrote there, unless
-// so few rows cannot be shared evenly. Then all items in their order, which shares the blocks.
+// A member's part of a call: the same rows of every block, so that it finds in its own cache what it wrote there,
+// unless so few rows cannot be shared evenly. Then all items in their order, which shares the blocks.
 void run_share(const KernelCall& call, int64_t images, int member, int members) {
   constexpr int64_t kUneven = 20;  // a twentieth more for the one who has most is still worth it
   const int64_t rows = call.images_as_columns ? 1 : images * call.rows, most = (rows + members - 1) / members;
@@ -66,8 +66,8 @@ void Engine::check_run(const ImageBatch& batch, size_t bytes, int64_t images, fl
   const size_t image = size_t(input_.shape.numbers()) * batch.number_size();
   if (images < 1) throw InvalidArgument("there must be at least one image");
   if (!batch.data || bytes / image != size_t(images) || bytes % image) {
-    throw InvalidArgument("the input has " + std::to_string(bytes) + " bytes, not " + std::to_string(images) + " times " +
-                          std::to_string(image));
+    throw InvalidArgument("the input has " + std::to_string(bytes) + " bytes, not " + std::to_string(images) +
+                          " times " + std::to_string(image));
   }
   if (batch.converts(input_.type) && !(batch.scale && batch.bias)) {
     throw InvalidArgument("bytes for a real input, or the reverse, need a scale and a bias");

@@ -67,15 +67,12 @@ void take_weight(Op& op, const bbg_array& weight, int64_t inputs, int64_t channe
   const std::string what = op.name + ": the weight";
   const int64_t per_filter = op.taps() * inputs, count = product({channels, op.kernel[0], op.kernel[1], inputs}, what);
   switch (op.rule->weight) {
-    case Element::float32:
-      op.float_weight = finite(weight, count, what);
-      break;
+    case Element::float32: op.float_weight = finite(weight, count, what); break;
     case Element::int8:
       require(per_filter <= kByteFanIn, op.name + ": too many products per number for 32 bits");
       op.byte_weight = tensor<int8_t>(weight, count, what);
       break;
-    default:
-      op.bit_weight = packed(weight, channels, per_filter, what);
+    default: op.bit_weight = packed(weight, channels, per_filter, what);
   }
 }
 
@@ -135,7 +132,8 @@ void take_attributes(Op& op, const bbg_op& d) {
   if (op.has(kFunction)) op.function = function_named(d.function, n);
   if (op.has(kEps)) {
     op.eps = d.eps;
-    require(std::isfinite(op.eps) && op.eps >= std::numeric_limits<float>::min(), n + ": eps must be a positive number");
+    require(std::isfinite(op.eps) && op.eps >= std::numeric_limits<float>::min(),
+            n + ": eps must be a positive number");
   }
   if (op.has(kChannels)) {
     require(d.channels >= 1 && d.channels < kLimit,
@@ -204,7 +202,8 @@ void check_epilogue(const Op& op) {
   for (const auto& parameter : op.epilogue) plain = plain && !parameter;
   require(!op.epilogue[BBG_GATE] || op.shortcut != kNone, n + ": a gate needs a shortcut");
   require(op.rule->real_output || plain, n + ": writes bits only, without an epilogue");
-  require(!op.acc_threshold || (plain && !op.tap_bias), n + ": an acc_threshold excludes an epilogue and a real result");
+  require(!op.acc_threshold || (plain && !op.tap_bias),
+          n + ": an acc_threshold excludes an epilogue and a real result");
   require(op.low <= op.high, n + ": the clip must rise");
 }
 

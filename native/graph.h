@@ -85,7 +85,7 @@ struct Graph {
   void add(const bbg_op& description);
   void add_output(const bbg_part* parts, int64_t count);
 
-  int find(const char* value) const;                 // kNone where there is none
+  int find(const char* value) const;  // kNone where there is none
   const Value& input_of(const Op& op) const { return values[size_t(op.input())]; }
   const Value& result_of(const Op& op) const { return values[size_t(op.result())]; }
   std::vector<int> output_values() const;  // of all parts of all outputs, each as often as it is written

@@ -123,8 +123,8 @@ float* read_bits(const OutputPart& part, const uint8_t* data, float* to) {
   return to;
 }
 
-// Makes one loop of the inner two as long as both walk the same way: channels of pixels without gaps are one run of numbers
-// per row, and rows without margins one run per image.
+// Makes one loop of the inner two as long as both walk the same way: channels of pixels without gaps are one run of
+// numbers per row, and rows without margins one run per image.
 void merge_loops(OutputPart& part) {
   for (int times = 0; times < 2; ++times) {
     if (part.step[1] != part.size[2] * part.step[2]) return;

@@ -1,8 +1,8 @@
-// Everything that is true of an op kind stands in its row of kKinds. src/bbg/graph/kinds.py is the same table in Python, with
-// shapes, formulas and costs added; a test compares the two through bbg._native.kinds().
+// Everything that is true of an op kind stands in its row of kKinds. src/bbg/graph/kinds.py is the same table in
+// Python, with shapes, formulas and costs added; a test compares the two through bbg._native.kinds().
 //
-// The shape of a result follows from the attributes, too: a kind with `kernel` slides a window over the map, with `size` it
-// gives that map, with `channels` that number of channels. Otherwise the result has the operand's shape.
+// The shape of a result follows from the attributes, too: a kind with `kernel` slides a window over the map, with
+// `size` it gives that map, with `channels` that number of channels. Otherwise the result has the operand's shape.
 #pragma once
 
 #include <cstdint>
@@ -124,13 +124,13 @@ enum class Kind {
 struct KindRule {
   Kind kind;
   const char* name;
-  Type main;                              // of all operands
-  int operands;                           // 0: two or more
-  uint32_t attributes;                    // AttributeBits
-  uint32_t required, optional;            // TensorBits
-  uint32_t epilogue;                      // bit r: bbg_parameter r is allowed
-  bool shortcut;                          // whether one is allowed
-  bool real_output;                       // else it writes bits only, without an epilogue
+  Type main;                    // of all operands
+  int operands;                 // 0: two or more
+  uint32_t attributes;          // AttributeBits
+  uint32_t required, optional;  // TensorBits
+  uint32_t epilogue;            // bit r: bbg_parameter r is allowed
+  bool shortcut;                // whether one is allowed
+  bool real_output;             // else it writes bits only, without an epilogue
   Element weight;
 };
 

@@ -1,5 +1,5 @@
-// The Python face of the C API: module bbg._native. Everything is checked in C; here arrays are only unwrapped. The names of
-// kinds, attributes, tensors and parameters are those of kinds.h.
+// The Python face of the C API: module bbg._native. Everything is checked in C; here arrays are only unwrapped. The
+// names of kinds, attributes, tensors and parameters are those of kinds.h.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -37,14 +37,10 @@ bbg_array array_of(nb::handle given) {
 
 bbg_array array_of(bbg::Element element, nb::handle given) {
   switch (element) {
-    case bbg::Element::int8:
-      return array_of<int8_t>(given);
-    case bbg::Element::int32:
-      return array_of<int32_t>(given);
-    case bbg::Element::uint64:
-      return array_of<uint64_t>(given);
-    default:
-      return array_of<float>(given);
+    case bbg::Element::int8: return array_of<int8_t>(given);
+    case bbg::Element::int32: return array_of<int32_t>(given);
+    case bbg::Element::uint64: return array_of<uint64_t>(given);
+    default: return array_of<float>(given);
   }
 }
 
@@ -229,8 +225,8 @@ class Engine {
       const nb::gil_scoped_release released;
       const float* scale = scale_.empty() ? nullptr : scale_.data();
       const float* bias = bias_.empty() ? nullptr : bias_.data();
-      error = bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(),
-                             seconds);
+      error =
+          bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(), seconds);
     }
     check(error);
     return arrays;

@@ -1,6 +1,6 @@
-// What the kernels are measured against: xor with a broadcast word, population count, addition, and nothing around them.
-// Sums and weights stay in registers, the words in the first cache; no borders, no epilogue, no addresses to compute.
-// The product of two bits is one MAC.
+// What the kernels are measured against: xor with a broadcast word, population count, addition, and nothing around
+// them. Sums and weights stay in registers, the words in the first cache; no borders, no epilogue, no addresses to
+// compute. The product of two bits is one MAC.
 #include "roofline.h"
 
 #include <algorithm>
@@ -34,12 +34,13 @@ using Loop = int64_t (*)(const uint32_t* words, uint32_t* sums);
 #if defined(__x86_64__)
 
 // Seven pixels, two vectors of filters, as in most layers.
-__attribute__((target("avx512f,avx512vpopcntdq"), noinline))
-int64_t loop_avx512(const uint32_t* words, uint32_t* sums) {
+__attribute__((target("avx512f,avx512vpopcntdq"), noinline)) int64_t loop_avx512(const uint32_t* words,
+                                                                                 uint32_t* sums) {
   constexpr int P = 7, V = 2;
   __m512i count[P][V], weight[V];
   BBG_FOR(v, V) weight[v] = _mm512_loadu_si512(words + 16 * v);
-  BBG_FOR(p, P) BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
+  BBG_FOR(p, P)
+    BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
   for (int64_t i = 0; i < kWords; i += P) {
     BBG_FOR(p, P) {
       const __m512i word = _mm512_set1_epi32(int32_t(words[i + p]));
@@ -57,8 +58,7 @@ int64_t loop_avx512(const uint32_t* words, uint32_t* sums) {
 }
 
 // The classic way without a vector instruction that counts: two lookups of nibbles, sums in bytes.
-__attribute__((target("avx2"), noinline))
-int64_t loop_avx2(const uint32_t* words, uint32_t* sums) {
+__attribute__((target("avx2"), noinline)) int64_t loop_avx2(const uint32_t* words, uint32_t* sums) {
   constexpr int P = 4, V = 2;
   const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
   const __m256i nibble = _mm256_set1_epi8(15);
@@ -66,7 +66,8 @@ int64_t loop_avx2(const uint32_t* words, uint32_t* sums) {
   BBG_FOR(v, V) weight[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 8 * v));
   for (int64_t first = 0; first < kWords; first += P * kBytewise) {
     __m256i bytes[P][V];
-    BBG_FOR(p, P) BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
+    BBG_FOR(p, P)
+      BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
     for (int64_t i = first; i < first + P * kBytewise; i += P) {
       BBG_FOR(p, P) {
         const __m256i word = _mm256_set1_epi32(int32_t(words[i + p]));
@@ -101,7 +102,8 @@ __attribute__((noinline)) int64_t loop_neon(const uint32_t* words, uint32_t* sum
   BBG_FOR(v, V) weight[v] = vld1q_u32(words + 4 * v);
   for (int64_t first = 0; first < kWords; first += P * kBytewise) {
     uint8x16_t bytes[P][V];
-    BBG_FOR(p, P) BBG_FOR(v, V) bytes[p][v] = vdupq_n_u8(0);
+    BBG_FOR(p, P)
+      BBG_FOR(v, V) bytes[p][v] = vdupq_n_u8(0);
     for (int64_t i = first; i < first + P * kBytewise; i += P) {
       BBG_FOR(p, P) {
         const uint32x4_t word = vdupq_n_u32(words[i + p]);

@@ -1,8 +1,9 @@
 /* The C API of the bbg engine: build a graph, make an engine of it, run images through it.
  *
- * Every function that returns `const char*` returns NULL on success, else one sentence for the caller, valid until the next
- * call on this thread. Nothing aborts and no exception crosses this border. Sizes are checked here: memory outside the given
- * arrays is never read. What the ops compute is defined in docs/format.md; the names below are the names used there.
+ * Every function that returns `const char*` returns NULL on success, else one sentence for the caller, valid until the
+ * next call on this thread. Nothing aborts and no exception crosses this border. Sizes are checked here: memory outside
+ * the given arrays is never read. What the ops compute is defined in docs/format.md; the names below are the names used
+ * there.
  *
  * A linear layer of 4 inputs and 2 outputs, y = w x + 1:
  *
@@ -103,8 +104,8 @@ typedef struct bbg_part {
 /* A new graph with its input; `bytes` not 0: of bytes, else of real numbers. The caller owns it: bbg_graph_free. */
 const char* bbg_graph_new(const char* input, int bytes, int64_t channels, int64_t height, int64_t width,
                           bbg_graph** graph);
-/* Adds an op. The struct and its strings are copied. Its arrays are borrowed: they must stay until the last bbg_engine_new
- * on this graph has returned. On failure the graph is as it was. */
+/* Adds an op. The struct and its strings are copied. Its arrays are borrowed: they must stay until the last
+ * bbg_engine_new on this graph has returned. On failure the graph is as it was. */
 const char* bbg_graph_add(bbg_graph* graph, const bbg_op* op);
 /* Adds an output: for each image, the numbers of its parts, one part after another. Copies the parts. */
 const char* bbg_graph_output(bbg_graph* graph, const bbg_part* parts, int64_t count);
@@ -114,8 +115,8 @@ const char* bbg_graph_shape(const bbg_graph* graph, const char* value, int64_t s
 void bbg_graph_free(bbg_graph* graph);
 
 /* A new engine. It copies all it needs: the graph may be freed and its arrays released. `kernel_set` NULL: what the
- * environment variable BBG_ISA says, else the best set of this machine. `threads` 1 or more. The caller owns the engine:
- * bbg_engine_free. */
+ * environment variable BBG_ISA says, else the best set of this machine. `threads` 1 or more. The caller owns the
+ * engine: bbg_engine_free. */
 const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, bbg_engine** engine);
 /* Name of the engine's kernel set; a constant string. */
 const char* bbg_engine_isa(const bbg_engine* engine);
@@ -132,9 +133,10 @@ typedef enum bbg_input {
 /* Runs `images` images. All arrays stay the caller's.
  *
  * `data`: `bytes` bytes, any alignment. `scale`, `bias`: one number per channel, read only where bytes come in and the
- * graph's input is real, or the other way round; then no scale may be 0. `outputs[i]` receives output i as float32 and has
- * room for `counts[i]` numbers; bits are written as +1 and -1, bytes as their number. `seconds`: NULL, or one number per op
- * of the graph, which that op's time is added to. Callable from several threads at once: calls on one engine take turns. */
+ * graph's input is real, or the other way round; then no scale may be 0. `outputs[i]` receives output i as float32 and
+ * has room for `counts[i]` numbers; bits are written as +1 and -1, bytes as their number. `seconds`: NULL, or one
+ * number per op of the graph, which that op's time is added to. Callable from several threads at once: calls on one
+ * engine take turns. */
 const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,
                            double* seconds);

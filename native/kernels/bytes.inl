@@ -55,8 +55,9 @@ BBG_BLOCK void byte_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   store_result<P, V>(row.conv.out, value, row.to, x, row.block.channel);
 }
 
-// A 3-wide max-pool with stride 2 and padding 1, done across the columns while the sums are in registers. Output j is the
-// maximum of the columns 2j - 1, 2j, 2j + 1; P and x are even. `before` holds column x - 1, and afterwards the last one.
+// A 3-wide max-pool with stride 2 and padding 1, done across the columns while the sums are in registers. Output j is
+// the maximum of the columns 2j - 1, 2j, 2j + 1; P and x are even. `before` holds column x - 1, and afterwards the last
+// one.
 //
 //   columns   x-1 | x   x+1 | x+2  x+3 | ...
 //   output       [  x/2    ] [ x/2 + 1 ]      (each shares its first column with the one before)

@@ -1,5 +1,5 @@
-// Which kernel sets this machine can run, and which one an engine gets. The CPU must have the instructions and the system
-// must save the registers.
+// Which kernel sets this machine can run, and which one an engine gets. The CPU must have the instructions and the
+// system must save the registers.
 #include <cstdlib>
 #include <cstring>
 #include <string>

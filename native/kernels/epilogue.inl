@@ -46,8 +46,12 @@ inline RowPointers row_pointers(const Epilogue& e, int64_t n, int64_t y, bool fi
     clear_margins(e.bits, n, y, e.width);
     clear_margins(e.bytes, n, y, e.width);
   }
-  return {pixel_of(e.shortcut, n, y, 0), pixel_of(e.real, n, y, 0), pixel_of(e.bits, n, y, 0),
-          pixel_of(e.bytes, n, y, 0), n, y};
+  return {pixel_of(e.shortcut, n, y, 0),
+          pixel_of(e.real, n, y, 0),
+          pixel_of(e.bits, n, y, 0),
+          pixel_of(e.bytes, n, y, 0),
+          n,
+          y};
 }
 
 BBG_BLOCK F load_window_sum(const Epilogue& e, const RowPointers& at, int64_t x, int c) {
@@ -76,11 +80,11 @@ BBG_INLINE void scale_and_bias(const Epilogue& e, F (&value)[P][V], int c, const
 }
 
 // The epilogue of docs/format.md for P pixels from x on and V vectors of channels from c on: `value` holds the
-// accumulators and becomes the real results. The bias of channel c for pixel p is at bias[border[p]], or at *bias for all where border is
-// null.
+// accumulators and becomes the real results. The bias of channel c for pixel p is at bias[border[p]], or at *bias for
+// all where border is null.
 template <int P, int V, bool kShift = false>
-BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPointers& at, int64_t x, int c, const float* bias,
-                       const int32_t* border) {
+BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPointers& at, int64_t x, int c,
+                               const float* bias, const int32_t* border) {
   scale_and_bias<P, V>(e, value, c, bias, border);
   if (kShift && e.shift) {
     BBG_FOR(v, V) {
@@ -117,8 +121,8 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
   }
 }
 
-// Writes real results as real numbers, bits and bytes. Strides are copied to locals, since the compiler must assume that
-// the stores overwrite them.
+// Writes real results as real numbers, bits and bytes. Strides are copied to locals, since the compiler must assume
+// that the stores overwrite them.
 template <int P, int V>
 BBG_INLINE void store_result(const Epilogue& e, const F (&value)[P][V], const RowPointers& at, int64_t x, int c) {
   if (at.real) {
@@ -147,15 +151,16 @@ BBG_INLINE void store_result(const Epilogue& e, const F (&value)[P][V], const Ro
     BBG_FOR(v, V) {
       const F scale = load(e.byte_scale + c + v * kLanes), zero = load(e.byte_bias + c + v * kLanes);
       BBG_FOR(p, P) {
-        store_bytes(pixel + p * e.bytes.pixel + v * kLanes * kByteSize, min(max(fma(value[p][v], scale, zero), least), most));
+        store_bytes(pixel + p * e.bytes.pixel + v * kLanes * kByteSize,
+                    min(max(fma(value[p][v], scale, zero), least), most));
       }
     }
   }
 }
 
 template <int P, int V, bool kShift = false>
-BBG_INLINE void apply_and_store(const Epilogue& e, F (&value)[P][V], const RowPointers& at, int64_t x, int c, const float* bias,
-                       const int32_t* border) {
+BBG_INLINE void apply_and_store(const Epilogue& e, F (&value)[P][V], const RowPointers& at, int64_t x, int c,
+                                const float* bias, const int32_t* border) {
   apply_epilogue<P, V, kShift>(e, value, at, x, c, bias, border);
   store_result<P, V>(e, value, at, x, c);
 }

@@ -8,17 +8,17 @@
 
 namespace bbg {
 
-// How a value lies in memory: NHWC with strides in bytes. Rows have zeroed margins, so that horizontally padded taps may
-// be read.
+// How a value lies in memory: NHWC with strides in bytes. Rows have zeroed margins, so that horizontally padded taps
+// may be read.
 //
 //            left      pixel 0   pixel 1       pixel W-1    right
 //   row y   |0 0 0 0 |c0 c1 .. |c0 c1 .. | ... |c0 c1 .. |0 0 0 0 |
 //                     ^ data + n * image + y * row
 //
-// A pixel of a real value or of bytes holds a multiple of the lane count; what lies behind the last channel is unspecified.
-// Exception: an input that only convolutions read has its channels densely packed. A pixel of bits takes 2 bytes up to 16
-// channels, else 4 bytes per 32; bits behind the last channel are 0. A number of a value of bytes takes Kernels::byte_size
-// bytes.
+// A pixel of a real value or of bytes holds a multiple of the lane count; what lies behind the last channel is
+// unspecified. Exception: an input that only convolutions read has its channels densely packed. A pixel of bits takes 2
+// bytes up to 16 channels, else 4 bytes per 32; bits behind the last channel are 0. A number of a value of bytes takes
+// Kernels::byte_size bytes.
 struct Layout {
   uint8_t* data = nullptr;  // pixel (0, 0) of image 0; null: the value is absent
   int64_t image = 0, row = 0, pixel = 0;
@@ -53,8 +53,8 @@ struct ConvRow {
 constexpr int kLookupFilters = 64;
 constexpr int kLookupBits = 65535;
 
-// A block of one or two vectors of output channels (lookup4: up to kLookupFilters channels). Its window is a list of items,
-// tap row by tap row; lower/conv_*.cpp draw how the weights of an item lie.
+// A block of one or two vectors of output channels (lookup4: up to kLookupFilters channels). Its window is a list of
+// items, tap row by tap row; lower/conv_*.cpp draw how the weights of an item lie.
 struct ConvBlock {
   const void* weights;     // of the tap rows, then of the tail bytes
   const uint32_t* mask;    // CountMethod::masked: which bits of the words belong to the lane's group
@@ -70,15 +70,15 @@ enum class CountMethod : int32_t {
   words,       // every bit of the window's 32-bit words
   masked,      // the bits chosen by a mask: groups that share words
   two_pixels,  // up to 16 channels, stride 1: one 32-bit word is the same tap of two neighbouring outputs
-  carry_save,  // three words at a time, from their XOR (precomputed in `parity`) and majority. Yields acc/2, hence base/2,
-               // acc_threshold/2 and 2*scale
+  carry_save,  // three words at a time, from their XOR (precomputed in `parity`) and majority. Yields acc/2, hence
+               // base/2, acc_threshold/2 and 2*scale
   lookup4,     // four bits at a time from a table, for 32 filters at once
   int8         // no bits: a word holds as many bytes as its width has, and the products with the weights are summed
 };
 
 // CountMethod::int8 over a dense input: a tap row of 21 bytes fills five words, and its last byte would take a sixth.
-// These last bytes of all tap rows fill words of their own instead. They are gathered for one output row at a time, into
-// a buffer of each team member: [word][output column], with 0 for rows beside the map.
+// These last bytes of all tap rows fill words of their own instead. They are gathered for one output row at a time,
+// into a buffer of each team member: [word][output column], with 0 for rows beside the map.
 struct TailBytes {
   uint8_t* buffer;         // of member 0
   int64_t bytes;           // from a member's buffer to the next
@@ -96,8 +96,8 @@ struct Conv {
   const int32_t* column_run;     // per output column: how many columns from it on have its border class
   const ConvBlock* blocks;
   int32_t block_count;
-  int64_t origin;         // bytes from pixel (0, 0) to the first tap of output column 0
-  int64_t column;         // bytes from one output column to the next
+  int64_t origin;          // bytes from pixel (0, 0) to the first tap of output column 0
+  int64_t column;          // bytes from one output column to the next
   bool images_as_columns;  // one output pixel per image: the images of a chunk are its columns, and share the weights
   CountMethod method;
   TailBytes tail_bytes;
@@ -187,9 +187,9 @@ struct ConvPool {
   bool columns;
 };
 
-// Runs the items [begin, end) on one of the structs above. Items are numbered (block, image, row), or by block alone for
-// images_as_columns; blocks are outermost, so that a block's weights stay in the cache. `member`: of the team, the one
-// that runs these items.
+// Runs the items [begin, end) on one of the structs above. Items are numbered (block, image, row), or by block alone
+// for images_as_columns; blocks are outermost, so that a block's weights stay in the cache. `member`: of the team, the
+// one that runs these items.
 using KernelFunction = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
 
 // A scalar function of kernels/unary.inl.

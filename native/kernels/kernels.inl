@@ -1,5 +1,5 @@
-// The kernels, written once. Each set (avx512.cpp, ...) includes this file in an unnamed namespace. BBG_SET is the set's
-// name, BBG_HAS_* say which counting methods it has. Its vocabulary (vector_*.h) is included before:
+// The kernels, written once. Each set (avx512.cpp, ...) includes this file in an unnamed namespace. BBG_SET is the
+// set's name, BBG_HAS_* say which counting methods it has. Its vocabulary (vector_*.h) is included before:
 //
 //   kLanes, kMaxPixels               floats per vector; pixels per register block
 //   F, I                             vectors of kLanes float / int32
@@ -28,7 +28,7 @@ struct OutputRow {
   const Conv& conv;
   const ConvBlock& block;
   const uint8_t* at;
-  const void* weights;  // of the first valid tap
+  const void* weights;        // of the first valid tap
   const uint8_t* tail_bytes;  // of output column 0
   const uint32_t* mask;
   int items;
@@ -38,7 +38,7 @@ struct OutputRow {
 };
 
 inline OutputRow output_row(const Conv& conv, const ConvBlock& block, int64_t n, int64_t y, int64_t width,
-                             const uint8_t* tail_bytes) {
+                            const uint8_t* tail_bytes) {
   const ConvRow& row = conv.rows[y];
   const int64_t skipped = row.first * block.row_weights;
   return {conv,
@@ -58,8 +58,8 @@ struct Int {
   static constexpr int value = N;
 };
 
-// Covers the columns [0, width) with blocks of as many pixels as fit: block(Int<pixels>(), first column). Seven pixels fill
-// the registers as well as eight and divide the widths of the field; `kSeven` allows them.
+// Covers the columns [0, width) with blocks of as many pixels as fit: block(Int<pixels>(), first column). Seven pixels
+// fill the registers as well as eight and divide the widths of the field; `kSeven` allows them.
 template <int kMost, bool kSeven, class Block>
 BBG_INLINE void for_pixel_blocks(int64_t width, Block&& block) {
   for (int64_t x = 0; x < width;) {
@@ -80,8 +80,8 @@ BBG_INLINE void for_pixel_blocks(int64_t width, Block&& block) {
   }
 }
 
-// Where Conv::base and Conv::class_bias hold the numbers of P columns from x on: those of column x + p at at + of[p], or
-// where `of` is null, those of all columns at `at`. The second form saves most loads.
+// Where Conv::base and Conv::class_bias hold the numbers of P columns from x on: those of column x + p at at + of[p],
+// or where `of` is null, those of all columns at `at`. The second form saves most loads.
 struct Border {
   const int32_t* of;
   int64_t at;
@@ -96,16 +96,19 @@ BBG_INLINE Border border(const OutputRow& row, int64_t x) {
 
 // From whole accumulators to real results.
 template <int P, int V, bool kShift>
-BBG_INLINE void apply_epilogue_to_sums(const OutputRow& row, const I (&sum)[P][V], F (&value)[P][V], const Border& edge, int64_t x, int c) {
+BBG_INLINE void apply_epilogue_to_sums(const OutputRow& row, const I (&sum)[P][V], F (&value)[P][V], const Border& edge,
+                                       int64_t x, int c) {
   const Conv& conv = row.conv;
-  BBG_FOR(p, P) BBG_FOR(v, V) value[p][v] = to_float(sum[p][v]);
+  BBG_FOR(p, P)
+    BBG_FOR(v, V) value[p][v] = to_float(sum[p][v]);
   const float* bias = conv.class_bias ? conv.class_bias + edge.at : conv.out.bias;
   apply_epilogue<P, V, kShift>(conv.out, value, row.to, x, c, bias + c, conv.class_bias ? edge.of : nullptr);
 }
 
 // From the counts of P pixels from x on and V vectors of channels from c on to what the op writes.
 template <int P, int V, bool kShift, class Counts>
-BBG_INLINE void apply_and_store_counts(const OutputRow& row, const Counts& counts, const Border& edge, int64_t x, int c) {
+BBG_INLINE void apply_and_store_counts(const OutputRow& row, const Counts& counts, const Border& edge, int64_t x,
+                                       int c) {
   const Conv& conv = row.conv;
   const Epilogue& e = conv.out;
   const int32_t* base = conv.base + edge.at + c;
@@ -210,7 +213,8 @@ template <int P, int V>
 BBG_BLOCK void conv_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   const Conv& conv = row.conv;
   F acc[P][V];
-  BBG_FOR(p, P) BBG_FOR(v, V) acc[p][v] = splat(0);
+  BBG_FOR(p, P)
+    BBG_FOR(v, V) acc[p][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
   for (int j = 0; j < row.items; ++j, w += V * kLanes) {
     const uint8_t* a = at + row.block.offsets[j];
@@ -234,7 +238,8 @@ BBG_BLOCK void conv_single(const OutputRow& row) {
   constexpr int kSums = 4;
   const Conv& conv = row.conv;
   F acc[kSums][V];
-  BBG_FOR(s, kSums) BBG_FOR(v, V) acc[s][v] = splat(0);
+  BBG_FOR(s, kSums)
+    BBG_FOR(v, V) acc[s][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
   const int64_t width = row.block.width;
   int j = 0;
@@ -252,13 +257,15 @@ BBG_BLOCK void conv_single(const OutputRow& row) {
   apply_and_store<1, V>(conv.out, sum, row.to, 0, row.block.channel, conv.out.bias + row.block.channel, nullptr);
 }
 
-// Each filter has one channel, its own: one load takes a tap's numbers of all lanes. Taps beside the map read zeros of the
-// margin. Loads are the bottleneck here, so tap offsets are added up instead of loaded: an eighth less time on a Zen 5 core.
+// Each filter has one channel, its own: one load takes a tap's numbers of all lanes. Taps beside the map read zeros of
+// the margin. Loads are the bottleneck here, so tap offsets are added up instead of loaded: an eighth less time on a
+// Zen 5 core.
 template <int P, int V>
 BBG_BLOCK void depthwise_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   const Conv& conv = row.conv;
   F acc[P][V];
-  BBG_FOR(p, P) BBG_FOR(v, V) acc[p][v] = splat(0);
+  BBG_FOR(p, P)
+    BBG_FOR(v, V) acc[p][v] = splat(0);
   const float* w = static_cast<const float*>(row.weights);
   at += row.block.channel * int64_t(sizeof(float));
   const int64_t column = conv.column, next = conv.next, below = conv.below;
@@ -306,6 +313,24 @@ void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int
 
 constexpr const auto& kFunctions = UnaryTable<UnaryFunctions>::rows;
 
-const Kernels table = {BBG_SET,    kLanes,    kByteSize, BBG_HAS_TWO_PIXELS, BBG_HAS_CARRY_SAVE, BBG_HAS_LOOKUP4, BBG_HAS_TAIL_BYTES,
-                       binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply,
-                       layer_norm, kFunctions, int32_t(sizeof kFunctions / sizeof *kFunctions)};
+const Kernels table = {BBG_SET,
+                       kLanes,
+                       kByteSize,
+                       BBG_HAS_TWO_PIXELS,
+                       BBG_HAS_CARRY_SAVE,
+                       BBG_HAS_LOOKUP4,
+                       BBG_HAS_TAIL_BYTES,
+                       binary_conv,
+                       parity,
+                       window_sum,
+                       conv,
+                       depthwise,
+                       conv_pool,
+                       pool,
+                       pool_bits,
+                       match,
+                       gather,
+                       multiply,
+                       layer_norm,
+                       kFunctions,
+                       int32_t(sizeof kFunctions / sizeof *kFunctions)};

@@ -1,4 +1,5 @@
-// CountMethod::lookup4, the table kernel: part of kernels.inl, for sets whose vocabulary has NibbleCounter and NibbleCounts.
+// CountMethod::lookup4, the table kernel: part of kernels.inl, for sets whose vocabulary has NibbleCounter and
+// NibbleCounts.
 //
 // The counts of a nibble a against every nibble w are a row of 16 bytes; one shuffle picks them for 32 filters:
 //
@@ -8,8 +9,9 @@
 //
 // So two vector operations take 128 bits, where counting words takes eight for 256.
 //
-// A byte holds the counts of 63 nibbles, which is 7 words; then they go to 16 bits, in memory. The weights of 7 words (3.5
-// KB) serve a stretch of the row before the next ones are touched: those of the whole window would not stay in the cache.
+// A byte holds the counts of 63 nibbles, which is 7 words; then they go to 16 bits, in memory. The weights of 7 words
+// (3.5 KB) serve a stretch of the row before the next ones are touched: those of the whole window would not stay in the
+// cache.
 
 constexpr int kStretch = 16;  // pixels
 constexpr int kByteWords = 7;
@@ -19,7 +21,8 @@ inline int nibble_step(int64_t left) { return left >= 4 && left != 5 && left != 
 
 // Adds `words` items from `item` on to the counts, or begins them.
 template <int P, int V>
-BBG_BLOCK void count_nibbles(const OutputRow& row, const uint8_t* at, const uint8_t* w, int item, int words, uint16_t* counts) {
+BBG_BLOCK void count_nibbles(const OutputRow& row, const uint8_t* at, const uint8_t* w, int item, int words,
+                             uint16_t* counts) {
   NibbleCounter<P, V> counter;
   counter.run(at, row.conv.column, row.block.offsets + item, w, words);
   item == 0 ? counter.store(counts) : counter.add(counts);
@@ -34,7 +37,8 @@ template <int P>
 inline void apply_and_store_block(const OutputRow& row, const uint16_t* counts, int64_t stride, int64_t x) {
   const int vectors = row.block.vectors;
   int v = 0;
-  for (; v + 2 <= vectors; v += 2) apply_and_store_lookups<P, 2>(row, counts + v * kLanes, stride, x, row.block.channel + v * kLanes);
+  for (; v + 2 <= vectors; v += 2)
+    apply_and_store_lookups<P, 2>(row, counts + v * kLanes, stride, x, row.block.channel + v * kLanes);
   if (v < vectors) apply_and_store_lookups<P, 1>(row, counts + v * kLanes, stride, x, row.block.channel + v * kLanes);
 }
 
@@ -80,5 +84,6 @@ inline void nibble_stretches(const OutputRow& row) {
 }
 
 inline void nibble_row(const OutputRow& row) {
-  row.block.vectors * kLanes > 32 ? nibble_stretches<2>(row) : nibble_stretches<1>(row);
+  const int filters = row.block.vectors * kLanes;
+  filters > 32 ? nibble_stretches<2>(row) : nibble_stretches<1>(row);
 }

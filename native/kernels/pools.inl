@@ -2,7 +2,8 @@
 
 // V vectors of channels from c on, over P windows of as many columns each.
 template <int P, int V, bool kAverage>
-BBG_INLINE void pool_windows(const Pool& pool, const uint8_t* row, const Window& rows, const Window* cols, F (&value)[P][V]) {
+BBG_INLINE void pool_windows(const Pool& pool, const uint8_t* row, const Window& rows, const Window* cols,
+                             F (&value)[P][V]) {
   const uint8_t* window[P];
   BBG_FOR(p, P) {
     window[p] = row + cols[p].begin * pool.input.pixel;
@@ -53,7 +54,8 @@ inline void pool_row(const Pool& pool, int64_t n, int64_t y) {
   const uint8_t* row = pixel_of(pool.input, n, pool.rows[y].begin, 0);
   for (int64_t x = 0; x < width;) {
     const Window* w = pool.cols + x;
-    const bool four = x + 4 <= width && w[0].count == w[1].count && w[1].count == w[2].count && w[2].count == w[3].count;
+    const bool four =
+        x + 4 <= width && w[0].count == w[1].count && w[1].count == w[2].count && w[2].count == w[3].count;
     four ? pool_pixels<4>(pool, to, row, x) : pool_pixels<1>(pool, to, row, x);
     x += four ? 4 : 1;
   }
@@ -65,9 +67,9 @@ void pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
 }
 
 // Slides a buffer of rows down the convolution's result: rows [first, done) of the present image are in it, from its
-// beginning. Maps of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may begin
-// above the one before it (rows 1, 3 of a map, then 0, 2, where padding cuts a dilated window's first tap off): then the
-// buffer starts anew.
+// beginning. Maps of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may
+// begin above the one before it (rows 1, 3 of a map, then 0, 2, where padding cuts a dilated window's first tap off):
+// then the buffer starts anew.
 void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t member) {
   const ConvPool& f = *static_cast<const ConvPool*>(args);
   Conv conv = f.conv;

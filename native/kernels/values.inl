@@ -1,5 +1,5 @@
-// Ops that compute pixel by pixel: pointwise, match_channels, concat, select, multiply, unary, layer_norm. One item is a
-// row. Part of kernels.inl.
+// Ops that compute pixel by pixel: pointwise, match_channels, concat, select, multiply, unary, layer_norm. One item is
+// a row. Part of kernels.inl.
 
 inline const float* floats_at(const uint8_t* row, int64_t bytes) { return reinterpret_cast<const float*>(row + bytes); }
 
@@ -108,13 +108,16 @@ struct MultiplyRow {
   const int64_t main_pixel, factor_pixel;
 
   inline MultiplyRow(const Multiply& multiply, int64_t n, int64_t y)
-      : main(pixel_of(multiply.input, n, y, 0)), factor(pixel_of(multiply.factor, n, y, 0)), main_pixel(multiply.input.pixel),
+      : main(pixel_of(multiply.input, n, y, 0)),
+        factor(pixel_of(multiply.factor, n, y, 0)),
+        main_pixel(multiply.input.pixel),
         factor_pixel(multiply.factor.pixel) {}
 
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
     BBG_FOR(p, P) {
-      value[p][0] = mul(load(floats_at(main, (x + p) * main_pixel) + c), load(floats_at(factor, (x + p) * factor_pixel) + c));
+      value[p][0] =
+          mul(load(floats_at(main, (x + p) * main_pixel) + c), load(floats_at(factor, (x + p) * factor_pixel) + c));
     }
   }
 };
@@ -163,8 +166,8 @@ inline float sum_of_lanes(F v) {
   return lane[0];
 }
 
-// Three passes over the channels of P pixels: their mean m; then d, the mean of x - m, which is what rounding left of it,
-// and the mean square q of x - m, so that the variance is q - d^2; then (x - m - d) / sqrt(variance + eps).
+// Three passes over the channels of P pixels: their mean m; then d, the mean of x - m, which is what rounding left of
+// it, and the mean square q of x - m, so that the variance is q - d^2; then (x - m - d) / sqrt(variance + eps).
 template <int P>
 BBG_BLOCK void layer_norm_pixels(const LayerNorm& norm, const RowPointers& to, const uint8_t* in, int64_t x) {
   const Epilogue& e = norm.out;

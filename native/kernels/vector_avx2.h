@@ -47,8 +47,8 @@ inline I dot(I sum, I bytes, I weights) { return _mm256_add_epi32(sum, _mm256_ma
 
 // Population count of every byte, from a table of nibbles.
 inline I ones_of_bytes(I x) {
-  const I table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3,
-                                   3, 4);
+  const I table =
+      _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
   const I nibble = _mm256_set1_epi8(15);
   const I low = _mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble));
   const I high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
@@ -134,8 +134,8 @@ inline I nibble_row_at(uint32_t byte_offset) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
 
-// Keep a value in its register. Left alone, GCC loads weights once per pixel, which two loads per cycle don't allow, adds
-// results up before it adds them to the counts, which spills, and takes each nibble out of the word anew.
+// Keep a value in its register. Left alone, GCC loads weights once per pixel, which two loads per cycle don't allow,
+// adds results up before it adds them to the counts, which spills, and takes each nibble out of the word anew.
 inline void pin(I& a) { __asm__("" : "+x"(a)); }
 inline void pin(uint32_t& a) { __asm__("" : "+r"(a)); }
 
@@ -145,7 +145,8 @@ struct NibbleCounter {
   I bytes[P][V];
 
   BBG_INLINE NibbleCounter() {
-    BBG_FOR(p, P) BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
+    BBG_FOR(p, P)
+      BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
   }
 
   BBG_INLINE void run(const uint8_t* at, int64_t column, const int32_t* offsets, const uint8_t* w, int words) {

@@ -42,20 +42,23 @@ inline I splat_word(const uint8_t* p) {
 // Keeps the compiler from computing everything ahead and running out of registers, and from copying sums about.
 inline void pin(I& a) { __asm__ volatile("" : "+v"(a)); }
 
-// Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kTailColumn bytes apart.
-// The byte of the first row and column is at `first` and goes to byte `place` of its word.
-inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t below, int rows, int place) {
+// Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kTailColumn bytes
+// apart. The byte of the first row and column is at `first` and goes to byte `place` of its word.
+inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t below,
+                              int rows, int place) {
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const I from = _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101 * int32_t(column)));  // the same in all bytes
   __mmask64 of_row[4];
   BBG_FOR(r, 4) of_row[r] = r < rows ? 0x1111111111111111u << (place + r) : 0;
   for (int64_t x = 0; x < columns; x += kLanes, first += kLanes * column, to += 4 * kLanes) {
     const int64_t size = (columns - x < kLanes ? columns - x - 1 : kLanes - 1) * column + 1;  // nothing is read behind
-    const __mmask64 all = ~__mmask64{0}, low = size < 64 ? all >> (64 - size) : all, high = size > 64 ? all >> (128 - size) : 0;
+    const __mmask64 all = ~__mmask64{0}, low = size < 64 ? all >> (64 - size) : all,
+                    high = size > 64 ? all >> (128 - size) : 0;
     I words = _mm512_setzero_si512();
     BBG_FOR(r, 4) {
       if (r >= rows) break;
-      const I near = _mm512_maskz_loadu_epi8(low, first + r * below), far = _mm512_maskz_loadu_epi8(high, first + r * below + 64);
+      const I near = _mm512_maskz_loadu_epi8(low, first + r * below),
+              far = _mm512_maskz_loadu_epi8(high, first + r * below + 64);
       words = _mm512_or_si512(words, _mm512_maskz_permutex2var_epi8(of_row[r], near, from, far));
     }
     _mm512_storeu_si512(to, words);
@@ -74,7 +77,8 @@ struct Counter {
   I count[P][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_FOR(p, P) BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
+    BBG_FOR(p, P)
+      BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
   }
 
   BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
@@ -105,7 +109,8 @@ struct Counter<P, V, CountMethod::two_pixels> {
   I count[(P + 1) / 2][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_FOR(p, (P + 1) / 2) BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
+    BBG_FOR(p, (P + 1) / 2)
+      BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
   }
 
   BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
@@ -131,9 +136,9 @@ struct Counter<P, V, CountMethod::two_pixels> {
   }
 };
 
-// Three words at a time in carry-save form. With x = a ^ w per word, the parity x1 ^ x2 ^ x3 is one XOR of the parity of
-// the three activations with that of the three weights, both known beforehand; the majority is a function of x1, x2 and
-// the parity. Differing bits are those of the parity and twice those of the majority: one instruction doubles and
+// Three words at a time in carry-save form. With x = a ^ w per word, the parity x1 ^ x2 ^ x3 is one XOR of the parity
+// of the three activations with that of the three weights, both known beforehand; the majority is a function of x1, x2
+// and the parity. Differing bits are those of the parity and twice those of the majority: one instruction doubles and
 // subtracts, so that 8 operations take three words to half the accumulator, where counting word by word takes 9 and two
 // at the end. The subtraction could be such an instruction as well, but only two of the four pipes know it.
 template <int P, int V>
@@ -147,8 +152,8 @@ struct Counter<P, V, CountMethod::carry_save> {
     }
   }
 
-  BBG_INLINE void run(const Conv& conv, const uint8_t* first, const int32_t* offsets, const uint32_t* w, const uint32_t*,
-                      int items) {
+  BBG_INLINE void run(const Conv& conv, const uint8_t* first, const int32_t* offsets, const uint32_t* w,
+                      const uint32_t*, int items) {
     const int64_t next = conv.next, parity = conv.parity;
     const I minus_two = _mm512_set1_epi32(0xfffe);  // times the low 16 bits, 0 times the others
     for (int j = 0; j < items; ++j, w += 3 * V * kLanes) {

@@ -36,14 +36,17 @@ inline I minus_twice(I base, I count) {
   return {vsubq_s32(base.a, vshlq_n_s32(count.a, 1)), vsubq_s32(base.b, vshlq_n_s32(count.b, 1))};
 }
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied here.
+// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied
+// here.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
   const uint16x4_t low = vmovn_u32(vcvtnq_u32_f32(v.a)), high = vmovn_u32(vcvtnq_u32_f32(v.b));
   vst1q_u8(p, vreinterpretq_u8_u16(vcombine_u16(low, high)));
 }
 
-inline I load_words(const uint32_t* p) { return {vreinterpretq_s32_u32(vld1q_u32(p)), vreinterpretq_s32_u32(vld1q_u32(p + 4))}; }
+inline I load_words(const uint32_t* p) {
+  return {vreinterpretq_s32_u32(vld1q_u32(p)), vreinterpretq_s32_u32(vld1q_u32(p + 4))};
+}
 inline I splat_word(const uint8_t* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
@@ -65,7 +68,8 @@ struct Counter {
   uint32x4_t total[P][kParts];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_FOR(p, P) BBG_FOR(v, kParts) total[p][v] = vdupq_n_u32(0);
+    BBG_FOR(p, P)
+      BBG_FOR(v, kParts) total[p][v] = vdupq_n_u32(0);
   }
 
   BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
@@ -73,7 +77,8 @@ struct Counter {
     for (int first = 0; first < items; first += kMostWords) {
       const int end = items - first < kMostWords ? items : first + kMostWords;
       uint8x16_t bytes[P][kParts];
-      BBG_FOR(p, P) BBG_FOR(v, kParts) bytes[p][v] = vdupq_n_u8(0);
+      BBG_FOR(p, P)
+        BBG_FOR(v, kParts) bytes[p][v] = vdupq_n_u8(0);
       for (int j = first; j < end; ++j, w += 4 * kParts) {
         const uint8_t* a = at + offsets[j];
         BBG_FOR(p, P) {

@@ -43,7 +43,11 @@ inline void store_bytes(uint8_t* p, F v) {
   __builtin_memcpy(p, bytes, sizeof bytes);
 }
 
-inline I load_words(const uint32_t* p) { I r; __builtin_memcpy(&r, p, sizeof r); return r; }
+inline I load_words(const uint32_t* p) {
+  I r;
+  __builtin_memcpy(&r, p, sizeof r);
+  return r;
+}
 inline I splat_word(const uint8_t* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
@@ -52,7 +56,8 @@ inline I splat_word(const uint8_t* p) {
   return r;
 }
 inline I dot(I sum, I bytes, I weights) {
-  BBG_FOR(i, kLanes) sum.lane[i] += int16_t(bytes.lane[i]) * int16_t(weights.lane[i]) + (bytes.lane[i] >> 16) * (weights.lane[i] >> 16);
+  BBG_FOR(i, kLanes)
+    sum.lane[i] += int16_t(bytes.lane[i]) * int16_t(weights.lane[i]) + (bytes.lane[i] >> 16) * (weights.lane[i] >> 16);
   return sum;
 }
 
@@ -69,7 +74,8 @@ struct Counter {
 
   Counter(const int32_t*, const int32_t*) {}
 
-  void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m, int items) {
+  void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+           int items) {
     if (kMethod != CountMethod::masked) m = w;
     for (int j = 0; j < items; ++j, w += V * kLanes, m += V * kLanes) {
       for (int p = 0; p < P; ++p) {

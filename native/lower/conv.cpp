@@ -1,9 +1,11 @@
-// Convolutions: which taps count where, blocks of filters, and tables for borders. The weights are arranged in conv_*.cpp.
+// Convolutions: which taps count where, blocks of filters, and tables for borders. The weights are arranged in
+// conv_*.cpp.
 //
-// A padded tap adds 0. Vertically, taps beside the map are skipped: ConvRow says which tap rows count. Horizontally, they are
-// read from the zeroed margins. In a convolution of real numbers or bytes a zero adds nothing. In one of bits a zero bit means
-// -1, so each padded tap adds the tap's weights times -1; tables of start values take that back. Per output position, all
-// depends only on which taps are inside the map: positions with the same valid taps form a border class.
+// A padded tap adds 0. Vertically, taps beside the map are skipped: ConvRow says which tap rows count. Horizontally,
+// they are read from the zeroed margins. In a convolution of real numbers or bytes a zero adds nothing. In one of bits
+// a zero bit means -1, so each padded tap adds the tap's weights times -1; tables of start values take that back. Per
+// output position, all depends only on which taps are inside the map: positions with the same valid taps form a border
+// class.
 //
 //   row classes x column classes, 3x3, padding 1:      base[row class][column class][channel]
 //
@@ -49,7 +51,8 @@ const ConvRow* make_rows(const LowerInput& in, const BorderClasses& classes, int
   return in.memory.copy(rows);
 }
 
-// A result of one pixel per image whose images follow each other: then the images of a chunk can be the columns of a row.
+// A result of one pixel per image whose images follow each other: then the images of a chunk can be the columns of a
+// row.
 bool can_take_images_as_columns(const LowerInput& in, const Epilogue& e) {
   const auto dense = [](const Layout& l) { return !l.data || l.image == l.pixel; };
   return in.op.kind() != Kind::conv && in.out.height * in.out.width == 1 && dense(e.real) && dense(e.bits) &&
@@ -59,7 +62,8 @@ bool can_take_images_as_columns(const LowerInput& in, const Epilogue& e) {
 std::vector<ConvBlock> make_blocks(const LowerInput& in, CountMethod method) {
   // A block computes with the channels of all its groups: where groups are no wider than a vector, one vector per block
   // means half as many.
-  const bool multiplies = in.op.kind() == Kind::byte_conv || (in.op.kind() == Kind::conv && !is_depthwise(in.graph, in.op));
+  const bool multiplies =
+      in.op.kind() == Kind::byte_conv || (in.op.kind() == Kind::conv && !is_depthwise(in.graph, in.op));
   const bool narrow_groups = multiplies && in.op.groups > 1 && in.out.channels / in.op.groups <= in.lanes;
   const int64_t vectors = method == CountMethod::lookup4 ? kLookupFilters / in.lanes : narrow_groups ? 1 : 2;
   std::vector<ConvBlock> result;
@@ -87,8 +91,9 @@ std::vector<int32_t> count_ones(const LowerInput& in) {
   return ones;
 }
 
-// Start values and biases of every border class. With K bits under valid taps, differing bits D among them, and B set weight
-// bits under the horizontally padded taps that are read all the same (their activations are 0, so each set bit differs):
+// Start values and biases of every border class. With K bits under valid taps, differing bits D among them, and B set
+// weight bits under the horizontally padded taps that are read all the same (their activations are 0, so each set bit
+// differs):
 //
 //   acc = K - 2 D = K + 2 B - 2 (D + B) = base - 2 popcount        with base = K + 2 B
 void make_border_tables(const LowerInput& in, Conv& conv, const BorderClasses& rows, const BorderClasses& cols) {
@@ -127,8 +132,8 @@ void make_border_tables(const LowerInput& in, Conv& conv, const BorderClasses& r
 }  // namespace
 
 BlockRange block_range(const LowerInput& in, const ConvBlock& block) {
-  const int64_t last = std::min(block.channel + block.vectors * in.lanes, in.out.channels) - 1, inputs = in.group_inputs();
-  const int64_t from = in.group_of(block.channel) * inputs;
+  const int64_t last = std::min(block.channel + block.vectors * in.lanes, in.out.channels) - 1;
+  const int64_t inputs = in.group_inputs(), from = in.group_of(block.channel) * inputs;
   return {last, from, (in.group_of(last) + 1) * inputs - from};
 }
 
@@ -141,7 +146,8 @@ const int32_t* make_offsets(const LowerInput& in, const Conv& conv, int64_t firs
     for (int64_t kx = 0; kx < op.kernel[1]; kx += taps_per_item) {
       const int64_t tap = row + kx * op.dilation[1] * conv.input.pixel + first;
       for (int64_t i = 0; i < items; ++i) {
-        table.push_back(row < conv.input.image ? int32_t(tap + i * step) : 0);  // rows outside of every map are never read
+        // Rows outside of every map are never read.
+        table.push_back(row < conv.input.image ? int32_t(tap + i * step) : 0);
       }
     }
   }

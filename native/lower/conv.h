@@ -38,7 +38,7 @@ struct BlockRange {
 };
 BlockRange block_range(const LowerInput& in, const ConvBlock& block);
 
-// ConvBlock::offsets: bytes from the window's first tap to each item. For every tap row, for every `taps_per_item`-th tap:
+// ConvBlock::offsets: bytes from the window's first tap to each item. Every `taps_per_item`-th tap of each tap row has
 // `items` items, the first `first` bytes into the tap, each `step` bytes behind the one before.
 const int32_t* make_offsets(const LowerInput& in, const Conv& conv, int64_t first, int64_t items, int64_t step,
                             int64_t taps_per_item);

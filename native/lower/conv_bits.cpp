@@ -1,6 +1,6 @@
 // Weights of binary convolutions. In the format a filter's bits are dense, in the order (tap, channel). The engine's
-// activations have whole words per pixel, so the weights of every tap are cut into words alike: channel c of a tap is bit
-// c % 32 of word c / 32, and bits behind the last channel are 0 in both, so that they never differ.
+// activations have whole words per pixel, so the weights of every tap are cut into words alike: channel c of a tap is
+// bit c % 32 of word c / 32, and bits behind the last channel are 0 in both, so that they never differ.
 //
 //   format    | tap 0: c0 ... cI-1 | tap 1: c0 ... cI-1 | ...                 one filter, without gaps
 //   words     | c0 ... c31 | c32 ... cI-1 0 0 0 |  | c0 ... c31 | ...         tap 0, tap 1, ...
@@ -13,12 +13,12 @@
 //   words        as drawn.
 //   masked       Filters of several groups share a block, and each reads the words of all groups of the block. Bits of
 //                foreign groups are masked out; the mask is arranged as the weights are.
-//   two_pixels   Up to 16 channels: pixels are 16 bits, and a word is two neighbouring pixels. The weights of the tap stand
-//                in both halves: the low one counts for one output, the high one for the next.
-//   carry_save   [three taps][word][tap of three][lane]. Of each three words w0, w1, w2 the third is stored as w0 ^ w1 ^ w2,
-//                to meet the parity of the activations (see the counter in kernels/vector_avx512.h).
-//   lookup4      [tap][word][nibble][filter], a byte each. Filters of each 32 lie in the order 0, 16, 1, 17, ..., 15, 31:
-//                counts are widened from bytes to 16 bits by taking even and odd bytes, which gives 0 to 15 and 16 to 31.
+//   two_pixels   Up to 16 channels: pixels are 16 bits, and a word is two neighbouring pixels. The weights of the tap
+//                stand in both halves: the low one counts for one output, the high one for the next.
+//   carry_save   [three taps][word][tap of three][lane]. Of each three words w0, w1, w2 the third is stored as
+//                w0 ^ w1 ^ w2, to meet the parity of the activations (see the counter in kernels/vector_avx512.h).
+//   lookup4      [tap][word][nibble][filter], a byte each. Filters of each 32 lie in the order 0, 16, 1, 17, ..., 15,
+//                31: counts are widened to 16 bits by taking even and odd bytes, which gives 0 to 15 and 16 to 31.
 //
 //                  word        | n7 n6 n5 n4 n3 n2 n1 n0 |       nibble 0 is the lowest four bits
 //                  nibble 0    | f0 | f16 | f1 | f17 | ... | f15 | f31 |     32 bytes: one vector
@@ -82,8 +82,8 @@ void third_to_parity(uint32_t* weights, int64_t words, int64_t width) {
 
 CountMethod choose_count_method(const Graph& graph, const Op& op, const Layout& input, const Kernels& kernels) {
   constexpr int64_t kTwoPixelTaps = 4095;  // more would overflow 16-bit counts: 16 * 4096 = 2^16
-  // Both measured on a Zen 5 core: the bits of a tap row from which on three words at a time pay, and the filters from which
-  // on a block of 64 takes less time than blocks of 16.
+  // Both measured on a Zen 5 core: the bits of a tap row from which on three words at a time pay, and the filters from
+  // which on a block of 64 takes less time than blocks of 16.
   constexpr int64_t kLeastCarrySave = 96;
   constexpr int64_t kLeastLookup = 41;
   const Value &in = graph.input_of(op), &out = graph.result_of(op);

@@ -1,6 +1,6 @@
-// Weights of convolutions of bytes: [item][lane], an item being one 32-bit word of activations. A word holds 4 numbers where
-// a number takes one byte (Kernels::byte_size), 2 where it takes two. Each lane's word holds the weights of its filter for
-// the same numbers, and one instruction adds up the products.
+// Weights of convolutions of bytes: [item][lane], an item being one 32-bit word of activations. A word holds 4 numbers
+// where a number takes one byte (Kernels::byte_size), 2 where it takes two. Each lane's word holds the weights of its
+// filter for the same numbers, and one instruction adds up the products.
 //
 //   activations   | a0 a1 a2 a3 | a4 a5 a6 a7 | a8 ...      one tap, or a whole tap row where its taps are adjacent
 //                       |
@@ -10,14 +10,14 @@
 //
 // Which numbers share words:
 //
-//   - Pixels of an input that only convolutions read follow each other without gaps. If the taps of a row do as well (no
-//     dilation, no groups), the numbers of a whole tap row are one run: kernel width * channels.
-//   - Otherwise a tap's words are its own, because a pixel ends in unspecified numbers up to a whole vector. Their weights
-//     are 0, as are those behind the end of a run.
+//   - Pixels of an input that only convolutions read follow each other without gaps. If the taps of a row do as well
+//     (no dilation, no groups), the numbers of a whole tap row are one run: kernel width * channels.
+//   - Otherwise a tap's words are its own, because a pixel ends in unspecified numbers up to a whole vector. Their
+//     weights are 0, as are those behind the end of a run.
 //
-// A run of 4 k + 1 numbers would take a word for the last one alone. Where the kernel set can (Kernels::tail_bytes), the last
-// bytes of all tap rows share words of their own behind the weights of all rows (TailBytes). For 7 x 7 x 3, with 21 numbers
-// per tap row:
+// A run of 4 k + 1 numbers would take a word for the last one alone. Where the kernel set can (Kernels::tail_bytes),
+// the last bytes of all tap rows share words of their own behind the weights of all rows (TailBytes). For 7 x 7 x 3,
+// with 21 numbers per tap row:
 //
 //   row 0   |0 1 2 3|4 5 6 7| ... |16 17 18 19|  20 ─┐
 //   row 1   |0 1 2 3|4 5 6 7| ... |16 17 18 19|  20 ─┤      tail word 0: byte 20 of the rows 0, 1, 2, 3
@@ -45,11 +45,11 @@ TailBytes make_tail_bytes(const LowerInput& in, int64_t from) {
 
 // How the numbers of a block's window are cut into words.
 struct Words {
-  int64_t taps;   // of a row that share words: one, or all
-  int64_t each;   // words of them
+  int64_t taps;  // of a row that share words: one, or all
+  int64_t each;  // words of them
   int64_t per_word;
   int64_t channels;  // numbers of a tap
-  bool tail;      // whether the last number of a run lies in a tail word
+  bool tail;         // whether the last number of a run lies in a tail word
 };
 
 // The item that holds number `number` of the run that tap (ky, kx) is part of, and where in its word.
@@ -74,8 +74,8 @@ void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blo
   for (ConvBlock& block : blocks) {
     const BlockRange range = block_range(in, block);
     const int64_t width = block.vectors * in.lanes, taps = one_run ? cols : 1, numbers = taps * range.channels;
-    const bool tail = in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 && rows > 1 &&
-                      conv.column <= kTailColumn;
+    const bool tail = in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 &&
+                      rows > 1 && conv.column <= kTailColumn;
     const Words words{taps, (numbers + (tail ? 0 : per_word - 1)) / per_word, per_word, range.channels, tail};
     if (tail && !conv.tail_bytes.words) conv.tail_bytes = make_tail_bytes(in, 4 * words.each);
     const bool same_offsets = op.groups == 1 && &block != &blocks[0];

@@ -10,8 +10,8 @@
 
 namespace bbg {
 
-// A kernel and what it works on. Its items are `rows` per image (one for all images with images_as_columns) for each of the
-// `blocks` of channels.
+// A kernel and what it works on. Its items are `rows` per image (one for all images with images_as_columns) for each of
+// the `blocks` of channels.
 struct KernelCall {
   KernelFunction run;
   const void* args;
@@ -34,8 +34,18 @@ struct LowerInput {
   int64_t lanes, channels, padded;  // channels that the result stores, and the same rounded up to whole vectors
 
   LowerInput(const Graph& g, const Op& o, const Layouts& l, uint8_t* s, const Kernels& k, int64_t team, Memory& m)
-      : graph(g), op(o), in(g.input_of(o)), out(g.result_of(o)), layouts(l), scratch(s), kernels(k), members(team),
-        memory(m), lanes(k.lanes), channels(l[size_t(o.result())].channels), padded(round_up(channels, k.lanes)) {}
+      : graph(g),
+        op(o),
+        in(g.input_of(o)),
+        out(g.result_of(o)),
+        layouts(l),
+        scratch(s),
+        kernels(k),
+        members(team),
+        memory(m),
+        lanes(k.lanes),
+        channels(l[size_t(o.result())].channels),
+        padded(round_up(channels, k.lanes)) {}
 
   Layout layout(int value) const { return value == kNone ? Layout{} : layouts[size_t(value)]; }
   int64_t group_of(int64_t channel) const { return channel / (out.channels / op.groups); }

@@ -6,8 +6,8 @@
 
 namespace bbg {
 
-// Tap t of the window at `position` reads start + t * dilation. Inside the map are those from the first that is at least 0
-// to the last that is below `size`.
+// Tap t of the window at `position` reads start + t * dilation. Inside the map are those from the first that is at
+// least 0 to the last that is below `size`.
 Taps valid_taps(const Op& op, int axis, int64_t position, int64_t size) {
   const int64_t start = position * op.stride[axis] - op.padding[axis], dilation = op.dilation[axis];
   const int64_t first = start < 0 ? (-start + dilation - 1) / dilation : 0;
@@ -52,9 +52,9 @@ Pool make_pool(const LowerInput& in) {
   return pool;
 }
 
-// A rising function commutes with the maximum: f(max(a, b)) = max(f(a), f(b)). So a hinge with slopes that are not negative,
-// and the clip, move from the convolution's epilogue to the pool's, which has fewer numbers, unless the pool's is needed for
-// something else. Scale and bias stay: they may fall.
+// A rising function commutes with the maximum: f(max(a, b)) = max(f(a), f(b)). So a hinge with slopes that are not
+// negative, and the clip, move from the convolution's epilogue to the pool's, which has fewer numbers, unless the
+// pool's is needed for something else. Scale and bias stay: they may fall.
 ConvPool make_conv_pool(const LowerInput& conv, const LowerInput& pool) {
   constexpr int64_t kAhead = 4;  // windows for which the buffer has room besides the first
   ConvPool fused{make_conv(conv), make_pool(pool), nullptr, 0, 0, false};
@@ -63,7 +63,8 @@ ConvPool make_conv_pool(const LowerInput& conv, const LowerInput& pool) {
   const auto rises = [&](const float* slopes) {
     return !slopes || *std::min_element(slopes, slopes + conv.padded) >= 0;
   };
-  const bool free = !op.epilogue[BBG_SCALE] && !op.epilogue[BBG_BIAS] && op.shortcut == kNone && !then.above && !then.clip;
+  const bool free =
+      !op.epilogue[BBG_SCALE] && !op.epilogue[BBG_BIAS] && op.shortcut == kNone && !then.above && !then.clip;
   if (free && rises(first.above) && rises(first.below)) {
     then.above = first.above, then.below = first.below, then.offset = first.offset;
     then.low = first.low, then.high = first.high, then.clip = first.clip;

@@ -8,8 +8,9 @@
 namespace bbg {
 namespace {
 
-constexpr int64_t kChunkBytes = int64_t{1} << 20;  // of workspace for the images of a chunk: it should stay in the cache
-constexpr int64_t kSlack = 64;                     // behind each value, for reads of whole words
+constexpr int64_t kChunkBytes = int64_t{1}
+                                << 20;  // of workspace for the images of a chunk: it should stay in the cache
+constexpr int64_t kSlack = 64;          // behind each value, for reads of whole words
 
 // A stretch of the workspace, needed from op `first` to op `last`.
 struct LiveRange {
@@ -42,15 +43,18 @@ int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
 //
 // 1. An elided op writes nothing: its result is its input's memory.
 //
-// 2. An op that adds a shortcut writes its real result over it. Number (n, y, x, c) of the result then has the address of
+// 2. An op that adds a shortcut writes its real result over it. Number (n, y, x, c) of the result then has the address
+// of
 //    number (n, y, x, c) of the shortcut, and nothing else has that address. This is safe because of three facts:
 //
 //      a. Both have the same strides and margins, and the shortcut stores all its channels (no wrapping reads). So a
 //         register block of an item reads exactly the addresses that it writes, and it loads the shortcut before it
 //         stores the result (apply_and_store). Items are disjoint, so no other item, on whatever thread, touches them.
-//      b. No later op and no output reads that memory for the sake of the shortcut: op i is its last reader. `last` counts
+//      b. No later op and no output reads that memory for the sake of the shortcut: op i is its last reader. `last`
+//      counts
 //         reads per memory, so readers of values that share it already are included.
-//      c. Op i does not read the same memory as an operand. It would read other addresses than it writes (the windows of
+//      c. Op i does not read the same memory as an operand. It would read other addresses than it writes (the windows
+//      of
 //         neighbouring rows overlap), which another item may have overwritten.
 //
 //    A fused convolution runs later than its index says, but its operand is a value of bytes, which is never shared.
@@ -75,8 +79,8 @@ std::vector<int> assign_buffers(const Graph& graph, const Layouts& layouts, int 
     const int shared = buffer[size_t(op.shortcut)];
     const bool same_addresses = from.pixel == to.pixel && from.left == to.left && from.right == to.right &&
                                 from.channels == layouts[size_t(shared)].channels;
-    const bool is_operand = std::any_of(op.operands.begin(), op.operands.end(),
-                                        [&](int v) { return buffer[size_t(v)] == shared; });
+    const bool is_operand =
+        std::any_of(op.operands.begin(), op.operands.end(), [&](int v) { return buffer[size_t(v)] == shared; });
     if (!same_addresses || last[size_t(shared)] != int(i) || is_operand) continue;
     last[size_t(shared)] = last[size_t(op.real)];
     for (int& b : buffer) {

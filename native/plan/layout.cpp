@@ -10,16 +10,15 @@ namespace {
 
 constexpr int64_t kImageLimit = (int64_t{1} << 31) - 1;  // offsets within an image have 32 bits
 
-// Convolutions read numbers one by one, all others whole vectors of channels: only if convolutions alone read the input may
-// its pixels lie side by side.
+// Convolutions read numbers one by one, all others whole vectors of channels: only if convolutions alone read the input
+// may its pixels lie side by side.
 bool only_convs_read_input(const Graph& graph) {
-  return std::none_of(graph.ops.begin(), graph.ops.end(), [](const Op& op) {
-    return op.shortcut == 0 || (op.has_operand(0) && !op.is_conv());
-  });
+  return std::none_of(graph.ops.begin(), graph.ops.end(),
+                      [](const Op& op) { return op.shortcut == 0 || (op.has_operand(0) && !op.is_conv()); });
 }
 
-// Horizontally padded taps are read from the margins: as far as the first window reaches to the left of the map, and the
-// last one to the right.
+// Horizontally padded taps are read from the margins: as far as the first window reaches to the left of the map, and
+// the last one to the right.
 void widen_margins(Layout& layout, const Op& op, int64_t width, int64_t outputs) {
   const int64_t last = (outputs - 1) * op.stride[1] - op.padding[1] + (op.kernel[1] - 1) * op.dilation[1];
   layout.left = std::max(layout.left, op.padding[1] * layout.pixel);
@@ -30,7 +29,9 @@ void widen_margins(Layout& layout, const Op& op, int64_t width, int64_t outputs)
 
 Layouts assign_layouts(const Graph& graph, const Kernels& kernels) {
   Layouts layouts(graph.values.size());
-  const auto number_size = [&](const Value& v) { return v.type == Type::real ? int64_t(sizeof(float)) : kernels.byte_size; };
+  const auto number_size = [&](const Value& v) {
+    return v.type == Type::real ? int64_t(sizeof(float)) : kernels.byte_size;
+  };
   for (size_t v = 0; v < layouts.size(); ++v) {
     const Value& value = graph.values[v];
     layouts[v].channels = value.channels;
