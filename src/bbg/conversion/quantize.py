@@ -29,7 +29,7 @@ from bbg.conversion.passes.epilogue import rows_of, with_rows
 from bbg.conversion.views import Wire
 from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel
-from bbg.graph.kinds import BYTE_FAN_IN
+from bbg.graph.kinds import INT8
 from bbg.image import Preprocess
 
 MARGIN = 1 / 8  # of the range
@@ -44,7 +44,7 @@ def quantize(lowered: Lowered, graph: Graph, images: Tensor, preprocess: Preproc
     """
     shapes = graph.shapes(*graph.input_shape[1:])
     convs = {op.name: op for op in graph.ops if op.kind == "conv" and not op.is_depthwise(shapes[op.inputs[0]])}
-    convs = {name: op for name, op in convs.items() if op.fan_in(shapes[op.inputs[0]]) <= BYTE_FAN_IN}
+    convs = {name: op for name, op in convs.items() if op.fan_in(shapes[op.inputs[0]]) <= INT8.most_products}
     pixels = graph.input_name
     others = [name for op in graph.ops for name in (op.inputs if op.name not in convs else op.inputs[1:])]
     if preprocess is None or pixels in others:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bbg.conversion.builder import INPUT, Lowered
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op, reference
+from bbg.graph import Graph, reference
 from bbg.graph.file import PackedModel
 
 if TYPE_CHECKING:
@@ -132,25 +132,13 @@ def judge(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor]) -> Itera
             step, layer = lowered.steps[name], lowered.layers.get(name, "bytes")
             if not step.decides:
                 want = computed(name)
-                largest = max(float(want.abs().max()), _reach(op, values))
+                reach = op.reach([values[name].numpy() for name in op.operands])
+                largest = max(float(want.abs().max()), reach, float(np.finfo(np.float32).tiny))
                 yield Finding(name, layer, float((values[name] - want).abs().max()) / largest)
             else:
                 distance = step.departing(values[name], expected(step.inputs[0].name))
                 ties, wrong = (distance > 0) & (distance <= LAW), distance > LAW
                 yield Finding(name, layer, ties=int(ties.sum()), wrong=int(wrong.sum()))
-
-
-def _reach(op: Op, values: Mapping[str, Tensor]) -> float:
-    """How large values of the op could be on these inputs, where it is a curve: far out its numbers are nearly 0."""
-    function = op.attributes.get("function")
-    if function in ("tanh", "sigmoid"):
-        reach = 1.0
-    elif function in ("silu", "hardswish", "gelu"):
-        reach = float(values[op.inputs[0]].abs().max())
-    else:
-        return float(np.finfo(np.float32).tiny)
-    scale = op.parameter("scale")
-    return reach if scale is None else reach * float(np.abs(scale).max())
 
 
 def by_steps(lowered: Lowered, images: Tensor) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ def join(first: Op, then: Op) -> Op | None:
     tensors = dict(first.tensors)
     affine = then.shortcut is None and _neutral(b, "above", "below")
     clip = then.clip
-    room = then.shortcut is None or (first.shortcut is None and KINDS[first.kind].operands is not None)
+    room = then.shortcut is None or (first.shortcut is None and KINDS[first.kind].shortcut)
     if _neutral(a, "above", "below") and first.clip == OPEN and room:
         gate = s * a["gate"] if first.shortcut is not None else b["gate"]
         rows = {**b, "scale": s * a["scale"], "bias": s * a["bias"] + t, "shift": s * a["shift"], "gate": gate}
