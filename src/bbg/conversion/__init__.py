@@ -28,7 +28,7 @@ from bbg.conversion.verify import Agreement, Finding, closing_check, difference
 from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import Graph
-from bbg.graph.file import Model, encode, write
+from bbg.graph.file import PackedModel, encode, write
 from bbg.image import Preprocess
 
 __all__ = ["Agreement", "Edges", "Finding", "Part", "Report", "check", "convert"]
@@ -69,7 +69,7 @@ def convert(
     with _calm():
         lowered = lower_network(network, images[:2])
         notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
-        packed = Model(
+        packed = PackedModel(
             fold_graph(lowered.graph),
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else tuple(labels),
@@ -96,7 +96,7 @@ def check(model: nn.Module, example: Tensor) -> None:
     images = _images(example)
     network = _frozen(model)
     with _calm():
-        Model(fold_graph(lower_network(network, images[:2]).graph)).check()
+        PackedModel(fold_graph(lower_network(network, images[:2]).graph)).check()
 
 
 def binary(graph: Graph) -> bool:

@@ -48,6 +48,7 @@ class Lowering:
         kind: str,
         inputs: tuple[Wire, ...],
         function: Callable[..., Tensor],
+        /,
         *,
         suffix: str = "",
         rows: Mapping[str, np.ndarray | None] | None = None,

@@ -28,8 +28,8 @@ from bbg.conversion.passes.cleanup import drop_unread, narrow
 from bbg.conversion.passes.epilogue import rows_of, with_rows
 from bbg.conversion.views import Wire
 from bbg.graph import Graph, Op
-from bbg.graph.file import Model
-from bbg.graph.kinds import BYTE_FAN_IN
+from bbg.graph.file import PackedModel
+from bbg.graph.kinds import INT8
 from bbg.image import Preprocess
 
 MARGIN = 1 / 8  # of the range
@@ -44,7 +44,7 @@ def quantize(lowered: Lowered, graph: Graph, images: Tensor, preprocess: Preproc
     """
     shapes = graph.shapes(*graph.input_shape[1:])
     convs = {op.name: op for op in graph.ops if op.kind == "conv" and not op.is_depthwise(shapes[op.inputs[0]])}
-    convs = {name: op for name, op in convs.items() if op.fan_in(shapes[op.inputs[0]]) <= BYTE_FAN_IN}
+    convs = {name: op for name, op in convs.items() if op.fan_in(shapes[op.inputs[0]]) <= INT8.most_products}
     pixels = graph.input_name
     others = [name for op in graph.ops for name in (op.inputs if op.name not in convs else op.inputs[1:])]
     if preprocess is None or pixels in others:
@@ -78,7 +78,7 @@ def _ranges(graph: Graph, sources: set[str], images: Tensor) -> dict[str, Levels
 
     if not sources:
         return {}
-    engine = Engine(Model(show(graph, sorted(sources))))
+    engine = Engine(PackedModel(show(graph, sorted(sources))))
     low: dict[str, np.ndarray] = {}
     high: dict[str, np.ndarray] = {}
     for start in range(0, len(images), BATCH):
@@ -162,7 +162,7 @@ def _twin(op: Op, levels: Levels, of_pixels: bool) -> Callable[[Tensor], Tensor]
     """The convolution with rounded weights in torch, of bytes, or of normalised images that are rounded first."""
     _, _, weight = _rounded(op, levels)
     weights = torch.from_numpy(weight).permute(0, 3, 1, 2)
-    row = op.row("bias")
+    row = op.parameter("bias")
     bias = None if row is None else torch.from_numpy(row.astype(np.float64))
     a = op.attributes
 

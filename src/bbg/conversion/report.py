@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bbg.conversion.verify import LAW, Agreement, Finding
-from bbg.graph.file import Model
+from bbg.graph.file import PackedModel
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -111,7 +111,7 @@ class Report:
         return text.rstrip()
 
 
-def parts(model: nn.Module, packed: Model, layers: Mapping[str, str], size: int) -> tuple[Part, ...]:
+def parts(model: nn.Module, packed: PackedModel, layers: Mapping[str, str], size: int) -> tuple[Part, ...]:
     """Where the `size` bytes of the packed file went, the weights by type of layer (`layers`: of each op)."""
     weights: dict[tuple[str, int], list[int]] = {}
     for op, cost in zip(packed.graph.ops, packed.graph.costs(), strict=True):

@@ -9,6 +9,7 @@ check judges the engine by it. The rules are in lower.py and functions.py.
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from bbg.conversion.builder import INPUT, Lowered, Lowering
 from bbg.conversion.rules.registry import FUNCTIONS, LAYERS, MOVES, QUERIES, rule_of
 from bbg.conversion.views import Wire, in_order
 from bbg.errors import BbgError
-from bbg.graph import Graph, Output
+from bbg.graph import Graph, Output, Structure
 from bbg.tracing.tracer import PlacedTracer
 
 _ASTRAY = "avoid hooks, and in-place operations on tensors that are used again"
@@ -94,8 +95,15 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
             what = f"{name or 'the output'}: the traced network computes something else than the network itself"
             raise BbgError(f"{what}; {_ASTRAY}")
     channels, height, width = example.shape[1:]
-    outputs = tuple(Output(name, wire.name, wire.flat) for name, wire in wires.items())
-    return Lowered(Graph(INPUT, (channels, height, width), tuple(to.ops), outputs), to.steps, to.layers)
+    outputs = tuple(_output(name, wire) for name, wire in wires.items())
+    structure: Structure = "tensor" if "" in wires else "dict"
+    graph = Graph(INPUT, (channels, height, width), tuple(to.ops), outputs, structure=structure)
+    return Lowered(graph, to.steps, to.layers)
+
+
+def _output(name: str, wire: Wire) -> Output:
+    shape = wire.shape
+    return Output.of_flat(name, wire.name, math.prod(shape)) if wire.flat else Output.of_map(name, wire.name, shape)
 
 
 def _run(traced: fx.GraphModule, model: nn.Module, example: Tensor) -> tuple[dict[str, Wire], Lowering]:

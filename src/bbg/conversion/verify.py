@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from bbg.conversion.builder import INPUT, Lowered
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op, Output
-from bbg.graph.file import Model
+from bbg.graph import Graph, reference
+from bbg.graph.file import PackedModel
 
 if TYPE_CHECKING:
     from bbg.engine import Engine
@@ -71,11 +71,11 @@ class Agreement:
 
 def show(graph: Graph, names: Iterable[str]) -> Graph:
     """The graph that returns the values `names`, each under its name."""
-    return replace(graph, outputs=tuple(Output(name, name) for name in names))
+    return graph.with_outputs(names)
 
 
 def closing_check(
-    lowered: Lowered, model: nn.Module | None, packed: Model, images: Tensor, judged: int
+    lowered: Lowered, model: nn.Module | None, packed: PackedModel, images: Tensor, judged: int
 ) -> tuple[list[Finding], Agreement]:
     """Findings on the first `judged` of the `images` `[N, C, H, W]`, one per value, and the agreement on all.
 
@@ -101,9 +101,12 @@ def closing_check(
             for found in judge(lowered, graph, {name: value[: judged - start] for name, value in values.items()}):
                 _enforce(found)
                 findings[found.name] = found.beside(findings.get(found.name))
+        returned = reference.outputs(graph, {name: value.numpy() for name, value in values.items()})
         for output in graph.outputs:
-            if not np.array_equal(given[output.name].ravel(), values[output.value].numpy().ravel()):
-                raise BbgError(f"{output.value}: the engine's answer depends on what it shows; {_REFUSED}")
+            if not np.array_equal(given[output.name], returned[output.name]):
+                raise BbgError(
+                    f"{output.name or 'the output'}: the engine's answer depends on what it shows; {_REFUSED}"
+                )
         compared.add(given, {name: tensor.numpy() for name, tensor in wanted.items()})
         compared.departures += departures(lowered, graph, values, free)
     return list(findings.values()), compared.agreement()
@@ -129,24 +132,13 @@ def judge(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor]) -> Itera
             step, layer = lowered.steps[name], lowered.layers.get(name, "bytes")
             if not step.decides:
                 want = computed(name)
-                largest = max(float(want.abs().max()), _reach(op, values))
+                reach = op.reach([values[name].numpy() for name in op.operands])
+                largest = max(float(want.abs().max()), reach, float(np.finfo(np.float32).tiny))
                 yield Finding(name, layer, float((values[name] - want).abs().max()) / largest)
             else:
                 distance = step.departing(values[name], expected(step.inputs[0].name))
                 ties, wrong = (distance > 0) & (distance <= LAW), distance > LAW
                 yield Finding(name, layer, ties=int(ties.sum()), wrong=int(wrong.sum()))
-
-
-def _reach(op: Op, values: Mapping[str, Tensor]) -> float:
-    """How large values of the op could be on these inputs, where it is a curve: far out its numbers are nearly 0."""
-    if op.kind in ("tanh", "sigmoid"):
-        reach = 1.0
-    elif op.kind in ("silu", "hardswish", "gelu"):
-        reach = float(values[op.inputs[0]].abs().max())
-    else:
-        return float(np.finfo(np.float32).tiny)
-    scale = op.row("scale")
-    return reach if scale is None else reach * float(np.abs(scale).max())
 
 
 def by_steps(lowered: Lowered, images: Tensor) -> dict[str, Tensor]:
@@ -179,7 +171,8 @@ def difference(engine: Engine, other: Engine, images: Tensor) -> Agreement:
 
 def _outputs(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The outputs of the graph among the values."""
-    return {o.name: values[o.value].flatten(1) if o.flat else values[o.value] for o in graph.outputs}
+    arrays = reference.outputs(graph, {name: value.numpy() for name, value in values.items()})
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _enforce(found: Finding) -> None:

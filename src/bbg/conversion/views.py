@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bbg.graph.kinds import Shape
+from bbg.graph.types import Shape
 
 
 def channels_last(shape: Shape) -> Tensor:

@@ -20,9 +20,11 @@ def join_signs(graph: Graph) -> Graph:
         if first is not None and first.real is not None and _is_sign(op):
             have = rows_of(first)
             if first.bits is None:
-                ops[op.inputs[0]] = with_rows(replace(first, bits=op.bits), {**have, "sign": rows["sign"]})
+                ops[op.inputs[0]] = with_rows(
+                    replace(first, bits=op.bits), {**have, "bit_threshold": rows["bit_threshold"]}
+                )
                 continue
-            if (have["sign"] == rows["sign"]).all():
+            if (have["bit_threshold"] == rows["bit_threshold"]).all():
                 same[op.bits or ""] = first.bits
                 continue
         ops[op.result] = op
@@ -83,7 +85,7 @@ def to_thresholds(graph: Graph) -> Graph:
         thresholds = np.array([reach + 1 - np.count_nonzero(bits) for bits in decisions], np.int32)
         falls = np.array([bits[0] and not bits[-1] for bits in decisions])
         signs = unpack_bits(op.tensors["weight"], reach) * np.where(falls, -1, 1)[:, None]
-        tensors = {"weight": pack_bits(signs, len(signs)), "threshold": thresholds}
+        tensors = {"weight": pack_bits(signs, len(signs)), "acc_threshold": thresholds}
         return replace(op, tensors=tensors, epilogue=(), clip=OPEN)
 
     return replace(graph, ops=tuple(compared(op) for op in graph.ops))
@@ -93,7 +95,7 @@ def decide(op: Op, channel: int, sums: np.ndarray) -> np.ndarray:
     """The bit of `channel` for each of the integers `sums`: float32 with a fused multiply-add, as the engine has it."""
     scale, bias, above, below, offset, sign = (
         np.broadcast_to(rows_of(op)[name], op.attributes["channels"])[channel].astype(np.float64)
-        for name in ("scale", "bias", "above", "below", "offset", "sign")
+        for name in ("scale", "bias", "above", "below", "offset", "bit_threshold")
     )
     v = (scale * sums + bias).astype(np.float32)
     y = (v * np.where(v >= 0, above, below) + offset).astype(np.float32)

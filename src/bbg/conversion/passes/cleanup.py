@@ -11,7 +11,7 @@ from bbg.graph import Graph, Op
 
 def drop_unread(graph: Graph) -> Graph:
     """Values that nothing reads are not written, and ops that write nothing are gone."""
-    read = {output.value for output in graph.outputs}
+    read = {name for output in graph.outputs for name in output.values}
     kept: list[Op] = []
     for op in reversed(graph.ops):
         real, bits, bytes_ = (name if name in read else None for name in (op.real, op.bits, op.bytes))

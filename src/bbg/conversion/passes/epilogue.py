@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from bbg.graph import Graph, Op
-from bbg.graph.kinds import KINDS, ROWS
+from bbg.graph.kinds import EPILOGUE, KINDS
 
 Rows = dict[str, np.ndarray]
 
 
-NEUTRAL = {name: np.array(name in ("scale", "gate", "above", "below", "byte_scale"), np.float64) for name in ROWS}
+NEUTRAL = {name: np.array(name in ("scale", "gate", "above", "below", "byte_scale"), np.float64) for name in EPILOGUE}
 
 
 OPEN = (None, None)
@@ -30,7 +30,7 @@ def rows_of(op: Op) -> Rows:
 
 def with_rows(op: Op, rows: Mapping[str, np.ndarray]) -> Op:
     """The op with these rows, without those that are neutral in every channel."""
-    kept = {name: rows[name] for name in ROWS if not _neutral(rows, name)}
+    kept = {name: rows[name] for name in EPILOGUE if not _neutral(rows, name)}
     tensors = {name: array for name, array in op.tensors.items() if name != "epilogue"}
     if kept:
         tensors["epilogue"] = np.stack(list(kept.values()))
@@ -43,7 +43,9 @@ def _neutral(rows: Mapping[str, np.ndarray], *names: str) -> bool:
 
 def readers(graph: Graph) -> Counter[str]:
     """How often each value is read, as an output too."""
-    return Counter([name for op in graph.ops for name in op.inputs] + [output.value for output in graph.outputs])
+    return Counter(
+        [name for op in graph.ops for name in op.inputs] + [name for output in graph.outputs for name in output.values]
+    )
 
 
 def join(first: Op, then: Op) -> Op | None:
@@ -60,16 +62,22 @@ def join(first: Op, then: Op) -> Op | None:
     tensors = dict(first.tensors)
     affine = then.shortcut is None and _neutral(b, "above", "below")
     clip = then.clip
-    room = then.shortcut is None or (first.shortcut is None and KINDS[first.kind].operands is not None)
+    room = then.shortcut is None or (first.shortcut is None and KINDS[first.kind].shortcut)
     if _neutral(a, "above", "below") and first.clip == OPEN and room:
         gate = s * a["gate"] if first.shortcut is not None else b["gate"]
         rows = {**b, "scale": s * a["scale"], "bias": s * a["bias"] + t, "shift": s * a["shift"], "gate": gate}
         if "tap_bias" in tensors:
             tensors["tap_bias"] = s * tensors["tap_bias"]
     elif affine and first.clip == OPEN:
-        rows = {**a, "above": s * a["above"], "below": s * a["below"], "offset": s * a["offset"] + t, "sign": b["sign"]}
+        rows = {
+            **a,
+            "above": s * a["above"],
+            "below": s * a["below"],
+            "offset": s * a["offset"] + t,
+            "bit_threshold": b["bit_threshold"],
+        }
     elif affine and _neutral(b, "scale", "bias"):
-        rows = {**a, "sign": b["sign"]}
+        rows = {**a, "bit_threshold": b["bit_threshold"]}
         low, high = first.clip
         clip = (_clipped(-np.inf if low is None else low, clip), _clipped(np.inf if high is None else high, clip))
     else:
@@ -93,4 +101,4 @@ def _is_affine(op: Op) -> bool:
 def _is_sign(op: Op) -> bool:
     """Whether the op is nothing but `x >= sign`."""
     plain = op.kind == "pointwise" and op.real is None and op.shortcut is None and op.clip == OPEN
-    return plain and set(op.epilogue) <= {"sign"}
+    return plain and set(op.epilogue) <= {"bit_threshold"}

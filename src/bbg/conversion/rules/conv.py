@@ -70,7 +70,12 @@ def _binary(
     row = to.per_channel(x, form.threshold, "its threshold")
     threshold = torch.zeros(x.shape[0]) if row is None else torch.from_numpy(row).float()
     signs = to.emit(
-        "pointwise", (x,), lambda v: binarizer.signs(v, form), suffix=".sign", threshold=threshold, rows={"sign": row}
+        "pointwise",
+        (x,),
+        lambda v: binarizer.signs(v, form),
+        suffix=".sign",
+        threshold=threshold,
+        rows={"bit_threshold": row},
     )
 
     def from_signs(a: Tensor) -> Tensor:

@@ -152,22 +152,22 @@ def dropout(to: Lowering, x: Wire, p: float = 0.5, training: bool = True, inplac
 
 @lowers(nn.Tanh)
 def tanh(to: Lowering, layer: nn.Tanh, x: Wire) -> Wire:
-    return to.emit("tanh", (x,), torch.tanh)
+    return to.emit("unary", (x,), torch.tanh, function="tanh")
 
 
 @lowers(nn.Sigmoid)
 def sigmoid(to: Lowering, layer: nn.Sigmoid, x: Wire) -> Wire:
-    return to.emit("sigmoid", (x,), torch.sigmoid)
+    return to.emit("unary", (x,), torch.sigmoid, function="sigmoid")
 
 
 @lowers(nn.SiLU)
 def silu(to: Lowering, layer: nn.SiLU, x: Wire) -> Wire:
-    return to.emit("silu", (x,), F.silu)
+    return to.emit("unary", (x,), F.silu, function="silu")
 
 
 @lowers(nn.Hardswish)
 def hard_swish(to: Lowering, layer: nn.Hardswish, x: Wire) -> Wire:
-    return to.emit("hardswish", (x,), F.hardswish)
+    return to.emit("unary", (x,), F.hardswish, function="hardswish")
 
 
 @lowers(nn.Hardsigmoid)
@@ -181,12 +181,12 @@ def hard_sigmoid(to: Lowering, layer: nn.Hardsigmoid, x: Wire) -> Wire:
 def gelu(to: Lowering, layer: nn.GELU, x: Wire) -> Wire:
     """By tanh it is `x sigmoid(2 r x (1 + 0.044715 x^2))` with `r = sqrt(2/pi)`, made of products."""
     if layer.approximate == "none":
-        return to.emit("gelu", (x,), layer)
+        return to.emit("unary", (x,), layer, function="gelu")
     twice, bend = 2 * math.sqrt(2 / math.pi), 0.044715
     rows = {"scale": np.full(x.shape[0], twice * bend), "bias": np.full(x.shape[0], twice)}
     square = product(to, x, x, ".square")
     bent = to.emit("pointwise", (square,), lambda v: twice * bend * v + twice, suffix=".bent", rows=rows)
-    share = to.emit("sigmoid", (product(to, x, bent, ".inner"),), torch.sigmoid, suffix=".share")
+    share = to.emit("unary", (product(to, x, bent, ".inner"),), torch.sigmoid, suffix=".share", function="sigmoid")
     return product(to, x, share)
 
 
