@@ -43,7 +43,7 @@ def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None,
             out = width * 2**stage
             halves = i == 0 and stage > 0
             pair = [
-                Unit(
+                Unit.build(
                     channels,
                     out,
                     3,
@@ -53,7 +53,7 @@ def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None,
                     act=act,
                     project=halves and project,
                 ),
-                Unit(out, out, 3, padding=1, method=method, act=act),
+                Unit.build(out, out, 3, padding=1, method=method, act=act),
             ]
             modules += [Residual(channels, out, pair, halves and project)] if method.shortcut == "none" else pair
             channels = out
