@@ -278,8 +278,8 @@ class Unit(nn.Module):
 class LinearUnit(Unit):
     """A unit around a linear layer, `[N, C]` to `[N, O]`.
 
-    The layer counts as a convolution whose kernel is the whole map: `shape` is the `[C, H, W]` that was flattened to its
-    features, and its shortcut is the average over that map, brought to the number of outputs.
+    The layer counts as a convolution whose kernel is the whole map: `shape` is the `[C, H, W]` that was flattened to
+    its features, and its shortcut is the average over that map, brought to the number of outputs.
     """
 
     def __init__(

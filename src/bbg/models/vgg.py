@@ -45,4 +45,8 @@ class VGGSmall(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.head(self.units(self.stem(x)).flatten(1))
+        logits: Tensor = self.head(self.units(self.stem(x)).flatten(1))
+        return logits
+
+
+NETWORKS = {"vgg_small": VGGSmall}
