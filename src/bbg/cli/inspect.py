@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import show
 from bbg.cli.parser import JSON, MODEL, argument, new_file, verb
 from bbg.cli.scoring import held_out
 from bbg.errors import BbgError
 from bbg.zoo import resolve
+
+if TYPE_CHECKING:
+    from bbg.analysis import Activity, Cost, Entropy, Summary
 
 IMAGES = 1000  # test images that dead filters and stuck activations are looked for on
 
@@ -123,7 +126,7 @@ def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[s
     return {key: value for key, value in report.items() if value != []}
 
 
-def _weights(row: Any) -> dict[str, Any]:
+def _weights(row: Entropy) -> dict[str, Any]:
     return {
         "layer": row.name,
         "filters": len(row.filters),
@@ -135,7 +138,7 @@ def _weights(row: Any) -> dict[str, Any]:
     }
 
 
-def _activity(row: Any) -> dict[str, Any]:
+def _activity(row: Activity) -> dict[str, Any]:
     return {
         "layer": row.name,
         "filters": len(row.dead),
@@ -146,7 +149,7 @@ def _activity(row: Any) -> dict[str, Any]:
     }
 
 
-def _cost(row: Any) -> dict[str, Any]:
+def _cost(row: Cost) -> dict[str, Any]:
     return {
         "layer": row.name,
         "kind": row.kind,
@@ -159,7 +162,7 @@ def _cost(row: Any) -> dict[str, Any]:
     }
 
 
-def _rest(cost: Any) -> dict[str, Any]:
+def _rest(cost: Summary) -> dict[str, Any]:
     """All that is no product, as one row: BN, gates, slopes of nonlinearities."""
     rows = [row for row in cost.rows if not row.shape]
     return {
