@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
-from bbg.methods import ACTS, METHODS, Binarizer, Form, Method
+from bbg.methods import ACTIVATIONS, METHODS, Binarizer, BinarizerForm, Method
 
 TRAITS = (
     "negative BN scale",
@@ -52,8 +52,8 @@ class ShiftedWeight(Binarizer):
         super().__init__(axis=0)
         self.threshold, self.scale, self.shift = (nn.Parameter(torch.randn(out_channels) / 2) for _ in range(3))
 
-    def form(self, x: Tensor) -> Form:
-        return Form(self.threshold / 10, self.scale, self.shift)
+    def form(self, x: Tensor) -> BinarizerForm:
+        return BinarizerForm(self.threshold / 10, self.scale, self.shift)
 
 
 class ShiftedActivation(Binarizer):
@@ -64,15 +64,15 @@ class ShiftedActivation(Binarizer):
         self.threshold, self.shift = (nn.Parameter(torch.randn(in_channels) / 2) for _ in range(2))
         self.scale = nn.Parameter(torch.randn(()) + 0.1)
 
-    def form(self, x: Tensor) -> Form:
-        return Form(self.threshold, self.scale, self.shift)
+    def form(self, x: Tensor) -> BinarizerForm:
+        return BinarizerForm(self.threshold, self.scale, self.shift)
 
 
 class ShiftOnly(ShiftedActivation):
     """A shift and a scale: what a linear layer may have behind a flattened map."""
 
-    def form(self, x: Tensor) -> Form:
-        return Form(scale=self.scale, shift=self.shift)
+    def form(self, x: Tensor) -> BinarizerForm:
+        return BinarizerForm(scale=self.scale, shift=self.shift)
 
 
 SHIFTED = Method("shifted", ShiftedWeight, ShiftedActivation, shortcut="gated", act="prelu")
@@ -203,8 +203,8 @@ class Draw:
     def unit(self) -> None:
         pool = nn.MaxPool2d(2) if self.likely(0.5) and min(self.height, self.width) >= 4 else None
         out, stride = self.one(3, 7, 12, 16, 34, self.channels), 1 if pool else self.one(1, 1, 2)
-        method, act = self.one(*CONV_METHODS, METHODS["float"]), self.one(None, *ACTS)
-        self.add(Unit(self.channels, out, 3, padding=1, stride=stride, method=method, act=act, pool=pool))
+        method, act = self.one(*CONV_METHODS, METHODS["float"]), self.one(None, *ACTIVATIONS)
+        self.add(Unit.build(self.channels, out, 3, padding=1, stride=stride, method=method, act=act, pool=pool))
         self.count(out)
 
     def block(self) -> None:
@@ -334,7 +334,7 @@ class Draw:
 
     def act(self) -> None:
         c = self.channels
-        own = [build(c) for build in ACTS.values()]
+        own = [build(c) for build in ACTIVATIONS.values()]
         stock = [nn.ReLU(inplace=True), nn.Hardtanh(-0.5, 2.0), nn.PReLU(), nn.PReLU(c), nn.ReLU6(), nn.LeakyReLU(0.1)]
         self.add(self.one(*own, *stock, nn.Identity(), nn.Dropout(0.5)))
 
@@ -427,6 +427,6 @@ def _settle(network: nn.Module, draw: Draw) -> None:
             nn.init.normal_(module.bias)
         if isinstance(module, Unit) and module.gate is not None:
             nn.init.normal_(module.gate)
-        if module.__class__ in ACTS.values():
+        if module.__class__ in ACTIVATIONS.values():
             for parameter in module.parameters():
                 nn.init.normal_(parameter, std=0.5)

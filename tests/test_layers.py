@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut, Unit
-from bbg.methods import ACTS, METHODS, Binarizer, Form, Method, get
+from bbg.methods import ACTIVATIONS, METHODS, Binarizer, BinarizerForm, Method, get
 from bbg.methods.adabin import TwoValueWeight
 from bbg.methods.base import sign
 from bbg.methods.bbg import SignActivation
@@ -36,8 +36,8 @@ class ShiftedActivation(Binarizer):
         self.scale = nn.Parameter(torch.tensor(0.75))
         self.shift = nn.Parameter(torch.linspace(-0.5, 0.5, in_channels))
 
-    def form(self, x: Tensor) -> Form:
-        return Form(threshold=self.shift, scale=self.scale, shift=self.shift, width=self.scale)
+    def form(self, x: Tensor) -> BinarizerForm:
+        return BinarizerForm(threshold=self.shift, scale=self.scale, shift=self.shift, width=self.scale)
 
 
 SHIFTED = Method("shifted", TwoValueWeight, ShiftedActivation, shortcut="fixed", act="prelu")
@@ -231,7 +231,7 @@ def test_unit_is_its_formula(
 ) -> None:
     torch.manual_seed(0)
     inputs, outputs, options = change
-    unit = Unit(inputs, outputs, method=method, pool=pool, **options).train(training)
+    unit = Unit.build(inputs, outputs, method=method, pool=pool, **options).train(training)
     with torch.no_grad():
         for parameter in (unit.gate, unit.norm.weight, unit.norm.bias):
             if parameter is not None:
@@ -245,7 +245,7 @@ def test_unit_is_its_formula(
 
 def test_gate_is_one_at_first_and_its_gradient_is_the_shortcut() -> None:
     torch.manual_seed(0)
-    unit = Unit(3, 4, 3, padding=1, stride=2, act="identity")
+    unit = Unit.build(3, 4, 3, padding=1, stride=2, act="identity")
     assert unit.gate is not None
     assert unit.gate.tolist() == [1, 1, 1, 1]
     x, upstream = drawn(2, 3, 7, 7), drawn(2, 4, 4, 4, seed=1)
@@ -255,17 +255,17 @@ def test_gate_is_one_at_first_and_its_gradient_is_the_shortcut() -> None:
 
 @pytest.mark.parametrize("method", ALL, ids=named)
 def test_what_each_method_puts_around_the_convolution(method: Method) -> None:
-    unit = Unit(3, 4, 3, method=method)
+    unit = Unit.build(3, 4, 3, method=method)
     assert (unit.gate is not None) == (method.shortcut == "gated")
     assert (unit.shortcut is not None) == (method.shortcut != "none")
-    assert type(unit.act) is type(ACTS[method.act](4))
+    assert type(unit.act) is type(ACTIVATIONS[method.act](4))
     assert isinstance(unit.conv, BinaryConv2d) == (method.weight is not None)
     assert unit.conv.bias is None
 
 
 def test_float_unit_is_a_plain_convolution_layer() -> None:
     torch.manual_seed(0)
-    unit = Unit(3, 4, 3, padding=1, method="float").eval()
+    unit = Unit.build(3, 4, 3, padding=1, method="float").eval()
     x = drawn(1, 3, 5, 5)
     y = F.relu(unit.norm(F.conv2d(x, unit.conv.weight, padding=1)) + x[:, [0, 1, 2, 0]])
     assert torch.equal(unit(x), y)
@@ -277,7 +277,7 @@ def test_float_unit_is_a_plain_convolution_layer() -> None:
 @pytest.mark.parametrize("method", BINARY, ids=named)
 def test_state_dict_round_trip(method: Method) -> None:
     torch.manual_seed(0)
-    one, two = (Unit(4, 8, 3, method=method).eval() for _ in range(2))
+    one, two = (Unit.build(4, 8, 3, method=method).eval() for _ in range(2))
     x = drawn(1, 4, 6, 6)
     assert not torch.equal(one(x), two(x))
     two.load_state_dict(one.state_dict(), strict=True)
@@ -312,8 +312,8 @@ def test_bf16_autocast_keeps_the_signs() -> None:
         (lambda: BinaryConv2d(3, 4, 3, method="float"), "method 'float' has no binarizers; use torch's own layer"),
         (lambda: BinaryLinear(3, 4, method="float"), "method 'float' has no binarizers"),
         (lambda: BinaryConv2d(3, 4, 3, padding_mode="reflect"), "padding_mode is 'reflect', only 'zeros'"),
-        (lambda: Unit(3, 4, 3, act="gelu"), "unknown nonlinearity 'gelu'; allowed are identity, relu"),
-        (lambda: Unit(3, 4, 3, act=""), "unknown nonlinearity ''"),
+        (lambda: Unit.build(3, 4, 3, act="gelu"), "unknown nonlinearity 'gelu'; allowed are identity, relu"),
+        (lambda: Unit.build(3, 4, 3, act=""), "unknown nonlinearity ''"),
         (lambda: BinaryConv2d(3, 4, 3)(torch.zeros(3, 8, 8)), r"takes \[N, C, H, W\], got \[3, 8, 8\]"),
         (lambda: BinaryLinear(3, 4)(torch.zeros(2, 5, 3)), r"takes \[N, C\], got \[2, 5, 3\]; flatten"),
     ],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bbg.conversion import check, convert
     from bbg.engine import Engine, load
     from bbg.image import Preprocess
-    from bbg.models import create
+    from bbg.models import create, list_models
 
     __all__ = [
         "BbgError",
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         "convert",
         "create",
         "layers",
+        "list_models",
         "load",
         "zoo",
     ]
@@ -48,6 +49,7 @@ else:
         "convert": "bbg.conversion",
         "create": "bbg.models",
         "layers": "bbg.layers",
+        "list_models": "bbg.models",
         "load": "bbg.engine",
         "zoo": "bbg.zoo",
     }

@@ -11,14 +11,15 @@ not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
-from bbg.methods import ACTS, Method, get
+from bbg.methods import ACTIVATIONS, Method, get
+from bbg.methods.base import broadcast
 
 
 class _Binary(nn.Module):
@@ -50,24 +51,20 @@ class _Binary(nn.Module):
         # u = a + shift_x / s_x: with no shift, one product of +-1, and one scale per output channel behind it.
         if self.real_weight:
             y = self._product(self.activation_binarizer(x), self.weight)
-            return y if self.bias is None else y + self.bias.reshape(-1, *[1] * (x.ndim - 2))
+            return y if self.bias is None else y + broadcast(self.bias, y)
         xf, wf = self.activation_binarizer.form(x), self.weight_binarizer.form(self.weight)
         u = self.activation_binarizer.signs(x, xf)
         b = self.weight_binarizer.signs(self.weight, wf)
         one = torch.ones((), device=x.device)
         scale = one if xf.scale is None else xf.scale
         if xf.shift is not None:
-            u = u + self.activation_binarizer.along(xf.shift / scale, u)
-
-        def along(vector: Tensor) -> Tensor:
-            return vector.reshape(-1, *[1] * (x.ndim - 2))
-
+            u = u + self.activation_binarizer.broadcast(xf.shift / scale, u)
         y = self._product(u, b)
         if wf.scale is not None or xf.scale is not None:
-            y = y * along(scale * (one if wf.scale is None else wf.scale)).to(y.dtype)
+            y = y * broadcast(scale * (one if wf.scale is None else wf.scale), y).to(y.dtype)
         if wf.shift is not None:
-            y = y + self._product(u, torch.ones_like(b)) * along(scale * wf.shift).to(y.dtype)
-        return y if self.bias is None else y + along(self.bias)
+            y = y + self._product(u, torch.ones_like(b)) * broadcast(scale * wf.shift, y).to(y.dtype)
+        return y if self.bias is None else y + broadcast(self.bias, y)
 
 
 class BinaryConv2d(_Binary, nn.Conv2d):
@@ -171,26 +168,40 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """`x` `[N, C, H, W]` brought to `[N, channels, *size]`."""
-        return self.norm(self.conv(self.pool(x, size)))
+        y: Tensor = self.norm(self.conv(self.pool(x, size)))
+        return y
 
 
 class Unit(nn.Module):
-    """One convolution and what the method puts around it: `act(BN(conv(x)) + gate * shortcut(x))`.
+    """One convolution and what stands around it: `act(norm(conv(x)) + gate * shortcut(x))`, then the pool.
 
-    A pool, if any, follows the unit; in methods without a shortcut it stands between convolution and BN. The keyword
-    arguments go to the convolution. `gate`: `[out_channels]`, 1 at first. `act` None takes the method's nonlinearity.
-    `project`: the shortcut is a `Projection`, in methods that have one.
+    Without a shortcut (None): `act(norm(pool(conv(x))))`. `gate`: one number per output channel, or None for 1. `act`
+    and `pool` may be None. Input `[N, C, H, W]`, output `[N, O, H', W']`.
 
-    `Unit.around` builds one from layers that exist, convolution or linear. A linear layer counts as a convolution whose
-    kernel is the whole map: its shortcut is the average over the map, brought to the number of outputs.
+    `Unit.build` makes one with new layers, as a method wants it; `Unit.around` makes one of a layer that exists.
     """
 
-    conv: nn.Module
     gate: nn.Parameter | None
-    map: tuple[int, int, int] | None = None  # of a linear layer: the map that its input was
 
     def __init__(
         self,
+        conv: nn.Module,
+        norm: nn.Module,
+        shortcut: nn.Module | None = None,
+        gate: Tensor | None = None,
+        act: nn.Module | None = None,
+        pool: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+        self.shortcut = shortcut
+        self.gate = None if gate is None else nn.Parameter(gate)
+        self.act = act
+        self.pool = pool
+
+    @staticmethod
+    def build(
         in_channels: int,
         out_channels: int,
         kernel_size: int,
@@ -200,90 +211,102 @@ class Unit(nn.Module):
         pool: nn.Module | None = None,
         project: bool = False,
         **options: Any,
-    ) -> None:
-        super().__init__()
+    ) -> Unit:
+        """A unit of new layers; `options` go to the convolution.
+
+        `act`: the name of a nonlinearity, None for the method's own. `project`: the shortcut is a `Projection`, in
+        methods that have one. Raises BbgError for an unknown method or nonlinearity.
+        """
         chosen = get(method)
         layer: Callable[..., nn.Module] = nn.Conv2d
         if chosen.weight is not None:
             layer, options = BinaryConv2d, {**options, "method": chosen}
         conv = layer(in_channels, out_channels, kernel_size, bias=False, **options)
-        norm = nn.BatchNorm2d(out_channels)
-        projects = project and chosen.shortcut != "none"
-        shortcut = Projection(in_channels, out_channels) if projects else Shortcut(out_channels)
-        act = chosen.act if act is None else act
-        self._assemble(conv, norm, chosen, shortcut, torch.ones(out_channels), pointwise(act, out_channels), pool)
+        shortcut: nn.Module | None = None
+        if chosen.shortcut != "none":
+            shortcut = Projection(in_channels, out_channels) if project else Shortcut(out_channels)
+        gate = torch.ones(out_channels) if chosen.shortcut == "gated" else None
+        nonlinearity = pointwise(chosen.act if act is None else act, out_channels)
+        return Unit(conv, nn.BatchNorm2d(out_channels), shortcut, gate, nonlinearity, pool)
 
-    @classmethod
+    @staticmethod
     def around(
-        cls,
         layer: nn.Conv2d | nn.Linear,
         norm: nn.Module | None = None,
         *,
         method: str | Method = "bbg",
         shape: tuple[int, int, int] | None = None,
-    ) -> Self:
+    ) -> Unit:
         """The unit of the binary twin of `layer`, without a nonlinearity: `BN(conv(x)) + gate * shortcut(x)`.
 
         The parameters are those of `layer`; `norm` is the BN behind it, None for a new one. `shape`: `[C, H, W]` of the
         map that was flattened to the features of a linear layer, None where each feature is a channel.
         """
         chosen = get(method)
-        unit = cls.__new__(cls)
-        nn.Module.__init__(unit)
-        conv: BinaryConv2d | BinaryLinear
-        build: type[nn.BatchNorm1d | nn.BatchNorm2d]
-        if isinstance(layer, nn.Linear):
-            conv, outputs, build = BinaryLinear.of(layer, chosen), layer.out_features, nn.BatchNorm1d
-            unit.map = (layer.in_features, 1, 1) if shape is None else shape
-        else:
-            conv, outputs, build = BinaryConv2d.of(layer, chosen), layer.out_channels, nn.BatchNorm2d
+        outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
         device, dtype = layer.weight.device, layer.weight.dtype
-        given = norm is not None
-        norm = build(outputs, device=device, dtype=dtype) if norm is None else norm
-        ones = torch.ones(outputs, device=device, dtype=dtype)
-        unit._assemble(conv, norm, chosen, Shortcut(outputs), ones, None, None)
-        for module in (unit, unit.shortcut, *(() if given else (unit.norm,))):
-            if module is not None:
-                module.training = layer.training
+        if norm is None:
+            build = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
+            norm = build(outputs, device=device, dtype=dtype).train(layer.training)
+        shortcut = None if chosen.shortcut == "none" else Shortcut(outputs).train(layer.training)
+        gate = torch.ones(outputs, device=device, dtype=dtype) if chosen.shortcut == "gated" else None
+        if isinstance(layer, nn.Linear):
+            shape = (layer.in_features, 1, 1) if shape is None else shape
+            unit: Unit = LinearUnit(BinaryLinear.of(layer, chosen), norm, shortcut, gate, shape=shape)
+        else:
+            unit = Unit(BinaryConv2d.of(layer, chosen), norm, shortcut, gate)
+        unit.training = layer.training  # and not that of `norm`, which keeps its own
         return unit
 
-    def _assemble(
-        self,
-        conv: nn.Module,
-        norm: nn.Module,
-        method: Method,
-        shortcut: nn.Module,
-        ones: Tensor,
-        act: nn.Module | None,
-        pool: nn.Module | None,
-    ) -> None:
-        self.conv = conv
-        self.norm = norm
-        self.shortcut = None if method.shortcut == "none" else shortcut
-        self.gate = nn.Parameter(ones) if method.shortcut == "gated" else None
-        self.act = act
-        self.pool = pool
-
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to `[N, O, H', W']`; around a linear layer `[N, C]` to `[N, O]`."""
-        y = self.conv(x)
+        """`x` through the convolution and everything around it."""
+        y: Tensor = self.conv(x)
         if self.shortcut is None:
-            y = self.norm(y if self.pool is None else self.pool(y))
-            return y if self.act is None else self.act(y)
-        if self.map is None:
-            size = (y.shape[2], y.shape[3])
-        else:
-            x, size = x.unflatten(1, self.map), (1, 1)
-        y = self.norm(y)
-        s = self.shortcut(x, size)
-        s = s if self.gate is None else s * self.gate.reshape(-1, 1, 1)
-        y = y + (s if self.map is None else s.flatten(1))
-        y = y if self.act is None else self.act(y)
-        return y if self.pool is None else self.pool(y)
+            return _through(self.act, self.norm(_through(self.pool, y)))
+        y = _through(self.act, self.norm(y) + self.residual(x, y))
+        return _through(self.pool, y)
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """`gate * shortcut(x)`, brought to the shape of the convolution's output `y`; there is a shortcut."""
+        assert self.shortcut is not None
+        return self._gated(self.shortcut(x, (y.shape[2], y.shape[3])))
+
+    def _gated(self, s: Tensor) -> Tensor:
+        return s if self.gate is None else s * self.gate.reshape(-1, 1, 1)
+
+
+class LinearUnit(Unit):
+    """A unit around a linear layer, `[N, C]` to `[N, O]`.
+
+    The layer counts as a convolution whose kernel is the whole map: `shape` is the `[C, H, W]` that was flattened to
+    its features, and its shortcut is the average over that map, brought to the number of outputs.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Module,
+        norm: nn.Module,
+        shortcut: nn.Module | None,
+        gate: Tensor | None,
+        *,
+        shape: tuple[int, int, int],
+    ) -> None:
+        super().__init__(linear, norm, shortcut, gate)
+        self.shape = shape
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """`gate * shortcut(map)`, flattened to the shape of `y`."""
+        assert self.shortcut is not None
+        return self._gated(self.shortcut(x.unflatten(1, self.shape), (1, 1))).flatten(1)
+
+
+def _through(module: nn.Module | None, x: Tensor) -> Tensor:
+    """`module(x)`, or `x` where there is no module."""
+    return x if module is None else cast(Tensor, module(x))
 
 
 def pointwise(name: str, channels: int) -> nn.Module:
     """The nonlinearity called `name` for `channels` channels; BbgError for an unknown name."""
-    if name not in ACTS:
-        raise BbgError(f"unknown nonlinearity {name!r}; allowed are {', '.join(ACTS)}")
-    return ACTS[name](channels)
+    if name not in ACTIVATIONS:
+        raise BbgError(f"unknown nonlinearity {name!r}; allowed are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name](channels)

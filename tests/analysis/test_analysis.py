@@ -19,7 +19,7 @@ from bbg.analysis import activity, binary_layers, costs, flips, gates, histogram
 from bbg.errors import BbgError
 from bbg.graph.file import read
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
-from bbg.methods import METHODS, Binarizer, Form, Method
+from bbg.methods import METHODS, Binarizer, BinarizerForm, Method
 
 torch.set_num_threads(1)
 
@@ -31,9 +31,9 @@ class Shifted(Binarizer):
         super().__init__(axis)
         self.shift = nn.Parameter(torch.linspace(-0.1, 0.1, channels))
 
-    def form(self, x: Tensor) -> Form:
+    def form(self, x: Tensor) -> BinarizerForm:
         scale = torch.tensor(0.75) if self.axis else torch.full_like(self.shift, 0.5)
-        return Form(threshold=self.shift, scale=scale, shift=self.shift)
+        return BinarizerForm(threshold=self.shift, scale=scale, shift=self.shift)
 
 
 class Bare(Binarizer):
@@ -330,7 +330,9 @@ def test_a_network_without_binary_layers_gives_empty_answers() -> None:
 
 
 def test_units_of_ones_own_network_are_found() -> None:
-    model = nn.ModuleDict({"body": nn.Sequential(Unit(3, 6, 3, padding=1), Unit(6, 6, 3, method="bbg-plain"))})
+    model = nn.ModuleDict(
+        {"body": nn.Sequential(Unit.build(3, 6, 3, padding=1), Unit.build(6, 6, 3, method="bbg-plain"))}
+    )
     assert [row.name for row in gates(model)] == ["body.0"]
     assert [row.name for row in weight_entropy(model)] == ["body.0.conv", "body.1.conv"]
     assert bbg.analysis.signs is signs

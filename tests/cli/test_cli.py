@@ -16,7 +16,7 @@ from support.commands import QUICK, RECIPE, refused, run
 from support.files import join, model, parts
 
 import bbg
-from bbg.cli import output as show
+from bbg.cli.parser import VERBS
 from bbg.engine import load
 from bbg.graph.file import byte_breakdown, encode, write
 
@@ -346,9 +346,19 @@ def test_training_without_torch_says_what_to_install() -> None:
     assert done.stderr == "bbg: this verb needs torch, which is not installed; run pip install 'bbg[train]'\n"
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, ""), (True, "yes"), (1234567, "1,234,567"), (0.123456, "0.1235"), ((3, 32, 32), "3x32x32"), ("a_b", "a_b")],
-)
-def test_cells(value: object, text: str) -> None:
-    assert show.text(value) == text
+def test_names_of_users_are_no_markup(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "[red]a.bbg"
+    write(path, model())
+    assert run("inspect", path) == 0
+    assert f"file: {path}\n" in capsys.readouterr().out
+
+
+def test_every_verb_writes_its_figures_as_json() -> None:
+    for verb, arguments in VERBS.items():
+        assert any("--json" in names for names, _ in arguments), verb.__name__
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "bbg", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"bbg {bbg.__version__}\n"

@@ -201,7 +201,7 @@ def test_free_repeats(swapped: bool) -> None:
 
 def test_join_gates() -> None:
     """`act(BN(conv x) + gate x)`, x read by both: the gate cannot join the op that writes x."""
-    unit = Unit(4, 4, 3, padding=1, act="prelu")
+    unit = Unit.build(4, 4, 3, padding=1, act="prelu")
     nn.init.normal_(unit.gate)
     before = passes.join_epilogues(unfolded(unit))
     after = passes.join_gates(before)

@@ -14,7 +14,7 @@ from torch import nn
 import bbg
 from bbg import BbgError
 from bbg.layers import BinaryConv2d
-from bbg.methods import METHODS, Binarizer, Form, Method
+from bbg.methods import METHODS, Binarizer, BinarizerForm, Method
 
 torch.set_num_threads(1)
 
@@ -25,8 +25,8 @@ class DependsOnInput(Binarizer):
     def __init__(self, channels: int) -> None:
         super().__init__(axis=1)
 
-    def form(self, x: torch.Tensor) -> Form:
-        return Form(threshold=x.mean((0, 2, 3)))
+    def form(self, x: torch.Tensor) -> BinarizerForm:
+        return BinarizerForm(threshold=x.mean((0, 2, 3)))
 
 
 class Tricky(nn.Module):

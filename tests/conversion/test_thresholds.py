@@ -134,14 +134,17 @@ def test_a_bit_that_changes_twice_has_no_threshold() -> None:
 
 
 def test_a_convolution_with_a_shortcut_has_no_threshold() -> None:
-    network = nn.Sequential(conv(), Unit(4, 4, 3, padding=1), binary())
+    network = nn.Sequential(conv(), Unit.build(4, 4, 3, padding=1), binary())
     graph = fold_graph(unfolded(network))
     assert not any("acc_threshold" in op.tensors for op in graph.ops)
 
 
 def test_only_bits_travel_without_shortcuts() -> None:
     """A plain binary network: every inner convolution ends in an integer comparison, every pool works on bits."""
-    units = [Unit(4, 8, 3, padding=1, method=PLAIN, pool=nn.MaxPool2d(2)), Unit(8, 8, 3, padding=1, method=PLAIN)]
+    units = [
+        Unit.build(4, 8, 3, padding=1, method=PLAIN, pool=nn.MaxPool2d(2)),
+        Unit.build(8, 8, 3, padding=1, method=PLAIN),
+    ]
     network = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.Hardtanh(), *units, nn.Flatten(), nn.Linear(32, 3))
     before = unfolded(network, size=4)
     after = fold_graph(before)

@@ -16,21 +16,25 @@ from bbg.errors import BbgError
 
 PACKAGE = ROOT / "src" / "bbg"
 
+# A room is a file or a folder of the package. It imports from rooms on lower floors, and from no other.
 FLOORS = {
     "errors": 1, "_version": 1, "recipes": 1, "_native": 1,
-    "files": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2,
-    "zoo": 3, "graph": 3, "heads": 3, "layers": 3, "data": 3,
+    "files": 2, "image": 2, "tables": 2, "recipe": 2, "methods": 2,
+    "zoo": 3, "graph": 3, "layers": 3, "data": 3,
     "engine": 4, "tracing": 4, "models": 4, "analysis": 4,
     "binarization": 5,
     "conversion": 6,
     "training": 7,
     "comparison": 8,
-    "cli": 10, "__main__": 11,
+    "__init__": 9,
+    "cli": 10,
+    "__main__": 11,
 }  # fmt: skip
-RUNTIME = [
-    "bbg",
-    *(f"bbg.{room}" for room in ("errors", "files", "image", "graph", "graph.file", "engine", "zoo", "cli")),
-]
+# Rooms that work where torch is not installed. The verbs of the command line import torch when they need it.
+RUNTIME = {"errors", "_version", "recipes", "_native", "files", "image", "tables", "recipe", "zoo", "graph", "engine"}
+RUNTIME |= {"__init__"}
+VERBS = {"cli", "__main__"}
+TORCH = ("torch", "torchvision", "lightning", "pytorch_lightning", "torchmetrics", "tensorboard")
 LINES = 420
 
 
@@ -43,45 +47,67 @@ def module(path: Path) -> str:
 MODULES = {module(path): path for path in PACKAGE.rglob("*.py")}
 
 
-def rank(name: str) -> int:
-    """The rank of a module's file or folder directly below src/bbg."""
-    room = name.split(".")[1]
-    assert room in FLOORS, f"{name} has no floor: give {room!r} one here"
-    return FLOORS[room]
+def room(name: str) -> str:
+    """The file or folder directly below src/bbg that `name` belongs to."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
 
 
-def imports(name: str) -> set[str]:
-    """The modules of this package that `name` imports, wherever in the file, but not for type checking only."""
+def imports(name: str, *, nested: bool = True) -> set[str]:
+    """What the module `name` imports, but for type checking only; `nested`: inside functions too."""
     found = set()
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    typing_only = {
+    skipped = {
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
+        if (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING")
+        or (not nested and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+        for inner in (
+            inner for part in (node.body if isinstance(node.body, list) else [node.body]) for inner in ast.walk(part)
+        )
     }
     for node in ast.walk(tree):
-        if node in typing_only:
+        if node in skipped:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name} has a relative import; write it in full"
             # `from bbg.data import cifar` imports a module, `from bbg.errors import BbgError` a name of one.
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {full if full in MODULES or full == "bbg._native" else str(node.module) for full in whole}
-        elif isinstance(node, ast.ImportFrom):
-            raise AssertionError(f"{name} has a relative import; write it in full")
-    return {other for other in found if other.startswith("bbg.") and other != name}
+    return found - {name}
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {"bbg"}))
-def test_a_module_imports_from_no_higher_rank(name: str) -> None:
-    higher = {other: rank(other) for other in imports(name) if rank(other) > rank(name)}
-    assert not higher, f"{name} (rank {rank(name)}) imports {higher}"
+def of_the_package(names: set[str]) -> set[str]:
+    return {name for name in names if name.split(".")[0] == "bbg"}
+
+
+def test_every_room_has_a_floor_and_every_floor_a_room() -> None:
+    assert {room(name) for name in MODULES} | {"_native", "recipes"} == set(FLOORS)
+    assert all(list(PACKAGE.glob(f"{name}*")) for name in FLOORS)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_from_lower_floors_or_its_own_room(name: str) -> None:
+    own = FLOORS[room(name)]
+    others = {other: FLOORS[room(other)] for other in of_the_package(imports(name)) if room(other) != room(name)}
+    assert not {other: floor for other, floor in others.items() if floor >= own}, f"{name} is on floor {own}"
 
 
 def test_imports_have_no_cycle() -> None:
-    graphlib.TopologicalSorter({name: imports(name) for name in MODULES if name != "bbg"}).prepare()
+    graphlib.TopologicalSorter({name: of_the_package(imports(name)) for name in MODULES}).prepare()
+
+
+RUNTIME_MODULES = sorted(name for name in MODULES if room(name) in RUNTIME | VERBS and room(name) != "__main__")
+
+
+@pytest.mark.parametrize("name", RUNTIME_MODULES)
+def test_a_room_of_the_runtime_imports_nothing_that_needs_torch(name: str) -> None:
+    """Neither torch itself nor a room that may import it; a verb may, inside its function."""
+    found = imports(name, nested=room(name) in RUNTIME)
+    assert not {other for other in found if other.split(".")[0] in TORCH}
+    assert {room(other) for other in of_the_package(found)} <= RUNTIME | (VERBS if room(name) in VERBS else set())
 
 
 def test_the_runtime_works_without_torch() -> None:
@@ -89,7 +115,7 @@ def test_the_runtime_works_without_torch() -> None:
     code = f"""
 import sys
 sys.modules["torch"] = None
-for name in {RUNTIME}:
+for name in {RUNTIME_MODULES}:
     __import__(name)
 import bbg
 assert bbg.load and bbg.Engine and bbg.Preprocess and bbg.zoo
@@ -104,7 +130,7 @@ except bbg.BbgError as error:
 
 
 def test_the_runtime_does_not_load_torch() -> None:
-    code = f"import sys\nfor name in {RUNTIME}: __import__(name)\nprint('torch' in sys.modules)"
+    code = f"import sys\nfor name in {RUNTIME_MODULES}: __import__(name)\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bbg.errors import BbgError
-from bbg.methods import ACTS, METHODS, Binarizer, Form, Hinge, Method, Pointwise, get
+from bbg.methods import ACTIVATIONS, METHODS, Binarizer, BinarizerForm, Hinge, Method, Pointwise, get
 from bbg.methods.base import clipped, identity, sign, triangle
 
 torch.set_num_threads(1)
@@ -171,7 +171,7 @@ def test_activation_gradients(name: str) -> None:
 def test_width_never_changes_the_forward_pass() -> None:
     # -1e-45 / 4 rounds to -0.0, whose sign would be +1.
     x = torch.tensor([[-1e-45, 1e-45, -0.5]])
-    assert Binarizer(1).signs(x, Form(width=torch.tensor(4.0))).tolist() == [[-1, 1, -1]]
+    assert Binarizer(1).signs(x, BinarizerForm(width=torch.tensor(4.0))).tolist() == [[-1, 1, -1]]
 
 
 # Nonlinearities
@@ -188,9 +188,9 @@ HINGES = {
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (7, 3)])
-@pytest.mark.parametrize("name", ACTS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_nonlinearities_are_their_formulas(name: str, shape: tuple[int, ...]) -> None:
-    act = ACTS[name](3)
+    act = ACTIVATIONS[name](3)
     with torch.no_grad():
         for i, parameter in enumerate(act.parameters()):
             parameter.copy_(drawn(3, seed=i + 5))

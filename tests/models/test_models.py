@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import bbg
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, Projection, Unit
-from bbg.methods import METHODS
-from bbg.models import NETWORKS, create
+from bbg.methods import ACTIVATIONS, METHODS
+from bbg.models import NETWORKS, create, list_models, options_of
 
 torch.set_num_threads(1)
 
@@ -47,6 +48,22 @@ def small(network: str, method: Any = "bbg", seed: int = 0) -> nn.Module:
 
 def test_every_network_is_tested() -> None:
     assert set(SMALL) == set(SIZES) == set(UNITS) == set(NETWORKS)
+
+
+def test_the_docstring_of_create_lists_all_networks_options_and_methods() -> None:
+    text = create.__doc__ or ""
+    listed = [line.strip() for line in text.splitlines() if line.strip().split(" ")[0] in NETWORKS]
+    defaults = {name: " ".join(f"{k}={v!r}" for k, v in options_of(name).items()) for name in NETWORKS}
+    assert listed == [f"{name:<16}{options}" for name, options in defaults.items()]
+    for key in {key for name in NETWORKS for key in options_of(name)} - {"in_channels"}:
+        assert f"- `{key}`: " in text
+    words = " ".join(text.split())
+    assert f": {', '.join(list(METHODS)[:-1])} or {list(METHODS)[-1]} (" in words
+    assert f"one of {', '.join(ACTIVATIONS)};" in words
+
+
+def test_list_models() -> None:
+    assert bbg.list_models() == list_models() == sorted(NETWORKS)
 
 
 @pytest.mark.parametrize("method", METHOD_LIST, ids=lambda m: m.name)

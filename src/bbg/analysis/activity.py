@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from bbg.analysis.weights import _signs
+from bbg.analysis.weights import signs_of
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear
 
@@ -69,7 +69,7 @@ def activity(model: nn.Module, images: Tensor, *, batch: int = 250, tiny: float 
     waiting: dict[int, tuple[Tensor, str]] = {}  # outputs that no BN has taken yet, by identity, kept alive
 
     def enter(name: str, layer: Any, x: Tensor) -> None:
-        bits = _signs(layer.activation_binarizer, x).transpose(0, 1).flatten(1)
+        bits = signs_of(layer.activation_binarizer, x).transpose(0, 1).flatten(1)
         record = records.setdefault(name, _Record())
         record.ones.append(bits.sum(1))
         record.places += bits.shape[1]
@@ -88,7 +88,7 @@ def activity(model: nn.Module, images: Tensor, *, batch: int = 250, tiny: float 
         if id(x) in waiting and norm.weight is not None:
             records[waiting.pop(id(x))[1]].scale = norm.weight
 
-    with _observed(model) as handles:
+    with observed(model) as handles:
         for name, m in model.named_modules():
             if isinstance(m, BinaryConv2d | BinaryLinear):
                 handles.append(m.register_forward_pre_hook(lambda m, x, name=name: enter(name, m, x[0])))
@@ -97,14 +97,14 @@ def activity(model: nn.Module, images: Tensor, *, batch: int = 250, tiny: float 
                 handles.append(m.register_forward_pre_hook(lambda m, x: normed(m, x[0])))
             elif isinstance(m, POOLS):
                 handles.append(m.register_forward_hook(lambda m, x, y: pooled(x[0], y)))
-        for part in _on_device(model, images).split(batch):
+        for part in on_device(model, images).split(batch):
             model(part)
             waiting.clear()
         return [record.activity(name, tiny) for name, record in records.items()]
 
 
 @contextmanager
-def _observed(model: nn.Module) -> Iterator[list[RemovableHandle]]:
+def observed(model: nn.Module) -> Iterator[list[RemovableHandle]]:
     """Evaluation mode without gradients; behind it, removes the hooks in the list and restores every training flag."""
     flags = [(m, m.training) for m in model.modules()]
     handles: list[RemovableHandle] = []
@@ -119,7 +119,8 @@ def _observed(model: nn.Module) -> Iterator[list[RemovableHandle]]:
             m.training = training
 
 
-def _on_device(model: nn.Module, images: Tensor) -> Tensor:
+def on_device(model: nn.Module, images: Tensor) -> Tensor:
+    """`images` on the device of `model`; BbgError for no images."""
     if images.ndim == 0 or len(images) == 0:
         raise BbgError(f"got images of shape {list(images.shape)}, at least one is needed; give a batch [N, ...]")
     return images.to(next((p.device for p in model.parameters()), images.device))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bbg.analysis.activity import _observed, _on_device
+from bbg.analysis.activity import observed, on_device
 from bbg.layers import BinaryConv2d, BinaryLinear
 
 
@@ -80,11 +80,11 @@ def costs(model: nn.Module, example: Tensor) -> Summary:
 
     products = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     rows, counted, inside = [], set[int](), set[nn.Module]()
-    with _observed(model) as handles:
+    with observed(model) as handles:
         for m in model.modules():
             if isinstance(m, products):
                 handles.append(m.register_forward_hook(lambda m, x, y: leave(m, x[0], y)))
-        model(_on_device(model, example))
+        model(on_device(model, example))
         for name, m in model.named_modules():
             if m in inside:
                 continue

@@ -42,7 +42,7 @@ def histograms(model: nn.Module, path: Path, *, title: str = "") -> Path:
     for name, layer in binary_layers(model).items():
         binarizer = layer.weight_binarizer
         threshold = binarizer.form(layer.weight).threshold
-        w = layer.weight if threshold is None else layer.weight - binarizer.along(threshold, layer.weight)
+        w = layer.weight if threshold is None else layer.weight - binarizer.broadcast(threshold, layer.weight)
         latent[name] = (w / w.abs().mean().clamp(min=1e-30)).cpu()
     _lines(right, latent, (-4.0, 4.0))
     right.set(xlabel="latent weight / mean magnitude")

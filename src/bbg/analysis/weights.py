@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
-
-# Weights and gates --------------------------------------------------------------------------------------------------
+from bbg.methods import Binarizer
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,11 @@ def signs(model: nn.Module) -> dict[str, Tensor]:
 
     That is `sign(w - threshold) > 0`, the threshold being that of the layer's weight binarizer.
     """
-    return {name: _signs(layer.weight_binarizer, layer.weight).cpu() for name, layer in binary_layers(model).items()}
+    return {name: signs_of(layer.weight_binarizer, layer.weight).cpu() for name, layer in binary_layers(model).items()}
 
 
-def _signs(binarizer: Any, x: Tensor) -> Tensor:
+def signs_of(binarizer: Binarizer, x: Tensor) -> Tensor:
+    """Where `binarizer` makes `x` a +1: bool, of its shape."""
     return binarizer.signs(x, binarizer.form(x)) > 0
 
 
@@ -78,7 +77,8 @@ def weight_entropy(model: nn.Module) -> list[Entropy]:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
+    nats: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
+    return nats / math.log(2)
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,3 @@ def gates(model: nn.Module) -> list[Gates]:
             facts = (g.mean(), g.std(correction=0), g.min(), g.max(), (g < 0).double().mean())
             rows.append(Gates(name, g, *map(float, facts)))
     return rows
-
-
-# Dead filters and stuck activations ---------------------------------------------------------------------------------
-
-
-# Memory and multiply-accumulates ------------------------------------------------------------------------------------
-
-
-# Pictures -----------------------------------------------------------------------------------------------------------

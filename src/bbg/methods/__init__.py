@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 
 from bbg.errors import BbgError
-from bbg.methods.base import ACTS, Binarizer, Form, Hinge, Method, Pointwise
+from bbg.methods.base import ACTIVATIONS, Binarizer, BinarizerForm, Hinge, Method, Pointwise
 
-PAPERS = (
+MODULES = (
     "bbg",
     "xnor",
     "bireal",
@@ -18,12 +18,12 @@ PAPERS = (
 )
 METHODS: dict[str, Method] = {
     value.name: value
-    for paper in PAPERS
-    for value in vars(import_module(f"{__name__}.{paper}")).values()
+    for module in MODULES
+    for value in vars(import_module(f"{__name__}.{module}")).values()
     if isinstance(value, Method)
 }
 
-__all__ = ["ACTS", "METHODS", "Binarizer", "Form", "Hinge", "Method", "Pointwise", "get"]
+__all__ = ["ACTIVATIONS", "METHODS", "Binarizer", "BinarizerForm", "Hinge", "Method", "Pointwise", "get"]
 
 
 def get(method: str | Method) -> Method:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bbg.methods.base import ACTS, Binarizer, Form, Hinge, Method, Pointwise, triangle
+from bbg.methods.base import ACTIVATIONS, Binarizer, BinarizerForm, Hinge, Method, Pointwise, triangle
 from bbg.methods.irnet import Sharpening, standardised
 
 LEAST = 1e-3  # distance of an activation's two values from their mean
@@ -22,9 +22,9 @@ class TwoValueWeight(Sharpening):
     def __init__(self, out_channels: int) -> None:
         super().__init__(axis=0)
 
-    def form(self, x: Tensor) -> Form:
+    def form(self, x: Tensor) -> BinarizerForm:
         mean, deviation = standardised(x)
-        return self.sharpened(Form(threshold=mean, scale=deviation, shift=mean), deviation)
+        return self.sharpened(BinarizerForm(threshold=mean, scale=deviation, shift=mean), deviation)
 
 
 class TwoValueActivation(Binarizer):
@@ -37,9 +37,9 @@ class TwoValueActivation(Binarizer):
         self.centre = nn.Parameter(torch.zeros(1))
         self.distance = nn.Parameter(torch.ones(1))
 
-    def form(self, x: Tensor) -> Form:
+    def form(self, x: Tensor) -> BinarizerForm:
         distance = self.distance.abs().clamp(min=LEAST)
-        return Form(threshold=self.centre, scale=distance, shift=self.centre, width=distance)
+        return BinarizerForm(threshold=self.centre, scale=distance, shift=self.centre, width=distance)
 
 
 class Maxout(Pointwise):
@@ -54,5 +54,5 @@ class Maxout(Pointwise):
         return Hinge(above=self.above, below=self.below)
 
 
-ACTS["maxout"] = Maxout
+ACTIVATIONS["maxout"] = Maxout
 ADABIN = Method("adabin", TwoValueWeight, TwoValueActivation, shortcut="fixed", act="maxout")

@@ -29,6 +29,11 @@ def sign(x: Tensor) -> Tensor:
     return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
+def broadcast(vector: Tensor, x: Tensor, axis: int = 1) -> Tensor:
+    """`vector` reshaped so that it broadcasts along `axis` of `x`; a scalar is returned as it is."""
+    return vector.reshape([-1 if i == axis else 1 for i in range(x.ndim)]) if vector.ndim else vector
+
+
 def identity(x: Tensor) -> Tensor:
     """The straight-through gradient: 1 everywhere."""
     return torch.ones_like(x)
@@ -64,7 +69,7 @@ class _Sign(torch.autograd.Function):
         return (grad if gain is None else grad * gain), None, None, None
 
 
-class Form(NamedTuple):
+class BinarizerForm(NamedTuple):
     """`q(x) = shift + scale * sign(x - threshold)`; None stands for the neutral 0, 1 and 0.
 
     Of a weight `[O, ...]`: each `[O]`, one per filter. Of an activation `[N, C, ...]`: threshold and shift `[C]`, scale
@@ -93,31 +98,33 @@ class Binarizer(nn.Module):
         super().__init__()
         self.axis = axis
 
-    def form(self, x: Tensor) -> Form:
+    def form(self, x: Tensor) -> BinarizerForm:
         """The vectors for the tensor `x`, at the present parameters."""
-        return Form()
+        return BinarizerForm()
 
     def anneal(self, progress: float) -> None:
         """Called before each epoch of a training with the share of its epochs that are over, 0 to below 1."""
 
-    def along(self, vector: Tensor, x: Tensor) -> Tensor:
+    def broadcast(self, vector: Tensor, x: Tensor) -> Tensor:
         """`vector` reshaped so that it broadcasts along `axis` of `x`."""
-        return vector.reshape([-1 if i == self.axis else 1 for i in range(x.ndim)]) if vector.ndim else vector
+        return broadcast(vector, x, self.axis)
 
-    def signs(self, x: Tensor, form: Form) -> Tensor:
+    def signs(self, x: Tensor, form: BinarizerForm) -> Tensor:
         """`sign(x - threshold)` with the pseudo-gradient, in the dtype of `x`."""
-        u = x if form.threshold is None else x - self.along(form.threshold, x)
-        gain = None if form.gain is None else self.along(form.gain, x)
+        u = x if form.threshold is None else x - self.broadcast(form.threshold, x)
+        gain = None if form.gain is None else self.broadcast(form.gain, x)
         if form.width is None:
-            return _Sign.apply(u, None, gain, self.gradient)
-        return _Sign.apply(u / self.along(form.width, x), u, gain, self.gradient)
+            signs: Tensor = _Sign.apply(u, None, gain, self.gradient)
+        else:
+            signs = _Sign.apply(u / self.broadcast(form.width, x), u, gain, self.gradient)
+        return signs
 
     def forward(self, x: Tensor) -> Tensor:
         """`q(x)`, same shape and dtype as `x`."""
         form = self.form(x)
         q = self.signs(x, form)
-        q = q if form.scale is None else q * self.along(form.scale, x)
-        return q if form.shift is None else q + self.along(form.shift, x)
+        q = q if form.scale is None else q * self.broadcast(form.scale, x)
+        return q if form.shift is None else q + self.broadcast(form.shift, x)
 
 
 class Hinge(NamedTuple):
@@ -144,19 +151,15 @@ class Pointwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`h(x)`, same shape as `x`."""
         above, below, threshold, bias, low, high = self.hinge()
-
-        def along(vector: Tensor) -> Tensor:
-            return vector.reshape(-1, *[1] * (x.ndim - 2))
-
         if threshold is not None:
-            x = x - along(threshold)
+            x = x - broadcast(threshold, x)
         if above is not None:
             one = torch.ones_like(above)
-            x = torch.where(x >= 0, x * along(above), x * along(one if below is None else below))
+            x = torch.where(x >= 0, x * broadcast(above, x), x * broadcast(one if below is None else below, x))
         elif below is not None:
             x = F.prelu(x, below.to(x.dtype))
         if bias is not None:
-            x = x + along(bias)
+            x = x + broadcast(bias, x)
         return x if low is None and high is None else x.clamp(low, high)
 
 
@@ -207,7 +210,7 @@ class RPReLU(PReLU):
         return Hinge(below=self.slope, threshold=self.before, bias=self.after)
 
 
-ACTS: dict[str, Callable[[int], Pointwise]] = {
+ACTIVATIONS: dict[str, Callable[[int], Pointwise]] = {
     "identity": Identity,
     "relu": ReLU,
     "hardtanh": Hardtanh,
@@ -236,5 +239,5 @@ class Method:
             raise BbgError(f"method {self.name!r}: shortcut is {self.shortcut!r}, allowed are gated, fixed, none")
         if (self.weight is None) != (self.activation is None):
             raise BbgError(f"method {self.name!r} binarizes only one of weight and activation; give both or neither")
-        if self.act not in ACTS:
-            raise BbgError(f"method {self.name!r}: act is {self.act!r}, allowed are {', '.join(ACTS)}")
+        if self.act not in ACTIVATIONS:
+            raise BbgError(f"method {self.name!r}: act is {self.act!r}, allowed are {', '.join(ACTIVATIONS)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bbg.methods.base import Binarizer, Form, Method, identity
+from bbg.methods.base import Binarizer, BinarizerForm, Method, identity
 
 
 class CentredWeight(Binarizer):
@@ -20,17 +20,17 @@ class CentredWeight(Binarizer):
     def __init__(self, out_channels: int) -> None:
         super().__init__(axis=0)
 
-    def form(self, x: Tensor) -> Form:
+    def form(self, x: Tensor) -> BinarizerForm:
         filters = x.flatten(1)
         mean = filters.mean(1)
-        return Form(threshold=mean, scale=(filters - mean[:, None]).abs().mean(1))
+        return BinarizerForm(threshold=mean, scale=(filters - mean[:, None]).abs().mean(1))
 
 
 class ScaledWeight(CentredWeight):
     """`alpha * sign(w)` per filter, `alpha = mean|w|` (XNOR-Net, arXiv 1603.05279): what centring is compared with."""
 
-    def form(self, x: Tensor) -> Form:
-        return Form(scale=x.flatten(1).abs().mean(1))
+    def form(self, x: Tensor) -> BinarizerForm:
+        return BinarizerForm(scale=x.flatten(1).abs().mean(1))
 
 
 class SignActivation(Binarizer):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bbg.methods.base import Form, Method, clipped, triangle
+from bbg.methods.base import BinarizerForm, Method, clipped, triangle
 from bbg.methods.bbg import ScaledWeight, SignActivation
 
 
@@ -20,9 +20,11 @@ class ScaledForwardWeight(ScaledWeight):
 
     gradient = staticmethod(clipped)
 
-    def form(self, x: Tensor) -> Form:
+    def form(self, x: Tensor) -> BinarizerForm:
         alpha = x.detach().flatten(1).abs().mean(1)
-        return Form(scale=alpha, gain=1 / alpha.clamp(min=torch.finfo(alpha.dtype).eps))  # undoes the factor backward
+        return BinarizerForm(
+            scale=alpha, gain=1 / alpha.clamp(min=torch.finfo(alpha.dtype).eps)
+        )  # undoes the factor backward
 
 
 class QuadraticActivation(SignActivation):

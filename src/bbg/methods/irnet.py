@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bbg.methods.base import Binarizer, Form, Method
+from bbg.methods.base import Binarizer, BinarizerForm, Method
 
 SHALLOW, STEEP = 0.1, 10.0  # t at the beginning and at the end of the training
 
@@ -32,7 +32,7 @@ class Sharpening(Binarizer):
     def anneal(self, progress: float) -> None:
         self.t.fill_(SHALLOW * (STEEP / SHALLOW) ** progress)
 
-    def sharpened(self, form: Form, deviation: Tensor | float = 1.0) -> Form:
+    def sharpened(self, form: BinarizerForm, deviation: Tensor | float = 1.0) -> BinarizerForm:
         """`form` with the width and gain that make `(x - threshold) / deviation` count as `k tanh(t ...)`."""
         return form._replace(width=deviation / self.t, gain=(1 / self.t).clamp(min=1))
 
@@ -51,11 +51,11 @@ class StandardisedWeight(Sharpening):
     def __init__(self, out_channels: int) -> None:
         super().__init__(axis=0)
 
-    def form(self, x: Tensor) -> Form:
+    def form(self, x: Tensor) -> BinarizerForm:
         mean, deviation = standardised(x)
         size = ((x.flatten(1) - mean[:, None]).abs().mean(1) / deviation).detach()
         scale = torch.where(size > 0, size.clamp(min=torch.finfo(size.dtype).tiny).log2().round().exp2(), size)
-        return self.sharpened(Form(threshold=mean, scale=scale), deviation)
+        return self.sharpened(BinarizerForm(threshold=mean, scale=scale), deviation)
 
 
 class SharpeningActivation(Sharpening):
@@ -64,8 +64,8 @@ class SharpeningActivation(Sharpening):
     def __init__(self, in_channels: int) -> None:
         super().__init__(axis=1)
 
-    def form(self, x: Tensor) -> Form:
-        return self.sharpened(Form())
+    def form(self, x: Tensor) -> BinarizerForm:
+        return self.sharpened(BinarizerForm())
 
 
 IRNET = Method("irnet", StandardisedWeight, SharpeningActivation, shortcut="fixed", act="hardtanh")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bbg.methods.base import Binarizer, Form, Method, triangle
+from bbg.methods.base import Binarizer, BinarizerForm, Method, triangle
 from bbg.methods.bbg import ScaledWeight
 
 
@@ -22,8 +22,8 @@ class RSign(Binarizer):
         super().__init__(axis=1)
         self.threshold = nn.Parameter(torch.zeros(in_channels))
 
-    def form(self, x: Tensor) -> Form:
-        return Form(threshold=self.threshold)
+    def form(self, x: Tensor) -> BinarizerForm:
+        return BinarizerForm(threshold=self.threshold)
 
 
 REACTNET = Method("reactnet", ScaledWeight, RSign, shortcut="fixed", act="rprelu")

@@ -1,44 +1,69 @@
-"""The networks, by name."""
+"""The networks, by name: one file per family and one line here."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from bbg.errors import BbgError
 from bbg.methods import Method, get
-from bbg.models.resnet import ResNet, ResNetCifar
-from bbg.models.vgg import VGGSmall
 
-__all__ = ["NETWORKS", "create"]
+__all__ = ["NETWORKS", "create", "list_models", "options_of"]
 
+MODULES = (
+    "resnet",
+    "vgg",
+)
+# Each of these modules has a NETWORKS of its own: what to call for a network, with its class count and method.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "resnet20": ResNetCifar,
-    "resnet8": partial(ResNetCifar, blocks=1),
-    "resnet18": ResNet,
-    "resnet18_cifar": partial(ResNet, stem="cifar"),
-    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
-    "vgg_small": VGGSmall,
+    name: build for module in MODULES for name, build in import_module(f"{__name__}.{module}").NETWORKS.items()
 }
 
 
 def create(name: str, method: str | Method = "bbg", *, num_classes: int, **options: Any) -> nn.Module:
-    """The network called `name`, its inner convolutions made binary by `method`.
+    """The network called `name`, its inner convolutions made binary by `method`, ready to train.
 
-    `options` are the network's own keywords (`act`, `width`, `in_channels`, ...). Weights are drawn from torch's global
-    generator. Raises BbgError for an unknown name, method or option.
+    It takes images, float32 `[N, in_channels, H, W]`, and returns logits `[N, num_classes]`. `method` is a name of
+    `bbg.methods.METHODS`: bbg, bbg-balanced, bbg-gate, bbg-plain, xnor, bireal, irnet, reactnet, adabin or float (the
+    real-valued twin). Weights are drawn from torch's global generator. The networks, and `options` with their defaults:
+
+        resnet20        blocks=3 width=16 in_channels=3 act=None
+        resnet8         blocks=1 width=16 in_channels=3 act=None
+        resnet18        blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
+        resnet18_cifar  blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='cifar'
+        resnet34        blocks=(3, 4, 6, 3) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
+        vgg_small       width=128 in_channels=3 size=32 act=None
+
+    - `width`: channels of the first stage.
+    - `blocks`: pairs of convolutions per stage.
+    - `act`: nonlinearity of the units, one of identity, relu, hardtanh, prelu, rprelu, maxout; None takes the method's.
+    - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
+    - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
+    - `size`: side of the images, a multiple of 8.
+
+    Raises BbgError for an unknown name, method or option.
     """
-    if name not in NETWORKS:
-        raise BbgError(f"unknown network {name!r}; allowed are {', '.join(NETWORKS)}")
-    build = NETWORKS[name]
-    allowed = [k for k in inspect.signature(build).parameters if k not in ("num_classes", "method")]
+    allowed = options_of(name)
     unknown = [k for k in options if k not in allowed]
     if unknown:
         raise BbgError(f"network {name!r} has no option {unknown[0]!r}; allowed are {', '.join(allowed)}")
     if num_classes < 1:
         raise BbgError(f"num_classes is {num_classes}, allowed are 1 and more")
-    return build(num_classes, get(method), **options)
+    return NETWORKS[name](num_classes, get(method), **options)
+
+
+def list_models() -> list[str]:
+    """The names that `create` takes, sorted."""
+    return sorted(NETWORKS)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options of the network `name` and their defaults; BbgError for an unknown name."""
+    if name not in NETWORKS:
+        raise BbgError(f"unknown network {name!r}; allowed are {', '.join(NETWORKS)}")
+    parameters = inspect.signature(NETWORKS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in ("num_classes", "method")}

@@ -13,6 +13,10 @@ Methods without a shortcut of their own keep the one that He et al. have around 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
@@ -30,8 +34,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum."""
-        y = self.units(x)
-        return y + self.shortcut(x, (y.shape[2], y.shape[3]))
+        y: Tensor = self.units(x)
+        return y + cast(Tensor, self.shortcut(x, (y.shape[2], y.shape[3])))
 
 
 def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None, project: bool) -> nn.Sequential:
@@ -43,7 +47,7 @@ def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None,
             out = width * 2**stage
             halves = i == 0 and stage > 0
             pair = [
-                Unit(
+                Unit.build(
                     channels,
                     out,
                     3,
@@ -53,7 +57,7 @@ def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None,
                     act=act,
                     project=halves and project,
                 ),
-                Unit(out, out, 3, padding=1, method=method, act=act),
+                Unit.build(out, out, 3, padding=1, method=method, act=act),
             ]
             modules += [Residual(channels, out, pair, halves and project)] if method.shortcut == "none" else pair
             channels = out
@@ -88,7 +92,8 @@ class ResNetCifar(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.head(self.norm(self.pool(self.units(self.stem(x))).flatten(1)))
+        logits: Tensor = self.head(self.norm(self.pool(self.units(self.stem(x))).flatten(1)))
+        return logits
 
 
 class ResNet(nn.Module):
@@ -131,4 +136,14 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.head(self.pool(self.units(self.stem(x))).flatten(1))
+        logits: Tensor = self.head(self.pool(self.units(self.stem(x))).flatten(1))
+        return logits
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "resnet20": ResNetCifar,
+    "resnet8": partial(ResNetCifar, blocks=1),
+    "resnet18": ResNet,
+    "resnet18_cifar": partial(ResNet, stem="cifar"),
+    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+}

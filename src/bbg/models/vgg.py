@@ -38,11 +38,15 @@ class VGGSmall(nn.Module):
         channels = width
         for i, factor in enumerate((1, 2, 2, 4, 4)):
             pool = nn.MaxPool2d(2) if i % 2 == 0 else None
-            units.append(Unit(channels, width * factor, 3, padding=1, method=chosen, act=act, pool=pool))
+            units.append(Unit.build(channels, width * factor, 3, padding=1, method=chosen, act=act, pool=pool))
             channels = width * factor
         self.units = nn.Sequential(*units)
         self.head = nn.Linear(channels * (size // 8) ** 2, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.head(self.units(self.stem(x)).flatten(1))
+        logits: Tensor = self.head(self.units(self.stem(x)).flatten(1))
+        return logits
+
+
+NETWORKS = {"vgg_small": VGGSmall}

@@ -18,7 +18,7 @@ from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import Wire, channels_last, in_order
 from bbg.graph import pack_bits
 from bbg.layers import BinaryConv2d, BinaryLinear
-from bbg.methods import Form
+from bbg.methods import BinarizerForm
 
 # ---- convolutions and linear layers --------------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ def _binary(
     )
 
     def from_signs(a: Tensor) -> Tensor:
-        t = torch.zeros(()) if form.threshold is None else binarizer.along(form.threshold.detach(), a)
+        t = torch.zeros(()) if form.threshold is None else binarizer.broadcast(form.threshold.detach(), a)
         return layer(t + a * (1 + t.abs()))  # any number on the side of the threshold that `a` says
 
     weight = layer.weight.detach()
@@ -102,7 +102,7 @@ def _binary(
     return to.emit("binary_conv", (signs,), from_signs, rows=rows, tensors=tensors, **attributes)
 
 
-def _activation_form(to: Lowering, layer: BinaryConv2d | BinaryLinear, x: Wire) -> Form:
+def _activation_form(to: Lowering, layer: BinaryConv2d | BinaryLinear, x: Wire) -> BinarizerForm:
     """The vectors of the activation's form, which must be parameters: the same for every input."""
     form, other = (layer.activation_binarizer.form(v) for v in (x.tensor, -1 - x.tensor))
     for name in ("threshold", "scale", "shift"):

@@ -1,0 +1,131 @@
+"""Tables: rows of named values as text for a terminal, Markdown, CSV, JSON or HTML.
+
+    rows = [{"layer": "stem", "output": (16, 32, 32), "bytes": 1728}, {"layer": "head", "output": (10,), "bytes": 2600}]
+    print(terminal(rows))
+
+    layer  output    bytes
+    stem   16x32x32  1,728
+    head   10        2,600
+
+A row is a mapping from column to value; the first row names the columns. What a reader sees is rounded and aligned
+(`terminal`, `markdown`, `html`), what a program reads is not (`csv`, `json`). Values never act as markup: file names,
+layer names and labels come from users, so each format escapes what would have a meaning in it.
+"""
+
+from __future__ import annotations
+
+import csv as _csv
+import html as _html
+import io
+import json as _json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+Row = Mapping[str, object]
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#!&$])")
+
+
+def terminal(rows: Sequence[Row], *, bold: bool = False) -> str:
+    """Aligned columns, one line per row, no line at the end. `bold`: the headings, by an escape sequence."""
+    columns, right = _columns(rows)
+    lines = [[heading(c) for c in columns], *([_visible(cell(row[c])) for c in columns] for row in rows)]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(columns))]
+    padded = [
+        "  ".join(_pad(text, width, name in right) for text, width, name in zip(line, widths, columns, strict=True))
+        for line in lines
+    ]
+    text = [line.rstrip() for line in padded]
+    if bold and text:
+        text[0] = f"\x1b[1m{text[0]}\x1b[0m"
+    return "\n".join(text)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of GitHub's Markdown, numbers to the right; one line at the end of each row."""
+    columns, right = _columns(rows)
+    lines = [
+        [_MARKDOWN.sub(r"\\\1", heading(c)) for c in columns],
+        ["---:" if c in right else "---" for c in columns],
+        *([_MARKDOWN.sub(r"\\\1", _visible(cell(row[c]))) for c in columns] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) if columns else ""
+
+
+def html(rows: Sequence[Row]) -> str:
+    """A `<table>` with a head and a body; cells of numbers have the class "number"."""
+    columns, right = _columns(rows)
+
+    def line(tag: str, texts: list[str]) -> str:
+        marks = [' class="number"' if c in right else "" for c in columns]
+        cells = (f"<{tag}{mark}>{_html.escape(t)}</{tag}>" for mark, t in zip(marks, texts, strict=True))
+        return f"<tr>{''.join(cells)}</tr>\n"
+
+    head = line("th", [heading(c) for c in columns])
+    body = "".join(line("td", [_visible(cell(row[c])) for c in columns]) for row in rows)
+    return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def csv(rows: Sequence[Row]) -> str:
+    """Comma-separated values (RFC 4180, but lines end in a line feed), the columns' names first; numbers in full."""
+    columns, _ = _columns(rows)
+    file = io.StringIO()
+    if columns:
+        writer = _csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_plain(row[c]) for c in columns] for row in rows)
+    return file.getvalue()
+
+
+def json(rows: Sequence[Row]) -> str:
+    """A JSON array with one object per row, a line feed at the end."""
+    return _json.dumps([dict(row) for row in rows], indent=2) + "\n"
+
+
+def heading(key: str) -> str:
+    """The heading of a column: its name, spaces instead of underscores."""
+    return key.replace("_", " ")
+
+
+def cell(value: object) -> str:
+    """A value for a reader: integers with separators, other numbers to four digits, shapes as 16x32x32, None as ""."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return _plain(value)
+
+
+def _plain(value: object) -> str:
+    """A value for a program: a number in full, a shape as 16x32x32."""
+    if value is None:
+        return ""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "x".join(str(v) for v in value)
+    return str(value)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[str], set[str]]:
+    """The columns, and those that hold numbers alone."""
+    columns = list(rows[0]) if rows else []
+    return columns, {c for c in columns if all(type(row[c]) in (int, float, type(None)) for row in rows)}
+
+
+def _visible(text: str) -> str:
+    """`text` on one line, control characters as escapes: a name must not steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _width(text: str) -> int:
+    """How many cells of a terminal `text` takes: East Asian wide characters two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    blank = " " * (width - _width(text))
+    return blank + text if right else text + blank
