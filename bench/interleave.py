@@ -1,7 +1,8 @@
-"""Runtimes that take turns, each in a process of its own: what slows the machine down slows all of them alike.
+"""Processes that take turns: what slows the machine down slows all of them alike.
 
-A process of this kind builds its call, then `serve(call, facts)`; whoever measures starts it as a `Runner` and gives it
-its turns with `race`. Only the standard library is used, so that any environment's Python can serve.
+A process of this kind builds its call, then calls `serve(call, facts)`. Whoever measures starts it as a `Runner` and
+gives it its turns with `run_interleaved`. Only the standard library is used, so that the Python of any environment can
+serve.
 """
 
 from __future__ import annotations
@@ -13,43 +14,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
-MARK = "turns: "  # before each line of the exchange; a library may print what it likes
-REST = 0.01  # seconds between turns: threads of the runtime that was last stop spinning
+from bench.measure import durations
 
-
-def durations(call: Callable[[], object], seconds: float, least: int = 3) -> list[float]:
-    """Durations of `call`, repeated for about `seconds`, at least `least` times, after two warming calls.
-
-    A call that returns a float has timed itself, in seconds.
-    """
-    call()
-    call()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < least or time.perf_counter() < end:
-        began = time.perf_counter()
-        own = call()
-        times.append(own if isinstance(own, float) else time.perf_counter() - began)
-    return times
+ROOT = Path(__file__).parents[1]
+MARK = "interleave: "  # before each line of the exchange; a library may print what it likes
+REST = 0.01  # seconds between turns: threads of the process that was last stop spinning
 
 
 def serve(call: Callable[[], object], facts: Mapping[str, Any]) -> None:
-    """Answer each request for a turn with its durations, until nobody asks any more."""
+    """Answer each request for a turn with its durations, until the other side closes the exchange."""
     print(MARK + json.dumps(facts), flush=True)
     for line in sys.stdin:
         print(MARK + json.dumps(durations(call, float(line))), flush=True)
 
 
 class Runner:
-    """A serving process; `facts` is what it says about itself. Raises RuntimeError where it ends instead."""
+    """A serving process, started in the root of the checkout; `facts` is what it says about itself.
+
+    Raises RuntimeError with the last line of its errors where it ends instead.
+    """
 
     def __init__(self, command: Sequence[str], **environment: str) -> None:
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (close() closes it)
         self._process = subprocess.Popen(
             command,
+            cwd=ROOT,
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -82,19 +75,24 @@ class Runner:
         raise RuntimeError(lines[-1].removeprefix("RuntimeError: "))
 
 
-def race(runners: Mapping[str, Runner], rounds: int, seconds: float = 0.05) -> dict[str, list[float]]:
-    """Durations by name: `rounds` times, each runs for `seconds` in turn."""
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(rounds):
-        for name, runner in runners.items():
+def run_interleaved(runners: Mapping[str, Runner], rounds: int, seconds: float = 0.05) -> dict[str, list[list[float]]]:
+    """Durations by name and round: in each of the `rounds`, every runner works for `seconds`.
+
+    Each round begins with another runner than the one before, so that no runner always follows the same one.
+    """
+    times: dict[str, list[list[float]]] = {name: [] for name in runners}
+    names = list(runners)
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             try:
-                times[name] += runner.turn(seconds)
+                times[name].append(runners[name].turn(seconds))
             except (RuntimeError, BrokenPipeError) as error:
                 raise RuntimeError(f"{name}: {error}") from None
             time.sleep(REST)
     return times
 
 
-def spread(times: Sequence[float]) -> dict[str, float]:
-    """Least and median in microseconds, and how many there were."""
-    return {"min_us": 1e6 * min(times), "median_us": 1e6 * median(times), "calls": len(times)}
+def pooled(times: Mapping[str, list[list[float]]]) -> dict[str, list[float]]:
+    """The durations of all rounds together, by name."""
+    return {name: list(chain.from_iterable(rounds)) for name, rounds in times.items()}

@@ -1,6 +1,6 @@
-"""One runtime with one network, serving turns (turns.py); peers.py starts it in a process of its own.
+"""One runtime with one network, serving turns (interleave.py); runtimes.py starts it in a process of its own.
 
-    python bench/runtimes.py RUNTIME PRECISION NETWORK THREADS FOLDER [LEAST]
+    python -m bench.runtime_process RUNTIME PRECISION NETWORK THREADS FOLDER [LEAST]
 
 Each gets its best settings: tensors bound beforehand, everything optimised, the threads it is told. Its output is
 compared with torch's before it is timed (by a correlation of LEAST at least, else what the precision allows), and the
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from turns import durations, serve
+
+from bench.interleave import serve
+from bench.measure import durations
 
 Call = Callable[[], object]
 Ready = tuple[Call, np.ndarray | None, dict[str, Any]]  # the call, its output for the input, facts
@@ -43,9 +45,8 @@ PRECISIONS = {
 
 def in_bbg(network: str, threads: int, folder: Path, precision: str) -> Ready:
     """The packed network on the bytes of an image: normalising them is part of its time."""
-    from networks import bytes_of
-
     import bbg
+    from bench.networks import bytes_of
 
     path, image = folder / f"{network}.bbg", bytes_of(network)
     engine = bbg.load(path, threads=threads)
@@ -110,7 +111,8 @@ def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> 
 def in_torch(network: str, threads: int, folder: Path, precision: str) -> Ready:
     """Torch in whichever way is fastest here: eager, eager with channels last, or compiled with frozen weights."""
     import torch
-    from networks import build
+
+    from bench.networks import build
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)

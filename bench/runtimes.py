@@ -1,26 +1,30 @@
 """Packed networks beside their real-valued twins in other runtimes, one image at a time, on one thread and on two.
 
-    python bench/peers.py [--networks resnet20 resnet18] [--threads 1 2] [--rounds 30] [--out bench/results/peers.json]
+    python -m bench.runtimes [--networks resnet20 resnet18] [--threads 1 2] [--rounds 30] [--out FILE.json]
 
 bbg gets the bytes of the image, so that normalising (and quantising) them is in its time; the others get the normalised
-float32 tensor, bound beforehand. Every runtime has a process of its own and they take turns (turns.py); networks.py
-says what the twins are, runtimes.py how each is set. A second group is held to AVX2, bbg and OpenVINO alike.
+float32 tensor, bound beforehand. Every runtime has a process of its own and they take turns (interleave.py);
+networks.py says what the twins are, runtime_process.py how each is set. A second group is held to AVX2, bbg and
+OpenVINO alike.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import finish, machine, options
-from networks import AVAILABLE, NETWORKS, pack, twin
-from turns import Runner, race, spread
-
 from bbg.engine import kernel_sets
+from bench.interleave import Runner, pooled, run_interleaved
+from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, number, plain, pyplot, save, table
+from bench.measure import spread
+from bench.networks import AVAILABLE, NETWORKS, pack, twin
+from bench.record import Result, machine, parser_of, run
 
-HERE = Path(__file__).parent
+TITLE = "Networks in other runtimes"
+PLOT = "bench.svg"
 
 
 class Entrant(NamedTuple):
@@ -56,7 +60,7 @@ HELD = (
 )
 
 
-def measure(
+def compare(
     network: str, threads: int, entrants: tuple[Entrant, ...], rounds: int, folder: Path, least: float | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A row per entrant, the first being what the ratios refer to, and those that could not run.
@@ -66,16 +70,8 @@ def measure(
     runners: dict[Entrant, Runner] = {}
     absent = []
     for entrant in entrants:
-        command = [
-            sys.executable,
-            str(HERE / "runtimes.py"),
-            entrant.runtime,
-            entrant.precision,
-            network,
-            str(threads),
-            str(folder),
-            *([] if least is None else [str(least)]),
-        ]
+        command = [sys.executable, "-m", "bench.runtime_process", entrant.runtime, entrant.precision]
+        command += [network, str(threads), str(folder.resolve()), *([] if least is None else [str(least)])]
         try:
             runners[entrant] = Runner(command, **entrant.environment)
         except RuntimeError as error:
@@ -83,7 +79,7 @@ def measure(
                 raise
             absent.append({"network": network, "threads": threads, **entrant._asdict(), "reason": str(error)})
     try:
-        times = race({str(e): r for e, r in runners.items()}, rounds)
+        times = pooled(run_interleaved({str(e): r for e, r in runners.items()}, rounds))
     finally:
         for runner in runners.values():
             runner.close()
@@ -105,35 +101,79 @@ def measure(
     return rows, absent
 
 
-def main() -> None:
-    """The command line."""
-    parser = options(__doc__, "peers")
-    parser.add_argument("--networks", nargs="+", choices=AVAILABLE, default=AVAILABLE)
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    arguments = parser.parse_args()
-    result: dict[str, Any] = {
-        **machine(("torch", "onnxruntime", "openvino", "numpy")),
-        "batch": 1,
-        "rounds": arguments.rounds,
-        "absent": [],
-        "networks": [],
-    }
+def rows(arguments: argparse.Namespace) -> Result:
+    """A row per network, number of threads and entrant."""
+    result: Result = {"batch": 1, "absent": [], "networks": []}
     groups = [FREE] + [HELD] * any(s.name == "avx2" and s.supported for s in kernel_sets())
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for network in arguments.networks:
             pack(network, folder / f"{network}.bbg")
             twin(network, folder)
-            for threads in [t for t in arguments.threads if t <= result["cores"]]:
+            for threads in [t for t in arguments.threads if t <= machine()["cores"]]:
                 for entrants in groups:
-                    rows, absent = measure(network, threads, entrants, arguments.rounds, folder)
+                    rows, absent = compare(network, threads, entrants, arguments.rounds, folder)
                     result["networks"] += rows
                     result["absent"] += absent
     missing = [name for name in NETWORKS if name not in AVAILABLE]
     if missing:
         print(f"not in this version of bbg: {', '.join(missing)}")
-    finish(result, arguments.out)
+    return result
+
+
+def drawn(result: Result) -> list[Result]:
+    """What the plot shows: one thread, nobody held to anything."""
+    return [r for r in result["networks"] if r["threads"] == 1 and r["held_to"] is None]
+
+
+def render(result: Result) -> str:
+    """A row per entrant."""
+    text = (
+        "One image at a time, random weights; the others run the real-valued twin. What is held to AVX2 is "
+        "compared with bbg on AVX2. Convolutions of int8 rows were seen to run in int8."
+    )
+    plot = f"![Time of a network in each runtime]({PLOT})\n\n" if drawn(result) else ""
+    rows = table(
+        result["networks"],
+        plain("network"),
+        plain("threads"),
+        plain("runtime"),
+        plain("precision"),
+        ("held to", lambda r: r["held_to"] or ""),
+        MIN,
+        MEDIAN,
+        *RATIOS,
+    )
+    return f"{text}\n\n{plot}{rows}{not_measured(result['absent'])}"
+
+
+def draw(result: Result, folder: Path) -> None:
+    """Bars of the least times, one panel per network, as multiples of bbg's."""
+    rows = drawn(result)
+    if not rows:
+        return
+    plt = pyplot()
+    networks = list(dict.fromkeys(r["network"] for r in rows))
+    figure, axes = plt.subplots(1, len(networks), figsize=(3.4 * len(networks) + 1, 2.8), squeeze=False, sharey=True)
+    for axis, network in zip(axes[0], networks, strict=True):
+        own = [r for r in rows if r["network"] == network]
+        bars = axis.barh(
+            [f"{r['runtime']}, {r['precision']}" for r in own],
+            [r["ratio_of_min"] for r in own],
+            color=["#c0392b" if r["runtime"] == "bbg" else "#9aa5b1" for r in own],
+        )
+        axis.bar_label(bars, [f"{number(r['min_us'])} us" for r in own], padding=3, fontsize=8)
+        axis.set_title(network, fontsize=10)
+        axis.set_xlabel("times bbg")
+        axis.margins(x=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    save(figure, folder / PLOT)
 
 
 if __name__ == "__main__":
-    main()
+    parser = parser_of("runtimes", __doc__, rounds=30)
+    parser.add_argument("--networks", nargs="+", choices=AVAILABLE, default=AVAILABLE)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    run(parser, rows, ("torch", "onnxruntime", "openvino", "numpy"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from support.paths import ROOT
 
-from cases.foreign_networks import photographs
+from cases.images import photographs
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
