@@ -17,8 +17,8 @@ def photographs(side: int, count: int = 8, seed: int = 0) -> np.ndarray:
 
         image = inverse FFT( FFT(noise) / f^1.2 ),   f = sqrt(fx^2 + fy^2)
 
-    Neighbouring pixels are then alike, at every scale. The brightness of each image is its own, and its contrast is
-    such that few pixels are clipped.
+    Neighbouring pixels are then alike, at every scale. The first half of the images is of one scene, the second of
+    another: a scene has its own mean colour. The contrast is such that few pixels are clipped.
     """
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((count, 3, side, side))
@@ -27,5 +27,5 @@ def photographs(side: int, count: int = 8, seed: int = 0) -> np.ndarray:
     waves = np.fft.irfft2(np.fft.rfft2(noise) / frequency**1.2, s=(side, side))
     waves /= waves.std(axis=(2, 3), keepdims=True)
     pixels = np.einsum("pc,ncyx->nyxp", COLOURS, waves)
-    brightness = rng.uniform(90, 150, (count, 1, 1, 3))
-    return np.clip(np.rint(brightness + 45 * pixels), 0, 255).astype(np.uint8)
+    colour = rng.uniform(80, 160, (2, 3))[np.arange(count) * 2 // count]
+    return np.clip(np.rint(colour[:, None, None] + 45 * pixels), 0, 255).astype(np.uint8)
