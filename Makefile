@@ -7,47 +7,91 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(shell find native -type f)
+CPP := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 SOURCES := pyproject.toml $(NATIVE)
+INSTALL := install --quiet --disable-pip-version-check
+REQUIREMENTS := $(PYTHON) tools/requirements.py
 
-.PHONY: demo test lint bench sanitize wheel clean
+.PHONY: demo quick test test-oldest lint format bench sanitize sanitize-short wheel clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py --out runs/demo
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+# The inner loop of work: seconds, on the best kernel set.
+quick: $(VENV)/ready $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m quick
 
-lint: $(VENV)/ready
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+lint: $(VENV)/ready $(VENV)/dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 
-BENCHMARKS := kernels layers peers foreign sizes footprint larq_engine bnn_lab report
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix-only --exit-zero .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
-bench: $(VENV)/ready
-	set -e; for name in $(BENCHMARKS); do echo "bench/$$name.py"; $(BIN)/python bench/$$name.py; done
+bench: $(VENV)/ready $(VENV)/peers
+	$(BIN)/python -m bench
 
-sanitize: $(VENV)/ready
-	tests/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py tests/test_values.py
-	tests/sanitized.sh asan tests/fuzz_packed.py 10000
-	tests/sanitized.sh tsan -m pytest --capture=sys tests/test_engine.py tests/test_kernels.py tests/test_values.py -k "thread or batch"
+SANITIZED := tests/test_engine.py tests/native/test_kernels.py tests/native/test_values.py
 
+sanitize: $(VENV)/ready $(VENV)/dev
+	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED)
+	tests/native/sanitized.sh asan -m support.fuzz_file 10000
+	tests/native/sanitized.sh tsan -m pytest --capture=sys $(SANITIZED) -k "thread or batch"
+
+# A few minutes on two cores: random graphs and pools on every kernel set, damaged files, and threads.
+sanitize-short: $(VENV)/ready $(VENV)/dev
+	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED) -k "random_graphs or pool or thread"
+	tests/native/sanitized.sh asan -m support.fuzz_file 1000
+
+# The wheel for this Python: one with the stable ABI, for 3.12 and newer, or one for 3.11.
 wheel: $(VENV)/ready
 	rm -rf dist
-	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 	@find dist -name '*.whl' -size +5000k -exec sh -c 'echo "$$0 is larger than 5 MB" && false' {} + && ls -l dist
+
+# All tests with the lowest versions that pyproject.toml admits, in an environment of their own.
+test-oldest: .venv-oldest/ready
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n auto
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
-	find src tests bench examples -name __pycache__ -prune -exec rm -rf {} +
+	find src tests bench cases examples tools -name __pycache__ -prune -exec rm -rf {} +
 
-# Two stamps, so that a change of the native code rebuilds it without going through torch again.
+# Stamps, so that a change of the native code rebuilds it without going through torch again.
 $(VENV)/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bbg needs Python 3.11 or later: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip $(INSTALL) $(TORCH)
 	touch $@
 
+# The package as `make demo` needs it: running and training, nothing else.
 $(VENV)/ready: $(VENV)/torch $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check "scikit-build-core>=0.10" "nanobind>=2.2" "cmake>=3.26" "ninja>=1.11"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[train,bench,dev]"
+	$(REQUIREMENTS) build > $(VENV)/build.txt
+	$(BIN)/pip $(INSTALL) --requirement $(VENV)/build.txt
+	$(BIN)/pip $(INSTALL) --no-build-isolation --editable ".[train]"
+	touch $@
+
+# What tests and lint need besides, and what the benchmarks do.
+$(VENV)/dev: $(VENV)/torch pyproject.toml
+	$(REQUIREMENTS) dev tensorboard > $(VENV)/dev.txt
+	$(BIN)/pip $(INSTALL) --requirement $(VENV)/dev.txt
+	touch $@
+
+$(VENV)/peers: $(VENV)/torch pyproject.toml
+	$(REQUIREMENTS) peers > $(VENV)/peers.txt
+	$(BIN)/pip $(INSTALL) --requirement $(VENV)/peers.txt
+	touch $@
+
+.venv-oldest/ready: tools/requirements.py $(SOURCES)
+	$(PYTHON) -m venv .venv-oldest
+	$(REQUIREMENTS) --oldest train tensorboard dev build > .venv-oldest/oldest.txt
+	.venv-oldest/bin/pip $(INSTALL) --requirement .venv-oldest/oldest.txt
+	.venv-oldest/bin/pip $(INSTALL) --no-build-isolation --no-deps --editable .
 	touch $@

@@ -1,6 +1,6 @@
 """Where engine and torch name another class for a test image: count the images, and show the bit that began it.
 
-    python bench/agreement.py CHECKPOINT --data DIR [--out FILE.json]
+    python -m bench.agreement CHECKPOINT --data DIR [--out FILE.json]
 
 Both sides get the same float32 images, and edges are in float32. An engine that is exact layer by layer can differ end
 to end only by cascades that start at a near-tie: a bit whose torch value lies within 1e-5 of the layer's largest value

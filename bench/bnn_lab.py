@@ -1,6 +1,6 @@
 """A binary linear layer of 4096 to 4096 in bnn-lab's packed kernel and in bbg, on one thread and on two.
 
-    python bench/bnn_lab.py [--rounds 30] [--out bench/results/bnn_lab.json]
+    python -m bench.bnn_lab [--rounds 30] [--out bench/results/bnn_lab.json]
 
 bnn-lab gets an environment of its own under build/, its best kernel, and inputs that are packed beforehand; bbg's time
 is that of the op alone on bits that another op has packed. Both end in float32 sums, which are compared.
@@ -12,8 +12,12 @@ import argparse
 import sys
 from typing import Any
 
-from turns import Runner, race, serve, spread
+from bench.interleave import Runner, pooled, run_interleaved, serve
+from bench.markdown import MEDIAN, MIN, RATIOS, figure, plain, table
+from bench.measure import spread
+from bench.record import Result, machine, parser_of, run
 
+TITLE = "bnn-lab"
 PACKAGES = ("bnn-lab==1.0.0", "numpy==1.26.4")
 FEATURES = 4096
 BATCHES = (1, 64)
@@ -64,64 +68,68 @@ def in_bnn(batch: int, threads: int) -> None:
 
 def in_bbg(batch: int, threads: int) -> None:
     """The op's own time, on bits that the op before it has packed."""
-    from common import LAYERS
-    from kernels import Timed
+    from bench.binary_layers import Timed
+    from cases.convolutions import LAYERS
 
     case = next(layer.case for layer in LAYERS if layer.network == "linear")
     timed = Timed(case, "sums", batch, threads)
     serve(timed.seconds, {"kernels": timed.engine.kernels})
 
 
-def compete(rounds: int, cores: int) -> list[dict[str, Any]]:
+def rows(arguments: argparse.Namespace) -> Result:
     """A row per batch, thread count and runtime."""
-    from common import environment
+    from bench.environments import environment
 
     pythons = {"bbg": sys.executable, "bnn-lab": str(environment("bnn-lab", PACKAGES, "--no-deps"))}
-    rows = []
-    for threads in [t for t in (1, 2) if t <= cores]:
+    found = []
+    for threads in [t for t in (1, 2) if t <= machine()["cores"]]:
         for batch in BATCHES:
-            shape = ["--batch", str(batch), "--threads", str(threads)]
-            runners = {name: Runner([python, __file__, "--work", name, *shape]) for name, python in pythons.items()}
-            times = race(runners, rounds)
+            command = ["-m", "bench.bnn_lab", "--batch", str(batch), "--threads", str(threads), "--work"]
+            runners = {name: Runner([python, *command, name]) for name, python in pythons.items()}
+            times = pooled(run_interleaved(runners, arguments.rounds))
             figures = {name: spread(t) for name, t in times.items()}
             for name, runner in runners.items():
                 runner.close()
-                figure = figures[name]
-                rows.append(
+                time = figures[name]
+                found.append(
                     {
                         "product": f"{batch} x {FEATURES} x {FEATURES}",
                         "threads": threads,
                         "runtime": name,
-                        **figure,
-                        "best_GMACs": batch * FEATURES**2 / figure["min_us"] / 1e3,
-                        "ratio_of_min": figure["min_us"] / figures["bbg"]["min_us"],
-                        "ratio_of_median": figure["median_us"] / figures["bbg"]["median_us"],
+                        **time,
+                        "best_GMACs": batch * FEATURES**2 / time["min_us"] / 1e3,
+                        "ratio_of_min": time["min_us"] / figures["bbg"]["min_us"],
+                        "ratio_of_median": time["median_us"] / figures["bbg"]["median_us"],
                         "kernels": runner.facts["kernels"],
                     }
                 )
-    return rows
+    return {"versions": dict([PACKAGES[0].split("==")]), "bnn_lab": found}
+
+
+def render(result: Result) -> str:
+    """A row per product."""
+    return table(
+        result["bnn_lab"],
+        plain("product"),
+        plain("threads"),
+        plain("runtime"),
+        MIN,
+        MEDIAN,
+        figure("best_GMACs", "GMAC/s"),
+        *RATIOS,
+    )
 
 
 def main() -> None:
-    """The command line."""
-    if "--work" in sys.argv:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("--work", choices=["bbg", "bnn-lab"])
-        parser.add_argument("--batch", type=int)
-        parser.add_argument("--threads", type=int)
-        one = parser.parse_args()
-        return (in_bbg if one.work == "bbg" else in_bnn)(one.batch, one.threads)
-    from common import finish, machine, options
-
-    parser = options(__doc__, "bnn_lab")
-    arguments = parser.parse_args()
-    facts = machine()
-    facts["versions"]["bnn-lab"] = PACKAGES[0].split("==")[1]
-    try:
-        rows: dict[str, Any] = {"bnn_lab": compete(arguments.rounds, facts["cores"])}
-    except RuntimeError as error:
-        rows = {"absent": str(error)}
-    finish({**facts, "rounds": arguments.rounds, **rows}, arguments.out)
+    """The command line; with --work, that of a process that takes turns."""
+    if "--work" not in sys.argv:
+        return run(parser_of("bnn_lab", __doc__, rounds=30), rows)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", choices=["bbg", "bnn-lab"])
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--threads", type=int)
+    one = parser.parse_args()
+    return (in_bbg if one.work == "bbg" else in_bnn)(one.batch, one.threads)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a packed network costs besides its time: bytes, loading, memory, and the overhead of a call.
 
-    python bench/footprint.py [--rounds 30] [--out bench/results/footprint.json]
+    python -m bench.footprint [--rounds 30] [--out bench/results/footprint.json]
 
 Loading is timed with the file in the system's cache. Memory is the peak of a process that loads the network and runs
 one image on one thread, above that of one that only imports numpy. The overhead is the time of a call from Python
@@ -9,25 +9,27 @@ whose graph adds nothing to a single number.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
-from common import finish, machine, options
-from networks import AVAILABLE, pack
 
 import bbg
 from bbg.engine import Engine
 from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel
+from bench.markdown import figure, plain, table
+from bench.measure import durations, spread
+from bench.networks import AVAILABLE, pack
+from bench.record import Result, parser_of, run
 
+TITLE = "Bytes, memory and calls"
 EDGES = ("int8", "fp32")
-CALLS = 2000  # in a round
+CALLS = 2000  # that are timed together
 BARE = "import numpy"
 RUN = """
 import bbg, numpy
@@ -46,54 +48,59 @@ def peak(program: str) -> int:
     return int(done.stdout) * 1024
 
 
-def loading(path: Path, rounds: int) -> list[float]:
-    """Durations of loading, one a round."""
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        bbg.load(path, threads=1)
-        times.append(time.perf_counter() - began)
-    return times
-
-
 def overhead(rounds: int) -> float:
-    """Seconds per call of an engine that has nothing to do, at best."""
+    """Microseconds per call of an engine that has nothing to do, at best."""
     graph = Graph("x", (1, 1, 1), (Op("y", "pointwise", ("x",), "y"),), ()).with_outputs("y")
     engine, x = Engine(PackedModel(graph), threads=1), np.zeros((1, 1, 1, 1), np.float32)
-    best = float("inf")
-    for _ in range(rounds):
-        began = time.perf_counter()
+
+    def calls() -> None:
         for _ in range(CALLS):
             engine(x)
-        best = min(best, (time.perf_counter() - began) / CALLS)
-    return best
+
+    return spread(durations(calls, 0, least=rounds), parts=CALLS)["min_us"]
 
 
-def main() -> None:
-    """The command line."""
-    arguments = options(__doc__, "footprint").parse_args()
-    result: dict[str, Any] = {**machine(), "threads": 1, "rounds": arguments.rounds, "footprint": []}
+def rows(arguments: argparse.Namespace) -> Result:
+    """A row per network and kind of edges."""
+    result: Result = {"threads": 1, "footprint": []}
     bare = peak(BARE)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         for network in AVAILABLE:
             for edges in EDGES:
-                path = Path(place) / f"{network}-{edges}.bbg"
+                path = Path(folder) / f"{network}-{edges}.bbg"
                 pack(network, path, edges)
-                times, needed = loading(path, arguments.rounds), peak(RUN.format(path=str(path)))
+                loading = spread(durations(partial(bbg.load, path, threads=1), 0, least=arguments.rounds))
                 result["footprint"].append(
                     {
                         "network": network,
                         "edges": edges,
                         "bytes": path.stat().st_size,
-                        "load_min_us": 1e6 * min(times),
-                        "load_median_us": 1e6 * median(times),
-                        "peak_bytes_above_numpy": needed - bare,
+                        "load_min_us": loading["min_us"],
+                        "load_median_us": loading["median_us"],
+                        "peak_bytes_above_numpy": peak(RUN.format(path=str(path))) - bare,
                     }
                 )
-    result["numpy_peak_bytes"] = bare
-    result["call_overhead_us"] = 1e6 * overhead(arguments.rounds)
-    finish(result, arguments.out)
+    return {**result, "numpy_peak_bytes": bare, "call_overhead_us": overhead(arguments.rounds)}
+
+
+def render(result: Result) -> str:
+    """A row per network and kind of edges."""
+    bare, call = result["numpy_peak_bytes"] / 1e6, result["call_overhead_us"]
+    text = (
+        "Memory is that of a process that loads the network and runs one image on one thread, above one that only "
+        f"imports numpy ({bare:.1f} MB). A call of an engine with nothing to do takes {call:.2f} us."
+    )
+    rows = table(
+        result["footprint"],
+        plain("network"),
+        plain("edges"),
+        ("bytes", lambda r: f"{r['bytes']:,}"),
+        figure("load_min_us", "load: min, us"),
+        figure("load_median_us", "median"),
+        ("peak memory, MB", lambda r: f"{r['peak_bytes_above_numpy'] / 1e6:.1f}"),
+    )
+    return f"{text}\n\n{rows}"
 
 
 if __name__ == "__main__":
-    main()
+    run(parser_of("footprint", __doc__, rounds=30), rows)

@@ -1,6 +1,6 @@
-"""Each binary kernel on the layers of tests/cases.py, beside the roofline loop of its kernel set, on one thread.
+"""Each binary kernel on the layers of cases/convolutions.py, beside the roofline loop of its kernel set, on one thread.
 
-    python bench/kernels.py [--sets avx512 avx2] [--rounds 10] [--out bench/results/kernels.json]
+    python -m bench.kernels [--sets avx512 avx2] [--rounds 10] [--out bench/results/kernels.json]
 
 A layer runs through the public engine in two forms: "bits", whose integer sums meet thresholds and leave as bits, and
 "unit", whose sums get scale, bias, gated shortcut (where the shapes agree) and a hinge and leave as real values and
@@ -11,87 +11,26 @@ counts in another way than the loop does, three words at a time or by a larger t
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
 from statistics import median
-from typing import Any
-
-import numpy as np
-from common import LAYERS, Case, conv_op, finish, machine, options
 
 from bbg import _native
-from bbg.engine import Engine, kernel_sets
-from bbg.graph import Graph, Op, Value
-from bbg.graph.file import PackedModel
+from bbg.engine import kernel_sets
+from bench.binary_layers import FORMS, Timed
+from bench.markdown import figure, number, part, percent, plain, table
+from bench.measure import spread
+from bench.record import ROOT, Result, parser_of, run
+from cases.convolutions import LAYERS
 
-FORMS = ("bits", "unit")
-
-
-def executed(op: Op, values: Mapping[str, Value]) -> int:
-    """Multiply-accumulates of `op` for one image; a tap outside of the map is none."""
-    main, result = values[op.inputs[0]], values[op.result]
-    if not op.fan_in(main):
-        return 0
-    a, taps = op.attributes, 1
-    for axis, (size, steps) in enumerate(zip(main.shape[1:], result.shape[1:], strict=True)):
-        first = np.arange(steps) * a["stride"][axis] - a["padding"][axis]
-        at = first[:, None] + np.arange(a["kernel"][axis]) * a["dilation"][axis]
-        taps *= int(((at >= 0) & (at < size)).sum())
-    return taps * result.channels * main.channels // int(a["groups"])
+TITLE = "Kernels beside the roofline"
+SECONDS = 0.02  # of the layer in one round
 
 
-def layer(case: Case, form: str) -> Graph:
-    """A graph whose op "conv" is the binary convolution `case`, with random weights, in a form or as "sums"."""
-    rng = np.random.default_rng(0)
-    shape = (case.inputs, *case.size)
-    sign = Op("sign", "pointwise", ("x",), bits="b")
-    op = conv_op("binary_conv", case, rng)
-    if form == "bits":
-        threshold = rng.integers(-4, 5, case.outputs).astype(np.int32)
-        op = replace(op, real=None, bits="y", tensors={**op.tensors, "acc_threshold": threshold})
-    elif form == "unit":
-        gated = Graph("x", shape, (sign, op), ()).shapes(*case.size)["y"].shape == shape
-        rows = ("scale", "bias", "above", "below", "offset") + ("gate",) * gated
-        epilogue = rng.standard_normal((len(rows), case.outputs)).astype(np.float32)
-        op = replace(
-            op,
-            bits="z",
-            inputs=("b", "x") if gated else ("b",),
-            epilogue=rows,
-            tensors={**op.tensors, "epilogue": epilogue},
-        )
-    return Graph("x", shape, (sign, op), ()).with_outputs(op.written)
-
-
-class Timed:
-    """A binary layer in an engine of its own, with the kernel set that a new engine gets."""
-
-    def __init__(self, case: Case, form: str = "bits", images: int = 1, threads: int = 1) -> None:
-        graph = layer(case, form)
-        self.images = images
-        self.macs = images * executed(graph.ops[1], graph.shapes(*case.size))
-        self.engine = Engine(PackedModel(graph), threads)
-        shape = (images, case.inputs, *case.size)
-        self._x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-
-    def seconds(self) -> float:
-        """How long the layer takes once."""
-        return self.engine.profile(self._x)[1].seconds
-
-    def round(self, seconds: float) -> list[float]:
-        """Its times, once after another, while the layer has run for less than `seconds`."""
-        self.seconds()
-        times = [self.seconds()]
-        while sum(times) < seconds:
-            times.append(self.seconds())
-        return times
-
-
-def measure(kernel_set: str, rounds: int, seconds: float = 0.01) -> dict[str, Any]:
+def measure(kernel_set: str, rounds: int) -> Result:
     """All layers in both forms with one kernel set, which this process is held to."""
     rows, rooflines = [], []
     for network, case, images in LAYERS:
@@ -101,7 +40,7 @@ def measure(kernel_set: str, rounds: int, seconds: float = 0.01) -> dict[str, An
             limits, times = [], []
             for _ in range(rounds):
                 limits.append(_native.roofline(kernel_set))
-                times += timed.round(seconds)
+                times += timed.round(SECONDS)
             best, middle = (1e-9 * timed.macs / t for t in (min(times), median(times)))
             rows.append(
                 {
@@ -111,8 +50,7 @@ def measure(kernel_set: str, rounds: int, seconds: float = 0.01) -> dict[str, An
                     "images": images,
                     "form": form,
                     "MMACs": timed.macs / 1e6,
-                    "min_us": 1e6 * min(times),
-                    "median_us": 1e6 * median(times),
+                    **spread(times),
                     "best_GMACs": best,
                     "median_GMACs": middle,
                     "share": best / max(limits),
@@ -124,31 +62,67 @@ def measure(kernel_set: str, rounds: int, seconds: float = 0.01) -> dict[str, An
     return {"rooflines": [limit], "kernels": rows}
 
 
-def elsewhere(kernel_set: str, rounds: int) -> dict[str, Any]:
+def elsewhere(kernel_set: str, rounds: int) -> Result:
     """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--only", kernel_set, "--rounds", str(rounds)]
-    done = subprocess.run(command, env={**os.environ, "BBG_ISA": kernel_set}, stdout=subprocess.PIPE, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
+    command = [sys.executable, "-m", "bench.kernels", "--only", kernel_set, "--rounds", str(rounds)]
+    environment = {**os.environ, "BBG_ISA": kernel_set}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
+    result: Result = json.loads(done.stdout)
     return result
+
+
+def rows(arguments: argparse.Namespace) -> Result:
+    """A row per kernel set, layer and form; the best and median of the roofline loop of each set."""
+    result: Result = {"threads": 1, "rooflines": [], "kernels": []}
+    for name in arguments.sets:
+        measured = elsewhere(name, arguments.rounds)
+        result["rooflines"] += measured["rooflines"]
+        result["kernels"] += measured["kernels"]
+    return result
+
+
+def render(result: Result) -> str:
+    """Rooflines, then both forms of a layer side by side."""
+    forms = {(r["set"], r["network"], r["layer"], r["images"], r["form"]): r for r in result["kernels"]}
+    layers = [{**bits, "unit": forms[(*key, "unit")]} for (*key, form), bits in forms.items() if form == "bits"]
+    return "\n\n".join(
+        (
+            "The roofline is a loop of xor, population count and addition with nothing around it, on one thread; for "
+            "AVX2 the classic one that looks nibbles up. `bits` is a layer that ends in thresholds, `unit` one that "
+            "ends in scale, bias, shortcut and hinge. Best of all rounds; MACs are those of taps inside the map.",
+            table(
+                result["rooflines"],
+                plain("set", "kernel set"),
+                figure("best_GMACs", "roofline, GMAC/s"),
+                figure("median_GMACs", "median"),
+            ),
+            table(
+                layers,
+                plain("set", "kernel set"),
+                plain("network"),
+                ("layer", lambda r: r["layer"] + (f", {r['images']} images" if r["images"] > 1 else "")),
+                figure("min_us", "bits: us"),
+                figure("best_GMACs", "GMAC/s"),
+                part("share", "of the roofline"),
+                ("unit: us", lambda r: number(r["unit"]["min_us"])),
+                ("GMAC/s", lambda r: number(r["unit"]["best_GMACs"])),
+                ("of the roofline", lambda r: percent(r["unit"]["share"])),
+            ),
+        )
+    )
 
 
 def main() -> None:
     """The command line."""
     known = [s.name for s in kernel_sets() if s.supported]
-    parser = options(__doc__, "kernels")
+    parser = parser_of("kernels", __doc__, rounds=10)
     parser.add_argument("--sets", nargs="+", choices=known, default=known)
     parser.add_argument("--only", choices=known, help="print this set's rows as JSON; BBG_ISA must say the same")
-    parser.set_defaults(rounds=10)
     arguments = parser.parse_args()
     if arguments.only:
         print(json.dumps(measure(arguments.only, arguments.rounds)))
-        return
-    result: dict[str, Any] = {**machine(), "threads": 1, "rounds": arguments.rounds, "rooflines": [], "kernels": []}
-    for name in arguments.sets:
-        part = elsewhere(name, arguments.rounds)
-        result["rooflines"] += part["rooflines"]
-        result["kernels"] += part["kernels"]
-    finish(result, arguments.out)
+    else:
+        run(parser, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Binary ImageNet networks in Larq Compute Engine, beside bbg's ResNet-18 where this version has it.
 
-    python bench/larq_engine.py [--rounds 10] [--out bench/results/larq_engine.json]
+    python -m bench.larq_engine [--rounds 10] [--out bench/results/larq_engine.json]
 
 LCE gets an environment of its own under build/ (TensorFlow converts the networks of larq-zoo, with random weights), one
 image, one thread; its interpreter runs once with the fastest of its settings and once as it comes. Its optimised
@@ -16,8 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from turns import Runner, durations, race, serve, spread
+from bench.interleave import Runner, pooled, run_interleaved, serve
+from bench.markdown import MEDIAN, MIN, RATIOS, plain, table
+from bench.measure import durations, spread
+from bench.record import Result, parser_of, run
 
+TITLE = "Larq Compute Engine"
 PACKAGES = (
     "larq-compute-engine==0.16.0",
     "larq==0.14.0",
@@ -28,7 +32,6 @@ PACKAGES = (
 NETWORKS = {"BiRealNet": "literature", "BinaryResNetE18": "literature", "QuickNet": "sota"}
 SETTINGS: tuple[tuple[str, ...], ...] = ((), ("use_xnnpack",), ("use_indirect_bgemm",))
 SETTINGS += (("use_indirect_bgemm", "use_xnnpack"),)
-HERE = Path(__file__).parent
 
 
 def work(name: str, settings: tuple[tuple[str, ...], ...]) -> None:
@@ -50,69 +53,57 @@ def work(name: str, settings: tuple[tuple[str, ...], ...]) -> None:
     serve(call_of(best), {"setting": ", ".join(best) or "default", "bytes": len(flat)})
 
 
-def compete(rounds: int) -> dict[str, Any]:
-    """The race, a row per network."""
-    from common import environment
-    from networks import AVAILABLE, pack
+def rows(arguments: argparse.Namespace) -> Result:
+    """A row per network and setting, and one for bbg."""
+    from bench.environments import environment
+    from bench.networks import AVAILABLE, pack
 
     python = str(environment("larq", PACKAGES))
     runners: dict[str, Runner] = {}
     with tempfile.TemporaryDirectory() as folder:
         if "resnet18" in AVAILABLE:
             pack("resnet18", Path(folder) / "resnet18.bbg")
-            command = [sys.executable, str(HERE / "runtimes.py"), "bbg", "1 bit", "resnet18", "1", folder]
+            command = [sys.executable, "-m", "bench.runtime_process", "bbg", "1 bit", "resnet18", "1", folder]
             runners["resnet18 in bbg"] = Runner(command)
         for name in NETWORKS:
             quiet = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-            command = [python, __file__, "--work", name]
+            command = [python, "-m", "bench.larq_engine", "--work", name]
             runners[f"{name} in LCE"] = Runner(command, **quiet)
             runners[f"{name} in LCE, as it comes"] = Runner([*command, "--default"], **quiet)
-        times = race(runners, rounds, 0.2)
+        times = pooled(run_interleaved(runners, arguments.rounds, 0.2))
         for runner in runners.values():
             runner.close()
     figures = {name: spread(t) for name, t in times.items()}
     base = figures.get("resnet18 in bbg")
-    ratio = {
-        name: {"ratio_of_min": f["min_us"] / base["min_us"], "ratio_of_median": f["median_us"] / base["median_us"]}
-        if base
-        else {}
-        for name, f in figures.items()
-    }
-    return {
-        "larq": [
-            {
-                "network": name,
-                **figures[name],
-                **ratio[name],
-                "bytes": runners[name].facts["bytes"],
-                "setting": runners[name].facts.get("setting", ""),
-            }
-            for name in runners
-        ]
-    }
+    found = []
+    for name, runner in runners.items():
+        row = {"network": name, **figures[name]}
+        if base:
+            row["ratio_of_min"] = row["min_us"] / base["min_us"]
+            row["ratio_of_median"] = row["median_us"] / base["median_us"]
+        found.append({**row, "bytes": runner.facts["bytes"], "setting": runner.facts.get("setting", "")})
+    return {"versions": dict(p.split("==") for p in PACKAGES), "threads": 1, "batch": 1, "larq": found}
+
+
+def render(result: Result) -> str:
+    """A row per network."""
+    text = (
+        "224x224, one image, one thread. LCE's optimised kernels are for ARM; on x86 it runs portable ones. It "
+        "takes its turns with the fastest setting of its interpreter and as it comes."
+    )
+    rows = table(result["larq"], plain("network"), MIN, MEDIAN, *RATIOS, plain("setting"))
+    return f"{text}\n\n{rows}"
 
 
 def main() -> None:
-    """The command line."""
-    if "--work" in sys.argv:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("--work", choices=list(NETWORKS))
-        parser.add_argument("--default", action="store_true")
-        asked = parser.parse_args()
-        return work(asked.work, SETTINGS[:1] if asked.default else SETTINGS)
-    from common import finish, machine, options
-
-    parser = options(__doc__, "larq_engine")
-    parser.set_defaults(rounds=10)
-    arguments = parser.parse_args()
-    versions = dict(p.split("==") for p in PACKAGES)
-    facts = machine()
-    facts["versions"] |= versions
-    try:
-        rows = compete(arguments.rounds)
-    except RuntimeError as error:
-        rows = {"absent": str(error)}
-    finish({**facts, "threads": 1, "batch": 1, "rounds": arguments.rounds, **rows}, arguments.out)
+    """The command line; with --work, that of a process that takes turns."""
+    if "--work" not in sys.argv:
+        return run(parser_of("larq_engine", __doc__, rounds=10), rows)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", choices=list(NETWORKS))
+    parser.add_argument("--default", action="store_true")
+    asked = parser.parse_args()
+    return work(asked.work, SETTINGS[:1] if asked.default else SETTINGS)
 
 
 if __name__ == "__main__":

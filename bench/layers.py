@@ -1,25 +1,27 @@
 """Where the time of a packed network goes, op by op, binary ones beside the roofline loop, on one thread.
 
-    python bench/layers.py [--networks resnet20 resnet18] [--rounds 30] [--out bench/results/layers.json]
+    python -m bench.layers [--networks resnet20 resnet18] [--rounds 30] [--out bench/results/layers.json]
 
 Times are those of Engine.profile on the bytes of an image; MACs are those of taps inside the map.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from common import finish, machine, options
-from kernels import executed
-from networks import AVAILABLE, bytes_of, pack
-
 from bbg import _native
 from bbg.engine import Engine
 from bbg.graph.file import read
+from bench.binary_layers import executed
+from bench.markdown import MEDIAN, MIN, figure, part, plain, table
+from bench.measure import spread
+from bench.networks import AVAILABLE, bytes_of, pack
+from bench.record import Result, parser_of, run
 
+TITLE = "Where the time goes"
 CALLS = 20  # in a round, after one that warms up
 
 
@@ -28,16 +30,16 @@ def profile(network: str, path: Path, rounds: int) -> list[dict[str, Any]]:
     model, image = read(path), bytes_of(network)
     engine = Engine(model, threads=1)
     values = model.graph.shapes(*model.graph.input_shape[1:])
-    limits, times = [], []
+    limits, calls = [], []
     for _ in range(rounds):
         limits.append(_native.roofline(engine.kernels))
-        times += [[op.seconds for op in engine.profile(image)] for _ in range(CALLS + 1)][1:]
-    least, middle = np.min(times, axis=0), np.median(times, axis=0)
+        calls += [[op.seconds for op in engine.profile(image)] for _ in range(CALLS + 1)][1:]
+    times = [spread(of_one_op) for of_one_op in zip(*calls, strict=True)]
+    total = sum(time["min_us"] for time in times)
     rows = []
-    for i, (op, cost) in enumerate(zip(model.graph.ops, model.graph.costs(), strict=True)):
+    for op, cost, time in zip(model.graph.ops, model.graph.costs(), times, strict=True):
         macs = executed(op, values)
-        speed = 1e-9 * macs / least[i] if macs and least[i] else None
-        share = speed / max(limits) if speed and cost.bits == 1 else None
+        speed = 1e-3 * macs / time["min_us"] if macs and time["min_us"] else None
         rows.append(
             {
                 "network": network,
@@ -47,29 +49,43 @@ def profile(network: str, path: Path, rounds: int) -> list[dict[str, Any]]:
                 "result": list(cost.shape),
                 "bits": cost.bits,
                 "MMACs": macs / 1e6,
-                "min_us": 1e6 * least[i],
-                "median_us": 1e6 * middle[i],
-                "part": least[i] / least.sum(),
+                **time,
+                "part": time["min_us"] / total,
                 "best_GMACs": speed,
-                "share": share,
+                "share": speed / max(limits) if speed and cost.bits == 1 else None,
             }
         )
     return rows
 
 
-def main() -> None:
-    """The command line."""
-    parser = options(__doc__, "layers")
-    parser.add_argument("--networks", nargs="+", choices=AVAILABLE, default=AVAILABLE)
-    arguments = parser.parse_args()
-    result: dict[str, Any] = {**machine(), "threads": 1, "rounds": arguments.rounds, "layers": []}
-    with tempfile.TemporaryDirectory() as place:
+def rows(arguments: argparse.Namespace) -> Result:
+    """A row per network and op."""
+    result: Result = {"threads": 1, "layers": []}
+    with tempfile.TemporaryDirectory() as folder:
         for network in arguments.networks:
-            path = Path(place) / f"{network}.bbg"
+            path = Path(folder) / f"{network}.bbg"
             pack(network, path)
             result["layers"] += profile(network, path, arguments.rounds)
-    finish(result, arguments.out)
+    return result
+
+
+def render(result: Result) -> str:
+    """The ops of each network that take at least a hundredth of its time."""
+    return "Ops of at least 1 % of the network's time, one thread.\n\n" + table(
+        [r for r in result["layers"] if r["part"] >= 0.01],
+        plain("network"),
+        plain("op"),
+        plain("kind"),
+        ("result", lambda r: "x".join(map(str, r["result"]))),
+        MIN,
+        MEDIAN,
+        part("part"),
+        figure("best_GMACs", "GMAC/s"),
+        part("share", "of the roofline"),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    parser = parser_of("layers", __doc__, rounds=30)
+    parser.add_argument("--networks", nargs="+", choices=AVAILABLE, default=AVAILABLE)
+    run(parser, rows)

@@ -1,4 +1,4 @@
-"""The networks that are raced: the packed ones, and their real-valued twins as peers want them.
+"""The networks that are timed: the packed ones, and their real-valued twins as peers want them.
 
 The twin has the same topology and widths, with plain convolutions and ReLU. Weights are random, for they change no
 time; batch norms hold the statistics of a random batch, so that the numbers stay in a trained network's range and int8
@@ -25,7 +25,7 @@ CALIBRATION = 16  # images for int8
 
 
 class Network(NamedTuple):
-    """One row of the race; `options` are those of the recipe."""
+    """One network; `options` are those of the recipe."""
 
     classes: int
     preset: str

@@ -1,164 +1,179 @@
-"""One runtime with one network, serving turns (turns.py); peers.py starts it in a process of its own.
+"""Packed networks beside their real-valued twins in other runtimes, one image at a time, on one thread and on two.
 
-    python bench/runtimes.py RUNTIME PRECISION NETWORK THREADS FOLDER [LEAST]
+    python -m bench.runtimes [--networks resnet20 resnet18] [--threads 1 2] [--rounds 30] [--out FILE.json]
 
-Each gets its best settings: tensors bound beforehand, everything optimised, the threads it is told. Its output is
-compared with torch's before it is timed (by a correlation of LEAST at least, else what the precision allows), and the
-precision in which its convolutions run is read back from it.
+bbg gets the bytes of the image, so that normalising (and quantising) them is in its time; the others get the normalised
+float32 tensor, bound beforehand. Every runtime has a process of its own and they take turns (interleave.py);
+networks.py says what the twins are, runtime_process.py how each is set. A second group is held to AVX2, bbg and
+OpenVINO alike.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
-import warnings
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from turns import durations, serve
+from bbg.engine import kernel_sets
+from bench.interleave import Runner, pooled, run_interleaved
+from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, number, plain, pyplot, save, table
+from bench.measure import spread
+from bench.networks import AVAILABLE, NETWORKS, pack, twin
+from bench.record import Result, machine, parser_of, run
 
-Call = Callable[[], object]
-Ready = tuple[Call, np.ndarray | None, dict[str, Any]]  # the call, its output for the input, facts
-
-
-class Precision(NamedTuple):
-    """Which file of the twin, OpenVINO's hint, what its convolutions then run in, and how near to torch's output."""
-
-    file: str
-    hint: str
-    runs_in: set[str]
-    least_correlation: float
+TITLE = "Networks in other runtimes"
+PLOT = "bench.svg"
 
 
-PRECISIONS = {
-    "float32": Precision("onnx", "f32", {"f32"}, 0.999999),
-    "bfloat16": Precision("onnx", "bf16", {"bf16"}, 0.99),
-    "int8": Precision("int8.onnx", "f32", {"i8", "u8"}, 0.98),
-    "int8, 7-bit weights": Precision("int7.onnx", "f32", {"i8", "u8"}, 0.98),
-}
+class Entrant(NamedTuple):
+    """A runtime in one precision, held to an instruction set or not."""
+
+    runtime: str
+    precision: str
+    held_to: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What holds it."""
+        if self.held_to is None:
+            return {}
+        ours = "avx2" if self.held_to.startswith("AVX2") else self.held_to
+        return {"BBG_ISA": ours} if self.runtime == "bbg" else {"ONEDNN_MAX_CPU_ISA": self.held_to}
 
 
-def in_bbg(network: str, threads: int, folder: Path, precision: str) -> Ready:
-    """The packed network on the bytes of an image: normalising them is part of its time."""
-    from networks import bytes_of
-
-    import bbg
-
-    path, image = folder / f"{network}.bbg", bytes_of(network)
-    engine = bbg.load(path, threads=threads)
-    return lambda: engine(image), None, {"kernels": engine.kernels, "bytes": path.stat().st_size}
-
-
-def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Ready:
-    """OpenVINO in its latency mode."""
-    import openvino as ov
-
-    x = np.load(folder / f"{network}.npz")["x"]
-    asked = PRECISIONS[precision]
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": asked.hint}
-    settings["ENABLE_CPU_PINNING"] = False  # where something else runs, a pinned thread cannot step aside
-    core = ov.Core()
-    compiled = core.compile_model(core.read_model(folder / f"{network}.{asked.file}"), "CPU", settings)
-    request = compiled.create_infer_request()
-    request.set_input_tensor(ov.Tensor(x, shared_memory=True))
-    request.infer()
-
-    def fact(node: Any, key: str) -> str:
-        return str(node.get_rt_info()[key].astype(str))
-
-    nodes = [n for n in compiled.get_runtime_model().get_ops() if fact(n, "layerType") == "Convolution"]
-    kernels = Counter(fact(n, "primitiveType") for n in nodes)
-    ran = Counter(fact(n, "runtimePrecision") for n in nodes)
-    if not set(ran) <= asked.runs_in:
-        raise RuntimeError(f"OpenVINO runs its convolutions in {dict(ran)}, not in {precision}")
-
-    def call(_borrowed: np.ndarray = x) -> None:  # the tensor does not keep the array alive
-        request.infer()
-
-    return call, request.get_output_tensor().data, {"kernels": dict(kernels)}
+FREE = (
+    Entrant("bbg", "1 bit"),
+    Entrant("OpenVINO", "int8"),
+    Entrant("OpenVINO", "bfloat16"),
+    Entrant("OpenVINO", "float32"),
+    Entrant("ONNX Runtime", "int8"),
+    Entrant("ONNX Runtime", "float32"),
+    Entrant("torch", "float32"),
+)
+HELD = (
+    Entrant("bbg", "1 bit", "AVX2"),
+    Entrant("OpenVINO", "int8", "AVX2_VNNI"),
+    Entrant("OpenVINO", "int8, 7-bit weights", "AVX2"),
+    Entrant("OpenVINO", "float32", "AVX2"),
+)
 
 
-def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> Ready:
-    """ONNX Runtime with everything optimised."""
-    import onnx
-    import onnxruntime as ort
+def compare(
+    network: str, threads: int, entrants: tuple[Entrant, ...], rounds: int, folder: Path, least: float | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A row per entrant, the first being what the ratios refer to, and those that could not run.
 
-    stored = np.load(folder / f"{network}.npz")
-    x, y = stored["x"], np.empty_like(stored["y"])
-    model = folder / f"{network}.{PRECISIONS[precision].file}"
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    with tempfile.TemporaryDirectory() as place:
-        options.optimized_model_filepath = str(Path(place) / "optimized.onnx")
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        nodes = Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
-    convolutions = {kind: count for kind, count in nodes.items() if "Conv" in kind}
-    if precision == "int8" and set(convolutions) != {"QLinearConv"}:
-        raise RuntimeError(f"ONNX Runtime's convolutions are {convolutions}, not int8")
-    binding = session.io_binding()
-    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x))
-    binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
-    session.run_with_iobinding(binding)
-    return lambda: session.run_with_iobinding(binding), y, {"kernels": convolutions}
-
-
-def in_torch(network: str, threads: int, folder: Path, precision: str) -> Ready:
-    """Torch in whichever way is fastest here: eager, eager with channels last, or compiled with frozen weights."""
-    import torch
-    from networks import build
-
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(threads)
-    model = build(network, "float")
-    x = torch.from_numpy(np.load(folder / f"{network}.npz")["x"])
-    last = torch.channels_last
-
-    def without_gradients(function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> Call:
-        def call() -> torch.Tensor:
-            with torch.no_grad():
-                return function(images)
-
-        return call
-
-    import torch._inductor.config
-
-    torch._inductor.config.freezing = True
-    ways = {
-        "eager": without_gradients(model, x),
-        "channels last": without_gradients(build(network, "float").to(memory_format=last), x.to(memory_format=last)),
-        "compiled": without_gradients(torch.compile(model), x),
-    }
-    times = {}
-    for name, call in ways.items():
+    `least`: the correlation with torch's output that is asked for, in place of what each precision allows.
+    """
+    runners: dict[Entrant, Runner] = {}
+    absent = []
+    for entrant in entrants:
+        command = [sys.executable, "-m", "bench.runtime_process", entrant.runtime, entrant.precision]
+        command += [network, str(threads), str(folder.resolve()), *([] if least is None else [str(least)])]
         try:
-            times[name] = min(durations(call, 0.5))
-        except Exception as error:  # no C++ compiler, for example
-            print(f"torch, {name}: {error}", file=sys.stderr)
-    best = min(times, key=lambda name: times[name])
-    return ways[best], np.asarray(ways[best]()), {"kernels": best}
+            runners[entrant] = Runner(command, **entrant.environment)
+        except RuntimeError as error:
+            if entrant.runtime == "bbg":
+                raise
+            absent.append({"network": network, "threads": threads, **entrant._asdict(), "reason": str(error)})
+    try:
+        times = pooled(run_interleaved({str(e): r for e, r in runners.items()}, rounds))
+    finally:
+        for runner in runners.values():
+            runner.close()
+    figures = {entrant: spread(times[str(entrant)]) for entrant in runners}
+    base = figures[entrants[0]]
+    rows = [
+        {
+            "network": network,
+            "threads": threads,
+            **entrant._asdict(),
+            **figure,
+            "ratio_of_min": figure["min_us"] / base["min_us"],
+            "ratio_of_median": figure["median_us"] / base["median_us"],
+            "correlation": runners[entrant].facts.get("correlation"),
+            "ran": str(runners[entrant].facts["kernels"]),
+        }
+        for entrant, figure in figures.items()
+    ]
+    return rows, absent
 
 
-RUNTIMES = {"bbg": in_bbg, "OpenVINO": in_openvino, "ONNX Runtime": in_onnxruntime, "torch": in_torch}
+def rows(arguments: argparse.Namespace) -> Result:
+    """A row per network, number of threads and entrant."""
+    result: Result = {"batch": 1, "absent": [], "networks": []}
+    groups = [FREE] + [HELD] * any(s.name == "avx2" and s.supported for s in kernel_sets())
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for network in arguments.networks:
+            pack(network, folder / f"{network}.bbg")
+            twin(network, folder)
+            for threads in [t for t in arguments.threads if t <= machine()["cores"]]:
+                for entrants in groups:
+                    rows, absent = compare(network, threads, entrants, arguments.rounds, folder)
+                    result["networks"] += rows
+                    result["absent"] += absent
+    missing = [name for name in NETWORKS if name not in AVAILABLE]
+    if missing:
+        print(f"not in this version of bbg: {', '.join(missing)}")
+    return result
 
 
-def main() -> None:
-    """Serve."""
-    runtime, precision, network, threads, place, *least = sys.argv[1:]
-    folder = Path(place)
-    call, output, facts = RUNTIMES[runtime](network, int(threads), folder, precision)
-    if output is not None:
-        expected = np.load(folder / f"{network}.npz")["y"]
-        agreement = float(np.corrcoef(output.ravel(), expected.ravel())[0, 1])
-        if not agreement >= (float(least[0]) if least else PRECISIONS[precision].least_correlation):
-            raise RuntimeError(f"{runtime}, {precision}: the output correlates with torch's by {agreement:.4f} only")
-        facts["correlation"] = agreement
-    serve(call, facts)
+def drawn(result: Result) -> list[Result]:
+    """What the plot shows: one thread, nobody held to anything."""
+    return [r for r in result["networks"] if r["threads"] == 1 and r["held_to"] is None]
+
+
+def render(result: Result) -> str:
+    """A row per entrant."""
+    text = (
+        "One image at a time, random weights; the others run the real-valued twin. What is held to AVX2 is "
+        "compared with bbg on AVX2. Convolutions of int8 rows were seen to run in int8."
+    )
+    plot = f"![Time of a network in each runtime]({PLOT})\n\n" if drawn(result) else ""
+    rows = table(
+        result["networks"],
+        plain("network"),
+        plain("threads"),
+        plain("runtime"),
+        plain("precision"),
+        ("held to", lambda r: r["held_to"] or ""),
+        MIN,
+        MEDIAN,
+        *RATIOS,
+    )
+    return f"{text}\n\n{plot}{rows}{not_measured(result['absent'])}"
+
+
+def draw(result: Result, folder: Path) -> None:
+    """Bars of the least times, one panel per network, as multiples of bbg's."""
+    rows = drawn(result)
+    if not rows:
+        return
+    plt = pyplot()
+    networks = list(dict.fromkeys(r["network"] for r in rows))
+    figure, axes = plt.subplots(1, len(networks), figsize=(3.4 * len(networks) + 1, 2.8), squeeze=False, sharey=True)
+    for axis, network in zip(axes[0], networks, strict=True):
+        own = [r for r in rows if r["network"] == network]
+        bars = axis.barh(
+            [f"{r['runtime']}, {r['precision']}" for r in own],
+            [r["ratio_of_min"] for r in own],
+            color=["#c0392b" if r["runtime"] == "bbg" else "#9aa5b1" for r in own],
+        )
+        axis.bar_label(bars, [f"{number(r['min_us'])} us" for r in own], padding=3, fontsize=8)
+        axis.set_title(network, fontsize=10)
+        axis.set_xlabel("times bbg")
+        axis.margins(x=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    save(figure, folder / PLOT)
 
 
 if __name__ == "__main__":
-    main()
+    parser = parser_of("runtimes", __doc__, rounds=30)
+    parser.add_argument("--networks", nargs="+", choices=AVAILABLE, default=AVAILABLE)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    run(parser, rows, ("torch", "onnxruntime", "openvino", "numpy"))

@@ -1,6 +1,6 @@
 """How the time of the packed ResNet-18 grows with the image and with the batch, on one thread.
 
-    python bench/sizes.py [--rounds 30] [--out bench/results/sizes.json]
+    python -m bench.sizes [--rounds 30] [--out bench/results/sizes.json]
 
 The network is packed anew for each size of image. All engines take turns, and so do the batches, which share the same
 images out: whoever gets one at a time finds none of them in the first caches either.
@@ -8,21 +8,25 @@ images out: whoever gets one at a time finds none of them in the first caches ei
 
 from __future__ import annotations
 
-import statistics
+import argparse
 import tempfile
-import time
+from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from common import finish, machine, options
-from networks import NETWORKS, build
 
 import bbg
 from bbg.engine import Engine
 from bbg.image import Preprocess
+from bench.markdown import MEDIAN, figure, plain, pyplot, save, table
+from bench.measure import durations, spread
+from bench.networks import NETWORKS, build
+from bench.record import Result, parser_of, run
 
+TITLE = "Size of the image and of the batch"
+PLOT = "sizes.svg"
 SIDES = (112, 160, 224, 320, 448, 640, 896)
 BATCHES = (1, 2, 4, 8, 16, 32)
 SECONDS = 0.05  # of one turn
@@ -36,47 +40,62 @@ def pack(side: int, path: Path) -> None:
     bbg.convert(build("resnet18", "bbg"), path, example, preprocess=preprocess)
 
 
-def turn(engine: Engine, calls: list[np.ndarray]) -> list[float]:
-    """Durations of all calls, again and again as long as they fit in a turn, after one that warms up."""
-    engine(calls[0])
-    durations: list[float] = []
-    while sum(durations) < SECONDS:
-        for images in calls:
-            began = time.perf_counter()
-            engine(images)
-            durations.append(time.perf_counter() - began)
-    return durations
+def one_after_another(engine: Engine, batches: list[np.ndarray]) -> Callable[[], object]:
+    """A call that runs the next of `batches` each time, and begins anew after the last."""
+    following = cycle(batches)
+    return lambda: engine(next(following))
 
 
-def main() -> None:
-    """The command line."""
-    arguments = options(__doc__, "sizes").parse_args()
-    result: dict[str, Any] = {**machine(), "threads": 1, "rounds": arguments.rounds}
+def rows(arguments: argparse.Namespace) -> Result:
+    """A row per size of image at batch 1, then one per batch at 224x224."""
     engines = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         for side in SIDES:
-            pack(side, Path(place) / f"{side}.bbg")
-            engines[side] = bbg.load(Path(place) / f"{side}.bbg", threads=1)
+            pack(side, Path(folder) / f"{side}.bbg")
+            engines[side] = bbg.load(Path(folder) / f"{side}.bbg", threads=1)
     entrants = [(side, 1) for side in SIDES] + [(224, batch) for batch in BATCHES[1:]]
     rng = np.random.default_rng(0)
     pixels = {side: rng.integers(0, 256, (BATCHES[-1], side, side, 3), dtype=np.uint8) for side in SIDES}
-    calls = {(side, batch): np.split(pixels[side], BATCHES[-1] // batch) for side, batch in entrants}
-    times: dict[tuple[int, int], list[float]] = {key: [] for key in entrants}
+    calls = {
+        (side, batch): one_after_another(engines[side], np.split(pixels[side], BATCHES[-1] // batch))
+        for side, batch in entrants
+    }
+    times: dict[tuple[int, int], list[float]] = {entrant: [] for entrant in entrants}
     for _ in range(arguments.rounds):
-        for key in entrants:
-            times[key] += turn(engines[key[0]], calls[key])
-    result["sizes"] = [
-        {
-            "side": side,
-            "batch": batch,
-            "min_us": 1e6 * min(taken) / batch,
-            "median_us": 1e6 * statistics.median(taken) / batch,
-            "ns_per_pixel": 1e9 * min(taken) / batch / side**2,
-        }
-        for (side, batch), taken in times.items()
-    ]
-    finish(result, arguments.out)
+        for entrant, call in calls.items():
+            times[entrant] += durations(call, SECONDS, warm=1)
+    sizes = []
+    for (side, batch), taken in times.items():
+        per_image = spread(taken, parts=batch)
+        sizes.append({"side": side, "batch": batch, **per_image, "ns_per_pixel": 1e3 * per_image["min_us"] / side**2})
+    return {"threads": 1, "sizes": sizes}
+
+
+def render(result: Result) -> str:
+    """A row per size and batch."""
+    text = "ResNet-18, one thread. All batches share the same 32 images out, one at a time among them."
+    rows = table(
+        result["sizes"],
+        ("image", lambda r: f"{r['side']}x{r['side']}"),
+        plain("batch"),
+        figure("min_us", "per image: min, us"),
+        MEDIAN,
+        figure("ns_per_pixel", "ns per pixel"),
+    )
+    return f"{text}\n\n![Time per pixel by the size of the image]({PLOT})\n\n{rows}"
+
+
+def draw(result: Result, folder: Path) -> None:
+    """Time per pixel of one image by its side."""
+    plt = pyplot()
+    rows = [r for r in result["sizes"] if r["batch"] == 1]
+    figure, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
+    axis.plot([r["side"] for r in rows], [r["ns_per_pixel"] for r in rows], marker=".", color="#c0392b")
+    axis.set(xlabel="side of the image, pixels", ylabel="ns per pixel", ylim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    save(figure, folder / PLOT)
 
 
 if __name__ == "__main__":
-    main()
+    run(parser_of("sizes", __doc__, rounds=30), rows)

@@ -1,25 +1,42 @@
-"""What the benchmarks rest on: processes that take turns, the count of executed MACs, a report that keeps the rest."""
+"""What the benchmarks rest on: the loop and its summary, processes that take turns, the count of executed MACs."""
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import report
-from kernels import FORMS, executed, layer
-from turns import Runner, race, spread
 
 from bbg.graph import Graph, pack_bits, reference
+from bench.binary_layers import FORMS, executed, layer
+from bench.interleave import Runner, pooled, run_interleaved
+from bench.measure import durations, spread
 from cases.convolutions import CASES, LAYERS, Case, conv_graph
-
-BENCH = str(Path(report.__file__).parent)
 
 
 def runner(code: str) -> Runner:
-    return Runner([sys.executable, "-c", f"from turns import serve\n{code}"], PYTHONPATH=BENCH)
+    return Runner([sys.executable, "-c", f"from bench.interleave import serve\n{code}"])
+
+
+def test_a_call_is_repeated_after_calls_that_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that each call moves by half a second."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def call() -> None:
+        clock[0] += 0.5
+
+    assert durations(call, 0, least=4, warm=1) == [0.5] * 4
+    assert clock == [0.5 * 5]
+    assert durations(call, 3, least=1, warm=2) == [0.5] * 6
+
+
+def test_a_call_may_time_itself() -> None:
+    assert durations(lambda: 2.0, 0) == [2.0] * 3
+
+
+def test_the_spread_is_of_one_part() -> None:
+    assert spread([4.0, 2.0, 9.0], parts=2) == {"min_us": 1e6, "median_us": 2e6, "calls": 3}
 
 
 def test_runners_take_turns_and_report_their_durations() -> None:
@@ -27,12 +44,26 @@ def test_runners_take_turns_and_report_their_durations() -> None:
         "slow": runner("serve(lambda: 0.5, {'is': 'slow'})"),
         "fast": runner("print(1); serve(lambda: 0.25, {})"),
     }
-    times = race(runners, 2, 0.0)
+    times = run_interleaved(runners, 2, 0.0)
     for each in runners.values():
         each.close()
     assert runners["slow"].facts == {"is": "slow"}
-    assert set(times["slow"]) == {0.5}
-    assert spread(times["fast"]) == {"min_us": 250000.0, "median_us": 250000.0, "calls": len(times["fast"])}
+    assert times == {"slow": [[0.5] * 3] * 2, "fast": [[0.25] * 3] * 2}
+    assert pooled(times)["fast"] == [0.25] * 6
+
+
+def test_each_round_begins_with_another_runner() -> None:
+    class Told:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def turn(self, seconds: float) -> list[float]:
+            order.append(self.name)
+            return [seconds]
+
+    order: list[str] = []
+    run_interleaved({name: Told(name) for name in "abc"}, 4)  # type: ignore[misc]
+    assert "".join(order) == "abcbcacababc"
 
 
 def test_a_runner_that_fails_says_why() -> None:
@@ -58,36 +89,3 @@ def test_the_layers_are_graphs(case: Case, form: str) -> None:
     graph: Graph = layer(case, form)
     graph.check()
     assert graph.ops[1].kind == "binary_conv"
-
-
-def test_the_report_keeps_the_rest_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "page.md"
-    row = {
-        "product": "1 x 2",
-        "threads": 1,
-        "runtime": "bbg",
-        "min_us": 1.5,
-        "median_us": 2.0,
-        "best_GMACs": 1234.5,
-        "ratio_of_min": 1.0,
-        "ratio_of_median": 1.0,
-    }
-    facts = {
-        "date": "2026-01-01",
-        "cpu": "A",
-        "cpu_family_model": "1/2",
-        "cores": 2,
-        "load": 0.1,
-        "commit": "abc",
-        "versions": {"numpy": "2"},
-    }
-    (tmp_path / "bnn_lab.json").write_text(json.dumps({**facts, "bnn_lab": [row, row]}))
-    page.write_text(f"# Before\n\n{report.BEGIN}\nold\n{report.END}\n\n## After\n")
-    monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(tmp_path), "--page", str(page)])
-    for _ in range(2):
-        report.main()
-        text = page.read_text()
-        assert text.startswith("# Before\n\n")
-        assert text.endswith("\n\n## After\n")
-        assert "old" not in text
-        assert text.count("| 1 x 2 | 1 | bbg | 1.5 | 2 | 1,234 | 1 | 1 |\n|  |  | bbg |") == 1

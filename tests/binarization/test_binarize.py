@@ -22,7 +22,7 @@ from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut, Unit
 from bbg.methods import METHODS, Method
 from bbg.methods.base import Hardtanh
 from bbg.tracing.tracer import Tracer
-from cases.foreign_networks import NETWORKS, build
+from cases.torchvision_networks import NETWORKS, build
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import bbg
 from bbg import BbgError
 from bbg.methods.base import Hardtanh, RPReLU
-from cases.foreign_networks import build
+from cases.torchvision_networks import build
 
 # ---- what is replaced, kept and why --------------------------------------------------------------------------------
 

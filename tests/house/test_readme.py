@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from support.paths import ROOT
 
-from cases.foreign_networks import photographs
+from cases.images import photographs
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -46,7 +46,7 @@ def test_a_network_of_ones_own_goes_through_in_ten_lines(tmp_path: Path) -> None
 
 
 def test_data_of_ones_own_go_through_in_ten_lines(tmp_path: Path) -> None:
-    """Parts of two photographs, a class each."""
+    """Images of two scenes, a class each."""
     pictures = photographs(40, 8)
     for part in ("train", "test"):
         for name, own in (("cat", pictures[:4]), ("dog", pictures[4:])):

@@ -1,11 +1,13 @@
 #!/bin/sh
 # Python with the native module built under GCC's sanitizers:
 #
-#   tests/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py
-#   tests/sanitized.sh tsan -m pytest tests/test_engine.py -k thread
+#   tests/native/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py
+#   tests/native/sanitized.sh tsan -m pytest tests/test_engine.py -k thread
+#   tests/native/sanitized.sh asan -m support.fuzz_file 1000
 #
 # With --capture=sys a report of the sanitizer is seen.
 set -e
+cd "$(dirname "$0")/../.."
 case $1 in
   asan) flags=address,undefined libraries="libasan.so libubsan.so" ;;
   tsan) flags=thread libraries="libtsan.so" ;;
@@ -28,5 +30,6 @@ preload=
 for library in $libraries; do preload="$preload $(g++ -print-file-name=$library)"; done
 packages=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # -S leaves out the editable install, which would be found before the instrumented copy. Python itself leaks at exit.
-export PYTHONPATH="$build/python:tests:$packages" ASAN_OPTIONS=detect_leaks=0,allocator_may_return_null=1
+# The paths are relative to the root: whatever starts Python again from there finds the copy too.
+export PYTHONPATH="$build/python:tests:.:$packages" ASAN_OPTIONS=detect_leaks=0,allocator_may_return_null=1
 LD_PRELOAD=$preload exec "$bin/python" -S "$@"

@@ -1,4 +1,4 @@
-"""torchvision's networks from end to end: binarized, trained for three steps, converted, the law on real images."""
+"""torchvision's networks from end to end: binarized, trained for three steps, converted, judged layer by layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 import bbg
 from bbg.graph import file as packed
-from cases.foreign_networks import NETWORKS, binary_twin
+from cases.torchvision_networks import NETWORKS, binary_twin
 
 torch.set_num_threads(1)
 
@@ -20,7 +20,7 @@ CASES = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name f
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_foreign_network_runs_at_one_bit(name: str, tmp_path: Path) -> None:
+def test_a_network_of_torchvision_runs_at_one_bit(name: str, tmp_path: Path) -> None:
     side = NETWORKS[name][1]
     network, original, images, losses = binary_twin(name, side)
     assert all(math.isfinite(loss) for loss in losses)

@@ -7,17 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.models as tv
-from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 import bbg
 from bbg.binarization.rewrite import Binarized
 from bbg.image import Preprocess
+from cases.images import photographs
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "resnet18": (tv.resnet18, 64),
@@ -46,23 +44,10 @@ def build(name: str, **options: Any) -> nn.Module:
     return NETWORKS[name][0](weights=None, num_classes=10, **options)
 
 
-def photographs(side: int, count: int = 8) -> np.ndarray:
-    """Different parts of scikit-learn's two photographs, uint8 `[count, side, side, 3]`."""
-    crops = []
-    for i, image in enumerate(load_sample_images().images):
-        height, width = image.shape[:2]
-        span = min(height, width) * 3 // 5
-        for j in range((count + 1 - i) // 2):
-            y, x = (height - span) * (j % 2), (width - span) * j // max(1, (count - 1) // 2)
-            crop = Image.fromarray(image[y : y + span, x : x + span])
-            crops.append(np.asarray(crop.resize((side, side), Image.Resampling.BILINEAR)))
-    return np.stack(crops)
-
-
 def binary_twin(
     name: str, side: int, classes: int = 10, method: str = "bbg", steps: int = 3
 ) -> tuple[Binarized, nn.Module, Tensor, list[float]]:
-    """A network binarized and trained for some steps on photographs; with the original, the images and the losses.
+    """A network binarized and trained for some steps on images; with the original, the images and the losses.
 
     The original's batch norms hold the statistics of the images, so that its numbers stay in a trained network's range.
     """

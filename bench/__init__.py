@@ -1,0 +1,17 @@
+"""Benchmarks. Each is a module of this package, run from the root of the checkout: `python -m bench.kernels`.
+
+A benchmark owns two functions: `rows(arguments)` measures and returns what is written to bench/results/NAME.json,
+`render(result)` makes a section of docs/results.md of that file. To add one, write its file and name it here.
+"""
+
+# In the order of the page.
+BENCHMARKS = (
+    "kernels",
+    "layers",
+    "runtimes",
+    "torchvision_networks",
+    "sizes",
+    "footprint",
+    "larq_engine",
+    "bnn_lab",
+)

@@ -1,0 +1,166 @@
+"""One runtime with one network, serving turns (interleave.py); runtimes.py starts it in a process of its own.
+
+    python -m bench.runtime_process RUNTIME PRECISION NETWORK THREADS FOLDER [LEAST]
+
+Each gets its best settings: tensors bound beforehand, everything optimised, the threads it is told. Its output is
+compared with torch's before it is timed (by a correlation of LEAST at least, else what the precision allows), and the
+precision in which its convolutions run is read back from it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.interleave import serve
+from bench.measure import durations
+
+Call = Callable[[], object]
+Ready = tuple[Call, np.ndarray | None, dict[str, Any]]  # the call, its output for the input, facts
+
+
+class Precision(NamedTuple):
+    """Which file of the twin, OpenVINO's hint, what its convolutions then run in, and how near to torch's output."""
+
+    file: str
+    hint: str
+    runs_in: set[str]
+    least_correlation: float
+
+
+PRECISIONS = {
+    "float32": Precision("onnx", "f32", {"f32"}, 0.999999),
+    "bfloat16": Precision("onnx", "bf16", {"bf16"}, 0.99),
+    "int8": Precision("int8.onnx", "f32", {"i8", "u8"}, 0.98),
+    "int8, 7-bit weights": Precision("int7.onnx", "f32", {"i8", "u8"}, 0.98),
+}
+
+
+def in_bbg(network: str, threads: int, folder: Path, precision: str) -> Ready:
+    """The packed network on the bytes of an image: normalising them is part of its time."""
+    import bbg
+    from bench.networks import bytes_of
+
+    path, image = folder / f"{network}.bbg", bytes_of(network)
+    engine = bbg.load(path, threads=threads)
+    return lambda: engine(image), None, {"kernels": engine.kernels, "bytes": path.stat().st_size}
+
+
+def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Ready:
+    """OpenVINO in its latency mode."""
+    import openvino as ov
+
+    x = np.load(folder / f"{network}.npz")["x"]
+    asked = PRECISIONS[precision]
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": asked.hint}
+    settings["ENABLE_CPU_PINNING"] = False  # where something else runs, a pinned thread cannot step aside
+    core = ov.Core()
+    compiled = core.compile_model(core.read_model(folder / f"{network}.{asked.file}"), "CPU", settings)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(ov.Tensor(x, shared_memory=True))
+    request.infer()
+
+    def fact(node: Any, key: str) -> str:
+        return str(node.get_rt_info()[key].astype(str))
+
+    nodes = [n for n in compiled.get_runtime_model().get_ops() if fact(n, "layerType") == "Convolution"]
+    kernels = Counter(fact(n, "primitiveType") for n in nodes)
+    ran = Counter(fact(n, "runtimePrecision") for n in nodes)
+    if not set(ran) <= asked.runs_in:
+        raise RuntimeError(f"OpenVINO runs its convolutions in {dict(ran)}, not in {precision}")
+
+    def call(_borrowed: np.ndarray = x) -> None:  # the tensor does not keep the array alive
+        request.infer()
+
+    return call, request.get_output_tensor().data, {"kernels": dict(kernels)}
+
+
+def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> Ready:
+    """ONNX Runtime with everything optimised."""
+    import onnx
+    import onnxruntime as ort
+
+    stored = np.load(folder / f"{network}.npz")
+    x, y = stored["x"], np.empty_like(stored["y"])
+    model = folder / f"{network}.{PRECISIONS[precision].file}"
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    with tempfile.TemporaryDirectory() as place:
+        options.optimized_model_filepath = str(Path(place) / "optimized.onnx")
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        nodes = Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
+    convolutions = {kind: count for kind, count in nodes.items() if "Conv" in kind}
+    if precision == "int8" and set(convolutions) != {"QLinearConv"}:
+        raise RuntimeError(f"ONNX Runtime's convolutions are {convolutions}, not int8")
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x))
+    binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
+    session.run_with_iobinding(binding)
+    return lambda: session.run_with_iobinding(binding), y, {"kernels": convolutions}
+
+
+def in_torch(network: str, threads: int, folder: Path, precision: str) -> Ready:
+    """Torch in whichever way is fastest here: eager, eager with channels last, or compiled with frozen weights."""
+    import torch
+
+    from bench.networks import build
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    model = build(network, "float")
+    x = torch.from_numpy(np.load(folder / f"{network}.npz")["x"])
+    last = torch.channels_last
+
+    def without_gradients(function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> Call:
+        def call() -> torch.Tensor:
+            with torch.no_grad():
+                return function(images)
+
+        return call
+
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    ways = {
+        "eager": without_gradients(model, x),
+        "channels last": without_gradients(build(network, "float").to(memory_format=last), x.to(memory_format=last)),
+        "compiled": without_gradients(torch.compile(model), x),
+    }
+    times = {}
+    for name, call in ways.items():
+        try:
+            times[name] = min(durations(call, 0.5))
+        except Exception as error:  # no C++ compiler, for example
+            print(f"torch, {name}: {error}", file=sys.stderr)
+    best = min(times, key=lambda name: times[name])
+    return ways[best], np.asarray(ways[best]()), {"kernels": best}
+
+
+RUNTIMES = {"bbg": in_bbg, "OpenVINO": in_openvino, "ONNX Runtime": in_onnxruntime, "torch": in_torch}
+
+
+def main() -> None:
+    """Serve."""
+    runtime, precision, network, threads, place, *least = sys.argv[1:]
+    folder = Path(place)
+    call, output, facts = RUNTIMES[runtime](network, int(threads), folder, precision)
+    if output is not None:
+        expected = np.load(folder / f"{network}.npz")["y"]
+        agreement = float(np.corrcoef(output.ravel(), expected.ravel())[0, 1])
+        if not agreement >= (float(least[0]) if least else PRECISIONS[precision].least_correlation):
+            raise RuntimeError(f"{runtime}, {precision}: the output correlates with torch's by {agreement:.4f} only")
+        facts["correlation"] = agreement
+    serve(call, facts)
+
+
+if __name__ == "__main__":
+    main()
