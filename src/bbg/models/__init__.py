@@ -14,7 +14,7 @@ from bbg.methods import Method, get
 from bbg.models.resnet import ResNet, ResNetCifar
 from bbg.models.vgg import VGGSmall
 
-__all__ = ["NETWORKS", "create"]
+__all__ = ["NETWORKS", "allowed_options", "create"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": ResNetCifar,
@@ -32,13 +32,16 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
     `options` are the network's own keywords (`act`, `width`, `in_channels`, ...). Weights are drawn from torch's global
     generator. Raises BbgError for an unknown name, method or option.
     """
-    if name not in NETWORKS:
-        raise BbgError(f"unknown network {name!r}; allowed are {', '.join(NETWORKS)}")
-    build = NETWORKS[name]
-    allowed = [k for k in inspect.signature(build).parameters if k not in ("num_classes", "method")]
-    unknown = [k for k in options if k not in allowed]
-    if unknown:
+    allowed = allowed_options(name)
+    if unknown := [k for k in options if k not in allowed]:
         raise BbgError(f"network {name!r} has no option {unknown[0]!r}; allowed are {', '.join(allowed)}")
     if num_classes < 1:
         raise BbgError(f"num_classes is {num_classes}, allowed are 1 and more")
-    return build(num_classes, get(method), **options)
+    return NETWORKS[name](num_classes, get(method), **options)
+
+
+def allowed_options(name: str) -> list[str]:
+    """The options that the network called `name` takes; BbgError for an unknown name."""
+    if name not in NETWORKS:
+        raise BbgError(f"unknown network {name!r}; allowed are {', '.join(NETWORKS)}")
+    return [k for k in inspect.signature(NETWORKS[name]).parameters if k not in ("num_classes", "method")]
