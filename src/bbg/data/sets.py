@@ -34,6 +34,10 @@ class Dataset(Protocol):
         """The preprocessing for evaluation, with the statistics of the colours."""
 
     @property
+    def labels(self) -> Any:
+        """The targets of all images, by index."""
+
+    @property
     def skipped(self) -> int:
         """Files left out."""
 

@@ -11,6 +11,7 @@ history tells of a resumed epoch are those of its steps since then.
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,8 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
         optimizer.load_state_dict(state.optimizer)
     loader = training_loader(split, recipe, fabric.device)
     test = Loader(split.test, EVALUATION_BATCH, preprocess=split.preprocess, device=fabric.device)
-    monitor = Monitor(model, state, None if out is None else out / "tensorboard")
     console, steps = Console(), loader.steps
+    monitor = Monitor(model, state, None if out is None else out / "tensorboard")
 
     def keep(epoch: int, step: int) -> None:
         keep_state(state, model, optimizer, out, epoch, epoch * steps + step)
@@ -139,7 +140,7 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
             console.print(f"stopped{kept}")
             raise KeyboardInterrupt
 
-    with stop_request() as stop, Progress(console, recipe.epochs, steps, progress) as bar:
+    with closing(monitor), stop_request() as stop, Progress(console, recipe.epochs, steps, progress) as bar:
         for epoch in range(state.epoch, recipe.epochs):
             began, images, totals = time.monotonic(), 0, Totals()
             set_stage(model, recipe, epoch)
@@ -167,7 +168,6 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
             state.epoch, state.step = epoch + 1, 0
             bar.epoch(row, images)
             keep(epoch, steps - 1)
-    monitor.close()
 
 
 def train_step(
