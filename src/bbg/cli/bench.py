@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, argument, count, verb
-from bbg.cli.predict import MODEL
-from bbg.cli.zoo import find
-from bbg.engine import Engine
+from bbg.cli.parser import JSON, MODEL, argument, count, verb
+from bbg.zoo import resolve
+
+if TYPE_CHECKING:
+    from bbg.engine import Engine
 
 
 @verb(
@@ -25,11 +27,9 @@ from bbg.engine import Engine
 )
 def bench(model: str, threads: int, batch: int, seconds: float, json: Path | None) -> None:
     """Time a packed model by layer and in all, beside its real-valued twin in torch where torch is installed."""
-    import numpy as np
-
     from bbg.engine import load
 
-    engine = load(find(model), threads)
+    engine = load(resolve(model), threads)
     x = np.random.default_rng(0).normal(size=(batch, *engine.input_shape)).astype(np.float32)
     whole = times(lambda: engine(x), seconds)
     profiles = [engine.profile(x)]
@@ -59,8 +59,6 @@ def times(call: Callable[[], object], seconds: float, least: int = 5) -> list[fl
 
 def spread(durations: list[float], unit: str, factor: float) -> dict[str, float]:
     """Least and median, in a unit that is `factor` to the second."""
-    from statistics import median
-
     return {f"min_{unit}": factor * min(durations), f"median_{unit}": factor * median(durations)}
 
 

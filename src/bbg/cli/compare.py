@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from bbg.cli.output import show
-from bbg.cli.parser import argument, count, new_file, verb
-from bbg.cli.train import DATA, changes_of
+from bbg.cli.parser import CHANGES, DATA, argument, changes_of, count, new_file, verb
 
 
 @verb(
@@ -15,7 +14,7 @@ from bbg.cli.train import DATA, changes_of
     DATA,
     argument("--methods", metavar="A,B,...", help="names of methods; default: all"),
     argument("--seeds", type=count, default=1, metavar="N", help="trainings per method; default: 1"),
-    argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"),
+    CHANGES,
     argument("--epochs", type=count, metavar="N", help="short for --set epochs=N"),
     argument("--out", type=Path, metavar="DIR", help="folder of the runs; default: runs/compare_<recipe>"),
     argument("--json", type=new_file, metavar="FILE", help="the result; default: compare.json in --out"),

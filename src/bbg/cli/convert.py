@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bbg.cli.evaluate import accuracy, engine_logits, held_out, torch_logits
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, argument, new_file, verb
-from bbg.cli.train import DATA
-from bbg.conversion.report import Report
-from bbg.data.sets import Split
-from bbg.training.checkpoint import Checkpoint
+from bbg.cli.parser import DATA, JSON, argument, new_file, verb
+from bbg.cli.scoring import accuracy, engine_logits, held_out, torch_logits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bbg.conversion.report import Report
+    from bbg.data import Split
+    from bbg.training.checkpoint import Checkpoint
 
 CHECK_IMAGES = 32
 
@@ -101,9 +104,8 @@ def compare(torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> di
     }
 
 
-def example(trained: Checkpoint, split: Split | None) -> Any:
+def example(trained: Checkpoint, split: Split | None) -> Tensor:
     """The batch on which conversion is checked: test images where there are some, else seeded random pixels."""
-    import numpy as np
     import torch
 
     preprocess = trained.preprocess

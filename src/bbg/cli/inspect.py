@@ -1,18 +1,78 @@
-"""What `bbg inspect --checkpoint` shows: a trained network before it is packed. Needs torch."""
+"""The verb inspect: what a packed file, the kernel sets or a checkpoint hold. Only a checkpoint needs torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from bbg.cli.evaluate import held_out
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, argument, new_file, verb
-from bbg.cli.predict import MODEL
-from bbg.cli.zoo import find
+from bbg.cli.parser import JSON, MODEL, argument, new_file, verb
+from bbg.cli.scoring import held_out
 from bbg.errors import BbgError
+from bbg.zoo import resolve
 
 IMAGES = 1000  # test images that dead filters and stuck activations are looked for on
+
+
+@verb(
+    argument("model", nargs="?", metavar="MODEL", help=MODEL),
+    argument("--cpu", action="store_true", help="show the kernel sets instead, and which one runs here"),
+    argument("--checkpoint", type=Path, metavar="CKPT", help="look into a checkpoint of bbg train instead"),
+    argument("--data", type=Path, metavar="DIR", help="with --checkpoint: folder of the images; 'digits' needs none"),
+    argument("--histograms", type=new_file, metavar="FILE.png", help="with --checkpoint: also draw the distributions"),
+    JSON,
+)
+def inspect(
+    model: str | None,
+    cpu: bool,
+    checkpoint: Path | None,
+    data: Path | None,
+    histograms: Path | None,
+    json: Path | None,
+) -> None:
+    """Show what a model is made of; of a checkpoint, also how its bits, gates and filters do."""
+    if (model is not None) + cpu + (checkpoint is not None) != 1:
+        raise BbgError("inspect takes either a MODEL or --cpu or --checkpoint CKPT; give one of them")
+    if checkpoint is not None:
+        show(examine(checkpoint, data, histograms), json)
+        return
+    if data is not None or histograms is not None:
+        raise BbgError("inspect takes --data and --histograms with --checkpoint CKPT only; leave them out")
+    if model is None:
+        from bbg.engine import kernel_sets
+
+        show({"kernel_sets": [s._asdict() for s in kernel_sets()]}, json)
+        return
+    from bbg.graph.file import items, read
+
+    path = resolve(model)
+    packed = read(path)
+    costs = packed.graph.costs()
+    layers = [
+        {
+            "layer": c.name,
+            "kind": c.kind,
+            "output": c.shape,
+            "weight_bits": c.bits,
+            "bytes": c.bytes,
+            "operations": c.macs,
+        }
+        for c in costs
+    ]
+    show(
+        {
+            "layers": layers,
+            "bytes": [item._asdict() for item in items(packed)],
+            "file": str(path),
+            "file_bytes": path.stat().st_size,
+            "input": packed.graph.input_shape,
+            "classes": None if packed.labels is None else len(packed.labels),
+            "binary_operations": sum(c.macs for c in costs if c.bits == 1),
+            "float_operations": sum(c.macs for c in costs if c.bits == 32),
+            "provenance": [{"note": note, "value": value} for note, value in packed.provenance.items()],
+        },
+        json,
+    )
 
 
 def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[str, Any]:
@@ -112,66 +172,3 @@ def _rest(cost: Any) -> dict[str, Any]:
         "bytes": sum(row.bytes for row in rows),
         "operations": 0,
     }
-
-
-@verb(
-    argument("model", nargs="?", metavar="MODEL", help=MODEL),
-    argument("--cpu", action="store_true", help="show the kernel sets instead, and which one runs here"),
-    argument("--checkpoint", type=Path, metavar="CKPT", help="look into a checkpoint of bbg train instead"),
-    argument("--data", type=Path, metavar="DIR", help="with --checkpoint: folder of the images; 'digits' needs none"),
-    argument("--histograms", type=new_file, metavar="FILE.png", help="with --checkpoint: also draw the distributions"),
-    JSON,
-)
-def inspect(
-    model: str | None,
-    cpu: bool,
-    checkpoint: Path | None,
-    data: Path | None,
-    histograms: Path | None,
-    json: Path | None,
-) -> None:
-    """Show what a model is made of; of a checkpoint, also how its bits, gates and filters do."""
-    if (model is not None) + cpu + (checkpoint is not None) != 1:
-        raise BbgError("inspect takes either a MODEL or --cpu or --checkpoint CKPT; give one of them")
-    if checkpoint is not None:
-        from bbg.cli.inspect import examine
-
-        show(examine(checkpoint, data, histograms), json)
-        return
-    if data is not None or histograms is not None:
-        raise BbgError("inspect takes --data and --histograms with --checkpoint CKPT only; leave them out")
-    if model is None:
-        from bbg.engine import kernel_sets
-
-        show({"kernel_sets": [s._asdict() for s in kernel_sets()]}, json)
-        return
-    from bbg.graph.file import items, read
-
-    path = find(model)
-    packed = read(path)
-    costs = packed.graph.costs()
-    layers = [
-        {
-            "layer": c.name,
-            "kind": c.kind,
-            "output": c.shape,
-            "weight_bits": c.bits,
-            "bytes": c.bytes,
-            "operations": c.macs,
-        }
-        for c in costs
-    ]
-    show(
-        {
-            "layers": layers,
-            "bytes": [item._asdict() for item in items(packed)],
-            "file": str(path),
-            "file_bytes": path.stat().st_size,
-            "input": packed.graph.input_shape,
-            "classes": None if packed.labels is None else len(packed.labels),
-            "binary_operations": sum(c.macs for c in costs if c.bits == 1),
-            "float_operations": sum(c.macs for c in costs if c.bits == 32),
-            "provenance": [{"note": note, "value": value} for note, value in packed.provenance.items()],
-        },
-        json,
-    )

@@ -82,4 +82,22 @@ def new_file(text: str) -> Path:
     return path
 
 
+# What several verbs take. ---------------------------------------------------------------------------------------------
+
+MODEL = "a packed file or a name of the zoo"
+DATA = argument("--data", type=Path, metavar="DIR", help="folder of the images; 'digits' needs none")
+CHANGES = argument(
+    "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
+)
 JSON = argument("--json", type=new_file, metavar="FILE", help="also write the figures as JSON")
+
+
+def changes_of(pairs: list[str], **more: int | None) -> dict[str, Any]:
+    """The changes to a recipe that `--set KEY=VALUE` and its short forms ask for."""
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BbgError(f"--set got {pair!r}; it takes key=value, such as --set lr=0.001")
+        changes[key.strip()] = value.strip()
+    return changes | {key: value for key, value in more.items() if value is not None}

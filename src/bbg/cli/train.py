@@ -1,25 +1,18 @@
-"""The verbs that need torch: train, eval, convert."""
+"""The verb train."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, argument, verb
-from bbg.errors import BbgError
-
-if TYPE_CHECKING:
-    pass
-
-DATA = argument("--data", type=Path, metavar="DIR", help="folder of the images; 'digits' needs none")
+from bbg.cli.parser import CHANGES, DATA, JSON, argument, changes_of, verb
 
 
 @verb(
     argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, such as those of recipes/"),
     DATA,
-    argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"),
+    CHANGES,
     argument("--epochs", type=int, metavar="N", help="short for --set epochs=N"),
     argument("--seed", type=int, metavar="N", help="short for --set seed=N"),
     argument("--init", type=Path, metavar="CKPT", help="start from the weights of this checkpoint"),
@@ -60,14 +53,3 @@ def train(
         },
         json,
     )
-
-
-def changes_of(pairs: list[str], **more: int | None) -> dict[str, Any]:
-    """The changes to a recipe that `--set KEY=VALUE` and its short forms ask for."""
-    changes: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BbgError(f"--set got {pair!r}; it takes key=value, such as --set lr=0.001")
-        changes[key.strip()] = value.strip()
-    return changes | {key: value for key, value in more.items() if value is not None}
