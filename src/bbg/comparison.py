@@ -26,6 +26,7 @@ from bbg.training.checkpoint import Checkpoint
 from bbg.training.loop import train
 
 VARIED = ("method", "seed")  # keys of the recipe that differ between the rows
+_NEWER = {"task": "classification", "factory": None}  # keys that results of older versions do not have
 
 
 def compare(
@@ -44,7 +45,9 @@ def compare(
     if len(set(names)) != len(names) or not names:
         raise BbgError(f"methods are {', '.join(names) or 'none'}; give one or more names, each once")
     if recipe.factory is not None or recipe.network is None:
-        raise BbgError("a comparison builds its networks by method; give a recipe with a network, and without a factory")
+        raise BbgError(
+            "a comparison builds its networks by method; give a recipe with a network, and without a factory"
+        )
     if seeds < 1:
         raise BbgError(f"seeds is {seeds}, allowed are 1 and more")
     common = {key: value for key, value in recipe.to_dict().items() if key not in VARIED}
@@ -147,7 +150,7 @@ def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
         old = json.loads(result.read_text(encoding="utf-8"))
         rows = [{**row, "method": row["method"], "seed": row["seed"]} for row in old["rows"]]
         ours = {**report["recipe"], "test_set": report["test_set"]}
-        theirs = {**old["recipe"], "test_set": old["test_set"]}
+        theirs = {**_NEWER, **old["recipe"], "test_set": old["test_set"]}
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise BbgError(f"{str(result)!r} is no result of a comparison; give another file") from e
     for key in {**ours, **theirs}:
