@@ -59,15 +59,17 @@ def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess
     with ThreadPoolExecutor() as pool:
         for label, (name, here) in enumerate(files.items()):
             if in_memory:
-                readable = [x for x in pool.map(lambda p: _pixels(preprocess, p), here) if x is not None]
-                images += readable
+                decoded = [x for x in pool.map(lambda p: _pixels(preprocess, p), here) if x is not None]
+                images += decoded
+                count = len(decoded)
             else:
-                readable = [p for p in here if p.suffix.lower() in SUFFIXES]
-                paths += readable
-            if not readable:
+                named = [p for p in here if p.suffix.lower() in SUFFIXES]
+                paths += named
+                count = len(named)
+            if not count:
                 raise BbgError(f"class folder {str(folder / name)!r} has no readable image; add some, or remove it")
-            labels += [label] * len(readable)
-            skipped += len(here) - len(readable)
+            labels += [label] * count
+            skipped += len(here) - count
     targets = np.asarray(labels, np.int64)
     if in_memory:
         return ImageSet(np.stack(images), targets, classes, preprocess, skipped)

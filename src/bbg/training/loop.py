@@ -103,7 +103,7 @@ def _fit(
     if resume and init is not None:
         raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
     task = make_task(recipe, len(split.classes), teacher_of(recipe, split) if teacher is None else teacher)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs miss this form
+    model.to(memory_format=torch.channels_last)
     state = first_state(model, recipe, split, out, init, resume, custom)
     if out is not None:
         try:
@@ -125,7 +125,8 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
     fabric = Fabric(accelerator="auto", devices=1)
     fabric.launch()
     optimizer = make_optimizer(model, recipe)
-    forward, stepper = fabric.setup(torch.compile(model) if recipe.compile else model, optimizer)
+    trained: Any = torch.compile(model) if recipe.compile else model  # shares the parameters of `model`
+    forward, stepper = fabric.setup(trained, optimizer)
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
     loader = training_loader(split, recipe, fabric.device)
