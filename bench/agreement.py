@@ -26,7 +26,8 @@ import bbg
 from bbg.conversion.builder import Lowered
 from bbg.conversion.trace import lower_network
 from bbg.conversion.verify import LAW, by_steps, show
-from bbg.data import Batches, open_data
+from bbg.data import open_data
+from bbg.data.loader import Loader
 from bbg.engine import Engine
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, read
@@ -59,7 +60,7 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
     """Both accuracies over all test images, the differences of the logits, and the first difference of each image."""
     split = open_data(trained.recipe.dataset, data, trained.preprocess.size[0])
     network = trained.network()
-    batches = list(Batches(split.test, trained.preprocess, 250, shuffle=False))
+    batches = list(Loader(split.test, 250, preprocess=trained.preprocess).epoch())
     if packed is None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.bbg"

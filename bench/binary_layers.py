@@ -49,7 +49,7 @@ def layer(case: Case, form: str) -> Graph:
             epilogue=rows,
             tensors={**op.tensors, "epilogue": epilogue},
         )
-    return Graph("x", shape, (sign, op), ()).with_outputs(*op.written)
+    return Graph("x", shape, (sign, op), ()).with_outputs(op.written)
 
 
 class Timed:

@@ -50,7 +50,7 @@ def peak(program: str) -> int:
 
 def overhead(rounds: int) -> float:
     """Microseconds per call of an engine that has nothing to do, at best."""
-    graph = Graph("x", (1, 1, 1), (Op("y", "pointwise", ("x",), "y"),), ()).with_outputs("y")
+    graph = Graph("x", (1, 1, 1), (Op("y", "pointwise", ("x",), "y"),), ()).with_outputs(["y"])
     engine, x = Engine(PackedModel(graph), threads=1), np.zeros((1, 1, 1, 1), np.float32)
 
     def calls() -> None:

@@ -27,7 +27,6 @@ from bbg.recipe import Recipe
 from bbg.training.evaluate import logits_of
 from bbg.training.loop import train
 
-RECIPE = Path(__file__).parent.parent / "src" / "bbg" / "recipes" / "digits_resnet8.toml"
 GREEN, ORANGE, GREY, INK = "#1b9e77", "#d95f02", "#c9ced6", "#22303c"
 
 
@@ -46,7 +45,7 @@ class Side(NamedTuple):
 def run(out: Path, **changes: Any) -> tuple[Side, Side]:
     """Train, convert and compare in the folder `out`; returns (torch, engine). `changes` are recipe keys."""
     torch.set_num_threads(1)  # 8x8 images give a second thread nothing to do
-    recipe = Recipe.load(RECIPE).changed(changes)
+    recipe = Recipe.find("digits_resnet8").changed(changes)
     split = open_data(recipe.dataset, None)
     trained = train(recipe, split, out, progress=sys.stdout.isatty())
     model = trained.network()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bbg.engine import Engine, load
     from bbg.image import Preprocess
     from bbg.models import create, list_models
+    from bbg.training.loop import fit
 
     __all__ = [
         "BbgError",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         "check",
         "convert",
         "create",
+        "fit",
         "layers",
         "list_models",
         "load",
@@ -48,6 +50,7 @@ else:
         "check": "bbg.conversion",
         "convert": "bbg.conversion",
         "create": "bbg.models",
+        "fit": "bbg.training.loop",
         "layers": "bbg.layers",
         "list_models": "bbg.models",
         "load": "bbg.engine",

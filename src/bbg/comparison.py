@@ -1,6 +1,6 @@
 """Methods beside each other: the same network, data and budget for each of them.
 
-    bbg compare recipes/cifar10_resnet20_short.toml --data DIR --methods bbg,xnor --seeds 3 --out runs/compare
+    bbg compare cifar10_resnet20_short --data DIR --methods bbg,xnor --seeds 3 --out runs/compare
 
 Each (method, seed) is one training in a folder of its own, `<out>/<method>-s<seed>`. A training that was interrupted
 goes on, one that is finished is not repeated, and the result file is written anew behind each of them.
@@ -8,7 +8,6 @@ goes on, one that is finished is not repeated, and the result file is written an
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from bbg.training.checkpoint import Checkpoint
 from bbg.training.loop import train
 
 VARIED = ("method", "seed")  # keys of the recipe that differ between the rows
+_NEWER = {"task": "classification", "factory": None}  # keys that results of older versions do not have
 
 
 def compare(
@@ -44,14 +44,18 @@ def compare(
     names = [get(name).name for name in methods]
     if len(set(names)) != len(names) or not names:
         raise BbgError(f"methods are {', '.join(names) or 'none'}; give one or more names, each once")
+    if recipe.factory is not None or recipe.network is None:
+        raise BbgError(
+            "a comparison builds its networks by method; give a recipe with a network, and without a factory"
+        )
     if seeds < 1:
         raise BbgError(f"seeds is {seeds}, allowed are 1 and more")
     common = {key: value for key, value in recipe.to_dict().items() if key not in VARIED}
     report: dict[str, Any] = {
         "recipe": common,
         "classes": len(split.classes),
-        "test_images": len(split.test.labels),
-        "test_set": _digest(split),
+        "test_images": len(split.test),
+        "test_set": split.test.digest(),
         "torch": str(torch.__version__),
     }
     report["rows"] = _known(result, report)
@@ -138,13 +142,6 @@ def draw(report: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _digest(split: Split) -> str:
-    """What tells one set of test images from another."""
-    digest = hashlib.sha256(split.test.labels.tobytes())
-    digest.update(split.test.images.tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows that the file has already; BbgError where they are of another recipe or other test images."""
     if not result.exists():
@@ -153,7 +150,7 @@ def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
         old = json.loads(result.read_text(encoding="utf-8"))
         rows = [{**row, "method": row["method"], "seed": row["seed"]} for row in old["rows"]]
         ours = {**report["recipe"], "test_set": report["test_set"]}
-        theirs = {**old["recipe"], "test_set": old["test_set"]}
+        theirs = {**_NEWER, **old["recipe"], "test_set": old["test_set"]}
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise BbgError(f"{str(result)!r} is no result of a comparison; give another file") from e
     for key in {**ours, **theirs}:

@@ -1,4 +1,7 @@
-"""A recipe: everything a training run needs, as one flat TOML file. Unknown keys are refused."""
+"""A recipe: everything a training run needs, as one flat TOML file. Unknown keys are refused.
+
+Those that come with the package are found by name: `Recipe.find("cifar10_resnet20")`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,17 @@ from typing import Any, get_args, get_type_hints
 
 from bbg.errors import BbgError
 
+FOLDER = Path(__file__).parent / "recipes"
+
 
 @dataclass(frozen=True)
 class Recipe:
     """The keys of a recipe file, their types and defaults."""
 
-    dataset: str  # cifar10, cifar100, folders, digits
-    network: str  # a name that bbg.create takes
+    dataset: str  # a name of bbg.data: cifar10, cifar100, folders, digits
+    network: str | None = None  # a name that bbg.create takes; none: the module of `factory`, or the one given to fit
+    factory: str | None = None  # package.module:function that makes a module of one's own, instead of `network`
+    task: str = "classification"  # what the network is trained for
     method: str = "bbg"  # a name of bbg.methods
     act: str | None = None  # nonlinearity of the units; none: the method's own
     width: int | None = None  # channels of the first stage; none: the network's own
@@ -101,10 +108,20 @@ class Recipe:
     def from_dict(values: dict[str, Any]) -> Recipe:
         """The recipe with these keys; BbgError for an unknown or missing key or a wrong type."""
         _refuse_unknown(values)
-        for key in ("dataset", "network"):
-            if key not in values:
-                raise BbgError(f"recipe key {key!r} is missing; every recipe names its dataset and network")
+        if "dataset" not in values:
+            raise BbgError("recipe key 'dataset' is missing; every recipe names its dataset")
         return Recipe(**values)
+
+    @staticmethod
+    def find(given: str | Path) -> Recipe:
+        """The recipe of the package that is called `given`, or else the one in the file at that path."""
+        names = recipe_names()
+        if isinstance(given, str) and given in names:
+            return Recipe.load(FOLDER / f"{given}.toml")
+        path = Path(given)
+        if path.suffix != ".toml" and not path.exists():
+            raise BbgError(f"no recipe {str(given)!r}; give the path of a TOML file or one of {', '.join(names)}")
+        return Recipe.load(path)
 
     @staticmethod
     def load(path: Path) -> Recipe:
@@ -115,6 +132,11 @@ class Recipe:
             raise BbgError(f"cannot read recipe {str(path)!r}: {e.strerror}; give the path of a TOML file") from e
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise BbgError(f"recipe {str(path)!r} is no TOML: {e}") from e
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def _refuse_unknown(values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Image sets: official CIFAR layout, class folders, digits; bad input; batches and their augmentation."""
+"""Image sets: official CIFAR layout, class folders, digits; bad input."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from support.cifar import checksums
 from support.paths import ROOT, SHARED
 
-from bbg.data import Batches, ImageSet, open_data
-from bbg.data.augment import crop_flip
+from bbg.data import DATASETS, needs_folder, open_data
 from bbg.errors import BbgError
 from bbg.image import Preprocess
-
-torch.set_num_threads(1)
-
 
 # CIFAR in its official layout
 
@@ -207,6 +202,11 @@ def test_bad_requests_are_refused(dataset: str, root: Path | None, words: str) -
         open_data(dataset, root)
 
 
+def test_which_sets_need_a_folder() -> None:
+    assert [name for name in DATASETS if not needs_folder(name)] == ["digits"]
+    assert needs_folder("no such set")
+
+
 UNREADABLE = """
 import os, sys
 from pathlib import Path
@@ -266,115 +266,20 @@ def test_digits_are_split_one_to_four() -> None:
     assert set(split.test.labels.tolist()) == set(range(10))
     whole = {image.tobytes() for image in split.test.images} & {image.tobytes() for image in split.train.images}
     assert not whole
+    # The pixels are those that scikit-learn's copy of the set gave; where it is installed, it is asked.
+    pixels, labels = (np.concatenate([getattr(half, n) for half in split]) for n in ("images", "labels"))
+    assert (split.train.digest(), split.test.digest()) == ("32afd4178b079e1d", "8ef9c4e8cfc8ced2")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        pass
+    else:
+        raw = load_digits()
+        expected = np.clip(np.round(raw.images * (255 / 16)), 0, 255).astype(np.uint8)[..., None]
+        held_out = np.arange(len(expected)) % 5 == 0
+        assert np.array_equal(pixels, np.concatenate([expected[~held_out], expected[held_out]]))
+        assert np.array_equal(labels, np.concatenate([raw.target[~held_out], raw.target[held_out]]))
     # The preprocessing states the statistics of the training images.
     x = split.train.images / 255
     assert split.preprocess.mean[0] == pytest.approx(x.mean(), abs=2e-3)
     assert split.preprocess.std[0] == pytest.approx(x.std(), abs=2e-3)
-
-
-# Batches
-
-
-def numbered(n: int, size: int = 6, channels: int = 3) -> ImageSet:
-    """Image i carries the label i, so that batches tell what they are made of."""
-    pixels = np.random.default_rng(0).integers(1, 256, (n, size, size, channels), dtype=np.uint8)
-    return ImageSet(pixels, np.arange(n))
-
-
-COLOUR = Preprocess(6, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
-
-
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("padding", [0, 1, 4])
-@pytest.mark.parametrize("shape", [(50, 3, 8, 8), (20, 1, 5, 7)])
-def test_crop_flip_is_one_crop_and_mirror_per_image(shape: tuple[int, ...], padding: int, flip: bool) -> None:
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    out = crop_flip(images, padding, flip, torch.Generator().manual_seed(1))
-    assert out.shape == images.shape
-    n, c, h, w = shape
-    seen = set()
-    for i in range(n):
-        frame = torch.zeros(c, h + 2 * padding, w + 2 * padding)
-        frame[:, padding : padding + h, padding : padding + w] = images[i]
-        matches = [
-            (y, x, mirrored)
-            for y in range(2 * padding + 1)
-            for x in range(2 * padding + 1)
-            for mirrored in (False, True)
-            if torch.equal(out[i], frame[:, y : y + h, x : x + w].flip([2] if mirrored else []))
-        ]
-        assert len(matches) == 1
-        seen.add(matches[0])
-    assert {m[2] for m in seen} == ({False, True} if flip else {False})
-    if padding:
-        assert len({m[:2] for m in seen}) > 5
-    for axis in (0, 1):
-        assert padding == 4 or {m[axis] for m in seen} == set(range(2 * padding + 1))
-
-
-def epoch(batches: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(batches)
-
-
-def training(**options: Any) -> Batches:
-    return Batches(numbered(53), COLOUR, 8, shuffle=True, seed=5, padding=1, flip=True, **options)
-
-
-def test_an_epoch_entered_anywhere_goes_on_as_if_undisturbed() -> None:
-    for number in (0, 3):
-        whole = training()
-        whole.epoch = number
-        expected = epoch(whole)
-        assert len(expected) == len(whole) == whole.steps == 6
-        for start in range(7):
-            resumed = training()
-            resumed.epoch, resumed.start = number, start
-            rest = epoch(resumed)
-            assert len(rest) == len(resumed) == 6 - start
-            assert resumed.steps == 6
-            for (x, labels), (x0, labels0) in zip(rest, expected[start:], strict=True):
-                assert torch.equal(x, x0)
-                assert torch.equal(labels, labels0)
-
-
-def test_epochs_and_seeds_differ_and_no_image_comes_twice() -> None:
-    orders = []
-    for seed, number in ((5, 0), (5, 1), (6, 0)):
-        batches = Batches(numbered(53), COLOUR, 8, shuffle=True, seed=seed)
-        batches.epoch = number
-        labels = torch.cat([labels for _, labels in batches]).tolist()
-        assert len(labels) == len(set(labels)) == 48
-        orders.append(labels)
-    assert orders[0] != orders[1] != orders[2] != orders[0]
-
-
-def test_the_global_generators_are_neither_read_nor_moved() -> None:
-    torch.manual_seed(0)
-    np.random.seed(0)
-    state = torch.get_rng_state()
-    one = epoch(training())
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(1)
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, epoch(training()), strict=True))
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 8, 53, 100])
-def test_evaluation_sees_every_image_once_in_order_and_as_the_engine_does(batch_size: int) -> None:
-    data = numbered(53)
-    batches = Batches(data, COLOUR, batch_size, shuffle=False)
-    found = epoch(batches)
-    assert len(found) == len(batches)
-    assert torch.cat([labels for _, labels in found]).tolist() == list(range(53))
-    assert torch.equal(torch.cat([x for x, _ in found]), torch.from_numpy(COLOUR.normalize(data.images)))
-
-
-def test_the_frame_of_the_crop_is_the_mean_colour() -> None:
-    data = ImageSet(np.full((40, 6, 6, 3), 255, np.uint8), np.zeros(40, np.int64))
-    x, _ = next(iter(Batches(data, COLOUR, 40, shuffle=True, padding=2)))
-    assert set(x[:, 0].unique().tolist()) == {0.0, x[:, 0].max().item()}
-
-
-def test_a_set_smaller_than_the_batch_is_one_batch() -> None:
-    batches = Batches(numbered(5), COLOUR, 64, shuffle=True)
-    assert [len(labels) for _, labels in batches] == [5]
-    assert len(batches) == 1

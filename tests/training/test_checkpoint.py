@@ -13,7 +13,8 @@ import torch
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
-from bbg.training.checkpoint import Checkpoint, build, load_weights
+from bbg.training.checkpoint import Checkpoint, load_weights
+from bbg.training.factory import build
 
 torch.set_num_threads(1)
 
@@ -38,6 +39,7 @@ def some_checkpoint() -> Checkpoint:
         GREY,
         history,
         {"units.0.conv": torch.tensor([3, 128], dtype=torch.uint8)},
+        {"training": {"images": 9, "digest": "0a"}},
     )
 
 
@@ -69,14 +71,24 @@ def test_the_file_holds_plain_data_only(tmp_path: Path) -> None:
     """The torch version is an object in torch: stored as such, `weights_only` would refuse the whole file."""
     some_checkpoint().save(tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert (state["version"], type(state["torch"]), state["torch"]) == (2, str, str(torch.__version__))
+    assert (state["version"], type(state["torch"]), state["torch"]) == (3, str, str(torch.__version__))
     assert state["recipe"] == RECIPE.to_dict()
     assert state["preprocess"] == GREY.to_json()
 
 
-def test_a_checkpoint_of_version_1_stays_readable(tmp_path: Path) -> None:
-    state = Checkpoint.load(rewritten(tmp_path / "a.ckpt", version=1, signs=None))
-    assert (state.signs, state.history) == ({}, some_checkpoint().history)
+OLDER = {1: ("signs", "data", "custom"), 2: ("data", "custom")}  # what the files of older versions do not have
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_a_checkpoint_of_an_older_version_stays_readable(tmp_path: Path, version: int) -> None:
+    recipe = {k: v for k, v in RECIPE.to_dict().items() if k not in ("task", "factory")}
+    absent = dict.fromkeys(OLDER[version])
+    state = Checkpoint.load(rewritten(tmp_path / "a.ckpt", version=version, recipe=recipe, **absent))
+    assert (state.version, state.recipe, state.history) == (version, RECIPE, some_checkpoint().history)
+    assert (state.data, state.custom) == ({}, False)
+    x = torch.randn(2, 1, 8, 8)
+    (rebuilt := build(RECIPE, 3, GREY)).load_state_dict(some_checkpoint().model)
+    assert torch.equal(state.network()(x), rebuilt.eval()(x))
 
 
 def test_a_file_that_would_execute_code_is_refused(tmp_path: Path) -> None:
@@ -128,7 +140,7 @@ def rewritten(path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 3}, "has version 3, allowed is 2; update bbg"),
+        ({"version": 4}, "has version 4, allowed is 3; update bbg"),
         ({"version": "one"}, "is damaged or no checkpoint of bbg"),
         ({"version": None}, "is damaged or no checkpoint of bbg"),
         ({"model": None}, "is damaged or no checkpoint of bbg"),
@@ -210,3 +222,7 @@ def test_build_follows_recipe_and_images() -> None:
         build(Recipe(dataset="folders", network="vgg_small"), 3, Preprocess(12))
     with pytest.raises(BbgError, match="unknown network 'resnet9'"):
         build(Recipe(dataset="folders", network="resnet9"), 3, colour)
+    with pytest.raises(BbgError, match="network 'resnet20' has no option 'shortcut'; allowed are "):
+        build(Recipe(dataset="folders", network="resnet20", shortcut="pool"), 3, colour)
+    with pytest.raises(BbgError, match="recipe key 'network' is missing; every recipe names its network or a factory"):
+        build(Recipe(dataset="folders"), 3, colour)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.events import events_of
 from support.kill_train import RECIPE
-from support.trainings import Stop, after, stop
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support.trainings import Stop, after, around_steps, first, stop
 from torch import Tensor
 
 from bbg.analysis import gates, signs, weight_entropy
@@ -32,8 +33,7 @@ STEPS = 4  # of an epoch: 160 images
 @pytest.fixture(scope="module")
 def few() -> Split:
     digits = open_data("digits", None)
-    part = digits.train._replace(images=digits.train.images[:160], labels=digits.train.labels[:160])
-    return digits._replace(train=part)
+    return digits._replace(train=first(digits.train, 160))
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +41,14 @@ def watched(few: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """The folder of a run, and the weights before each of its steps and after the last."""
     out = tmp_path_factory.mktemp("watched")
     seen: list[dict[str, Tensor]] = []
-    hook = Classification.on_train_batch_start
 
-    def noted(self: Classification, batch: Any, index: int) -> None:
-        seen.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
-        hook(self, batch, index)
+    def noted(network: Any) -> None:
+        seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classification, "on_train_batch_start", noted)
+        around_steps(patch, before=noted)
         state = train(QUICK, few, out, progress=False)
     return out, [*seen, state.model]
-
-
-def logged(out: Path) -> EventAccumulator:
-    events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0, "histograms": 0})
-    events.Reload()
-    return events
 
 
 def centred(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -67,7 +59,7 @@ def centred(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_tensorboard_has_entropies_flips_and_gates_of_every_epoch(watched: Any) -> None:
     out, _ = watched
-    events = logged(out)
+    events = events_of(out)
     layers = [f"units.{i}.conv" for i in range(6)]
     scalars = {f"{what}/{layer}" for what in ("entropy", "flips") for layer in layers} | {"flips"}
     tags = events.Tags()
@@ -88,7 +80,7 @@ def test_tensorboard_has_entropies_flips_and_gates_of_every_epoch(watched: Any) 
 def test_flips_are_counted_from_the_end_of_the_epoch_before(watched: Any) -> None:
     out, weights = watched
     history = Checkpoint.load(out / LAST).history
-    events = logged(out)
+    events = events_of(out)
     for epoch in range(3):
         before, now = (centred(weights[STEPS * e]) for e in (epoch, epoch + 1))
         turned = {name: int((before[name] != now[name]).sum()) for name in now}
@@ -110,7 +102,7 @@ def test_a_network_without_binary_layers_has_no_flips(few: Split, tmp_path: Path
     state = train(QUICK.changed({"method": "float", "epochs": 1}), few, tmp_path, progress=False)
     assert "flips" not in state.history[0]
     assert state.signs == {}
-    assert not [tag for tag in logged(tmp_path).Tags()["scalars"] if tag.startswith(("flips", "entropy"))]
+    assert not [tag for tag in events_of(tmp_path).Tags()["scalars"] if tag.startswith(("flips", "entropy"))]
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 6, 8])
@@ -138,7 +130,7 @@ def test_a_checkpoint_holds_the_signs_that_its_epoch_began_with(
 def test_an_epoch_whose_first_signs_are_unknown_has_no_flips(
     watched: Any, few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run goes on from a checkpoint of version 1, which was written inside the second epoch."""
+    """A run goes on from a checkpoint without signs, which was written inside the second epoch."""
     with monkeypatch.context() as patch:
         after(6, stop, patch)
         with pytest.raises(Stop):
@@ -146,7 +138,7 @@ def test_an_epoch_whose_first_signs_are_unknown_has_no_flips(
     old = torch.load(tmp_path / LAST, weights_only=True)
     assert old["step"] > 0
     del old["signs"], old["history"][0]["flips"]
-    torch.save({**old, "version": 1}, tmp_path / LAST)
+    torch.save(old, tmp_path / LAST)
     history = train(QUICK, few, tmp_path, resume=True, progress=False).history
     assert ["flips" in row for row in history] == [False, False, True]
     assert history[2]["flips"] == Checkpoint.load(watched[0] / LAST).history[2]["flips"]
@@ -154,15 +146,28 @@ def test_an_epoch_whose_first_signs_are_unknown_has_no_flips(
         assert [row["flips"] for row in csv.DictReader(file)] == ["", "", str(history[2]["flips"])]
 
 
+def test_without_tensorboard_the_history_is_the_same(
+    watched: Any, few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    history = train(QUICK, few, tmp_path, progress=False).history
+    expected = Checkpoint.load(watched[0] / LAST).history
+    assert [{**row, "seconds": 0} for row in history] == [{**row, "seconds": 0} for row in expected]
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_gates_that_are_not_finite_end_the_training_in_one_sentence(
     few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last step of an epoch spoils a gate: no histogram can be drawn of it."""
+    evaluate = Classification.evaluate
 
-    def spoil(self: Any, *args: Any) -> None:
-        self.model.units[2].gate.data[0] = math.inf
+    def spoil(self: Classification, model: Any, loader: Any) -> dict[str, float]:
+        found = evaluate(self, model, loader)
+        model.units[2].gate.data[0] = math.inf
+        return found
 
-    monkeypatch.setattr(Classification, "on_validation_epoch_end", spoil)
+    monkeypatch.setattr(Classification, "evaluate", spoil)
     with pytest.raises(BbgError, match=r"'units.2.gate' is not finite"):
         train(QUICK, few, tmp_path, progress=False)
 

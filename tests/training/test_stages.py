@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.trainings import Stop, after, bits, stop
+from support.trainings import Stop, after, bits, stop, with_classes
 
 from bbg.data import Split, open_data
 from bbg.errors import BbgError
@@ -66,7 +66,7 @@ def test_any_network_may_teach(digits: Split, tmp_path: Path) -> None:
 
 
 def test_a_teacher_of_other_classes_is_refused(digits: Split, teacher: Path, tmp_path: Path) -> None:
-    other = Split(digits.train, digits.test, [f"digit {c}" for c in digits.classes], digits.preprocess)
+    other = with_classes(digits, [f"digit {c}" for c in digits.classes])
     with pytest.raises(BbgError, match="has other classes or inputs; give one trained on the same images"):
         train(RECIPE.changed({"teacher": str(teacher)}), other, tmp_path, progress=False)
     with pytest.raises(BbgError, match="cannot read checkpoint"):

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
-from bbg.training.checkpoint import build
-from bbg.training.schedule import lr_factor, set_stage
+from bbg.training.factory import build
+from bbg.training.schedule import lr_factor, make_optimizer, set_lr, set_stage
+from bbg.training.tasks import make_task
 from bbg.training.tasks.classification import Classification, distillation
 
 RECIPE = Recipe(dataset="digits", network="resnet8", width=4, act="rprelu")
@@ -45,7 +47,7 @@ def test_onecycle_at_the_ends_of_warmup(warmup: int) -> None:
 def test_weight_decay_is_for_weights_proper(optimizer: str) -> None:
     recipe = RECIPE.changed({"optimizer": optimizer, "weight_decay": 0.1, "method": "reactnet"})
     model = build(recipe, 10, Preprocess.of("digits"))
-    groups = Classification(model, recipe, 10, 100).configure_optimizers().param_groups
+    groups = make_optimizer(model, recipe).param_groups
     decayed = {id(p) for group in groups for p in group["params"] if group["weight_decay"]}
     assert {name for name, p in model.named_parameters() if id(p) in decayed} == {
         f"{name}.weight" for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
@@ -90,17 +92,30 @@ def test_distillation_is_the_divergence_from_the_teacher() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_loss_is_shared_between_labels_and_teacher(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_shared_between_labels_and_teacher(share: float) -> None:
     recipe = RECIPE.changed({"distill": share, "temperature": 2.0})
     model, teacher = (build(recipe, 10, Preprocess.of("digits")) for _ in range(2))
-    task = Classification(model, recipe, 10, 100, teacher)
-    monkeypatch.setattr(task, "log", lambda *args, **options: None)
+    task = Classification(recipe, 10, teacher)
     x, labels = torch.randn(6, 1, 8, 8), torch.arange(6)
-    loss = task.training_step((x, labels), 0)
+    loss = task.loss(model(x), labels, x)
     assert teacher.training  # it was copied
     logits, taught = model(x), teacher.eval()(x)
     expected = (1 - share) * F.cross_entropy(logits, labels) + share * distillation(logits, taught, 2.0)
     assert loss.item() == pytest.approx(float(expected), rel=1e-5)
     loss.backward()
     assert all(p.grad is None for p in teacher.parameters())
-    assert not set(map(id, teacher.parameters())) & set(map(id, task.parameters()))
+    assert task.teacher is not teacher
+    assert set(task.metrics(logits, labels)) == {"accuracy"}
+    assert float(task.metrics(logits, labels)["accuracy"]) == float((logits.argmax(1) == labels).float().mean())
+
+
+def test_a_task_is_found_by_name() -> None:
+    assert isinstance(make_task(RECIPE, 10), Classification)
+    with pytest.raises(BbgError, match="recipe key 'task' is 'detecting', allowed are classification"):
+        make_task(RECIPE.changed({"task": "detecting"}), 10)
+
+
+def test_the_learning_rate_of_a_step_is_set_in_every_group() -> None:
+    optimizer = make_optimizer(nn.Linear(3, 2), RECIPE)
+    set_lr(optimizer, RECIPE, 30, 100)
+    assert [group["lr"] for group in optimizer.param_groups] == [RECIPE.lr * lr_factor(RECIPE, 30, 100)] * 2

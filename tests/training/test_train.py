@@ -7,22 +7,25 @@ import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.events import scalars
 from support.kill_train import RECIPE
-from support.trainings import Stop, after, bits, stop
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support.trainings import Stop, after, bits, first, stop, with_classes
 from torch import Tensor, nn
 
 from bbg.data import Split, open_data
 from bbg.errors import BbgError
 from bbg.recipe import Recipe
-from bbg.training.checkpoint import Checkpoint, build
+from bbg.training import loop
+from bbg.training.checkpoint import Checkpoint
 from bbg.training.evaluate import logits_of, reestimate_norms
-from bbg.training.loop import LAST, train, training_batches
+from bbg.training.factory import build
+from bbg.training.loop import LAST, train, training_loader
 from bbg.training.schedule import lr_factor
 from bbg.training.tasks.classification import Classification
 
@@ -39,8 +42,7 @@ def digits() -> Split:
 @pytest.fixture(scope="module")
 def few(digits: Split) -> Split:
     """A tenth of the digits, where a test needs a training but not its result."""
-    part = digits.train._replace(images=digits.train.images[:160], labels=digits.train.labels[:160])
-    return digits._replace(train=part)
+    return digits._replace(train=first(digits.train, 160))
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +81,6 @@ def test_the_quoted_accuracy_is_that_of_all_test_images(undisturbed: Path, digit
     assert torch.allclose(logits_of(model, digits.test, digits.preprocess), logits, atol=1e-4)
 
 
-def scalars(out: Path, name: str) -> dict[int, float]:
-    events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    return {event.step: event.value for event in events.Scalars(name)}
-
-
 def test_tensorboard_tells_loss_speed_and_accuracy(undisturbed: Path) -> None:
     assert sorted(scalars(undisturbed, "test_accuracy")) == [21, 43, 65]
     assert list(scalars(undisturbed, "test_accuracy").values())[-1] == pytest.approx(
@@ -109,13 +105,13 @@ def test_a_resumed_run_goes_on_as_if_undisturbed(
     saved = Checkpoint.load(tmp_path / LAST)
     assert saved.epoch * STEPS + saved.step <= steps
     rates: list[float] = []
-    hook = Classification.on_train_batch_start
+    set_lr = loop.set_lr
 
-    def noted(self: Classification, batch: Any, index: int) -> None:
-        hook(self, batch, index)
-        rates.extend(group["lr"] for group in self.trainer.optimizers[0].param_groups[:1])
+    def noted(optimizer: torch.optim.Optimizer, *args: Any) -> None:
+        set_lr(optimizer, *args)
+        rates.extend(group["lr"] for group in optimizer.param_groups[:1])
 
-    monkeypatch.setattr(Classification, "on_train_batch_start", noted)
+    monkeypatch.setattr(loop, "set_lr", noted)
     resumed = train(RECIPE, digits, tmp_path, resume=True, progress=False)
     expected = Checkpoint.load(undisturbed / LAST)
     assert bits(resumed.model) == bits(expected.model)
@@ -132,7 +128,7 @@ def test_a_run_broken_off_in_validation_resumes_before_it(
     recipe = RECIPE.changed({"epochs": 1, "checkpoint_steps": 1})
     whole = train(recipe, few, tmp_path / "a", progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "validation_step", lambda *_: stop())
+        patch.setattr(Classification, "evaluate", lambda *_: stop())
         with pytest.raises(Stop):
             train(recipe, few, tmp_path / "b", progress=False)
     state = train(recipe, few, tmp_path / "b", resume=True, progress=False)
@@ -176,8 +172,18 @@ def test_a_used_folder_is_refused(undisturbed: Path, digits: Split) -> None:
     for key, value in {"lr": 0.5, "seed": 1, "epochs": 4, "act": "prelu"}.items():
         changed = RECIPE.changed({key: value})
         refuse(f"cannot resume .*recipe key '{key}' is ", changed, digits, undisturbed, resume=True)
-    others = digits._replace(classes=("x", *digits.classes[1:]))
+    others = with_classes(digits, ["x", *digits.classes[1:]])
     refuse("the images have other classes than the run", RECIPE, others, undisturbed, resume=True)
+    for half, name in (("train", "training"), ("test", "test")):
+        data = getattr(digits, half)
+        turned = data.images.copy()
+        turned[3, 4, 5] ^= 1
+        shifted = data.labels.copy()
+        shifted[7] = (shifted[7] + 1) % 10
+        for other in (first(data, 100), replace(data, images=turned), replace(data, labels=shifted)):
+            changed = digits._replace(**{half: other})
+            words = f"cannot resume .*the {name} images are {len(other):,} of digest .*the run has {len(data):,} of"
+            refuse(words, RECIPE, changed, undisturbed, resume=True)
     assert {p.name: p.read_bytes() for p in undisturbed.iterdir() if p.is_file()} == before
 
 
@@ -218,6 +224,25 @@ def test_init(undisturbed: Path, few: Split, tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_a_run_of_an_older_version_is_refused_but_starts_a_new_one(
+    undisturbed: Path, digits: Split, few: Split, tmp_path: Path
+) -> None:
+    """Version 2 drew other crops: a run cannot go on as it would have, but its weights are weights."""
+    old = torch.load(undisturbed / LAST, weights_only=True)
+    del old["data"], old["custom"]
+    torch.save({**old, "version": 2}, tmp_path / LAST)
+    refuse(
+        "has version 2, whose order and crops of the images were others; start a new",
+        RECIPE,
+        digits,
+        tmp_path,
+        resume=True,
+    )
+    frozen = RECIPE.changed({"epochs": 1, "lr": 0.0, "bn_batches": 0})
+    state = train(frozen, few, tmp_path / "new", init=tmp_path / LAST, progress=False)
+    assert torch.equal(state.model["head.weight"], old["model"]["head.weight"])
+
+
 # Ends
 
 
@@ -244,15 +269,15 @@ def test_weights_that_are_not_finite_are_never_saved(
     few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gradient may overflow where the loss did not: the checkpoint behind that step is the one that must not be."""
-    hook = Classification.on_train_batch_start
+    set_lr = loop.set_lr
 
-    def spoil(self: Classification, batch: Any, index: int) -> None:
-        hook(self, batch, index)
-        if self.global_step == 1:
-            for group in self.trainer.optimizers[0].param_groups:
+    def spoil(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> None:
+        set_lr(optimizer, recipe, step, steps)
+        if step == 1:
+            for group in optimizer.param_groups:
                 group["lr"] = math.inf
 
-    monkeypatch.setattr(Classification, "on_train_batch_start", spoil)
+    monkeypatch.setattr(loop, "set_lr", spoil)
     refuse(r"is not finite in step 2 \(epoch 1\)", RECIPE.changed({"checkpoint_steps": 1}), few, tmp_path)
     assert Checkpoint.load(tmp_path / LAST).step == 1
 
@@ -339,9 +364,7 @@ def test_the_last_epoch_is_validated_with_the_statistics_that_are_saved(undistur
     state = Checkpoint.load(undisturbed / LAST)
     model = state.network()
     before = bits(state.model)
-    batches = training_batches(digits, RECIPE)
-    batches.epoch = RECIPE.epochs - 1
-    reestimate_norms(model, batches, RECIPE.bn_batches)
+    reestimate_norms(model, training_loader(digits, RECIPE), RECIPE.epochs - 1, RECIPE.bn_batches)
     assert bits(model.state_dict()) == before
 
 

@@ -77,7 +77,7 @@ def torch_twin(engine: Engine, x: np.ndarray, threads: int) -> Callable[[], obje
     import torch
 
     from bbg.recipe import Recipe
-    from bbg.training.checkpoint import build
+    from bbg.training.factory import build
 
     if engine.preprocess is None or engine.labels is None:
         return None

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from bbg.cli.output import show
-from bbg.cli.parser import CHANGES, DATA, argument, changes_of, count, new_file, verb
+from bbg.cli.parser import CHANGES, DATA, RECIPE, argument, changes_of, count, new_file, verb
 
 
 @verb(
-    argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, such as those of recipes/"),
+    RECIPE,
     DATA,
     argument("--methods", metavar="A,B,...", help="names of methods; default: all"),
     argument("--seeds", type=count, default=1, metavar="N", help="trainings per method; default: 1"),
@@ -20,7 +20,7 @@ from bbg.cli.parser import CHANGES, DATA, argument, changes_of, count, new_file,
     argument("--json", type=new_file, metavar="FILE", help="the result; default: compare.json in --out"),
 )
 def compare(
-    recipe: Path,
+    recipe: str,
     data: Path | None,
     methods: str | None,
     seeds: int,
@@ -33,13 +33,13 @@ def compare(
     from bbg.errors import BbgError
     from bbg.recipe import Recipe
 
-    chosen = Recipe.load(recipe).changed(changes_of(changes, epochs=epochs))
+    chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs))
     from bbg.comparison import compare as compare_by
     from bbg.comparison import table
     from bbg.data import open_data
     from bbg.methods import METHODS
 
-    folder = out or Path("runs") / f"compare_{recipe.stem}"
+    folder = out or Path("runs") / f"compare_{Path(recipe).stem}"
     names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     split = open_data(chosen.dataset, data, chosen.size)
     result = json or folder / "compare.json"

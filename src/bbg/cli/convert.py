@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bbg.cli.output import show
-from bbg.cli.parser import DATA, JSON, argument, new_file, verb
-from bbg.cli.scoring import accuracy, engine_logits, held_out, torch_logits
+from bbg.cli.parser import DATA, FACTORY, JSON, argument, new_file, verb
+from bbg.cli.scoring import accuracy, engine_logits, held_out, torch_logits, trained_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,20 +26,25 @@ CHECK_IMAGES = 32
     argument("-o", "--output", type=new_file, required=True, metavar="FILE", help="the packed file to write"),
     argument("--edges", help="precision of the layers that are not binary: int8 (default) or fp32"),
     DATA,
+    FACTORY,
     JSON,
 )
-def convert(checkpoint: Path, output: Path, edges: str | None, data: Path | None, json: Path | None) -> None:
+def convert(
+    checkpoint: Path, output: Path, edges: str | None, data: Path | None, factory: str | None, json: Path | None
+) -> None:
     """Convert a checkpoint to a packed file, checked layer by layer before it is written."""
     from bbg.conversion import convert as convert_model
+    from bbg.data import needs_folder
     from bbg.engine import load
     from bbg.training.checkpoint import Checkpoint
 
     trained = Checkpoint.load(checkpoint)
+    model = trained_network(trained, factory)
     split = None
-    if data is not None or trained.recipe.dataset == "digits":
+    if data is not None or not needs_folder(trained.recipe.dataset):
         split = held_out(trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
     report = convert_model(
-        trained.network(),
+        model,
         output,
         example(trained, split),
         edges=edges,
@@ -49,7 +54,7 @@ def convert(checkpoint: Path, output: Path, edges: str | None, data: Path | None
     )
     facts: dict[str, Any] = {}
     if split is not None:
-        facts = compare(torch_logits(trained, split), engine_logits(load(output), split), split)
+        facts = compare(torch_logits(model, trained, split), engine_logits(load(output), split), split)
     total = {"part": "total", "bits": None, "float32": report.before, "packed": report.after}
     rows = [{"part": p.name, "bits": p.bits, "float32": p.before, "packed": p.after} for p in report.parts]
     show(
@@ -89,7 +94,8 @@ def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     notes = {key: getattr(recipe, key) for key in ("dataset", "network", "method", "act", "width", "seed")}
     notes["epochs"] = trained.epoch
     scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
-    if trained.history and scored:  # inside an epoch, or with real weights, it is another network that was scored
+    # Inside an epoch, or with real weights, it is another network that was scored.
+    if trained.history and scored and "test_accuracy" in trained.history[-1]:
         notes["accuracy"] = trained.history[-1]["test_accuracy"]
     return {key: value for key, value in notes.items() if value is not None}
 
@@ -108,9 +114,12 @@ def example(trained: Checkpoint, split: Split | None) -> Tensor:
     """The batch on which conversion is checked: test images where there are some, else seeded random pixels."""
     import torch
 
+    from bbg.data import read_batch
+
     preprocess = trained.preprocess
     if split is not None:
-        pixels = split.test.images[:: max(1, len(split.test.images) // CHECK_IMAGES)][:CHECK_IMAGES]
+        apart = max(1, len(split.test) // CHECK_IMAGES)
+        pixels, _ = read_batch(split.test, range(0, len(split.test), apart)[:CHECK_IMAGES])
     else:
         shape = (CHECK_IMAGES, *preprocess.size, len(preprocess.mean))
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

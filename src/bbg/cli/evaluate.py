@@ -5,25 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from bbg.cli.output import show
-from bbg.cli.parser import DATA, JSON, argument, verb
-from bbg.cli.scoring import accuracy, engine_logits, held_out, is_checkpoint, torch_logits
+from bbg.cli.parser import DATA, FACTORY, JSON, argument, verb
+from bbg.cli.scoring import accuracy, engine_logits, held_out, is_checkpoint, torch_logits, trained_network
 from bbg.errors import BbgError
 
 
 @verb(
     argument("model", metavar="MODEL", help="a checkpoint, a packed file or a name of the zoo"),
     DATA,
-    argument("--dataset", help="cifar10, cifar100, folders or digits; default: that of the training"),
+    argument("--dataset", help="name of the data set; default: that of the training"),
+    FACTORY,
     JSON,
 )
-def eval(model: str, data: Path | None, dataset: str | None, json: Path | None) -> None:
+def eval(model: str, data: Path | None, dataset: str | None, factory: str | None, json: Path | None) -> None:
     """Score a checkpoint or a packed model over all test images."""
     if is_checkpoint(model):
         from bbg.training.checkpoint import Checkpoint
 
         trained = Checkpoint.load(Path(model))
         split = held_out(dataset or trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
-        logits = torch_logits(trained, split)
+        logits = torch_logits(trained_network(trained, factory), trained, split)
+    elif factory is not None:
+        raise BbgError("--factory goes with a checkpoint; a packed file holds its network")
     else:
         from bbg.engine import load
 

@@ -86,12 +86,13 @@ def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[s
     import torch
 
     from bbg import analysis
+    from bbg.data import needs_folder, read_batch
     from bbg.training.checkpoint import Checkpoint
 
     trained = Checkpoint.load(checkpoint)
     model, preprocess = trained.network(), trained.preprocess
     split = None
-    if data is not None or trained.recipe.dataset == "digits":
+    if data is not None or not needs_folder(trained.recipe.dataset):
         split = held_out(trained.recipe.dataset, data, preprocess.size, trained.classes)
     blank = torch.zeros(1, len(preprocess.mean), *preprocess.size)
     cost = analysis.costs(model, blank)
@@ -101,7 +102,7 @@ def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[s
         for g in analysis.gates(model)
     ]
     if split is not None:
-        pixels = split.test.images[:: -(-len(split.test.images) // IMAGES)]
+        pixels, _ = read_batch(split.test, range(0, len(split.test), -(-len(split.test) // IMAGES)))
         images = torch.from_numpy(preprocess.normalize(pixels))
         report["activity"] = [_activity(row) for row in analysis.activity(model, images)]
     report["sign_flips"] = [

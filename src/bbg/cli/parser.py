@@ -86,13 +86,17 @@ def new_file(text: str) -> Path:
 
 MODEL = "a packed file or a name of the zoo"
 DATA = argument("--data", type=Path, metavar="DIR", help="folder of the images; 'digits' needs none")
+RECIPE = argument("recipe", metavar="RECIPE", help="a recipe of bbg by its name, or a TOML file")
+FACTORY = argument(
+    "--factory", metavar="MODULE:FUNCTION", help="makes a module of one's own, in place of a network of bbg"
+)
 CHANGES = argument(
     "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
 )
 JSON = argument("--json", type=new_file, metavar="FILE", help="also write the figures as JSON")
 
 
-def changes_of(pairs: list[str], **more: int | None) -> dict[str, Any]:
+def changes_of(pairs: list[str], **more: int | str | None) -> dict[str, Any]:
     """The changes to a recipe that `--set KEY=VALUE` and its short forms ask for."""
     changes: dict[str, Any] = {}
     for pair in pairs:

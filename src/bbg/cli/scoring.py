@@ -14,6 +14,8 @@ import numpy as np
 from bbg.errors import BbgError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bbg.data import Split
     from bbg.engine import Engine
     from bbg.training.checkpoint import Checkpoint
@@ -42,17 +44,26 @@ def held_out(dataset: str, data: Path | None, size: Sequence[int], classes: Sequ
     return split
 
 
-def torch_logits(trained: Checkpoint, split: Split) -> np.ndarray:
+def trained_network(trained: Checkpoint, factory: str | None) -> nn.Module:
+    """The trained network; `factory` names what makes it where it is a module of one's own."""
+    from bbg.training.factory import find_factory
+
+    return trained.network(None if factory is None else find_factory(factory))
+
+
+def torch_logits(network: nn.Module, trained: Checkpoint, split: Split) -> np.ndarray:
     """Logits of the test images from torch, float32 `[N, classes]`."""
     from bbg.training.evaluate import logits_of
 
-    return logits_of(trained.network(), split.test, trained.preprocess).numpy()
+    return logits_of(network, split.test, trained.preprocess).numpy()
 
 
 def engine_logits(engine: Engine, split: Split) -> np.ndarray:
     """Logits of the test images from the engine, float32 `[N, classes]`."""
-    images = split.test.images
-    return np.concatenate([engine(images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+    from bbg.data import read_batch
+
+    batches = np.array_split(np.arange(len(split.test)), -(-len(split.test) // BATCH))
+    return np.concatenate([engine(read_batch(split.test, indices)[0]) for indices in batches])
 
 
 def accuracy(logits: np.ndarray, split: Split) -> float:

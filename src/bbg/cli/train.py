@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 from bbg.cli.output import show
-from bbg.cli.parser import CHANGES, DATA, JSON, argument, changes_of, verb
+from bbg.cli.parser import CHANGES, DATA, FACTORY, JSON, RECIPE, argument, changes_of, verb
 
 
 @verb(
-    argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, such as those of recipes/"),
+    RECIPE,
     DATA,
+    FACTORY,
     CHANGES,
     argument("--epochs", type=int, metavar="N", help="short for --set epochs=N"),
     argument("--seed", type=int, metavar="N", help="short for --set seed=N"),
@@ -21,8 +22,9 @@ from bbg.cli.parser import CHANGES, DATA, JSON, argument, changes_of, verb
     JSON,
 )
 def train(
-    recipe: Path,
+    recipe: str,
     data: Path | None,
+    factory: str | None,
     changes: list[str],
     epochs: int | None,
     seed: int | None,
@@ -34,7 +36,7 @@ def train(
     """Train a network by a recipe."""
     from bbg.recipe import Recipe
 
-    chosen = Recipe.load(recipe).changed(changes_of(changes, epochs=epochs, seed=seed))
+    chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs, seed=seed, factory=factory))
     from bbg.data import open_data
     from bbg.training.loop import train as train_by
 
@@ -42,14 +44,14 @@ def train(
     if skipped := split.train.skipped + split.test.skipped:
         print(f"skipped {skipped} files that are no readable images")
     print("\n".join(f"{key} = {value}" for key, value in chosen.to_dict().items() if value is not None), flush=True)
-    folder = out or Path("runs") / recipe.stem
+    folder = out or Path("runs") / Path(recipe).stem
     state = train_by(chosen, split, folder, init=init, resume=resume, progress=sys.stdout.isatty())
     show(
         {
             "checkpoint": str(folder / "last.ckpt"),
             "epochs": state.epoch,
-            "test_images": len(split.test.labels),
-            "test_accuracy": state.history[-1]["test_accuracy"],
+            "test_images": len(split.test),
+            **{name: value for name, value in state.history[-1].items() if name.startswith("test_")},
         },
         json,
     )

@@ -1,19 +1,23 @@
-"""Image sets held in memory as uint8, and the loader that feeds augmented batches from them."""
+"""Data sets by name. The sets need no torch; the loader that feeds them to a training does (`bbg.data.loader`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bbg.data.augment import Batches
-from bbg.data.cifar import cifar
-from bbg.data.digits import digits
-from bbg.data.folders import folders
-from bbg.data.sets import ImageSet, Split
+from bbg.data.cifar import CIFAR10, CIFAR100
+from bbg.data.digits import DIGITS
+from bbg.data.folders import FOLDERS
+from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Split, read_batch
 from bbg.errors import BbgError
 
-__all__ = ["DATASETS", "Batches", "ImageSet", "Split", "open_data"]
+__all__ = ["DATASETS", "Dataset", "FileSet", "ImageSet", "Split", "needs_folder", "open_data", "read_batch"]
 
-DATASETS = ("cifar10", "cifar100", "folders", "digits")
+DATASETS: dict[str, Entry] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "folders": FOLDERS,
+    "digits": DIGITS,
+}
 
 
 def open_data(dataset: str, root: Path | None, size: int = 32) -> Split:
@@ -23,17 +27,21 @@ def open_data(dataset: str, root: Path | None, size: int = 32) -> Split:
     `test/<class>/*`, whose images are brought to `size` x `size`. A CIFAR `root` that holds class folders instead is
     read as such. `digits` needs no folder. Raises BbgError for a missing or unreadable folder or an unknown name.
     """
-    if dataset == "digits":
-        return digits()
     if dataset not in DATASETS:
         raise BbgError(f"unknown dataset {dataset!r}; allowed are {', '.join(DATASETS)}")
+    entry = DATASETS[dataset]
+    if not entry.needs_folder:
+        return entry.open(Path(), size)
     if root is None:
         raise BbgError(f"dataset {dataset!r} is read from a folder; say which with --data DIR")
     try:
         if not root.is_dir():
             raise BbgError(f"no folder {str(root)!r}; --data takes the folder that holds the images of {dataset!r}")
-        if dataset == "folders" or (root / "train").is_dir():
-            return folders(root, size)
-        return cifar(root, dataset)
+        return entry.open(root, size)
     except OSError as e:
         raise BbgError(f"cannot read {str(e.filename or root)!r}: {e.strerror}; --data takes a readable folder") from e
+
+
+def needs_folder(dataset: str) -> bool:
+    """Whether the images of `dataset` are read from a folder (those of an unknown set are)."""
+    return dataset not in DATASETS or DATASETS[dataset].needs_folder

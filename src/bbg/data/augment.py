@@ -1,83 +1,78 @@
-"""Batches out of memory, augmented a batch at a time, every random draw a function of (seed, epoch, step)."""
+"""Augmentation: what is drawn for each image, and what is done to a batch of them.
+
+Every draw is a hash of (seed, epoch, index of the image in its set, what it is for). It depends on nothing else: not on
+the batch the image comes in, nor on the process that decodes it. So a sample gets the same pixels for any batch size
+and any number of workers, and a training can be resumed at any step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bbg.data.sets import ImageSet
-from bbg.image import Preprocess
+ORDER, SHIFT_Y, SHIFT_X, MIRROR, STEP = range(5)  # what a draw is for
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Random crop out of a frame of `padding` zeros and random mirroring, `[N, C, H, W]` to the same shape."""
+def draw(seed: int, epoch: int, index: np.ndarray, purpose: int) -> np.ndarray:
+    """64 random bits, uint64, for each image number in `index`: a chain of the SplitMix64 finaliser.
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) adds the golden ratio and mixes; here each of the four numbers is
+    added to the state in turn and mixed in.
+    """
+    state = np.zeros(1, np.uint64)
+    for word in (np.uint64(seed), np.uint64(epoch), np.uint64(purpose), np.asarray(index).astype(np.uint64)):
+        state = state + _GOLDEN + word
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def integers(bits: np.ndarray, count: int) -> np.ndarray:
+    """Random bits as integers from 0 to `count - 1`, int64: the upper 32 bits times `count`, over 2^32."""
+    return (((bits >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)).astype(np.int64)
+
+
+def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of the images in an epoch: those with the smallest draws come first."""
+    return np.argsort(draw(seed, epoch, np.arange(count), ORDER), kind="stable")
+
+
+class Crops(NamedTuple):
+    """What is drawn for each image of a batch: where its crop begins, int64 `[N]`, and whether it is mirrored."""
+
+    top: Tensor
+    left: Tensor
+    mirrored: Tensor
+
+    def slice(self, begin: int, end: int) -> Crops:
+        """The draws of the images from `begin` to `end`."""
+        return Crops(self.top[begin:end], self.left[begin:end], self.mirrored[begin:end])
+
+
+def draw_crops(seed: int, epoch: int, index: np.ndarray, padding: int, flip: bool) -> Crops:
+    """The crops of the images `index` in an epoch; without `flip` none is mirrored."""
+    top, left = (integers(draw(seed, epoch, index, p), 2 * padding + 1) for p in (SHIFT_Y, SHIFT_X))
+    mirrored = integers(draw(seed, epoch, index, MIRROR), 2).astype(bool) & flip
+    return Crops(torch.from_numpy(top), torch.from_numpy(left), torch.from_numpy(mirrored))
+
+
+def crop_flip(images: Tensor, padding: int, crops: Crops) -> Tensor:
+    """Each image cropped out of a frame of `padding` zeros, then mirrored; `[N, C, H, W]` to the same shape."""
     n, _, h, w = images.shape
-    dy, dx = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
-    ys = torch.arange(h) + dy[:, None]
-    xs = torch.arange(w) + dx[:, None]
-    if flip:
-        mirrored = torch.rand(n, generator=generator) < 0.5
-        xs = torch.where(mirrored[:, None], xs.flip(1), xs)
+    ys = torch.arange(h, device=images.device) + crops.top[:, None]
+    xs = torch.arange(w, device=images.device) + crops.left[:, None]
+    xs = torch.where(crops.mirrored[:, None], xs.flip(1), xs)
     padded = torch.nn.functional.pad(images, (padding,) * 4)
-    sample = torch.arange(n)[:, None, None]
+    sample = torch.arange(n, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[sample, ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
 
 
-class Batches:
-    """An iterable over one epoch of `(images float32 [N, C, H, W] normalised, labels int64 [N])`.
-
-    Training: order and augmentation of batch s of epoch e are functions of (seed, e, s), so an epoch entered at
-    `start` goes on exactly as if it had run from the beginning; a last batch shorter than `batch_size` is left out.
-    Evaluation (`shuffle=False`): every image once, in order.
-    """
-
-    def __init__(
-        self,
-        data: ImageSet,
-        preprocess: Preprocess,
-        batch_size: int,
-        *,
-        shuffle: bool,
-        seed: int = 0,
-        padding: int = 0,
-        flip: bool = False,
-    ) -> None:
-        self.images = torch.from_numpy(data.images)
-        self.labels = torch.from_numpy(data.labels)
-        self.batch_size = min(batch_size, len(self.labels)) if shuffle else batch_size
-        self.shuffle, self.seed, self.padding, self.flip = shuffle, seed, padding, flip
-        self.mean = torch.tensor(preprocess.mean).reshape(-1, 1, 1)
-        self.std = torch.tensor(preprocess.std).reshape(-1, 1, 1)
-        self.epoch = 0
-        self.start = 0
-
-    @property
-    def steps(self) -> int:
-        """Batches in a whole epoch."""
-        return len(self.labels) // self.batch_size if self.shuffle else -(-len(self.labels) // self.batch_size)
-
-    def __len__(self) -> int:
-        """Batches from `start` on."""
-        return self.steps - self.start
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches from `start` on."""
-        order = self._generator(0).permutation(len(self.labels)) if self.shuffle else np.arange(len(self.labels))
-        for step in range(self.start, self.steps):
-            index = torch.from_numpy(order[step * self.batch_size : (step + 1) * self.batch_size])
-            yield self._batch(index, step), self.labels[index]
-
-    def _generator(self, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, stream])
-
-    def _batch(self, index: Tensor, step: int) -> Tensor:
-        # The zero frame of the crop stands for the mean colour, as in the field's recipes: normalise, then pad.
-        images = self.images[index].permute(0, 3, 1, 2).float().div_(255).sub_(self.mean).div_(self.std)
-        if self.shuffle and (self.padding or self.flip):
-            drawn = torch.Generator().manual_seed(int(self._generator(step + 1).integers(2**62)))
-            images = crop_flip(images, self.padding, self.flip, drawn)
-        # Channels last: the order that the pixels come in, and the faster one for convolutions on CPUs.
-        return images.contiguous(memory_format=torch.channels_last)
+def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 `[N, H, W, C]` to float32 `[N, C, H, W]`: `(x / 255 - mean) / std`, the same bits as `Preprocess` gives."""
+    return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)

@@ -1,26 +1,133 @@
-"""An image set in memory."""
+"""Data sets: what the training, the evaluation and the command line know of a set of images.
+
+A data set is one file in this folder that makes a `Split`, and one line in `bbg.data.DATASETS`. This module needs no
+torch.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from bbg.image import Preprocess
 
+Target = Any  # what an image is labelled with: an integer, the index of its class; or a numpy array of fixed shape
 
-class ImageSet(NamedTuple):
-    """`images` uint8 `[N, H, W, C]`, `labels` int64 `[N]`, `skipped` files that could not be read."""
+
+class Dataset(Protocol):
+    """Images with their targets, by index; `preprocess` says how an image was brought to the pixels that `read` gives.
+
+    `skipped`: files of the set that could not be read, and are not part of it.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, by index."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing for evaluation, with the statistics of the colours."""
+
+    @property
+    def labels(self) -> Any:
+        """The targets of all images, by index."""
+
+    @property
+    def skipped(self) -> int:
+        """Files left out."""
+
+    def __len__(self) -> int:
+        """Images in the set."""
+
+    def read(self, index: int) -> tuple[np.ndarray, Target]:
+        """Image `index` as uint8 `[H, W, C]`, and its target."""
+
+    def digest(self) -> str:
+        """What tells this set from another one: a function of all images and targets, in their order."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set in memory: `images` uint8 `[N, H, W, C]`, `labels` `[N]` (int64 classes) or `[N, ...]`."""
 
     images: np.ndarray
     labels: np.ndarray
+    classes: tuple[str, ...]
+    preprocess: Preprocess
     skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> tuple[np.ndarray, Target]:
+        """Image and label number `index`."""
+        return self.images[index], self.labels[index]
+
+    def digest(self) -> str:
+        """A hash of labels and pixels."""
+        found = hashlib.sha256(np.ascontiguousarray(self.labels).data)
+        found.update(np.ascontiguousarray(self.images).data)
+        return found.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """A data set of image files, each decoded when it is read: for sets that do not fit into memory."""
+
+    paths: Sequence[Path]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> tuple[np.ndarray, Target]:
+        """Decode image `index`; BbgError, which names the file, where it is damaged."""
+        return self.preprocess.apply(self.paths[index]), self.labels[index]
+
+    def digest(self) -> str:
+        """A hash of labels, file names and file sizes: hashing the contents would mean reading the whole set."""
+        found = hashlib.sha256(np.ascontiguousarray(self.labels).data)
+        for path in self.paths:
+            found.update(f"{path.parent.name}/{path.name}\0{path.stat().st_size}\0".encode())
+        return found.hexdigest()[:16]
 
 
 class Split(NamedTuple):
-    """Training and test images of one set, its class names, and the evaluation preprocessing that goes with it."""
+    """The training and the test images of one set."""
 
-    train: ImageSet
-    test: ImageSet
-    classes: tuple[str, ...]
-    preprocess: Preprocess
+    train: Dataset
+    test: Dataset
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.train.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing for evaluation."""
+        return self.train.preprocess
+
+
+class Entry(NamedTuple):
+    """A data set of the registry: `open(folder, size)` makes its split."""
+
+    open: Callable[[Path, int], Split]
+    needs_folder: bool = True
+
+
+def read_batch(data: Dataset, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images of `indices` as uint8 `[N, H, W, C]`, and their targets `[N, ...]`."""
+    if isinstance(data, ImageSet):
+        chosen = np.asarray(indices, np.int64)
+        return data.images[chosen], data.labels[chosen]
+    found = [data.read(int(i)) for i in indices]
+    return np.stack([image for image, _ in found]), np.stack([np.asarray(target) for _, target in found])

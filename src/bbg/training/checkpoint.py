@@ -1,10 +1,13 @@
-"""Checkpoints of a training: one file, read with `weights_only=True`, written to a temporary file and renamed."""
+"""Checkpoints of a training: one file, read with `weights_only=True`, written to a temporary file and renamed.
+
+A checkpoint holds numbers and names, never code: a module of one's own is made again by its factory.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,10 @@ from torch import nn
 
 from bbg.errors import BbgError
 from bbg.image import Preprocess
-from bbg.models import create
 from bbg.recipe import Recipe
+from bbg.training.factory import Factory, build, call_factory
 
-VERSION = 2  # 1 has no `signs`
+VERSION = 3  # 1 has no `signs`, 2 no `data` and no `custom`; both drew other crops and another order
 
 
 @dataclass
@@ -25,7 +28,9 @@ class Checkpoint:
     """A training at one moment: after `step` batches of epoch `epoch` (both counted from 0).
 
     `model` and `optimizer` are state dicts, `history` one row per finished epoch, `signs` the packed weight signs of
-    the binary layers (bbg.training.monitor) at the epoch's start.
+    the binary layers (bbg.training.monitor) at the epoch's start. `data`: what identifies the images (`identity` in
+    bbg.training.resume). `custom`: the module was given to `bbg.fit` or made by a factory, rather than built by the
+    recipe. `version`: that of the file it was read from.
     """
 
     recipe: Recipe
@@ -37,11 +42,16 @@ class Checkpoint:
     preprocess: Preprocess
     history: list[dict[str, float]] = field(default_factory=list)
     signs: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    custom: bool = False
+    version: int = VERSION
 
     def save(self, path: Path) -> None:
         """Write to a temporary file beside `path`, flush it to the disk, then rename: never half a checkpoint."""
-        state = {"version": VERSION, "torch": str(torch.__version__), **vars(self)}
-        state["recipe"], state["preprocess"] = self.recipe.to_dict(), self.preprocess.to_json()
+        state = {**vars(self), "version": VERSION, "torch": str(torch.__version__)}
+        # The name of a factory stays out: a file must not be able to name code.
+        state["recipe"] = replace(self.recipe, factory=None).to_dict()
+        state["preprocess"] = self.preprocess.to_json()
         temporary = path.with_name(path.name + ".tmp")
         try:
             with open(temporary, "wb") as file:
@@ -64,11 +74,11 @@ class Checkpoint:
             raise BbgError(f"cannot read checkpoint {str(path)!r}: {e.strerror}; give the path of a checkpoint") from e
         try:
             state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-            version = state.pop("version")
-            if version > VERSION:
-                raise BbgError(f"checkpoint {str(path)!r} has version {version}, allowed is {VERSION}; update bbg")
+            if state["version"] > VERSION:
+                came = f"has version {state['version']}, allowed is {VERSION}"
+                raise BbgError(f"checkpoint {str(path)!r} {came}; update bbg")
             state.pop("torch")
-            state["recipe"] = Recipe.from_dict(state["recipe"])
+            state["recipe"] = replace(Recipe.from_dict(state["recipe"]), factory=None)
             state["preprocess"] = Preprocess.from_json(state["preprocess"])
             return Checkpoint(**state)
         except BbgError:
@@ -76,22 +86,19 @@ class Checkpoint:
         except Exception as e:  # unpickling raises whatever the damaged bytes happen to mean
             raise BbgError(f"{str(path)!r} is damaged or no checkpoint of bbg; give one that `bbg train` wrote") from e
 
-    def network(self) -> nn.Module:
-        """The trained network, in evaluation mode."""
-        model = build(self.recipe, len(self.classes), self.preprocess)
+    def network(self, factory: Factory | None = None) -> nn.Module:
+        """The trained network, in evaluation mode; `factory` makes the module where it is one of one's own."""
+        if factory is not None:
+            model = call_factory(factory, len(self.classes), self.preprocess)
+        elif self.custom:
+            raise BbgError(
+                "the checkpoint is of a module of one's own, whose code it does not hold; say what makes the module "
+                "with --factory package.module:function"
+            )
+        else:
+            model = build(self.recipe, len(self.classes), self.preprocess)
         load_weights(model, self.model, "the checkpoint")
         return model.eval()
-
-
-def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
-    """The recipe's network for images of `preprocess`, its weights drawn from torch's global generator."""
-    options: dict[str, Any] = {"in_channels": len(preprocess.mean), "act": recipe.act}
-    for key in ("width", "shortcut"):
-        if (value := getattr(recipe, key)) is not None:
-            options[key] = value
-    if recipe.network.startswith("vgg"):
-        options["size"] = preprocess.size[0]
-    return create(recipe.network, recipe.method, num_classes=classes, **options)
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], source: str) -> None:

@@ -1,8 +1,9 @@
-"""What is watched while a binary network trains: how even its bits are, and how many of them turn.
+"""What is watched while a network trains: how even its bits are, how many of them turn, and how fast it goes.
 
-At the end of each epoch, into TensorBoard: per binary layer `entropy/<layer>` in bits and `flips/<layer>`, the share of
-weight signs that differ from those at the end of the epoch before; per unit the histogram `gate/<unit>`; and `flips`,
-the share over all binary layers, which is a column of the history too.
+All figures go to TensorBoard, where it is installed (`pip install 'bbg[tensorboard]'`); those of an epoch are columns
+of the history too, except these, of which there is one for each layer: the entropy of the weight signs in bits
+(`entropy/<layer>`), the share of weight signs that differ from those at the end of the epoch before (`flips/<layer>`),
+and the histogram of the gates (`gate/<unit>`). The share over all binary layers, `flips`, is a column.
 
 The signs that an epoch began with travel in the checkpoint, 1 bit each, so that a run resumed inside an epoch counts
 the same flips as an undisturbed one.
@@ -10,48 +11,75 @@ the same flips as an undisturbed one.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from bbg.analysis import flips, gates, signs, weight_entropy
 from bbg.training.checkpoint import Checkpoint
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
-class Watch(Callback):
-    """Logs entropies, flips and gates of `model`; `state` is the checkpoint that its training writes.
+LOG_STEPS = 10  # steps between two figures inside an epoch
 
-    Its place is before the callback that writes the row of the epoch. A network without binary layers logs nothing; an
-    epoch whose first signs are unknown (its checkpoint is of version 1) has no flips.
+
+class Monitor:
+    """Figures of `model` while it trains; `state` is the checkpoint that its training writes.
+
+    `folder`: where TensorBoard's files go; None: nowhere.
     """
 
-    def __init__(self, model: nn.Module, state: Checkpoint) -> None:
+    def __init__(self, model: nn.Module, state: Checkpoint, folder: Path | None) -> None:
         self.model, self.state = model, state
+        self.writer = None if folder is None else open_writer(folder)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Takes the signs that the epoch begins with; inside an epoch the checkpoint brought them."""
+    def begin_epoch(self) -> None:
+        """Take the signs that the epoch begins with; inside an epoch the checkpoint brought them."""
         if self.state.step == 0:
             self.state.signs = packed(signs(self.model))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Logs, and takes the signs that the next epoch begins with."""
+    def log_step(self, step: int, figures: dict[str, float]) -> None:
+        """Log the figures of step number `step`, counted from the start of the training."""
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, step)
+
+    def end_epoch(self, step: int, row: dict[str, float]) -> None:
+        """Add `flips` to the history's `row`, log all figures, and take the signs that the next epoch begins with.
+
+        A network without binary layers has no flips, nor has an epoch whose first signs are unknown.
+        """
         after = signs(self.model)
-        figures = {f"entropy/{row.name}": row.layer for row in weight_entropy(self.model)}
+        figures = {f"entropy/{layer.name}": layer.layer for layer in weight_entropy(self.model)}
         if after and self.state.signs:
             rates = flips(unpacked(self.state.signs, after), after)
             figures |= {f"flips/{name}": rate for name, rate in rates.items()}
             total = sum(sign.numel() for sign in after.values())
-            figures["flips"] = sum(rate * after[name].numel() for name, rate in rates.items()) / total
-        module.log_dict(figures, batch_size=1)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for gate in gates(self.model):
-                    if torch.isfinite(gate.values).all():  # else this training ends at the next checkpoint
-                        logger.experiment.add_histogram(f"gate/{gate.name}", gate.values, module.global_step - 1)
+            row["flips"] = sum(rate * after[name].numel() for name, rate in rates.items()) / total
         self.state.signs = packed(after)
+        self.log_step(step, {**row, **figures})
+        if self.writer is not None:
+            for gate in gates(self.model):
+                if torch.isfinite(gate.values).all():  # else this training ends at the next checkpoint
+                    self.writer.add_histogram(f"gate/{gate.name}", gate.values, step)
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def open_writer(folder: Path) -> SummaryWriter | None:
+    """TensorBoard's writer into `folder`, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
 
 
 def packed(signs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,22 +8,24 @@ from pathlib import Path
 
 def write_history(history: list[dict[str, float]], out: Path) -> None:
     """`history.csv` and `curves.png` in the folder `out`."""
+    columns = list({key: None for row in history for key in row})
     with open(out / "history.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list({key: None for row in history for key in row}))
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(history)
-    import matplotlib
+    draw_curves(history, [name for name in columns if f"test_{name}" in columns], out / "curves.png")
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+
+def draw_curves(history: list[dict[str, float]], names: list[str], path: Path) -> None:
+    """One panel for each figure that the history has of both the training and the test images."""
+    from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axis, unit in ((left, "loss"), (right, "accuracy")):
-        axis.plot(epochs, [row[unit] for row in history], label="training", marker=".")
-        axis.plot(epochs, [row[f"test_{unit}"] for row in history], label="test", marker=".")
-        axis.set(xlabel="epoch", ylabel=unit)
+    figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        axis.plot(epochs, [row[name] for row in history], label="training", marker=".")
+        axis.plot(epochs, [row[f"test_{name}"] for row in history], label="test", marker=".")
+        axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(out / "curves.png", dpi=120)
-    plt.close(figure)
+    figure.savefig(path, dpi=120)

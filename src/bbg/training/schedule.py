@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 from bbg.layers import BinaryConv2d, BinaryLinear
@@ -40,3 +41,21 @@ def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
             module.anneal(epoch / recipe.epochs)
         elif isinstance(module, (BinaryConv2d, BinaryLinear)):
             module.real_weight = epoch < recipe.activation_epochs
+
+
+def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> None:
+    """Set the learning rate of step `step` of `steps`."""
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.lr * lr_factor(recipe, step, steps)
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; weight decay on weights proper only, tensors of two dimensions and more."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adam":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)

@@ -1,1 +1,25 @@
-"""Tasks: what is trained for."""
+"""Tasks by name: what a network is trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from bbg.errors import BbgError
+from bbg.recipe import Recipe
+from bbg.training.tasks.base import Task
+from bbg.training.tasks.classification import Classification
+
+__all__ = ["TASKS", "Task", "make_task"]
+
+TASKS: dict[str, Callable[[Recipe, int, nn.Module | None], Task]] = {
+    "classification": Classification,
+}
+
+
+def make_task(recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> Task:
+    """The recipe's task; BbgError for an unknown name."""
+    if recipe.task not in TASKS:
+        raise BbgError(f"recipe key 'task' is {recipe.task!r}, allowed are {', '.join(TASKS)}")
+    return TASKS[recipe.task](recipe, classes, teacher)

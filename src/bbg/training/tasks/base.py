@@ -1,0 +1,31 @@
+"""What a task is: all that a training must know of what the network is for.
+
+A task is one file in this folder and one line in `bbg.training.tasks.TASKS`; the recipe names it (key `task`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from bbg.data.loader import Loader
+
+
+class Task(Protocol):
+    """Loss and figures of a network whose outputs are compared with targets.
+
+    It is made by `(recipe, classes, teacher)`: the recipe, the number of classes, and a network to learn from, or None.
+    """
+
+    def loss(self, outputs: Any, targets: Any, inputs: Tensor) -> Tensor:
+        """The loss of a batch, a scalar; `inputs` are the images, for tasks with a teacher."""
+
+    def metrics(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
+        """Figures of a training batch beside its loss, means over its images, as scalars on the device."""
+
+    def evaluate(self, model: nn.Module, loader: Loader) -> dict[str, float]:
+        """The figures over all images of `loader`, one of them the `loss`, by the network in evaluation mode.
+
+        The history has each of them as column `test_<name>`, beside `loss` and the columns of `metrics`.
+        """
