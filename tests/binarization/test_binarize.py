@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.binarizing import EXAMPLE, conv, images, inputs_of_signs, storage, what
-from torch import Tensor, fx, nn
+from support.binarizing import EXAMPLE, Functional, conv, images, inputs_of_signs, storage, what
+from torch import Tensor, nn
 
 import bbg
 from bbg import BbgError
-from bbg.binarization.network import Network
+from bbg.binarization.network import Network, traced
 from bbg.graph import file as packed
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut, Unit
 from bbg.methods import METHODS, Method
 from bbg.methods.base import Hardtanh
-from bbg.tracing.tracer import Tracer
 from cases.foreign_networks import NETWORKS, build
 
 torch.set_num_threads(1)
@@ -34,19 +33,6 @@ EVERY = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d | BinaryLinear]:
     return {n: m for n, m in model.named_modules() if isinstance(m, (BinaryConv2d, BinaryLinear))}
-
-
-class Functional(nn.Module):
-    """`function` of the images and the layers, which are called `a`, `b`, `c`, ..."""
-
-    def __init__(self, function: Callable[..., Any], *layers: nn.Module) -> None:
-        super().__init__()
-        self.function, self.count = function, len(layers)
-        for name, layer in zip("abcdefgh", layers, strict=False):
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x, *(getattr(self, name) for name in "abcdefgh"[: self.count]))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -299,7 +285,7 @@ def test_what_only_training_does_is_named() -> None:
 
 def test_the_result_can_be_traced_and_binarized_no_further() -> None:
     binary = bbg.binarize(Own(), example=EXAMPLE).eval()
-    again = fx.GraphModule(binary, Tracer().trace(binary))
+    again = traced(binary, EXAMPLE).module()
     assert torch.equal(again(EXAMPLE), binary(EXAMPLE))
     with pytest.raises(BbgError, match=r"nothing is left to binarize: .* conv2.conv .it was binary"):
         bbg.binarize(binary, example=EXAMPLE)

@@ -12,9 +12,21 @@ from torch import Tensor, nn
 import bbg
 from bbg.analysis.weights import binary_layers
 from bbg.binarization import Binarized
-from support.lowering import Functional
 
 EXAMPLE = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+
+
+class Functional(nn.Module):
+    """`function` of the images and the layers, which are called `a`, `b`, `c`, ..."""
+
+    def __init__(self, function: Callable[..., Any], *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.count = function, len(layers)
+        for name, layer in zip("abcdefgh", layers, strict=False):
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x, *(getattr(self, name) for name in "abcdefgh"[: self.count]))
 
 
 def images(count: int, size: int) -> Tensor:

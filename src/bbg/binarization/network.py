@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
 from bbg.methods import Pointwise
-from bbg.tracing.tracer import Tracer, in_mode, reads_mode
+from bbg.tracing.tracer import Trace, Tracer, cannot_trace, in_mode, reads_mode
 
 CONVS = (nn.modules.conv._ConvNd, nn.Linear)
 CONV_CALLS = {"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"}
@@ -86,6 +86,24 @@ MAX_POOLS = {"max_pool2d", "MaxPool2d"}
 JOINS = {"cat", "concat", "stack"}
 
 
+ADVICE = "write it without branches on tensors"
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Beside torch's layers: this package's own, and those that do nothing but differ between the modes."""
+    ours = isinstance(module, (BinaryConv2d, BinaryLinear, Shortcut, Pointwise))
+    bare = not [*module.children(), *module.parameters(), *module.buffers()]
+    return ours or (bare and reads_mode(module))
+
+
+def traced(model: nn.Module, example: Tensor) -> Trace:
+    """The trace of `model` for images of any size: BbgError for a forward that decides by those of the example."""
+    trace = Tracer(example, is_leaf).run(model, ADVICE)
+    if trace.decisions:
+        raise cannot_trace(model, trace.decisions[0].qualname, trace.decisions[0].what, ADVICE)
+    return trace
+
+
 class _Shapes(fx.Interpreter):
     """Runs the graph and keeps the shapes of what comes out of its nodes; `()` stands for a tuple of tensors."""
 
@@ -134,6 +152,7 @@ class Network:
     """
 
     model: nn.Module
+    example: Tensor
     graph: fx.Graph
     shapes: dict[fx.Node, tuple[int, ...]]
     constants: dict[str, Tensor]  # those that only the trace knows
@@ -153,25 +172,20 @@ class Network:
 
     @classmethod
     def _of(cls, model: nn.Module, example: Tensor) -> Network:
-        attributes = set(vars(model))
-        graph = Tracer().traced(model, "write it without branches on tensors")
-        inputs = [node for node in graph.nodes if node.op == "placeholder"]
-        if second := [node.target for node in inputs[1:] if not node.args]:
-            raise BbgError(f"the network takes a second input {second[0]!r}; allowed is one, the images")
-        shapes = _Shapes(fx.GraphModule(model, graph))
-        constants = {name: vars(model)[name] for name in set(vars(model)) - attributes}
+        trace = traced(model, example)
+        shapes = _Shapes(trace.module())
         try:
             with torch.no_grad():
-                shapes.run(example.clone(), *[node.args[0] for node in inputs[1:]])
+                shapes.run(example.clone())
         except Exception as error:  # whatever torch raises
             raise BbgError(
                 f"the network cannot run on an example {list(example.shape)} ({error}); give images that it takes"
             ) from error
-        network = cls(model, graph, shapes.shapes, constants)
-        network._order = {node: i for i, node in enumerate(graph.nodes)}
+        network = cls(model, example, trace.graph, shapes.shapes, trace.constants)
+        network._order = {node: i for i, node in enumerate(trace.graph.nodes)}
         network._modules = dict(model.named_modules(remove_duplicate=False))
-        network._times = Counter(node.target for node in graph.nodes if node.op == "call_module")
-        for node in graph.nodes:
+        network._times = Counter(node.target for node in trace.graph.nodes if node.op == "call_module")
+        for node in trace.graph.nodes:
             network._enter(node)
         return network
 
@@ -207,8 +221,8 @@ class Network:
         """The modules that call something in training mode that they do not call in evaluation mode."""
         with in_mode(self.model, True):
             try:
-                graph = Tracer().trace(self.model)
-            except Exception:  # it need not be traceable in this mode
+                graph = traced(self.model, self.example).graph
+            except BbgError:  # it need not be traceable in this mode
                 return []
         there, here = (
             Counter((self.path(node), self.kind(node)) for node in nodes if node.op.startswith("call"))
