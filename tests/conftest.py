@@ -12,6 +12,7 @@ TORCH = (
     "data",
     "methods",
     "models",
+    "tracing",
     "training",
     "test_comparison.py",
     "test_layers.py",
