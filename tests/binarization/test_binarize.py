@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import bbg
 from bbg import BbgError
-from bbg.binarization.network import Network, traced
+from bbg.binarization.network import TracedNetwork, traced
+from bbg.binarization.signs import SignFlow
 from bbg.graph import file as packed
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut, Unit
 from bbg.methods import METHODS, Method
@@ -59,10 +60,11 @@ def test_networks_that_nobody_here_wrote(name: str) -> None:
         assert torch.equal(weight.flatten(), loaded[f"{row.name}.weight"].flatten())
         assert unit.conv.bias is layer.bias
     # No activation is left whose signs are all +1.
-    again = Network.of(binary, images(1, size))
-    signs = [node for node in again.graph.nodes if isinstance(again.module(node), (BinaryConv2d, BinaryLinear))]
+    again = TracedNetwork.of(binary, images(1, size))
+    flow = SignFlow(again)
+    signs = [node for node in again.trace.graph.nodes if isinstance(again.module(node), (BinaryConv2d, BinaryLinear))]
     assert len(signs) == len(report.of("binary"))
-    assert not [node for node in signs if again.silent(again.inputs(node)[0])]
+    assert not [node for node in signs if flow.nonnegative_sources(again.inputs(node)[0])]
     # A step of training.
     x = images(4, size)
     assert binary.training
@@ -211,12 +213,12 @@ def test_the_report() -> None:
     assert data["share"] < data["share_beside_depthwise"] == 1
     inner = [row for row in report.rows if row.name not in ("features.0.0", "classifier.1")]
     total = sum(row.macs for row in inner)
-    assert report.share == pytest.approx(sum(row.macs for row in inner if row.what == "binary") / total)
+    assert report.share == pytest.approx(sum(row.macs for row in inner if row.action == "binary") / total)
     lines = str(report).splitlines()
     assert len(lines) == len(report.rows) + 2
     assert lines[-1].startswith(f"method bbg: {report.share:.1%} of the multiply-accumulates outside the first")
     assert "100.0% beside the depthwise ones" in lines[-1]
-    starts = {line.index(row.what) for line, row in zip(lines[1:], report.rows, strict=False)}
+    starts = {line.index(row.action) for line, row in zip(lines[1:], report.rows, strict=False)}
     assert len(starts) == 1
     assert copy.deepcopy(binary).report == report
 
@@ -315,7 +317,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: bbg.binarize(Own()), r"the example is NoneType; give example=images, a float tensor \[N, C, H, W\]"),
     (lambda: bbg.binarize(Own(), example=EXAMPLE.long()), r"the example is torch.int64 \[4, 3, 12, 12\]"),
     (lambda: bbg.binarize(Own(), example=EXAMPLE[0]), r"the example is torch.float32 \[3, 12, 12\]"),
-    (lambda: bbg.binarize(Own(), example=EXAMPLE[:, :2]), r"cannot run on an example \[1, 2, 12, 12\]"),
+    (lambda: bbg.binarize(Own(), example=EXAMPLE[:, :2]), r"cannot run on an example \[2, 2, 12, 12\]"),
     (lambda: bbg.binarize(nn.ReLU(), example=EXAMPLE), "no convolution and no linear layer"),
     (lambda: bbg.binarize(conv(3), example=EXAMPLE), "nothing is left to binarize: every layer is kept, as 0 .first"),
     (lambda: bbg.binarize(nn.Sequential(conv(3), Branches()), example=EXAMPLE), r"1 \(Branches\): torch.fx cannot"),

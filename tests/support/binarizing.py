@@ -65,4 +65,4 @@ def three(function: Callable[..., Any], *more: nn.Module, **options: Any) -> Bin
 
 
 def what(binary: Binarized) -> dict[str, tuple[str, str]]:
-    return {row.name: (row.what, row.why) for row in binary.report.rows}
+    return {row.name: (row.action, row.why) for row in binary.report.rows}

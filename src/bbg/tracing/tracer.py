@@ -19,7 +19,7 @@ import copy
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,9 +50,13 @@ class Trace:
     decisions: tuple[Decision, ...]
     constants: dict[str, Any]
 
-    def parts(self) -> dict[str, Any]:
-        """The modules, parameters, buffers and constants of the graph: the model's own, by qualified name."""
-        names = [str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")]
+    def parts(self, but: Collection[str] = ()) -> dict[str, Any]:
+        """The modules, parameters, buffers and constants of the graph: the model's own, by qualified name.
+
+        `but`: names that are not the model's, since the graph was rewritten.
+        """
+        nodes = [node for node in self.graph.nodes if node.op in ("call_module", "get_attr")]
+        names = [str(node.target) for node in nodes if node.target not in but]
         return {n: self.constants[n] if n in self.constants else attribute(self.model, n) for n in names}
 
     def module(self) -> fx.GraphModule:
