@@ -15,6 +15,7 @@ TORCH = (
     "data",
     "methods",
     "models",
+    "tracing",
     "training",
     "test_comparison.py",
     "test_layers.py",

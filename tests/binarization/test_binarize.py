@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.binarizing import EXAMPLE, conv, images, inputs_of_signs, storage, what
-from torch import Tensor, fx, nn
+from support.binarizing import EXAMPLE, Functional, conv, images, inputs_of_signs, storage, what
+from torch import Tensor, nn
 
 import bbg
 from bbg import BbgError
-from bbg.binarization.network import Network
+from bbg.binarization.network import TracedNetwork, traced
+from bbg.binarization.signs import SignFlow
 from bbg.graph import file as packed
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut, Unit
 from bbg.methods import METHODS, Method
 from bbg.methods.base import Hardtanh
-from bbg.tracing.tracer import Tracer
 from cases.torchvision_networks import NETWORKS, build
 
 torch.set_num_threads(1)
@@ -34,19 +34,6 @@ EVERY = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d | BinaryLinear]:
     return {n: m for n, m in model.named_modules() if isinstance(m, (BinaryConv2d, BinaryLinear))}
-
-
-class Functional(nn.Module):
-    """`function` of the images and the layers, which are called `a`, `b`, `c`, ..."""
-
-    def __init__(self, function: Callable[..., Any], *layers: nn.Module) -> None:
-        super().__init__()
-        self.function, self.count = function, len(layers)
-        for name, layer in zip("abcdefgh", layers, strict=False):
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x, *(getattr(self, name) for name in "abcdefgh"[: self.count]))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -73,10 +60,11 @@ def test_networks_that_nobody_here_wrote(name: str) -> None:
         assert torch.equal(weight.flatten(), loaded[f"{row.name}.weight"].flatten())
         assert unit.conv.bias is layer.bias
     # No activation is left whose signs are all +1.
-    again = Network.of(binary, images(1, size))
-    signs = [node for node in again.graph.nodes if isinstance(again.module(node), (BinaryConv2d, BinaryLinear))]
+    again = TracedNetwork.of(binary, images(1, size))
+    flow = SignFlow(again)
+    signs = [node for node in again.trace.graph.nodes if isinstance(again.module(node), (BinaryConv2d, BinaryLinear))]
     assert len(signs) == len(report.of("binary"))
-    assert not [node for node in signs if again.silent(again.inputs(node)[0])]
+    assert not [node for node in signs if flow.nonnegative_sources(again.inputs(node)[0])]
     # A step of training.
     x = images(4, size)
     assert binary.training
@@ -225,12 +213,12 @@ def test_the_report() -> None:
     assert data["share"] < data["share_beside_depthwise"] == 1
     inner = [row for row in report.rows if row.name not in ("features.0.0", "classifier.1")]
     total = sum(row.macs for row in inner)
-    assert report.share == pytest.approx(sum(row.macs for row in inner if row.what == "binary") / total)
+    assert report.share == pytest.approx(sum(row.macs for row in inner if row.action == "binary") / total)
     lines = str(report).splitlines()
     assert len(lines) == len(report.rows) + 2
     assert lines[-1].startswith(f"method bbg: {report.share:.1%} of the multiply-accumulates outside the first")
     assert "100.0% beside the depthwise ones" in lines[-1]
-    starts = {line.index(row.what) for line, row in zip(lines[1:], report.rows, strict=False)}
+    starts = {line.index(row.action) for line, row in zip(lines[1:], report.rows, strict=False)}
     assert len(starts) == 1
     assert copy.deepcopy(binary).report == report
 
@@ -299,7 +287,7 @@ def test_what_only_training_does_is_named() -> None:
 
 def test_the_result_can_be_traced_and_binarized_no_further() -> None:
     binary = bbg.binarize(Own(), example=EXAMPLE).eval()
-    again = fx.GraphModule(binary, Tracer().trace(binary))
+    again = traced(binary, EXAMPLE).module()
     assert torch.equal(again(EXAMPLE), binary(EXAMPLE))
     with pytest.raises(BbgError, match=r"nothing is left to binarize: .* conv2.conv .it was binary"):
         bbg.binarize(binary, example=EXAMPLE)
@@ -329,7 +317,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: bbg.binarize(Own()), r"the example is NoneType; give example=images, a float tensor \[N, C, H, W\]"),
     (lambda: bbg.binarize(Own(), example=EXAMPLE.long()), r"the example is torch.int64 \[4, 3, 12, 12\]"),
     (lambda: bbg.binarize(Own(), example=EXAMPLE[0]), r"the example is torch.float32 \[3, 12, 12\]"),
-    (lambda: bbg.binarize(Own(), example=EXAMPLE[:, :2]), r"cannot run on an example \[1, 2, 12, 12\]"),
+    (lambda: bbg.binarize(Own(), example=EXAMPLE[:, :2]), r"cannot run on an example \[2, 2, 12, 12\]"),
     (lambda: bbg.binarize(nn.ReLU(), example=EXAMPLE), "no convolution and no linear layer"),
     (lambda: bbg.binarize(conv(3), example=EXAMPLE), "nothing is left to binarize: every layer is kept, as 0 .first"),
     (lambda: bbg.binarize(nn.Sequential(conv(3), Branches()), example=EXAMPLE), r"1 \(Branches\): torch.fx cannot"),

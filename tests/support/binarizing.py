@@ -12,9 +12,21 @@ from torch import Tensor, nn
 import bbg
 from bbg.analysis.weights import binary_layers
 from bbg.binarization import Binarized
-from support.lowering import Functional
 
 EXAMPLE = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+
+
+class Functional(nn.Module):
+    """`function` of the images and the layers, which are called `a`, `b`, `c`, ..."""
+
+    def __init__(self, function: Callable[..., Any], *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.count = function, len(layers)
+        for name, layer in zip("abcdefgh", layers, strict=False):
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x, *(getattr(self, name) for name in "abcdefgh"[: self.count]))
 
 
 def images(count: int, size: int) -> Tensor:
@@ -53,4 +65,4 @@ def three(function: Callable[..., Any], *more: nn.Module, **options: Any) -> Bin
 
 
 def what(binary: Binarized) -> dict[str, tuple[str, str]]:
-    return {row.name: (row.what, row.why) for row in binary.report.rows}
+    return {row.name: (row.action, row.why) for row in binary.report.rows}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bbg.binarization.report import Surgery
+from bbg.binarization.report import BinarizeReport, LayerRow
 from bbg.binarization.rewrite import Binarized, binarize
 
-__all__ = ["Binarized", "Surgery", "binarize"]
+__all__ = ["BinarizeReport", "Binarized", "LayerRow", "binarize"]

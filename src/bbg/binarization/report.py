@@ -11,26 +11,31 @@ DEPTHWISE = "depthwise: one input channel per filter"
 
 
 @dataclass(frozen=True)
-class Row:
-    """What became of one layer; `what`: binary, kept, replaced, added or dropped. `macs`: for one image."""
+class LayerRow:
+    """What became of one layer. `action`: binary, kept, replaced, added or dropped. `macs`: for one image."""
 
     name: str
     layer: str
-    what: str
+    action: str
     why: str
     macs: int = 0
 
 
 @dataclass(frozen=True)
-class Surgery:
-    """The table of what `binarize` did. `str()` prints it."""
+class BinarizeReport:
+    """The table of what `binarize` did. `str()` prints it.
+
+    `assumptions`: what it took for granted of operations that it does not know, one sentence each. None if it knows
+    all that the signs of the binary layers depend on.
+    """
 
     method: str
-    rows: tuple[Row, ...]
+    rows: tuple[LayerRow, ...]
+    assumptions: tuple[str, ...] = ()
 
-    def of(self, what: str) -> list[Row]:
-        """The rows of one kind."""
-        return [row for row in self.rows if row.what == what]
+    def of(self, action: str) -> list[LayerRow]:
+        """The rows with one action."""
+        return [row for row in self.rows if row.action == action]
 
     @property
     def share(self) -> float:
@@ -47,20 +52,21 @@ class Surgery:
 
     def _share(self, *without: str) -> float:
         counted = [row for row in self.rows if row.why not in without]
-        return sum(row.macs for row in counted if row.what == "binary") / max(sum(row.macs for row in counted), 1)
+        return sum(row.macs for row in counted if row.action == "binary") / max(sum(row.macs for row in counted), 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data."""
         return {
             "method": self.method,
             "rows": [asdict(row) for row in self.rows],
+            "assumptions": list(self.assumptions),
             "share": self.share,
             "share_beside_depthwise": self.share_beside_depthwise,
         }
 
     def __str__(self) -> str:
-        head = ("name", "layer", "what", "why", "MACs")
-        lines = [head, *((r.name, r.layer, r.what, r.why, f"{r.macs:,}" if r.macs else "") for r in self.rows)]
+        head = ("name", "layer", "action", "why", "MACs")
+        lines = [head, *((r.name, r.layer, r.action, r.why, f"{r.macs:,}" if r.macs else "") for r in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(5)]
         table = [
             "  ".join(c.rjust(w) if i == 4 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
@@ -69,4 +75,5 @@ class Surgery:
         total = f"{self.share:.1%} of the multiply-accumulates outside the first and the last layer run at 1 bit"
         if any(row.why == DEPTHWISE for row in self.rows):
             total += f"; {self.share_beside_depthwise:.1%} beside the depthwise ones"
-        return "\n".join([*(line.rstrip() for line in table), f"method {self.method}: {total}"])
+        assumed = [f"assumed: {sentence}" for sentence in self.assumptions]
+        return "\n".join([*(line.rstrip() for line in table), *assumed, f"method {self.method}: {total}"])

@@ -15,29 +15,30 @@ network stays as it was: its sums, joins, pools and gates.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from bbg.binarization.network import CLAMPS, POSITIVE, Network, one_sided
-from bbg.binarization.report import DEPTHWISE, FIRST, LAST, Row, Surgery
+from bbg.binarization.keep import ALREADY, reasons_to_keep
+from bbg.binarization.network import TracedNetwork
+from bbg.binarization.report import BinarizeReport, LayerRow
+from bbg.binarization.signs import SignFlow, constant_sign_layers
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, BinaryLinear, Unit, pointwise
+from bbg.layers import Unit, pointwise
 from bbg.methods import Method, Pointwise, get
+from bbg.tracing.vocabulary import Trait
 
 
 class Binarized(fx.GraphModule):
     """A network that `binarize` has made, with the table of what it did."""
 
     @property
-    def report(self) -> Surgery:
+    def report(self) -> BinarizeReport:
         """What was replaced, kept and why."""
-        report: Surgery = self.meta["report"]
+        report: BinarizeReport = self.meta["report"]
         return report
 
 
@@ -61,8 +62,8 @@ def binarize(
     but for dropout and layers like it. A linear layer over `[N, H, W, C]` becomes a 1x1 convolution, whose weight is a
     view of the given one's.
 
-    Raises BbgError for a network that torch.fx cannot trace or that does not run on the example, a pattern that fits
-    no layer, an unknown or real-valued method, and where nothing is left to binarize.
+    Raises BbgError for a network that cannot be traced for images of any size or that does not run on the example, a
+    pattern that fits no layer, an unknown or real-valued method, and where nothing is left to binarize.
     """
     chosen = get(method)
     if chosen.weight is None:
@@ -77,120 +78,78 @@ def binarize(
         raise BbgError(f"the example is {came}; give example=images, a float tensor [N, C, H, W]")
     if isinstance(model, (nn.Conv2d, nn.Linear)):
         model = nn.Sequential(model)
-    network = Network.of(model, example[:1])
-    result = _Surgeon(network, chosen, act).operate((keep,) if isinstance(keep, str) else tuple(keep))
-    result.meta["report"] = _warned(result.report, one_sided(result, example[:1].clone()))
+    network = TracedNetwork.of(model, example)
+    result = _Rewriter(network, chosen, act).run((keep,) if isinstance(keep, str) else tuple(keep))
+    result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
     return result
 
 
-def _warned(report: Surgery, one_sided: set[str]) -> Surgery:
+def _with_warnings(report: BinarizeReport, constant: set[str]) -> BinarizeReport:
     """The report that tells of binary layers which learn nothing of their input."""
 
-    def warned(row: Row) -> Row:
-        if row.what != "binary" or one_sided.isdisjoint((row.name, f"{row.name}.conv")):
+    def warned(row: LayerRow) -> LayerRow:
+        if row.action != "binary" or constant.isdisjoint((row.name, f"{row.name}.conv")):
             return row
         return replace(row, why="; ".join(filter(None, (row.why, "its input has one sign only on the example"))))
 
     return replace(report, rows=tuple(map(warned, report.rows)))
 
 
-class _Surgeon:
-    """Edits the graph of `network`, and notes what it does."""
+class _Rewriter:
+    """Rewrites the graph of `network`, and records what it does."""
 
-    def __init__(self, network: Network, method: Method, act: str) -> None:
-        self.network, self.graph, self.method, self.act = network, network.graph, method, act
+    def __init__(self, network: TracedNetwork, method: Method, act: str) -> None:
+        self.network, self.graph, self.method, self.act = network, network.trace.graph, method, act
+        self.signs = SignFlow(network)
         self.modules: dict[str, nn.Module] = {}  # the new ones, by qualified name
-        self.rows: dict[fx.Node, list[Row]] = {}
-        self.order = list(network.graph.nodes)
-        self.lost = network.only_in_training()
+        self.rows: dict[fx.Node, list[LayerRow]] = {}
+        self.order = list(self.graph.nodes)
+        self.lost: list[str] = []
+        self.assumptions: list[str] = []
+        try:
+            self.lost = network.only_in_training()
+        except BbgError as error:  # it need not be traceable in this mode
+            self.assumptions.append(f"the network: in training mode it does nothing more, but for dropout ({error})")
 
-    def operate(self, keep: tuple[str, ...]) -> Binarized:
-        network = self.network
+    def run(self, keep: tuple[str, ...]) -> Binarized:
+        """Decide by the facts of the network first, then rewrite it."""
+        network, signs = self.network, self.signs
         if not network.calls:
             raise BbgError("the network has no convolution and no linear layer: there is nothing to binarize")
-        why = self.kept(keep)
+        why = reasons_to_keep(network, keep)
         chosen = [name for name in network.calls if name not in why]
         binary = [name for name in network.calls if why.get(name) == ALREADY]
         if not chosen:
             reasons = "; ".join(f"{name} ({reason})" for name, reason in list(why.items())[:3])
             raise BbgError(f"nothing is left to binarize: every layer is kept, as {reasons}; keep fewer")
-        inputs = [network.inputs(network.calls[name][0])[0] for name in [*chosen, *binary]]
-        silent = {node for source in inputs for node in network.silent(source)}
-        activations = [n for n in self.order if n in silent or (self._is_activation(n) and network.positive(n))]
-        stay = {n.target for n in activations if n not in silent}
-        for pool in dict.fromkeys(pool for source in inputs for pool in network.largest(source)):
-            self.balance(pool)
+        inputs = [source for name in [*chosen, *binary] for source in network.inputs(network.calls[name][0])[:1]]
+        blamed = {node for source in inputs for node in signs.nonnegative_sources(source)}
+        pools = dict.fromkeys(pool for source in inputs for pool in signs.max_pool_sources(source))
+        activations = [node for node in self.order if signs.is_nonnegative_activation(node)]
+        dropouts = [n for n in self.order if n.op == "call_function" and network.has(n, Trait.DROPOUT)]
+        staying = {node.target for node in activations if node not in blamed}
+        for pool in pools:
+            self.insert_batch_norm(pool)
         for name, calls in network.calls.items():
-            macs = sum(map(network.macs, calls))
-            what = "binary" if name not in why or why[name] == ALREADY else "kept"
-            row = Row(name, network.kind(calls[0]), what, why.get(name, ""), macs)
-            self.rows[calls[0]] = [row]
-            if name in chosen:
-                self.rows[calls[0]] = self.replace_layer(row, calls[0])
+            action = "binary" if name not in why or why[name] == ALREADY else "kept"
+            row = LayerRow(name, network.kind(calls[0]), action, why.get(name, ""), sum(map(network.macs, calls)))
+            self.rows[calls[0]] = self.replace_layer(row, calls[0]) if name in chosen else [row]
         for node in activations:
-            if node in silent:
-                self.replace_activation(node, stay)
+            if node in blamed:
+                self.replace_activation(node, staying)
             else:
-                self.note(node, network.name(node), "kept", "its values reach no sign, or not alone")
-        for node in self.order:
-            if network.kind(node) in DROPOUTS and node.op == "call_function":
-                self.replace_dropout(node)
+                self.record(node, network.name(node), "kept", "its values reach no sign, or not alone")
+        for node in dropouts:
+            self.replace_dropout(node)
         return self.assemble()
 
-    def _is_activation(self, node: fx.Node) -> bool:
-        return isinstance(self.network.module(node), Pointwise) or self.network.kind(node) in POSITIVE | CLAMPS
-
-    def note(self, node: fx.Node, name: str, what: str, why: str) -> None:
-        self.rows.setdefault(node, []).append(Row(name, self.network.kind(node), what, why))
-
-    # ---- what stays real-valued
-
-    def kept(self, keep: tuple[str, ...]) -> dict[str, str]:
-        """The reason of each layer that stays as it is."""
-        network, why = self.network, {}
-        ends = [
-            (FIRST, network.first() if "first" in keep else set()),
-            (LAST, network.last() if "last" in keep else set()),
-        ]
-        patterns = [pattern for pattern in keep if pattern not in ("first", "last")]
-        for pattern in patterns:
-            if not any(_fits(name, pattern) for name in network.calls):
-                near = difflib.get_close_matches(pattern, network.calls, 3, 0.3) or list(network.calls)[:3]
-                raise BbgError(f"keep: {pattern!r} fits no convolution or linear layer; near are {', '.join(near)}")
-        for name, calls in network.calls.items():
-            reasons = [reason for reason, nodes in ends if not nodes.isdisjoint(calls)]
-            reasons += [f"kept by {pattern!r}" for pattern in patterns if _fits(name, pattern)]
-            reasons += [reason for reason in [self.unfit(calls)] if reason]
-            if reasons:
-                why[name] = reasons[0]
-        return why
-
-    def unfit(self, calls: list[fx.Node]) -> str:
-        """Why a layer cannot become binary, if it cannot."""
-        network, node = self.network, calls[0]
-        layer, kind = network.module(node), network.kind(node)
-        source = network.shapes[network.inputs(node)[0]]
-        if isinstance(layer, (BinaryConv2d, BinaryLinear)):
-            return ALREADY
-        if layer is None:
-            return f"a call of {kind}: there is no layer to replace"
-        if type(layer) not in (nn.Conv2d, nn.Linear):
-            return f"{kind} has no binary twin"
-        if network.times(node) > 1:
-            return f"called {network.times(node)} times"
-        if not isinstance(layer.weight, nn.Parameter):
-            return "its weight is computed (weight norm, pruning), not a parameter"
-        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels:
-            return DEPTHWISE
-        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-            return f"padding_mode is {layer.padding_mode!r}"
-        if isinstance(layer, nn.Linear) and len(source) not in (2, 4):
-            return f"its input has {len(source)} dimensions, not 2 or 4"
-        return "squeeze-excite: a pooled map that becomes a factor" if network.squeezes(node) else ""
+    def record(self, node: fx.Node, name: str, action: str, why: str) -> None:
+        """Add a row for what became of the call `node`."""
+        self.rows.setdefault(node, []).append(LayerRow(name, self.network.kind(node), action, why))
 
     # ---- what is replaced
 
-    def replace_layer(self, row: Row, node: fx.Node) -> list[Row]:
+    def replace_layer(self, row: LayerRow, node: fx.Node) -> list[LayerRow]:
         """Put the unit in the layer's place, with the BN that directly and solely follows."""
         network, layer = self.network, self.network.module(node)
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
@@ -209,26 +168,26 @@ class _Surgeon:
         if norm is not None and follower is not None:
             follower.replace_all_uses_with(node)
             self.graph.erase_node(follower)
-            return [Row(row.name, row.layer, "binary", f"{follower.target} goes inside", row.macs)]
+            return [LayerRow(row.name, row.layer, "binary", f"{follower.target} goes inside", row.macs)]
         if whole:
-            self.in_axis(node, source, 3)
-        added = Row(f"{row.name}.norm", type(unit.norm).__name__, "added", "no BN followed")
-        return [Row(row.name, row.layer, "binary", "a 1x1 convolution" if whole else "", row.macs), added]
+            self.permute_around(node, source, 3)
+        added = LayerRow(f"{row.name}.norm", type(unit.norm).__name__, "added", "no BN followed")
+        return [LayerRow(row.name, row.layer, "binary", "a 1x1 convolution" if whole else "", row.macs), added]
 
-    def balance(self, pool: fx.Node) -> None:
+    def insert_batch_norm(self, pool: fx.Node) -> None:
         """A BN behind a max-pool: the largest of some numbers is rarely negative, and the next sign would be +1."""
-        name = self.free(f"{self.network.name(pool)}_norm", False)
+        name = self.unique_name(f"{self.network.name(pool)}_norm", False)
         like = self.like()
         norm = nn.BatchNorm2d(self.network.shapes[pool][1], device=like.device, dtype=like.dtype)
         norm.training = self.network.model.training
         self.modules[name] = norm
-        self.rows.setdefault(pool, []).append(Row(name, "BatchNorm2d", "added", "a max-pool before a sign"))
+        self.rows.setdefault(pool, []).append(LayerRow(name, "BatchNorm2d", "added", "a max-pool before a sign"))
         with self.graph.inserting_after(pool):
             new = self.graph.create_node("call_module", name, (pool,))
         pool.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
         self.network.add(new, pool)
 
-    def in_axis(self, node: fx.Node, source: fx.Node, axis: int) -> None:
+    def permute_around(self, node: fx.Node, source: fx.Node, axis: int) -> None:
         """Bring the channels of the node's input to axis 1, and those of its output back."""
         rank = len(self.network.shapes[source])
         there = [0, axis, *(i for i in range(1, rank) if i != axis)]
@@ -242,34 +201,35 @@ class _Surgeon:
             self.network.add(new, like)
         node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
 
-    def replace_activation(self, node: fx.Node, stay: set[Any]) -> None:
+    def replace_activation(self, node: fx.Node, staying: set[Any]) -> None:
         """Put the method's nonlinearity in the place of the call, a new one for each call."""
         network = self.network
         source = network.inputs(node)[0]
-        axis = network.axis[source]
+        axis = network.channel_axis[source]
         before = network.module(node)
         module = pointwise(self.act, network.shapes[source][axis]).to(self.like())
         module.training = network.model.training if before is None else before.training
-        name = self.free(network.name(node), node.op == "call_module" and node.target not in stay)
-        self.note(node, name, "replaced", f"never negative: {self.act}")
-        new = self.put(node, source, name, module)
+        name = self.unique_name(network.name(node), node.op == "call_module" and node.target not in staying)
+        self.record(node, name, "replaced", f"never negative: {self.act}")
+        new = self.replace_call(node, source, name, module)
         if axis != 1:
-            self.in_axis(new, source, axis)
+            self.permute_around(new, source, axis)
 
     def replace_dropout(self, node: fx.Node) -> None:
         """A call of dropout, which the trace has switched off, becomes a layer that follows the mode."""
         network = self.network
         given: dict[str, Any] = dict(zip(("p", "training"), node.args[1:], strict=False)) | node.kwargs
-        if given.get("training", True):
+        op = network.op(node)
+        if op is None or not op.modules or given.get("training", True):
             return  # active in both modes: the network's own affair
-        layer = DROPOUTS[network.kind(node)](given.get("p", 0.5))
+        layer = op.modules[0](given.get("p", 0.5))
         path = network.model.get_submodule(network.path(node))
         layer.training = path.training
-        name = self.free(network.name(node), False)
-        self.note(node, name, "replaced", f"a call becomes {type(layer).__name__}, which follows the mode")
-        self.put(node, network.inputs(node)[0], name, layer)
+        name = self.unique_name(network.name(node), False)
+        self.record(node, name, "replaced", f"a call becomes {type(layer).__name__}, which follows the mode")
+        self.replace_call(node, network.inputs(node)[0], name, layer)
 
-    def put(self, node: fx.Node, source: fx.Node, name: str, module: nn.Module) -> fx.Node:
+    def replace_call(self, node: fx.Node, source: fx.Node, name: str, module: nn.Module) -> fx.Node:
         """A call of the new `module` in the place of `node`."""
         self.modules[name] = module
         with self.graph.inserting_before(node):
@@ -282,7 +242,7 @@ class _Surgeon:
     def like(self) -> Tensor:
         return next(self.network.model.parameters())
 
-    def free(self, name: str, own: bool) -> str:
+    def unique_name(self, name: str, own: bool) -> str:
         """`name`, or one like it that nothing has; `own`: it may be that of the module that goes."""
         model = self.network.model
         taken = {n for n, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())}
@@ -296,57 +256,34 @@ class _Surgeon:
 
     def assemble(self) -> Binarized:
         """The traced module; all its parts have the mode that they had."""
-        model, constants, places = self.network.model, self.network.constants, dict[str, Any](self.modules)
-        for node in self.graph.nodes:
-            if node.op in ("call_module", "get_attr") and node.target not in places:
-                known = node.target in constants
-                places[node.target] = constants[node.target] if known else _attribute(model, node.target)
-        result = Binarized(places, self.graph, type(model).__name__)
+        model = self.network.model
+        parts = {**self.network.trace.parts(self.modules), **self.modules}
+        result = Binarized(parts, self.graph, type(model).__name__)
         result.training = model.training
         for name, module in model.named_modules():
-            if name and any(place.startswith(f"{name}.") for place in places):
+            if name and any(part.startswith(f"{name}.") for part in parts):
                 result.get_submodule(name).training = module.training
         rows = [row for node in self.order for row in self.rows.get(node, ())]
-        result.meta["report"] = Surgery(self.method.name, (*rows, *self.dropped()))
+        assumptions = (*self.signs.assumptions.values(), *self.assumptions)
+        report = BinarizeReport(self.method.name, (*rows, *self.dropped()), assumptions)
+        result.meta["report"] = report
         return result
 
-    def dropped(self) -> list[Row]:
+    def dropped(self) -> list[LayerRow]:
         """What the evaluation mode does not do: the outermost modules with parameters that it does not reach, and more.
 
         Not told are dropout and layers like it, which stay.
         """
         met = {str(node.target) for node in self.order if node.op in ("call_module", "get_attr")}
-        rows: list[Row] = []
+        rows: list[LayerRow] = []
         for name, module in self.network.model.named_modules():
             around = any(name.startswith(f"{row.name}.") for row in rows if row.name)
             reached = any(f"{place}.".startswith(f"{name}.") or name.startswith(f"{place}.") for place in met)
             if around or not (name in self.lost or (name and not reached and any(True for _ in module.parameters()))):
                 continue
             why = "it does more in training mode" if not name or reached else "not reached in evaluation mode"
-            rows.append(Row(name, type(module).__name__, "dropped", why))
+            rows.append(LayerRow(name, type(module).__name__, "dropped", why))
         return rows
-
-
-ALREADY = "it was binary"
-DROPOUTS: dict[str, type[nn.Module]] = {
-    "dropout": nn.Dropout,
-    "dropout1d": nn.Dropout1d,
-    "dropout2d": nn.Dropout2d,
-    "dropout3d": nn.Dropout3d,
-    "alpha_dropout": nn.AlphaDropout,
-    "feature_alpha_dropout": nn.FeatureAlphaDropout,
-}
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-
-
-def _attribute(model: nn.Module, path: str) -> Any:
-    value: Any = model
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _as_conv(layer: nn.Linear) -> nn.Conv2d:

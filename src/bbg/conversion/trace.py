@@ -20,24 +20,20 @@ from bbg.conversion.rules.registry import FUNCTIONS, LAYERS, MOVES, QUERIES, rul
 from bbg.conversion.views import Wire, in_order
 from bbg.errors import BbgError
 from bbg.graph import Graph, Output, Structure
-from bbg.tracing.tracer import PlacedTracer
+from bbg.tracing.tracer import Tracer
 
 _ASTRAY = "avoid hooks, and in-place operations on tensors that are used again"
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
-    """The network as a torch.fx graph, each node of which has a rule; BbgError names the first that has none."""
+def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    """The network as a torch.fx graph, each node of which has a rule; BbgError names the first that has none.
+
+    Sizes that a forward branches on are those of the example: so are those of the packed file.
+    """
     advice = "write it without branches on tensors, or move what cannot be traced into a layer that has a rule"
-    graph = _Tracer().traced(model, advice)
-    _check(graph, model)
-    return fx.GraphModule(model, graph)
-
-
-class _Tracer(PlacedTracer):
-    """Stops at layers with a rule and at torch's own."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return rule_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+    traced = Tracer(example, lambda layer: rule_of(layer) is not None).run(model, advice)
+    _check(traced.graph, model)
+    return traced.module()
 
 
 def _check(graph: fx.Graph, model: nn.Module) -> None:
@@ -81,7 +77,7 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     Raises BbgError for a layer without a rule, before anything is computed, and for one that the format cannot express.
     """
     model = model if rule_of(model) is None else nn.Sequential(model)  # tracing goes into the outermost module
-    traced = trace(model)
+    traced = trace(model, example)
     example = torch.cat([example, example])[:2]  # two, so that nothing takes the axis of the images for another
     try:
         result = model(example.clone())

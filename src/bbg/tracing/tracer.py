@@ -1,32 +1,85 @@
-"""torch.fx's tracer as this package needs it: defaults of a forward hold, chunks can be counted, errors name places."""
+"""The one way from a module to a torch.fx graph: sizes are known, module names stay, the number of images is free.
+
+    trace = Tracer(example, is_leaf).run(model, "write it without branches on tensors")
+    trace.graph                    # the images, calls of leaf modules by qualified name, functions, methods
+    trace.decisions                # what a forward took from the example: sizes that it branches on
+
+A forward runs on proxies. Beside the node, a proxy has the *values* that the node takes on the meta device (shapes and
+types, no numbers) for two batch sizes. So `x.shape[2]` is a node of the graph, as in torch.fx, until Python itself
+needs a number for it, as in `if x.shape[2] % 8`, `int(x.size(1) * 0.5)` or `range(x.size(1))`. Then it is the
+example's, and a `Decision` records which module has asked for it.
+
+What differs between the two batch sizes, and what is computed from that, depends on the number of images. It never
+becomes a number: a forward that asks for it is refused, so the graph holds for any number of images.
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterator
+import math
+import operator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
-from bbg.methods import Pointwise
+
+# Divisors of both are many, so that `x.view(N // 8, 8, ...)` works; their quotients differ for divisors up to 120.
+BATCH_SIZES = (240, 360)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A module's forward asked for something that is known for the example only; `what` says what and its value."""
+
+    qualname: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The graph of `model`. `constants`: the tensors that its forward made, by the names that the graph gives them."""
+
+    model: nn.Module
+    graph: fx.Graph
+    decisions: tuple[Decision, ...]
+    constants: dict[str, Any]
+
+    def parts(self, but: Collection[str] = ()) -> dict[str, Any]:
+        """The modules, parameters, buffers and constants of the graph: the model's own, by qualified name.
+
+        `but`: names that are not the model's, since the graph was rewritten.
+        """
+        nodes = [node for node in self.graph.nodes if node.op in ("call_module", "get_attr")]
+        names = [str(node.target) for node in nodes if node.target not in but]
+        return {n: self.constants[n] if n in self.constants else attribute(self.model, n) for n in names}
+
+    def module(self) -> fx.GraphModule:
+        """The graph as a module that shares all parts with the model."""
+        return fx.GraphModule(self.parts(), self.graph)
+
+
+def cannot_trace(model: nn.Module, qualname: str, reason: object, advice: str) -> BbgError:
+    """The error that names the module whose forward cannot be traced."""
+    where = f"{qualname or 'the network'} ({type(model.get_submodule(qualname)).__name__})"
+    return BbgError(f"{where}: torch.fx cannot trace its forward ({reason}); {advice}")
 
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """The network in training or evaluation mode; afterwards it is as it was, and so is each of its modules."""
+    """The network in training or evaluation mode; afterwards each of its modules is in the mode it was in."""
     modes = {module: module.training for module in model.modules()}
-    attributes = set(vars(model))
     try:
         model.train(training)
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for name in set(vars(model)) - attributes:  # constants, which torch.fx leaves there
-            delattr(model, name)
 
 
 def reads_mode(module: nn.Module) -> bool:
@@ -34,66 +87,281 @@ def reads_mode(module: nn.Module) -> bool:
     return "training" in getattr(getattr(type(module).forward, "__code__", None), "co_names", ())
 
 
-def _chunks(node: fx.Node) -> int | None:
-    """How many tensors a call of `chunk` gives; None for other calls."""
-    if getattr(node.target, "__name__", node.target) != "chunk":
-        return None
-    count = node.kwargs.get("chunks", node.args[1] if len(node.args) > 1 else None)
-    return count if isinstance(count, int) else None
+class ValueProxy(fx.Proxy):
+    """A proxy that knows what its node gives for either batch size.
 
-
-class _Proxy(fx.Proxy):
-    def __len__(self) -> int:
-        count = _chunks(self.node)
-        return super().__len__() if count is None else count
-
-
-class PlacedTracer(fx.Tracer):
-    """A tracer that can say where it failed. Of the arguments of the network, those with a default have it.
-
-    `a, b = list(x.chunk(2))` is followed, for the number of chunks is known.
+    `of_batch`: whether the value depends on the number of images, other than as the size of an axis.
     """
 
-    place = ""  # the innermost module entered last
+    tracer: Tracer
 
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        parameters = list(inspect.signature(root_fn).parameters.values())
-        if len(parameters) == len(args) and function is root_fn:
-            for i, parameter in enumerate(parameters[2:], 2):
-                if parameter.default is not parameter.empty:
-                    self.graph.erase_node(args[i].node)
-                    args[i] = parameter.default
-        return function, args
+    def __init__(self, node: fx.Node, tracer: Tracer, values: tuple[Any, Any], of_batch: bool) -> None:
+        super().__init__(node, tracer)
+        self.values, self.of_batch = values, of_batch
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+    def __getattr__(self, k: str) -> _Attribute:  # type: ignore[override]
+        return _Attribute(self, k)
 
-    def iter(self, obj: Any) -> Iterator[Any]:
-        count = _chunks(obj.node)
-        return super().iter(obj) if count is None else iter([obj[i] for i in range(count)])
+    def __bool__(self) -> bool:
+        return bool(self.tracer.decide(self))
 
-    def call_module(self, m: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        before, self.place = self.place, self.path_of_module(m)
-        result = super().call_module(m, *args, **kwargs)
-        self.place = before
-        return result
+    def __int__(self) -> int:
+        return int(self.tracer.decide(self))
 
-    def traced(self, model: nn.Module, advice: str) -> fx.Graph:
-        """The graph of `model`; BbgError names the module that torch.fx cannot trace, and gives the `advice`."""
+    def __index__(self) -> int:
+        return operator.index(self.tracer.decide(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.decide(self))
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.tracer.decide(self), digits)
+
+    def __trunc__(self) -> int:
+        value: float = self.tracer.decide(self)
+        return math.trunc(value)
+
+    def __ceil__(self) -> int:
+        value: float = self.tracer.decide(self)
+        return math.ceil(value)
+
+    def __floor__(self) -> int:
+        value: float = self.tracer.decide(self)
+        return math.floor(value)
+
+    def __len__(self) -> int:
+        one, other = (len(value) for value in self.values)
+        if one != other:
+            raise _refused_count()
+        return one
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[i] for i in range(len(self))])  # type: ignore[index]
+
+
+class _Attribute(ValueProxy):
+    """`x.shape`, or `x.view` before it is called: the node of an attribute is made where one is needed."""
+
+    def __init__(self, root: ValueProxy, name: str) -> None:
+        self.root, self.name, self.tracer = root, name, root.tracer
+        self.made: fx.Proxy | None = None
+
+    def proxy(self) -> fx.Proxy:
+        """The proxy of the attribute's node."""
+        if self.made is None:
+            self.made = self.tracer.create_proxy("call_function", getattr, (self.root, self.name), {})
+        return self.made
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        return self.proxy().node
+
+    @property
+    def values(self) -> tuple[Any, Any]:  # type: ignore[override]
+        made = self.proxy()
+        if not isinstance(made, ValueProxy):
+            raise fx.proxy.TraceError(f"the value of {self.name!r} is not known")
+        return made.values
+
+    @property
+    def of_batch(self) -> bool:  # type: ignore[override]
+        made = self.proxy()
+        return isinstance(made, ValueProxy) and made.of_batch
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", self.name, (self.root, *args), kwargs)
+
+
+def _refused_count() -> Exception:
+    return fx.proxy.TraceError("it asks for the number of images, which must stay free")
+
+
+class Tracer(fx.Tracer):
+    """Traces a network for images like `example`, `[N, C, H, W]`.
+
+    `is_leaf` says which modules become one call each, beside torch's own layers; others are traced into. The first
+    argument of the network takes the images; of the others, those with a default have it, and `*args` is empty.
+    """
+
+    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self.example, self._is_leaf = example, is_leaf
+        self.decisions: list[Decision] = []
+        self.qualname = ""  # of the innermost module entered last
+        self._computing = False  # values are being computed: nothing is recorded
+        self._parameters: dict[int, str] = {}
+        self._on_meta: dict[int, tuple[Tensor, Tensor]] = {}
+        self._meta_modules: dict[nn.Module, nn.Module] = {}
+
+    def run(self, model: nn.Module, advice: str) -> Trace:
+        """The trace of `model`, in the mode that it is in.
+
+        BbgError names the module whose forward cannot be traced, and gives the `advice`.
+        """
+        self._parameters = {id(p): name for name, p in model.named_parameters()}
+        attributes = set(vars(model))
         try:
-            return self.trace(model)
+            graph = self.trace(model)
         except BbgError:
             raise
-        except Exception as error:  # the forward of a stranger's module, run on symbols, may raise anything
-            where = f"{self.place or 'the network'} ({type(model.get_submodule(self.place)).__name__})"
-            raise BbgError(f"{where}: torch.fx cannot trace its forward ({error}); {advice}") from error
+        except Exception as error:  # the forward of a stranger's module, run on proxies, may raise anything
+            raise cannot_trace(model, self.qualname, error, advice) from error
+        finally:  # torch.fx leaves the constants at the model
+            constants = {name: vars(model).pop(name) for name in set(vars(model)) - attributes}
+        return Trace(model, graph, tuple(self.decisions), constants)
 
-
-class Tracer(PlacedTracer):
-    """Stops at torch's layers, at binary ones, and at those that do nothing but differ between the modes."""
+    # ---- what torch.fx asks its tracer
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, (BinaryConv2d, BinaryLinear, Shortcut, Pointwise))
-        bare = not [*m.children(), *m.parameters(), *m.buffers()]
-        return ours or (bare and reads_mode(m)) or super().is_leaf_module(m, module_qualified_name)
+        return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        args: list[Any] = [self.root]
+        for parameter in list(inspect.signature(root_fn).parameters.values())[1:]:
+            variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if len(args) == 1 and not variable:
+                args.append(self._images(parameter.name))
+            elif variable:
+                self.decisions.append(Decision("", f"*{parameter.name} is empty"))
+            elif parameter.default is parameter.empty:
+                raise BbgError(f"the network takes a second input {parameter.name!r}; allowed is one, the images")
+            elif parameter.kind is not parameter.KEYWORD_ONLY:
+                args.append(parameter.default)
+        return root_fn, args
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        name = None if self._computing else self._parameters.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._computing:
+            return forward(*args, **kwargs)
+        try:
+            name = self.path_of_module(m)
+        except NameError:  # made in the forward itself: it has no name, so its own functions are traced
+            self.decisions.append(Decision(self.qualname, f"it makes a {type(m).__name__} in its forward"))
+            return forward(*args, **kwargs)
+        if kwargs and self.is_leaf_module(m, name):  # `conv(input=x)` is `conv(x)`: who reads the graph sees one form
+            bound = inspect.signature(m.forward).bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs
+        before, self.qualname = self.qualname, name
+        result = super().call_module(m, forward, args, kwargs)
+        self.qualname = before
+        return result
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        raise fx.proxy.TraceError("it iterates over a value of unknown length")
+
+    def create_proxy(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
+                     *others: Any, **options: Any) -> Any:  # fmt: skip
+        """The proxy of a new node, with its values where they can be computed; without, it is one of torch.fx."""
+        found = self._values(kind, target, args, kwargs)
+        if found is not None:
+            options["proxy_factory_fn"] = lambda node: ValueProxy(node, self, *found)
+        return super().create_proxy(kind, target, args, kwargs, *others, **options)
+
+    # ---- values
+
+    def decide(self, proxy: ValueProxy) -> Any:
+        """The value of `proxy`, for Python needs it now: that of the example, which must not depend on the batch."""
+        value, other = proxy.values
+        if isinstance(value, Tensor):
+            raise fx.proxy.TraceError("it decides by the numbers of a tensor")
+        if proxy.of_batch or value != other:
+            raise _refused_count()
+        name = proxy.name if isinstance(proxy, _Attribute) else proxy.node.name
+        self.decisions.append(Decision(self.qualname, f"it decides by {name} = {value}, a size or type of the example"))
+        return value
+
+    def _images(self, name: str) -> fx.Proxy:
+        node = self.create_node("placeholder", name, (), {})
+        shape, dtype = self.example.shape[1:], self.example.dtype
+        one, other = (torch.empty(batch, *shape, dtype=dtype, device="meta") for batch in BATCH_SIZES)
+        return ValueProxy(node, self, (one, other), False)
+
+    def _values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, Any], bool] | None:
+        """What a call gives for either batch size, and whether it is of the batch; None where that is not known."""
+        proxies: list[Any] = []
+        fx.node.map_aggregate((args, kwargs), lambda a: proxies.append(a) if isinstance(a, fx.Proxy) else None)
+        if not all(isinstance(proxy, ValueProxy) for proxy in proxies) or kind in ("placeholder", "output"):
+            return None
+        self._computing = True
+        try:
+            with torch.no_grad():
+                one, other = (self._compute(kind, target, *self._given((args, kwargs), i)) for i in (0, 1))
+        except Exception:  # an operation that the meta device lacks, or an error that the network itself will raise
+            return None
+        finally:
+            self._computing = False
+        if isinstance(one, (Tensor, tuple, list)):
+            return (one, other), False
+        of_batch = bool(one != other)
+        # An entry of a shape depends on the batch where it differs; `x.shape == y.shape` holds for any batch or none.
+        if target is not operator.getitem and not (target in (operator.eq, operator.ne) and len(proxies) == 2):
+            of_batch = of_batch or any(proxy.of_batch or _differs(proxy.values) for proxy in proxies)
+        return (one, other), of_batch
+
+    def _given(self, given: Any, i: int) -> Any:
+        """The arguments of a call for one batch size."""
+
+        def value(a: Any) -> Any:
+            if isinstance(a, ValueProxy):
+                return a.values[i]
+            return self._as_meta(a) if isinstance(a, Tensor) else a
+
+        return fx.node.map_aggregate(given, value)
+
+    def _compute(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kind == "get_attr":
+            return self._as_meta(attribute(self.root, target))
+        if kind == "call_module":
+            return self._as_meta_module(self.root.get_submodule(target)).forward(*args, **kwargs)
+        if kind == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        if target is getattr and isinstance(args[0], Tensor):  # the images are where the example is, not on "meta"
+            if args[1] == "device":
+                return self.example.device
+            if args[1] in ("is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta"):
+                return args[1] == f"is_{self.example.device.type}"
+        return target(*args, **kwargs)
+
+    def _as_meta(self, tensor: Any) -> Any:
+        """A tensor like the given one on the meta device, the same one each time."""
+        if not isinstance(tensor, Tensor):
+            return tensor
+        if id(tensor) not in self._on_meta:
+            self._on_meta[id(tensor)] = (tensor.detach().to("meta"), tensor)  # with it, so that its id stays its own
+        return self._on_meta[id(tensor)][0]
+
+    def _as_meta_module(self, module: nn.Module) -> nn.Module:
+        """A copy of a leaf module on the meta device, without hooks."""
+        if module not in self._meta_modules:
+            memo: dict[int, Any] = {}  # what `deepcopy` takes instead of a copy
+            for part in module.modules():
+                for value in (*part.parameters(False), *part.buffers(False), *vars(part).values()):
+                    if isinstance(value, nn.Parameter):
+                        memo[id(value)] = nn.Parameter(value.detach().to("meta"), value.requires_grad)
+                    elif isinstance(value, Tensor):
+                        memo[id(value)] = value.detach().to("meta")
+                # A module's hooks are private: they are read here, so that the copy has none and calls nobody.
+                hooks = [value for name, value in vars(part).items() if name.endswith("_hooks") and value is not None]
+                memo |= {id(value): type(value)() for value in hooks}
+            self._meta_modules[module] = copy.deepcopy(module, memo)
+        return self._meta_modules[module]
+
+
+def _differs(values: tuple[Any, Any]) -> bool:
+    one, other = values
+    return not isinstance(one, Tensor) and isinstance(one, (int, float, tuple, list)) and bool(one != other)
+
+
+def attribute(model: nn.Module, path: str) -> Any:
+    """What stands at a qualified name: a module, a parameter, a buffer, anything."""
+    value: Any = model
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from bbg.tracing.vocabulary import Trait, keeps_forward, ops_with
+
 Rule = Callable[..., Any]
 
 
@@ -19,7 +21,7 @@ FUNCTIONS: dict[Any, Rule] = {}  # functions, and methods of a tensor by name
 MOVES: set[Rule] = set()  # rules that only change how torch has a value
 
 
-QUERIES: set[Any] = {getattr, "size", "dim"}  # what they return is no tensor
+QUERIES = {spelling for op in ops_with(Trait.QUERY) for spelling in (*op.functions, *op.methods)}
 
 
 def lowers(*targets: Any, moves: bool = False) -> Callable[[Rule], Rule]:
@@ -42,10 +44,6 @@ def lowers(*targets: Any, moves: bool = False) -> Callable[[Rule], Rule]:
 def rule_of(layer: nn.Module) -> Rule | None:
     """The rule of the layer's type, or of a base whose `forward` it keeps."""
     for base in type(layer).__mro__:
-        if base in LAYERS and all(_keeps(type(layer), base, name) for name in ("forward", "_conv_forward")):
+        if base in LAYERS and keeps_forward(type(layer), base):
             return LAYERS[base]
     return None
-
-
-def _keeps(kind: type, base: type, method: str) -> bool:
-    return getattr(kind, method, None) is getattr(base, method, None)

@@ -14,6 +14,7 @@ from bbg.conversion.builder import Lowering
 from bbg.conversion.rules.norm import _layer_norm
 from bbg.conversion.rules.registry import lowers, rule_of
 from bbg.conversion.views import Wire, channels_last
+from bbg.tracing.vocabulary import Op, Trait, ops_with
 
 # ---- nonlinearities ------------------------------------------------------------------------------------------------
 
@@ -35,43 +36,21 @@ def _moved(to: Lowering, x: Wire, function: Callable[[Tensor], Any]) -> Any:
     return tuple(wire(places) for places in result) if isinstance(result, (tuple, list)) else wire(result)
 
 
-def _mover(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule of a function that only moves numbers."""
+def _moves(op: Op) -> None:
+    """Registers the rules of an operation that only moves numbers: its functions, its methods and its layers."""
 
+    @lowers(*op.functions, *op.methods, moves=True)
     def rule(to: Lowering, input: Wire, *args: Any, **kwargs: Any) -> Any:
-        return _moved(to, input, lambda places: function(places, *args, **kwargs))
+        return _moved(to, input, lambda places: op(places, *args, **kwargs))
 
-    return rule
-
-
-for _name in (
-    "view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "permute",
-    "transpose",
-    "swapaxes",
-    "movedim",
-    "contiguous",
-    "squeeze",
-    "unsqueeze",
-    "chunk",
-    "split",
-    "narrow",
-    "select",
-    "unbind",
-):
-    _targets = (_name, getattr(torch, _name)) if hasattr(torch, _name) else (_name,)
-    lowers(*_targets, moves=True)(_mover(getattr(Tensor, _name)))
-lowers(F.pixel_shuffle, moves=True)(_mover(F.pixel_shuffle))
-lowers(F.pixel_unshuffle, moves=True)(_mover(F.pixel_unshuffle))
+    @lowers(*op.modules, moves=True)
+    def layer_rule(to: Lowering, layer: nn.Module, x: Wire) -> Any:
+        return _moved(to, x, layer)
 
 
-@lowers(nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, moves=True)
-def move(to: Lowering, layer: nn.Module, x: Wire) -> Wire:
-    result: Wire = _moved(to, x, layer)
-    return result
+for _op in ops_with(Trait.MOVES):
+    if _op.name != "getitem":  # whose input may be several tensors, not one
+        _moves(_op)
 
 
 @lowers(operator.getitem, moves=True)
