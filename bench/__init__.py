@@ -9,6 +9,7 @@ BENCHMARKS = (
     "kernels",
     "layers",
     "runtimes",
+    "litert",
     "torchvision_networks",
     "sizes",
     "footprint",
