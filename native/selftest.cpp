@@ -101,7 +101,7 @@ std::vector<std::string> unary_functions() {
 // ---- one op against its definition ----------------------------------------------------------------------------------
 
 struct Case {
-  const KindRule* rule;
+  const KindRule* rule = nullptr;
   std::string function;
   Shape in{}, out{};
   int64_t images = 1, groups = 1;
@@ -240,7 +240,9 @@ void draw_weight(Case& c) {
 
 Case draw_case(const KindRule& rule, int number) {
   constexpr int64_t kChannels[] = {1, 3, 8, 16, 17, 31, 32, 33, 48, 64, 96, 100, 128, 130, 320};
-  Case c{&rule, unary_functions()[static_cast<size_t>(number) % unary_functions().size()]};
+  const auto functions = unary_functions();
+  Case c;
+  c.rule = &rule, c.function = functions[static_cast<size_t>(number) % functions.size()];
   const bool conv = rule.required & bbg::kWeight;
   do {
     const bool depthwise = rule.kind == Kind::conv && draw(0, 1);
