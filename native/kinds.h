@@ -134,30 +134,36 @@ struct KindRule {
   Element weight;
 };
 
+// clang-format off
 constexpr uint32_t kWindow = kKernel | kStride | kPadding;
 constexpr uint32_t kConv = kWindow | kDilation | kGroups | kChannels;
 constexpr uint32_t kMaxPool = kWindow | kDilation | kCeilMode;
 constexpr uint32_t kAvgPool = kWindow | kCountIncludePad | kCeilMode;
-constexpr Element kNoWeight = Element::none;
+constexpr uint32_t kSums = kAccThreshold | kTapBias;
+constexpr Type kReal = Type::real, kBits = Type::bits, kBytes = Type::bytes;
+constexpr Element kFloat = Element::float32, kInt8 = Element::int8, kWords = Element::uint64, kNoWeight = Element::none;
 
-// clang-format off
+#define BBG_KIND(name) Kind::name, #name
+
 constexpr KindRule kKinds[] = {
-    // kind                   name                 main        operands attributes required optional        epilogue  shortcut real   weight
-    {Kind::conv,              "conv",              Type::real,  1, kConv,     kWeight, 0,                        kEpilogue,  true,  true,  Element::float32},
-    {Kind::byte_conv,         "byte_conv",         Type::bytes, 1, kConv,     kWeight, kTapBias,                 kEpilogue,  true,  true,  Element::int8},
-    {Kind::binary_conv,       "binary_conv",       Type::bits,  1, kConv,     kWeight, kAccThreshold | kTapBias, kWithShift, true,  true,  Element::uint64},
-    {Kind::max_pool,          "max_pool",          Type::real,  1, kMaxPool,  0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::avg_pool,          "avg_pool",          Type::real,  1, kAvgPool,  0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::adaptive_avg_pool, "adaptive_avg_pool", Type::real,  1, kSize,     0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::match_channels,    "match_channels",    Type::real,  1, kChannels, 0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::pointwise,         "pointwise",         Type::real,  1, 0,         0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::concat,            "concat",            Type::real,  0, 0,         0,       0,                        kEpilogue,  false, true,  kNoWeight},
-    {Kind::select,            "select",            Type::real,  1, kChannels, kIndex,  0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::multiply,          "multiply",          Type::real,  2, 0,         0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::unary,             "unary",             Type::real,  1, kFunction, 0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::layer_norm,        "layer_norm",        Type::real,  1, kEps,      0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::max_pool_bits,     "max_pool_bits",     Type::bits,  1, kMaxPool,  0,       kAndMask,                 0,          false, false, kNoWeight},
+    // Columns: kind, main, operands, attributes, required and optional tensors, epilogue, shortcut, real_output, weight
+    {BBG_KIND(conv),              kReal,  1, kConv,     kWeight, 0,        kEpilogue,  true,  true,  kFloat},
+    {BBG_KIND(byte_conv),         kBytes, 1, kConv,     kWeight, kTapBias, kEpilogue,  true,  true,  kInt8},
+    {BBG_KIND(binary_conv),       kBits,  1, kConv,     kWeight, kSums,    kWithShift, true,  true,  kWords},
+    {BBG_KIND(max_pool),          kReal,  1, kMaxPool,  0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(avg_pool),          kReal,  1, kAvgPool,  0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(adaptive_avg_pool), kReal,  1, kSize,     0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(match_channels),    kReal,  1, kChannels, 0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(pointwise),         kReal,  1, 0,         0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(concat),            kReal,  0, 0,         0,       0,        kEpilogue,  false, true,  kNoWeight},
+    {BBG_KIND(select),            kReal,  1, kChannels, kIndex,  0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(multiply),          kReal,  2, 0,         0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(unary),             kReal,  1, kFunction, 0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(layer_norm),        kReal,  1, kEps,      0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(max_pool_bits),     kBits,  1, kMaxPool,  0,       kAndMask, 0,          false, false, kNoWeight},
 };
+
+#undef BBG_KIND
 // clang-format on
 
 }  // namespace bbg
