@@ -33,39 +33,48 @@ enum AttributeBit : uint32_t {
   kFunction = 1u << 10,
 };
 
-// The form of an attribute is the type of its field in bbg_op. Exactly one of the members is not null.
+// The form of an attribute is the type of its field in bbg_attributes: exactly one of the pointers is not null.
+// `least`: the smallest integer allowed, also of each in a pair, which is what an op has whose kind lacks the
+// attribute. A number is finite, and positive where `least` is 1.
 struct Attribute {
+  template <class T>
+  using Field = T bbg_attributes::*;
+
   AttributeBit bit;
   const char* name;
-  int64_t (bbg_op::*pair)[2] = nullptr;
-  int64_t bbg_op::*integer = nullptr;
-  float bbg_op::*number = nullptr;
-  int bbg_op::*boolean = nullptr;
-  const char* bbg_op::*word = nullptr;
+  int64_t least;
+  Field<int64_t[2]> pair = nullptr;
+  Field<int64_t> integer = nullptr;
+  Field<float> number = nullptr;
+  Field<int> boolean = nullptr;
+  Field<const char*> word = nullptr;
 
-  constexpr Attribute(AttributeBit b, const char* n, int64_t (bbg_op::*field)[2]) : bit(b), name(n), pair(field) {}
-  constexpr Attribute(AttributeBit b, const char* n, int64_t bbg_op::*field) : bit(b), name(n), integer(field) {}
-  constexpr Attribute(AttributeBit b, const char* n, float bbg_op::*field) : bit(b), name(n), number(field) {}
-  constexpr Attribute(AttributeBit b, const char* n, int bbg_op::*field) : bit(b), name(n), boolean(field) {}
-  constexpr Attribute(AttributeBit b, const char* n, const char* bbg_op::*field) : bit(b), name(n), word(field) {}
+  constexpr Attribute(AttributeBit b, const char* n, Field<int64_t[2]> f, int64_t l) : Attribute(b, n, l) { pair = f; }
+  constexpr Attribute(AttributeBit b, const char* n, Field<int64_t> f, int64_t l) : Attribute(b, n, l) { integer = f; }
+  constexpr Attribute(AttributeBit b, const char* n, Field<float> f, int64_t l) : Attribute(b, n, l) { number = f; }
+  constexpr Attribute(AttributeBit b, const char* n, Field<int> f) : Attribute(b, n, int64_t{0}) { boolean = f; }
+  constexpr Attribute(AttributeBit b, const char* n, Field<const char*> f) : Attribute(b, n, int64_t{0}) { word = f; }
 
   constexpr const char* form() const {
     return pair ? "pair of integers" : integer ? "integer" : number ? "number" : boolean ? "boolean" : "word";
   }
+
+ private:
+  constexpr Attribute(AttributeBit b, const char* n, int64_t l) : bit(b), name(n), least(l) {}
 };
 
 constexpr Attribute kAttributes[] = {
-    {kKernel, "kernel", &bbg_op::kernel},
-    {kStride, "stride", &bbg_op::stride},
-    {kPadding, "padding", &bbg_op::padding},
-    {kDilation, "dilation", &bbg_op::dilation},
-    {kGroups, "groups", &bbg_op::groups},
-    {kChannels, "channels", &bbg_op::channels},
-    {kSize, "size", &bbg_op::size},
-    {kCountIncludePad, "count_include_pad", &bbg_op::count_include_pad},
-    {kCeilMode, "ceil_mode", &bbg_op::ceil_mode},
-    {kEps, "eps", &bbg_op::eps},
-    {kFunction, "function", &bbg_op::function},
+    {kKernel, "kernel", &bbg_attributes::kernel, 1},
+    {kStride, "stride", &bbg_attributes::stride, 1},
+    {kPadding, "padding", &bbg_attributes::padding, 0},
+    {kDilation, "dilation", &bbg_attributes::dilation, 1},
+    {kGroups, "groups", &bbg_attributes::groups, 1},
+    {kChannels, "channels", &bbg_attributes::channels, 1},
+    {kSize, "size", &bbg_attributes::size, 1},
+    {kCountIncludePad, "count_include_pad", &bbg_attributes::count_include_pad},
+    {kCeilMode, "ceil_mode", &bbg_attributes::ceil_mode},
+    {kEps, "eps", &bbg_attributes::eps, 1},
+    {kFunction, "function", &bbg_attributes::function},
 };
 
 // ---- tensors --------------------------------------------------------------------------------------------------------
