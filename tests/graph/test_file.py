@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -41,7 +42,7 @@ def same(a: PackedModel, b: PackedModel) -> bool:
             for o in m.graph.ops
         ]
         graph = (m.graph.input_name, m.graph.input_shape, ops, m.graph.outputs, m.graph.structure)
-        return graph, m.preprocess, m.labels, m.provenance
+        return graph, m.preprocess, m.labels, m.provenance, m.head
 
     return bool(plain(a) == plain(b))
 
@@ -52,18 +53,21 @@ def test_golden_bytes_pin_the_writer() -> None:
     op = Op("c", "binary_conv", ("b",), "y", None, attributes, tensors, ("scale",), (None, 1.0))
     graph = Graph("x", (3, 1, 1), (Op("s", "pointwise", ("x",), None, "b"), op), (Output.of_flat("", "y", 1),))
     header = (
-        r'{"__metadata__":{"bbg":"{\"version\":1,\"input\":{\"name\":\"x\",\"shape\":[3,1,1]},'
+        r'{"__metadata__":{"bbg":"{\"version\":\"1.0\",\"checksum\":\"CHECKSUM\",'
+        r"\"input\":{\"name\":\"x\",\"shape\":[3,1,1]},"
         r"\"structure\":\"tensor\","
         r"\"outputs\":[{\"name\":\"\",\"parts\":[{\"value\":\"y\",\"order\":\"CHW\"}],\"shape\":[1]}],"
         r"\"ops\":[{\"name\":\"s\",\"kind\":\"pointwise\",\"inputs\":[\"x\"],\"bits\":\"b\"},"
         r"{\"name\":\"c\",\"kind\":\"binary_conv\",\"inputs\":[\"b\"],\"real\":\"y\","
         r"\"attributes\":{\"kernel\":[1,1],\"channels\":1},\"epilogue\":[\"scale\"],\"clip\":[null,1.0]}],"
-        r'\"preprocess\":null,\"labels\":[\"ü\"],\"provenance\":{}}"},'
+        r'\"preprocess\":null,\"labels\":[\"ü\"],\"head\":null,\"provenance\":{}}"},'
         r'"c.weight":{"dtype":"U64","shape":[1,1],"data_offsets":[0,8]},'
         r'"c.epilogue":{"dtype":"F32","shape":[1,1],"data_offsets":[8,12]}}'
     ).encode()
+    header = header.replace(b"CHECKSUM", b"0" * 64)
     header += b" " * (-len(header) % 8)
-    golden = struct.pack("<Q", len(header)) + header + struct.pack("<Qf", 5, 0.5)
+    blank = struct.pack("<Q", len(header)) + header + struct.pack("<Qf", 5, 0.5)
+    golden = blank.replace(b"0" * 64, hashlib.sha256(blank).hexdigest().encode())
     assert encode(PackedModel(graph, labels=("ü",))) == golden
 
 
@@ -146,14 +150,28 @@ def preprocess(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda description: description["preprocess"].update(changes)
 
 
+def several_outputs(description: dict[str, Any]) -> None:
+    description["outputs"][0]["name"] = "0"
+    description["structure"] = "list"
+
+
 SIZED = {"kernel": [3, 3], "channels": 5, "size": [1, 1]}
 WIDE = {"kernel": [3, 3], "padding": [30000, 30000], "channels": 5}
 DESCRIPTION = {
-    "a later version": (top(version=2), "format version 2; this bbg reads 1 to 1: update it"),
-    "version zero": (top(version=0), "format version 0"),
-    "a version that is a string": (top(version="1"), "version is '1', it must be an integer"),
+    "a later version": (top(version="2.0"), "is of format 2.0; this bbg reads format 1.0: update bbg"),
+    "version zero": (top(version="0.9"), "is of format 0.9; this bbg reads format 1.0"),
+    "the older form": (top(version=1), "is of an older form (version 1); this bbg reads format 1.0: convert"),
+    "a version without its minor": (top(version="1"), "version is '1', it must be a string such as '1.0'"),
+    "a version with a sign": (top(version="1.-1"), "version is '1.-1'"),
+    "a version of other digits": (top(version="1.٣"), "version is '1.٣'"),
     "a boolean version": (top(version=True), "version is True"),
     "no version": (top(version=...), "version is None"),
+    "no checksum": (top(checksum=...), "checksum is None, it must be 64 hexadecimal digits"),
+    "a head that is a string": (top(head="classification"), "head is 'classification', it must be null or an object"),
+    "a head without a kind": (top(head={}), "head is {}"),
+    "an unknown head": (top(head={"kind": "oracle"}), "head is {'kind': 'oracle'}"),
+    "a head with another key": (top(head={"kind": "classification", "top": 5}), "allowed is 'kind'"),
+    "a head that does not fit": (several_outputs, "the head is a classification, which needs one output"),
     "an unknown key": (top(script="os.system"), "unknown key 'script' in the description"),
     "a missing key": (top(labels=...), "key 'labels' is missing in the description"),
     "ops that are no list": (top(ops={}), "ops is {}, it must be a list"),
@@ -305,6 +323,53 @@ RAW = {
 def test_bad_bytes_are_refused(case: str) -> None:
     with pytest.raises(BbgError):
         decode(RAW[case](encode(model())))
+
+
+def test_every_flipped_bit_is_refused() -> None:
+    """Of the length, the header with its white space, the checksum itself, and the tensors."""
+    op = Op("p", "pointwise", ("x",), "y", None, {}, {"epilogue": np.ones((1, 3), np.float32)}, ("scale",))
+    data = bytearray(encode(PackedModel(Graph("x", (3, 1, 1), (op,), (Output.of_flat("", "y", 3),)))))
+    decode(bytes(data))
+    for bit in range(8 * len(data)):
+        data[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BbgError):
+            decode(bytes(data))
+        data[bit // 8] ^= 1 << bit % 8
+
+
+def test_a_damaged_tensor_is_said_to_be_damaged() -> None:
+    data = encode(model())
+    with pytest.raises(BbgError, match="do not have the checksum that it states; get the file anew"):
+        decode(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+NEWER = {
+    "a kind": (entry(0, kind="gather"), "op 'stem' has the kind 'gather'"),
+    "an attribute": (entry(0, attributes={**SIZED, "axis": 1}), "op 'stem' has the attribute 'axis'"),
+    "a word": (entry(0, kind="unary", attributes={"function": "mish"}), "op 'stem' has the function 'mish'"),
+    "an epilogue parameter": (entry(0, epilogue=["scale", "tint"]), "op 'stem' has the epilogue parameter 'tint'"),
+    "a key of an op": (entry(1, fused=True), "op 'gated' has the key 'fused'"),
+    "a key of an output": (lambda d: d["outputs"][0].update(scale=2), "output '' has the key 'scale'"),
+    "a key of the file": (top(tokens=[]), "the description has the key 'tokens'"),
+    "a head": (top(head={"kind": "detection"}), "the head has the kind 'detection'"),
+    "a structure": (top(structure="namedtuple"), "the outputs have the structure 'namedtuple'"),
+}
+
+
+@pytest.mark.parametrize("case", NEWER)
+def test_a_later_minor_version_is_refused_by_the_name_of_what_is_unknown(case: str) -> None:
+    change, message = NEWER[case]
+    header, description, payload = parts(encode(model()))
+    change(description)
+    description["version"] = "1.3"
+    sentence = f"{message}, which format 1.3 has and this bbg (1.0) does not know: update bbg"
+    with pytest.raises(BbgError, match=re.escape(sentence)):
+        decode(join(header, description, payload))
+
+
+def test_a_later_minor_version_without_news_is_read() -> None:
+    header, description, payload = parts(encode(model()))
+    assert same(decode(join(header, {**description, "version": "1.17"}, payload)), model())
 
 
 TEXTS = {
