@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from bbg.graph.file import PackedModel, with_checksum
@@ -43,3 +44,47 @@ def resealed(data: bytes) -> bytes:
     if len(description["checksum"]) != 64 or at < 0:
         return data
     return with_checksum(data[:at] + b"0" * 64 + data[at + 64 :])
+
+
+def same(a: PackedModel, b: PackedModel) -> bool:
+    """Equal in every field and every bit."""
+
+    def plain(m: PackedModel) -> Any:
+        ops = [
+            (
+                o.name,
+                o.kind,
+                o.inputs,
+                o.real,
+                o.bits,
+                o.attributes,
+                o.epilogue,
+                o.clip,
+                {k: (t.dtype, t.shape, t.tobytes()) for k, t in o.tensors.items()},
+            )
+            for o in m.graph.ops
+        ]
+        graph = (m.graph.input_name, m.graph.input_shape, ops, m.graph.outputs, m.graph.structure)
+        return graph, m.preprocess, m.labels, m.provenance, m.head
+
+    return bool(plain(a) == plain(b))
+
+
+def entry(index: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    """Change keys of the op number `index`; a value of `...` removes the key."""
+
+    def change(description: dict[str, Any]) -> None:
+        op = description["ops"][index]
+        op.update(changes)
+        description["ops"][index] = {k: v for k, v in op.items() if v is not ...}
+
+    return change
+
+
+def top(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    def change(description: dict[str, Any]) -> None:
+        description.update(changes)
+        for key in [k for k, v in changes.items() if v is ...]:
+            del description[key]
+
+    return change
