@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "bbg"
 # A room is a file or a folder of the package. It imports from rooms on lower floors, and from no other.
 FLOORS = {
     "errors": 1, "_version": 1, "recipes": 1, "_native": 1,
-    "files": 2, "image": 2, "tables": 2, "recipe": 2, "methods": 2,
+    "files": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2,
     "zoo": 3, "graph": 3, "layers": 3, "data": 3,
     "engine": 4, "tracing": 4, "models": 4, "analysis": 4,
     "binarization": 5,
@@ -31,7 +31,8 @@ FLOORS = {
     "__main__": 11,
 }  # fmt: skip
 # Rooms that work where torch is not installed. The verbs of the command line import torch when they need it.
-RUNTIME = {"errors", "_version", "recipes", "_native", "files", "image", "tables", "recipe", "zoo", "graph", "engine"}
+RUNTIME = {"errors", "_version", "recipes", "_native", "files", "heads", "image", "tables", "cpu", "recipe", "zoo", "graph"}
+RUNTIME |= {"engine"}
 RUNTIME |= {"__init__"}
 VERBS = {"cli", "__main__"}
 TORCH = ("torch", "torchvision", "lightning", "pytorch_lightning", "torchmetrics", "tensorboard")

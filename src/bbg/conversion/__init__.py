@@ -29,6 +29,7 @@ from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
+from bbg.heads import Classification
 from bbg.image import Preprocess
 
 __all__ = ["Agreement", "Edges", "Finding", "Part", "Report", "check", "convert"]
@@ -69,11 +70,13 @@ def convert(
     with _calm():
         lowered = lower_network(network, images[:2])
         notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
+        graph = fold_graph(lowered.graph)
         packed = PackedModel(
-            fold_graph(lowered.graph),
+            graph,
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else tuple(labels),
             notes,
+            Classification() if graph.structure == "tensor" else None,
         )
         packed.check()
         exact = packed

@@ -93,10 +93,10 @@ def closing_check(
     compared = _Compared()
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
-        values = {INPUT: batch, **{name: torch.from_numpy(v) for name, v in _named(shown(batch.numpy())).items()}}
+        values = {INPUT: batch, **{name: torch.from_numpy(v) for name, v in shown.run(batch.numpy()).items()}}
         free = by_steps(lowered, batch)
         wanted = _outputs(graph, free) if model is None else _named(model(batch))
-        given = _named(engine(batch.numpy()))
+        given = engine.run(batch.numpy())
         if start < judged:
             for found in judge(lowered, graph, {name: value[: judged - start] for name, value in values.items()}):
                 _enforce(found)
@@ -165,7 +165,7 @@ def difference(engine: Engine, other: Engine, images: Tensor) -> Agreement:
     compared = _Compared()
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH].numpy()
-        compared.add(_named(engine(batch)), _named(other(batch)))
+        compared.add(engine.run(batch), other.run(batch))
     return compared.agreement()
 
 
