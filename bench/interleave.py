@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bench.measure import durations
 
@@ -75,7 +75,14 @@ class Runner:
         raise RuntimeError(lines[-1].removeprefix("RuntimeError: "))
 
 
-def run_interleaved(runners: Mapping[str, Runner], rounds: int, seconds: float = 0.05) -> dict[str, list[list[float]]]:
+class Turns(Protocol):
+    """Whatever takes turns."""
+
+    def turn(self, seconds: float) -> list[float]:
+        """Its durations in about `seconds` of work."""
+
+
+def run_interleaved(runners: Mapping[str, Turns], rounds: int, seconds: float = 0.05) -> dict[str, list[list[float]]]:
     """Durations by name and round: in each of the `rounds`, every runner works for `seconds`.
 
     Each round begins with another runner than the one before, so that no runner always follows the same one.

@@ -11,6 +11,7 @@ import argparse
 import shutil
 import sys
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,12 +75,7 @@ def float_bytes(model: torch.nn.Module) -> int:
 
 def best_time(call: Callable[[], object], runs: int = 200) -> float:
     """Seconds of the fastest of `runs` calls."""
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
+    return min(timeit.repeat(call, number=1, repeat=runs))
 
 
 def print_table(in_torch: Side, in_engine: Side, split: Split) -> None:

@@ -28,6 +28,7 @@ QUICK = (
     "graph",
     "house/test_docs.py",
     "house/test_house.py",
+    "house/test_packaging.py",
     "methods",
     "test_image.py",
     "test_layers.py",

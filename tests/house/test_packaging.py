@@ -1,0 +1,61 @@
+"""The package's facts agree with each other: one version, extras that exist, lowest versions that can be installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from support.paths import ROOT
+
+from bbg import __version__
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def requirements(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "requirements.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    assert PROJECT["dynamic"] == ["version"]
+    assert re.search(rf"^version: {re.escape(__version__)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+
+
+def test_the_makefile_names_extras_that_exist() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    asked = re.findall(r"^\t\$\(REQUIREMENTS\)(?: --oldest)? ([a-z ]+) >", text, re.MULTILINE)
+    asked += [extras.replace(",", " ") for extras in re.findall(r"\.\[([a-z,]+)\]", text)]
+    assert len(asked) >= 5
+    assert {extra for line in asked for extra in line.split()} == set(EXTRAS)
+
+
+def test_an_extra_is_listed_a_package_a_line() -> None:
+    assert requirements("dev", "peers").stdout.splitlines() == EXTRAS["dev"] + EXTRAS["peers"]
+    refused = requirements("nothing")
+    assert refused.returncode != 0
+    assert "no extra nothing; pyproject.toml has train" in refused.stderr
+
+
+def test_the_oldest_versions_are_pinned() -> None:
+    lines = requirements("--oldest", *EXTRAS).stdout.splitlines()
+    admitted = PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
+    assert lines == [line.replace(">=", "==") for line in admitted]
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in lines)
+
+
+def test_the_build_needs_what_the_extra_for_building_names() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    assert set(build) <= set(EXTRAS["build"])
+
+
+@pytest.mark.parametrize("package", ["torch", "torchvision"])
+def test_the_pinned_torch_is_admitted(package: str) -> None:
+    pinned = re.search(rf"\b{package}==([\d.]+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    (lowest,) = [line.partition(">=")[2] for line in EXTRAS["train"] if line.startswith(f"{package}>")]
+    assert pinned is not None
+    assert [int(n) for n in pinned[1].split(".")] >= [int(n) for n in lowest.split(".")]
