@@ -55,17 +55,16 @@ def room(name: str) -> str:
 
 def imports(name: str, *, nested: bool = True) -> set[str]:
     """What the module `name` imports, but for type checking only; `nested`: inside functions too."""
+
+    def skips(node: ast.AST) -> bool:
+        if isinstance(node, ast.If):
+            return getattr(node.test, "id", "") == "TYPE_CHECKING"
+        return not nested and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
     found = set()
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING")
-        or (not nested and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
-        for inner in (
-            inner for part in (node.body if isinstance(node.body, list) else [node.body]) for inner in ast.walk(part)
-        )
-    }
+    bodies = [part for node in ast.walk(tree) if skips(node) for part in node.body]
+    skipped = {inner for part in bodies for inner in ast.walk(part)}
     for node in ast.walk(tree):
         if node in skipped:
             continue
