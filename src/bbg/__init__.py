@@ -15,6 +15,22 @@ from typing import TYPE_CHECKING, Any
 from bbg._version import __version__
 from bbg.errors import BbgError
 
+__all__ = [
+    "BbgError",
+    "Engine",
+    "Preprocess",
+    "__version__",
+    "analysis",
+    "binarize",
+    "check",
+    "convert",
+    "create",
+    "layers",
+    "list_models",
+    "load",
+    "zoo",
+]
+
 if TYPE_CHECKING:
     from bbg import analysis, layers, zoo
     from bbg.binarization import binarize
@@ -22,23 +38,7 @@ if TYPE_CHECKING:
     from bbg.engine import Engine, load
     from bbg.image import Preprocess
     from bbg.models import create, list_models
-
-    __all__ = [
-        "BbgError",
-        "Engine",
-        "Preprocess",
-        "__version__",
-        "analysis",
-        "binarize",
-        "check",
-        "convert",
-        "create",
-        "layers",
-        "list_models",
-        "load",
-        "zoo",
-    ]
-else:
+else:  # hidden from type checkers, so that a misspelt name is an error there
     # Where each name is found when it is first used; a room stands for itself.
     _LAZY = {
         "Engine": "bbg.engine",
@@ -53,7 +53,6 @@ else:
         "load": "bbg.engine",
         "zoo": "bbg.zoo",
     }
-    __all__ = ["BbgError", "__version__", *_LAZY]
 
     def __getattr__(name: str) -> Any:
         if name not in _LAZY:

@@ -142,6 +142,10 @@ def test_rooms_and_functions_have_names_of_their_own() -> None:
     assert done.stdout == "True bbg.conversion.trace\n"
 
 
+def test_every_public_name_is_found() -> None:
+    assert set(bbg.__all__) == set(dir(bbg)) == {"BbgError", "__version__", *bbg._LAZY}
+
+
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         bbg.nothing  # noqa: B018
