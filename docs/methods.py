@@ -22,7 +22,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 BLUE, ORANGES, GREY, INK = "#1f5fa8", ("#fdbf6f", "#f58b1f", "#b35806"), "#c9ced6", "#22303c"
-DRAWN = ("bbg", "bbg-gate", "xnor", "bireal", "irnet", "reactnet", "adabin")
+# One name for each pair of binarizers: the ablations share some.
+PAIRS = {(method.weight, method.activation): name for name, method in reversed(METHODS.items()) if method.weight}
+DRAWN = tuple(name for name in METHODS if name in PAIRS.values())
 STAGES = (0.0, 0.5, 1.0)  # shares of the training; IR-Net's and AdaBin's gradients sharpen
 WEIGHTS, ACTIVATIONS = torch.linspace(-1.5, 2.5, 201), torch.linspace(-2, 2, 201)
 

@@ -16,17 +16,12 @@ ROOMS = ("bbg", "bbg.analysis", "bbg.engine", "bbg.layers", "bbg.methods", "bbg.
 
 
 def lines() -> Iterator[str]:
-    """The public names of every room, then the verbs of the command line with their arguments."""
+    """The public names of every room."""
     for room in ROOMS:
         module = import_module(room)
         for name in sorted(getattr(module, "__all__", None) or own_names(module)):
             yield from described(f"{room}.{name}", getattr(module, name))
         yield ""
-    from bbg.cli.parser import VERBS
-
-    import_module("bbg.cli")
-    for verb, arguments in VERBS.items():
-        yield f"bbg {verb.__name__} {' '.join('/'.join(names) for names, _ in arguments)}"
 
 
 def own_names(module: object) -> list[str]:

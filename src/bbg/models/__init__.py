@@ -28,8 +28,8 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
     """The network called `name`, its inner convolutions made binary by `method`, ready to train.
 
     It takes images, float32 `[N, in_channels, H, W]`, and returns logits `[N, num_classes]`. `method` is a name of
-    `bbg.methods.METHODS`: bbg, bbg-balanced, bbg-gate, bbg-plain, xnor, bireal, irnet, reactnet, adabin or float (the
-    real-valued twin). Weights are drawn from torch's global generator. The networks, and `options` with their defaults:
+    `bbg.methods.METHODS` ("float" is the real-valued twin) or a Method. Weights are drawn from torch's global
+    generator. The networks, and `options` with their defaults:
 
         resnet20        blocks=3 width=16 in_channels=3 act=None
         resnet8         blocks=1 width=16 in_channels=3 act=None
@@ -40,7 +40,7 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
 
     - `width`: channels of the first stage.
     - `blocks`: pairs of convolutions per stage.
-    - `act`: nonlinearity of the units, one of identity, relu, hardtanh, prelu, rprelu, maxout; None takes the method's.
+    - `act`: nonlinearity of the units, a name of `bbg.methods.ACTIVATIONS` such as "rprelu"; None takes the method's.
     - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
     - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
     - `size`: side of the images, a multiple of 8.
