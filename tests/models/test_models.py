@@ -13,7 +13,7 @@ import bbg
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, Projection, Unit
 from bbg.methods import METHODS
-from bbg.models import NETWORKS, create, list_models, options_of
+from bbg.models import NETWORKS, allowed_options, create, list_models
 
 torch.set_num_threads(1)
 
@@ -50,9 +50,9 @@ def small(network: str, method: Any = "bbg", seed: int = 0) -> nn.Module:
 def test_the_docstring_of_create_lists_all_networks_and_options() -> None:
     text = create.__doc__ or ""
     listed = [line.strip() for line in text.splitlines() if line.strip().split(" ")[0] in NETWORKS]
-    defaults = {name: " ".join(f"{k}={v!r}" for k, v in options_of(name).items()) for name in NETWORKS}
+    defaults = {name: " ".join(f"{k}={v!r}" for k, v in allowed_options(name).items()) for name in NETWORKS}
     assert listed == [f"{name:<16}{options}" for name, options in defaults.items()]
-    for key in {key for name in NETWORKS for key in options_of(name)} - {"in_channels"}:
+    for key in {key for name in NETWORKS for key in allowed_options(name)} - {"in_channels"}:
         assert f"- `{key}`: " in text
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from bbg.errors import BbgError
 from bbg.methods import Method, get
 
-__all__ = ["NETWORKS", "create", "list_models", "options_of"]
+__all__ = ["NETWORKS", "allowed_options", "create", "list_models"]
 
 MODULES = (
     "resnet",
@@ -47,7 +47,7 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
 
     Raises BbgError for an unknown name, method or option.
     """
-    allowed = options_of(name)
+    allowed = allowed_options(name)
     unknown = [k for k in options if k not in allowed]
     if unknown:
         raise BbgError(f"network {name!r} has no option {unknown[0]!r}; allowed are {', '.join(allowed)}")
@@ -61,7 +61,7 @@ def list_models() -> list[str]:
     return sorted(NETWORKS)
 
 
-def options_of(name: str) -> dict[str, Any]:
+def allowed_options(name: str) -> dict[str, Any]:
     """The options of the network `name` and their defaults; BbgError for an unknown name."""
     if name not in NETWORKS:
         raise BbgError(f"unknown network {name!r}; allowed are {', '.join(NETWORKS)}")

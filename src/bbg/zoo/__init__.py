@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -19,8 +18,22 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """The packed file of the model `name`; BbgError for an unknown name."""
     if name not in names():
-        raise BbgError(f"unknown model {name!r}; the zoo has {_known(name)}")
+        raise BbgError(f"unknown model {name!r}; {_known(name)}")
     return FOLDER / f"{name}.bbg"
+
+
+def resolve(model: str | os.PathLike[str]) -> Path:
+    """The packed file that `model` means: a path, or else the name of a model of the zoo.
+
+    A path that does not exist is returned as it is, so that reading it says why. BbgError for a bare name (without a
+    folder or an ending) that is neither.
+    """
+    found = Path(model)
+    if found.exists() or found.name != str(model) or found.suffix:
+        return found
+    if str(model) not in names():
+        raise BbgError(f"no file and no model of the zoo is called {str(model)!r}; {_known(str(model))}")
+    return path(str(model))
 
 
 def card(name: str) -> str:
@@ -28,17 +41,9 @@ def card(name: str) -> str:
     return path(name).with_suffix(".md").read_text(encoding="utf-8")
 
 
-def resolve(model: str | os.PathLike[str]) -> Path:
-    """The packed file that `model` means: a path that exists, else a name of the zoo. BbgError where it is neither."""
-    file, name = Path(model), os.fspath(model)
-    if file.exists():
-        return file
-    if name not in names():
-        raise BbgError(f"no file and no model of the zoo is called {name!r}; the zoo has {_known(name)}")
-    return path(name)
-
-
 def _known(name: str) -> str:
-    """The names of the zoo, and the one that is closest to `name`."""
+    """What the zoo has, and which of it is spelled most like `name`."""
+    import difflib
+
     close = difflib.get_close_matches(name, names(), 1, 0)
-    return (", ".join(names()) or "none") + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"the zoo has {', '.join(names()) or 'none'}" + (f"; did you mean {close[0]!r}?" if close else "")
