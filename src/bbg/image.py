@@ -12,7 +12,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -21,10 +21,11 @@ from bbg.errors import BbgError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# A path, an encoded image, a Pillow image, or a uint8 array [H, W] or [H, W, 1 or 3].
+Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.ndarray"
+
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for a "decompression bomb", and checked before anything is decoded
 CHANNELS = {"RGB": 3, "L": 1}
-
-Source = Any  # a path, bytes, a Pillow image, or a uint8 array [H, W] or [H, W, 1 or 3]
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:
@@ -154,16 +155,14 @@ def _open(source: Source) -> Image:
 
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if isinstance(source, Image.Image):
-        opened, name = source, "image"
-    elif isinstance(source, (str, os.PathLike, bytes, bytearray)):
-        name = "image" if isinstance(source, (bytes, bytearray)) else os.fspath(source)
-        opened = None
-    else:
+    if not isinstance(source, (Image.Image, str, os.PathLike, bytes, bytearray)):
         kind = type(source).__name__
         raise BbgError(f"an image is a path, bytes, a Pillow image or a uint8 array [H, W, 3], got {kind}")
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image"
     try:
-        if opened is None:
+        if isinstance(source, Image.Image):
+            opened: Image.Image = source
+        else:
             opened = Image.open(BytesIO(source) if isinstance(source, (bytes, bytearray)) else source)
         _check_pixels(*opened.size)
         upright = ImageOps.exif_transpose(opened)
