@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut, Unit
+from bbg.layers import BinaryConv2d, BinaryLinear, LinearUnit, Shortcut, Unit
 from bbg.methods import ACTIVATIONS, METHODS, Binarizer, BinarizerForm, Method, get
 from bbg.methods.adabin import TwoValueWeight
 from bbg.methods.base import sign
@@ -273,6 +273,8 @@ def test_float_unit_is_a_plain_convolution_layer() -> None:
 
 # The layers as torch modules
 
+NORM = ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked")
+
 
 @pytest.mark.parametrize("method", BINARY, ids=named)
 def test_state_dict_round_trip(method: Method) -> None:
@@ -282,6 +284,55 @@ def test_state_dict_round_trip(method: Method) -> None:
     assert not torch.equal(one(x), two(x))
     two.load_state_dict(one.state_dict(), strict=True)
     assert torch.equal(one(x), two(x))
+
+
+KEYS = {  # what checkpoints hold: a change here makes those that exist unreadable
+    "float": {"conv.weight", *NORM},
+    "bbg": {"conv.weight", "gate", *NORM},
+    "xnor": {"conv.weight", *NORM},
+    "reactnet": {"conv.weight", "conv.activation_binarizer.threshold", "act.slope", "act.before", "act.after", *NORM},
+}
+
+
+@pytest.mark.parametrize("method", KEYS)
+def test_the_names_of_a_units_tensors_are_kept(method: str) -> None:
+    unit = Unit.build(3, 4, 3, method=method, pool=nn.MaxPool2d(2))
+    assert set(unit.state_dict()) == KEYS[method]
+    if method == "xnor":
+        return
+    projected = Unit.build(3, 4, 3, method=method, project=True)
+    learned = {"shortcut.conv.weight", *(f"shortcut.{name}" for name in NORM)}
+    assert set(projected.state_dict()) == KEYS[method] | learned
+
+
+def test_a_unit_takes_its_parts() -> None:
+    torch.manual_seed(0)
+    built = Unit.build(3, 4, 3, padding=1, pool=nn.MaxPool2d(2)).eval()
+    unit = Unit(built.conv, built.norm, built.shortcut, torch.full((4,), 2.0), built.act, built.pool).eval()
+    x = drawn(1, 3, 6, 6)
+    y = built.act(built.norm(built.conv(x)) + 2 * built.shortcut(x, (6, 6)))
+    assert torch.equal(unit(x), F.max_pool2d(y, 2))
+    bare = Unit(built.conv, built.norm).eval()
+    assert torch.equal(bare(x), built.norm(built.conv(x)))
+    assert not bare.training
+    assert bare.gate is None
+
+
+@pytest.mark.parametrize("method", BINARY, ids=named)
+def test_the_unit_around_a_linear_layer_averages_the_map_of_its_input(method: Method) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(6 * 5 * 4, 7).eval()
+    unit = Unit.around(linear, method=method, shape=(6, 5, 4))
+    assert isinstance(unit, LinearUnit)
+    assert unit.conv.weight is linear.weight
+    x = drawn(3, 120)
+    y = unit.norm(unit.conv(x))
+    if method.shortcut != "none":
+        y = y + slow_shortcut(x.reshape(3, 6, 5, 4), 7, 1, 1).flatten(1).float()
+    torch.testing.assert_close(unit(x), y)
+    flat = Unit.around(linear, method=method)
+    assert torch.equal(flat.conv(x), unit.conv(x))
+    assert flat(x).shape == (3, 7)
 
 
 @pytest.mark.parametrize("method", ["bbg", "reactnet"])

@@ -15,6 +15,23 @@ from typing import TYPE_CHECKING, Any
 from bbg._version import __version__
 from bbg.errors import BbgError
 
+__all__ = [
+    "BbgError",
+    "Engine",
+    "Preprocess",
+    "__version__",
+    "analysis",
+    "binarize",
+    "check",
+    "convert",
+    "create",
+    "fit",
+    "layers",
+    "list_models",
+    "load",
+    "zoo",
+]
+
 if TYPE_CHECKING:
     from bbg import analysis, layers, zoo
     from bbg.binarization import binarize
@@ -23,24 +40,7 @@ if TYPE_CHECKING:
     from bbg.image import Preprocess
     from bbg.models import create, list_models
     from bbg.training.loop import fit
-
-    __all__ = [
-        "BbgError",
-        "Engine",
-        "Preprocess",
-        "__version__",
-        "analysis",
-        "binarize",
-        "check",
-        "convert",
-        "create",
-        "fit",
-        "layers",
-        "list_models",
-        "load",
-        "zoo",
-    ]
-else:
+else:  # hidden from type checkers, so that a misspelt name is an error there
     # Where each name is found when it is first used; a room stands for itself.
     _LAZY = {
         "Engine": "bbg.engine",
@@ -56,7 +56,6 @@ else:
         "load": "bbg.engine",
         "zoo": "bbg.zoo",
     }
-    __all__ = ["BbgError", "__version__", *_LAZY]
 
     def __getattr__(name: str) -> Any:
         if name not in _LAZY:

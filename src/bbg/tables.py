@@ -14,9 +14,6 @@ layer names and labels come from users, so each format escapes what would have a
 
 from __future__ import annotations
 
-import csv as _csv
-import html as _html
-import io
 import json as _json
 import re
 import unicodedata
@@ -55,11 +52,13 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def html(rows: Sequence[Row]) -> str:
     """A `<table>` with a head and a body; cells of numbers have the class "number"."""
+    from html import escape
+
     columns, right = _columns(rows)
 
     def line(tag: str, texts: list[str]) -> str:
         marks = [' class="number"' if c in right else "" for c in columns]
-        cells = (f"<{tag}{mark}>{_html.escape(t)}</{tag}>" for mark, t in zip(marks, texts, strict=True))
+        cells = (f"<{tag}{mark}>{escape(t)}</{tag}>" for mark, t in zip(marks, texts, strict=True))
         return f"<tr>{''.join(cells)}</tr>\n"
 
     head = line("th", [heading(c) for c in columns])
@@ -69,10 +68,13 @@ def html(rows: Sequence[Row]) -> str:
 
 def csv(rows: Sequence[Row]) -> str:
     """Comma-separated values (RFC 4180, but lines end in a line feed), the columns' names first; numbers in full."""
+    from csv import writer as csv_writer
+    from io import StringIO
+
     columns, _ = _columns(rows)
-    file = io.StringIO()
+    file = StringIO()
     if columns:
-        writer = _csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_plain(row[c]) for c in columns] for row in rows)
     return file.getvalue()

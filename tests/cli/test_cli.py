@@ -201,7 +201,7 @@ DAMAGE = {
     "wrong shape": (lambda: edited(reshape), "it must be uint64"),
     "wrong dtype": (lambda: edited(lambda h, d: h[name_of_weight(h)].update(dtype="I64")), "dtype I64"),
     "overlap": (lambda: edited(overlap), "damaged"),
-    "missing tensor": (lambda: without_a_weight(), "tensor 'weight' is missing"),
+    "missing tensor": (without_a_weight, "tensor 'weight' is missing"),
     "cycle": (lambda: edited(lambda h, d: d["ops"].reverse()), "cycle or its ops are out of order"),
     "dangling input": (lambda: edited(lambda h, d: binary(d)["inputs"].__setitem__(0, "nowhere")), "no op writes"),
     "unknown kind": (lambda: edited(lambda h, d: binary(d).update(kind="deconv")), "unknown kind"),

@@ -56,17 +56,16 @@ def room(name: str) -> str:
 
 def imports(name: str, *, nested: bool = True) -> set[str]:
     """What the module `name` imports, but for type checking only; `nested`: inside functions too."""
+
+    def skips(node: ast.AST) -> bool:
+        if isinstance(node, ast.If):
+            return getattr(node.test, "id", "") == "TYPE_CHECKING"
+        return not nested and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
     found = set()
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING")
-        or (not nested and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
-        for inner in (
-            inner for part in (node.body if isinstance(node.body, list) else [node.body]) for inner in ast.walk(part)
-        )
-    }
+    bodies = [part for node in ast.walk(tree) if skips(node) for part in node.body]
+    skipped = {inner for part in bodies for inner in ast.walk(part)}
     for node in ast.walk(tree):
         if node in skipped:
             continue
@@ -142,6 +141,10 @@ def test_rooms_and_functions_have_names_of_their_own() -> None:
     code = "import bbg.conversion.trace as t, bbg.conversion as c, bbg; print(bbg.convert is c.convert, t.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "True bbg.conversion.trace\n"
+
+
+def test_every_public_name_is_found() -> None:
+    assert set(bbg.__all__) == set(dir(bbg)) == {"BbgError", "__version__", *bbg._LAZY}
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -25,7 +25,7 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d,
 class Activity:
     """What one binary layer did on some images.
 
-    `dead`: `[O]` bool. A filter is dead where its output, before BN, is the same for all images and places, or where
+    `dead`: `[O]` bool. A filter is dead where its output, before BN, is the same for all images and positions, or where
     the scale of the BN behind it is nearly 0. `positive`: `[C]` float64, per input channel the share of activations
     that became +1.
     """
@@ -36,7 +36,7 @@ class Activity:
 
     @property
     def stuck(self) -> Tensor:
-        """`[C]` bool: input channels that were +1, or -1, for all images and places, so that they tell nothing."""
+        """`[C]` bool: input channels that were +1, or -1, for all images and positions, so that they tell nothing."""
         return (self.positive == 0) | (self.positive == 1)
 
 
@@ -47,7 +47,7 @@ class _Record:
         self.low: list[Tensor] = []
         self.high: list[Tensor] = []
         self.ones: list[Tensor] = []
-        self.places = 0
+        self.positions = 0
         self.scale: Tensor | None = None
 
     def activity(self, name: str, tiny: float) -> Activity:
@@ -55,7 +55,7 @@ class _Record:
         dead = high - low <= ROUNDING * torch.maximum(low.abs(), high.abs()).max()
         if self.scale is not None:
             dead = dead | (self.scale.abs() <= tiny)
-        return Activity(name, dead.cpu(), (torch.stack(self.ones).sum(0).double() / self.places).cpu())
+        return Activity(name, dead.cpu(), (torch.stack(self.ones).sum(0).double() / self.positions).cpu())
 
 
 def activity(model: nn.Module, images: Tensor, *, batch: int = 250, tiny: float = 1e-3) -> list[Activity]:
@@ -72,7 +72,7 @@ def activity(model: nn.Module, images: Tensor, *, batch: int = 250, tiny: float 
         bits = signs_of(layer.activation_binarizer, x).transpose(0, 1).flatten(1)
         record = records.setdefault(name, _Record())
         record.ones.append(bits.sum(1))
-        record.places += bits.shape[1]
+        record.positions += bits.shape[1]
 
     def leave(name: str, y: Tensor) -> None:
         channels = y.transpose(0, 1).flatten(1)

@@ -1,4 +1,7 @@
-"""The methods under comparison, by name: one small file per paper and one line here."""
+"""The methods under comparison, by name: one small file per paper and one line here.
+
+docs/methods.svg shows what each binarizer does forward and backward.
+"""
 
 from __future__ import annotations
 

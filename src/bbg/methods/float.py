@@ -1,4 +1,8 @@
-"""The real-valued twin: same topology and widths, plain convolutions, ReLU, shortcut without gate."""
+"""The real-valued twin, which every binary method is compared with: `y = relu(BN(conv(x, w)) + shortcut(x))`.
+
+Topology and widths are those of the binary networks, with plain convolutions; the shortcut has no gate (as in ResNet,
+arXiv 1512.03385, but around every convolution).
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import nn
 from bbg.errors import BbgError
 from bbg.methods import Method, get
 
-__all__ = ["NETWORKS", "create", "list_models", "options_of"]
+__all__ = ["NETWORKS", "allowed_options", "create", "list_models"]
 
 MODULES = (
     "resnet",
@@ -28,8 +28,8 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
     """The network called `name`, its inner convolutions made binary by `method`, ready to train.
 
     It takes images, float32 `[N, in_channels, H, W]`, and returns logits `[N, num_classes]`. `method` is a name of
-    `bbg.methods.METHODS`: bbg, bbg-balanced, bbg-gate, bbg-plain, xnor, bireal, irnet, reactnet, adabin or float (the
-    real-valued twin). Weights are drawn from torch's global generator. The networks, and `options` with their defaults:
+    `bbg.methods.METHODS` ("float" is the real-valued twin) or a Method. Weights are drawn from torch's global
+    generator. The networks, and `options` with their defaults:
 
         resnet20        blocks=3 width=16 in_channels=3 act=None
         resnet8         blocks=1 width=16 in_channels=3 act=None
@@ -40,14 +40,14 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
 
     - `width`: channels of the first stage.
     - `blocks`: pairs of convolutions per stage.
-    - `act`: nonlinearity of the units, one of identity, relu, hardtanh, prelu, rprelu, maxout; None takes the method's.
+    - `act`: nonlinearity of the units, a name of `bbg.methods.ACTIVATIONS` such as "rprelu"; None takes the method's.
     - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
     - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
     - `size`: side of the images, a multiple of 8.
 
     Raises BbgError for an unknown name, method or option.
     """
-    allowed = options_of(name)
+    allowed = allowed_options(name)
     unknown = [k for k in options if k not in allowed]
     if unknown:
         raise BbgError(f"network {name!r} has no option {unknown[0]!r}; allowed are {', '.join(allowed)}")
@@ -61,7 +61,7 @@ def list_models() -> list[str]:
     return sorted(NETWORKS)
 
 
-def options_of(name: str) -> dict[str, Any]:
+def allowed_options(name: str) -> dict[str, Any]:
     """The options of the network `name` and their defaults; BbgError for an unknown name."""
     if name not in NETWORKS:
         raise BbgError(f"unknown network {name!r}; allowed are {', '.join(NETWORKS)}")
