@@ -216,6 +216,7 @@ def test_a_decision_names_the_module_and_the_value() -> None:
     (decision,) = trace(Inside(branches_on_a_size)).decisions
     assert decision.qualname == "inside"
     assert decision.what == "it decides by ne = False, a size or type of the example"
+    assert decision.advice == "write it without branches on sizes and types"
 
 
 def test_sizes_that_nothing_branches_on_stay_free() -> None:
