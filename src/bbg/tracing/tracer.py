@@ -307,8 +307,9 @@ class Tracer(fx.Tracer):
         if isinstance(one, (Tensor, tuple, list)):
             return (one, other), False
         of_batch = bool(one != other)
-        # An entry of a shape depends on the batch where it differs; `x.shape == y.shape` holds for any batch or none.
-        if target is not operator.getitem and not (target in (operator.eq, operator.ne) and len(proxies) == 2):
+        if target in (operator.eq, operator.ne) and len(proxies) == 2:
+            of_batch = of_batch or not _same_for_any_batch(*proxies)
+        elif target is not operator.getitem:  # an entry of a shape depends on the batch where it differs
             of_batch = of_batch or any(proxy.of_batch or _differs(proxy.values) for proxy in proxies)
         return (one, other), of_batch
 
@@ -359,6 +360,21 @@ class Tracer(fx.Tracer):
                 memo |= {id(value): type(value)() for value in hooks}
             self._meta_modules[module] = copy.deepcopy(module, memo)
         return self._meta_modules[module]
+
+
+def _same_for_any_batch(x: ValueProxy, y: ValueProxy) -> bool:
+    """Whether `x == y`, of numbers or shapes, has one answer for any number of images.
+
+    It has if all entries are equal for both batch sizes, or if two differ that do not depend on the number of images.
+    """
+    entries = [
+        list(zip(*value, strict=True)) if isinstance(value[0], tuple) else [value] for value in (x.values, y.values)
+    ]
+    if len(entries[0]) != len(entries[1]):
+        return True
+    pairs = list(zip(*entries, strict=True))
+    fixed = not (x.of_batch or y.of_batch)
+    return all(a == b for a, b in pairs) or any(fixed and a[0] == a[1] and b[0] == b[1] and a != b for a, b in pairs)
 
 
 def _differs(values: tuple[Any, Any]) -> bool:
