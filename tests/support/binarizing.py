@@ -66,3 +66,28 @@ def three(function: Callable[..., Any], *more: nn.Module, **options: Any) -> Bin
 
 def what(binary: Binarized) -> dict[str, tuple[str, str]]:
     return {row.name: (row.action, row.why) for row in binary.report.rows}
+
+
+class Own(nn.Module):
+    """What people write: functions, one ReLU for all, a pool, dropout, a flattened map with a hidden layer behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1, groups=2)
+        self.conv3 = nn.Conv2d(16, 12, (3, 1), stride=2)
+        self.bn3 = nn.BatchNorm2d(12)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc1 = nn.Linear(12 * 2 * 3, 10)
+        self.fc2 = nn.Linear(10, 16)
+        self.bn2 = nn.BatchNorm1d(16)
+        self.fc3 = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = self.relu(self.conv2(x))
+        x = self.relu(self.bn3(self.conv3(x)))
+        x = F.dropout(x, 0.5, training=self.training)
+        x = torch.flatten(x, 1)
+        x = self.relu(self.fc1(x))
+        return self.fc3(torch.relu(self.bn2(self.fc2(x))))

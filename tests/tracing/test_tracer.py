@@ -136,6 +136,16 @@ TRACED: dict[str, tuple[Callable[[], nn.Module], int, list[str]]] = {
     "the device and the type": (lambda: Inside(on_the_cpu), 3, ["first"]),
     "a constant made of sizes": (lambda: Inside(a_grid), 0, ["first"]),
     "two shapes compared": (lambda: Inside(lambda m, x: x if x.shape == F.relu(x).shape else -x), 1, ["first"]),
+    "two shapes that differ": (
+        lambda: Inside(lambda m, x: x if x.shape == x[:, :, 1:].shape or x.shape == x.flatten(1).shape else -x),
+        2,
+        ["first"],
+    ),
+    "the same number of images": (
+        lambda: Inside(lambda m, x: x if x.size(0) == F.relu(x).size(0) else -x),
+        1,
+        ["first"],
+    ),
     "a batch norm of functions": (
         lambda: Inside(lambda m, x: m.norm(m.conv(x)), conv=conv(), norm=ActivatedNorm(8)),
         0,
@@ -216,6 +226,7 @@ def test_a_decision_names_the_module_and_the_value() -> None:
     (decision,) = trace(Inside(branches_on_a_size)).decisions
     assert decision.qualname == "inside"
     assert decision.what == "it decides by ne = False, a size or type of the example"
+    assert decision.advice == "write it without branches on sizes and types"
 
 
 def test_sizes_that_nothing_branches_on_stay_free() -> None:
@@ -231,6 +242,9 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "a branch on the number of images": (lambda m, x: x if x.shape[0] > 1 else -x, BATCH),
     "a branch on a number made of it": (lambda m, x: x if x.size(0) // 500 == 0 else -x, BATCH),
     "a shape compared with numbers": (lambda m, x: x if x.shape == (2, 8, 12, 16) else -x, BATCH),
+    "the number of images and of channels": (lambda m, x: x if x.size(0) == x.size(1) else -x, BATCH),
+    "the shape of other images": (lambda m, x: x if x.shape == x[1:].shape else -x, BATCH),
+    "a number made of it and a size": (lambda m, x: x if x.size(0) // 500 == x.size(1) else -x, BATCH),
     "the number of elements": (lambda m, x: x if x.numel() > 10 else -x, BATCH),
     "a loop over the images": (lambda m, x: torch.stack([image * 2 for image in x]), BATCH),
     "int of the number of images": (lambda m, x: x.view(int(x.shape[0]), -1), BATCH),

@@ -48,7 +48,7 @@ def traced(model: nn.Module, example: Tensor) -> Trace:
     """
     trace = Tracer(example, is_leaf).run(model, ADVICE)
     for decision in trace.decisions:
-        raise cannot_trace(model, decision.qualname, decision.what, ADVICE)
+        raise cannot_trace(model, decision.qualname, decision.what, decision.advice)
     read_results_of_in_place_calls(trace)
     return trace
 

@@ -35,10 +35,14 @@ BATCH_SIZES = (240, 360)
 
 @dataclass(frozen=True)
 class Decision:
-    """A module's forward asked for something that is known for the example only; `what` says what and its value."""
+    """The forward of the module `qualname` did something that is true of the example, but not of all images.
+
+    `what` says what it did, `advice` how to write it so that it holds for all.
+    """
 
     qualname: str
     what: str
+    advice: str
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ class Tracer(fx.Tracer):
             if len(args) == 1 and not variable:
                 args.append(self._images(parameter.name))
             elif variable:
-                self.decisions.append(Decision("", f"*{parameter.name} is empty"))
+                self.decisions.append(Decision("", f"it takes {parameter.name!r}", "let it take the images alone"))
             elif parameter.default is parameter.empty:
                 raise BbgError(f"the network takes a second input {parameter.name!r}; allowed is one, the images")
             elif parameter.kind is not parameter.KEYWORD_ONLY:
@@ -243,7 +247,9 @@ class Tracer(fx.Tracer):
         try:
             name = self.path_of_module(m)
         except NameError:  # made in the forward itself: it has no name, so its own functions are traced
-            self.decisions.append(Decision(self.qualname, f"it makes a {type(m).__name__} in its forward"))
+            self.decisions.append(
+                Decision(self.qualname, f"it makes a {type(m).__name__}", "make it in the constructor")
+            )
             return forward(*args, **kwargs)
         if kwargs and self.is_leaf_module(m, name):  # `conv(input=x)` is `conv(x)`: who reads the graph sees one form
             bound = inspect.signature(m.forward).bind(*args, **kwargs)
@@ -274,7 +280,8 @@ class Tracer(fx.Tracer):
         if proxy.of_batch or value != other:
             raise _refused_count()
         name = proxy.name if isinstance(proxy, _Attribute) else proxy.node.name
-        self.decisions.append(Decision(self.qualname, f"it decides by {name} = {value}, a size or type of the example"))
+        what = f"it decides by {name} = {value}, a size or type of the example"
+        self.decisions.append(Decision(self.qualname, what, "write it without branches on sizes and types"))
         return value
 
     def _images(self, name: str) -> fx.Proxy:
@@ -300,8 +307,9 @@ class Tracer(fx.Tracer):
         if isinstance(one, (Tensor, tuple, list)):
             return (one, other), False
         of_batch = bool(one != other)
-        # An entry of a shape depends on the batch where it differs; `x.shape == y.shape` holds for any batch or none.
-        if target is not operator.getitem and not (target in (operator.eq, operator.ne) and len(proxies) == 2):
+        if target in (operator.eq, operator.ne) and len(proxies) == 2:
+            of_batch = of_batch or not _same_for_any_batch(*proxies)
+        elif target is not operator.getitem:  # an entry of a shape depends on the batch where it differs
             of_batch = of_batch or any(proxy.of_batch or _differs(proxy.values) for proxy in proxies)
         return (one, other), of_batch
 
@@ -352,6 +360,21 @@ class Tracer(fx.Tracer):
                 memo |= {id(value): type(value)() for value in hooks}
             self._meta_modules[module] = copy.deepcopy(module, memo)
         return self._meta_modules[module]
+
+
+def _same_for_any_batch(x: ValueProxy, y: ValueProxy) -> bool:
+    """Whether `x == y`, of numbers or shapes, has one answer for any number of images.
+
+    It has if all entries are equal for both batch sizes, or if two differ that do not depend on the number of images.
+    """
+    entries = [
+        list(zip(*value, strict=True)) if isinstance(value[0], tuple) else [value] for value in (x.values, y.values)
+    ]
+    if len(entries[0]) != len(entries[1]):
+        return True
+    pairs = list(zip(*entries, strict=True))
+    fixed = not (x.of_batch or y.of_batch)
+    return all(a == b for a, b in pairs) or any(fixed and a[0] == a[1] and b[0] == b[1] and a != b for a, b in pairs)
 
 
 def _differs(values: tuple[Any, Any]) -> bool:

@@ -1,0 +1,216 @@
+"""What `bbg.binarize` refuses, and what it says of networks that it does not know well enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.binarizing import EXAMPLE, Functional, Own, conv
+from torch import Tensor, nn
+
+import bbg
+from bbg import BbgError
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+BAD: list[tuple[Callable[[], object], str]] = [
+    (lambda: bbg.binarize(Own(), "float", example=EXAMPLE), "method 'float' is real-valued"),
+    (lambda: bbg.binarize(Own(), "bgb", example=EXAMPLE), "unknown method 'bgb'; allowed are bbg"),
+    (lambda: bbg.binarize(Own()), r"the example is NoneType; give example=images, a float tensor \[N, C, H, W\]"),
+    (lambda: bbg.binarize(Own(), example=EXAMPLE.long()), r"the example is torch.int64 \[4, 3, 12, 12\]"),
+    (lambda: bbg.binarize(Own(), example=EXAMPLE[0]), r"the example is torch.float32 \[3, 12, 12\]"),
+    (lambda: bbg.binarize(Own(), example=EXAMPLE[:, :2]), r"cannot run on an example \[2, 2, 12, 12\]"),
+    (lambda: bbg.binarize(nn.ReLU(), example=EXAMPLE), "no convolution and no linear layer"),
+    (lambda: bbg.binarize(conv(3), example=EXAMPLE), "nothing is left to binarize: every layer is kept, as 0 .first"),
+    (lambda: bbg.binarize(nn.Sequential(conv(3), Branches()), example=EXAMPLE), r"1 \(Branches\): torch.fx cannot"),
+    (lambda: bbg.binarize(Functional(lambda x, a: a(x), conv(3)), keep="nope", example=EXAMPLE), "near are a"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), BAD)
+def test_bad_requests_are_refused(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(BbgError, match=words):
+        make()
+
+
+# ---- forwards that decide by the example: traced, but what rewriting makes of them is not proven ---------------------
+
+
+def block(function: Callable[[Any, Any], Any]) -> nn.Module:
+    """A network whose second layer, called `1`, is a function of its input and of a convolution."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv()
+
+        def forward(self, x: Tensor) -> Any:
+            return function(self, x)
+
+    return nn.Sequential(conv(3), Block(), conv())
+
+
+def raises_for_odd_sizes(m: Any, x: Any) -> Any:
+    if x.shape[2] % 2:
+        raise RuntimeError("odd")
+    return m.conv(x)
+
+
+class Variable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(conv(3), conv(), conv())
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        result: Tensor = self.net(x)
+        return result
+
+
+def halves(m: Any, x: Any) -> Any:
+    half = int(x.size(1) * 0.5)
+    return m.conv(torch.cat([x[:, half:], x[:, :half]], 1))
+
+
+def channel_by_channel(m: Any, x: Any) -> Any:
+    return m.conv(torch.cat([x[:, i : i + 1] * (i + 1) for i in range(x.size(1))], 1))
+
+
+STILL_REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "a branch on a size": (lambda: block(raises_for_odd_sizes), "1 (Block)", "it decides by mod = 0"),
+    "int of a size": (lambda: block(halves), "1 (Block)", "it decides by mul = 2.0"),
+    "a range over channels": (lambda: block(channel_by_channel), "1 (Block)", "it decides by size = 4"),
+    "a module made in the forward": (lambda: block(lambda m, x: nn.ReLU()(m.conv(x))), "1 (Block)", "it makes a ReLU"),
+    "the device": (
+        lambda: block(lambda m, x: m.conv(x) if x.device.type == "cpu" else x),
+        "1 (Block)",
+        "it decides by eq = True",
+    ),
+    "the number of images": (
+        lambda: block(lambda m, x: m.conv(x) if x.shape[0] > 1 else x),
+        "1 (Block)",
+        "it asks for the number of images",
+    ),
+    "variable arguments": (Variable, "the network (Variable)", "it takes 'others'"),
+}
+
+
+@pytest.mark.parametrize("name", STILL_REFUSED)
+def test_a_forward_that_decides_by_the_example_is_refused_by_name(name: str) -> None:
+    make, where, reason = STILL_REFUSED[name]
+    with pytest.raises(BbgError) as error:
+        bbg.binarize(make(), example=EXAMPLE)
+    assert str(error.value).startswith(f"{where}: torch.fx cannot trace its forward ({reason}")
+
+
+@pytest.mark.parametrize("name", sorted(set(STILL_REFUSED) - {"the number of images"}))
+def test_conversion_takes_it_for_it_is_compared_with_torch(name: str, tmp_path: Path) -> None:
+    report = bbg.convert(STILL_REFUSED[name][0](), tmp_path / "net.bbg", EXAMPLE)
+    assert report.difference <= 1e-5
+
+
+# ---- what is assumed, and told ---------------------------------------------------------------------------------------
+
+
+class Noise(nn.Module):
+    """It has no number of its own, and reads its mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
+def unlike_in_training(m: Any, x: Any) -> Any:
+    return m.conv(x) * (torch.rand(x.shape[0], 1, 1, 1) if m.training else 1)
+
+
+ASSUMED: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
+    "an operation without a row": (
+        lambda: block(lambda m, x: m.conv(torch.special.entr(F.relu(x)))),
+        ["1.special_entr (special_entr): not known; its numbers have both signs"],
+    ),
+    "a method without a row": (
+        lambda: block(lambda m, x: m.conv(x.pow(2))),
+        ["1.pow (pow): not known; its numbers have both signs"],
+    ),
+    "what is never negative and no activation": (
+        lambda: block(lambda m, x: m.conv(x.exp())),
+        ["1.exp (exp): never negative, but no activation: nothing takes its place"],
+    ),
+    "a layer that reads its mode": (
+        lambda: nn.Sequential(conv(3), nn.ReLU(), Noise(), conv(), conv()),
+        ["2 (Noise): gives its input in evaluation mode"],
+    ),
+    "an operation that no sign depends on": (lambda: block(lambda m, x: m.conv(x).pow(2)), []),
+}
+
+
+@pytest.mark.parametrize("name", ASSUMED)
+def test_what_the_signs_depend_on_is_known_or_told(name: str) -> None:
+    make, expected = ASSUMED[name]
+    report = bbg.binarize(make(), example=EXAMPLE).report
+    assert list(report.assumptions) == expected
+    assert report.to_dict()["assumptions"] == expected
+    assert [f"assumed: {sentence}" in str(report).splitlines() for sentence in expected] == [True] * len(expected)
+
+
+def test_it_is_told_where_the_training_mode_cannot_be_traced() -> None:
+    (sentence,) = bbg.binarize(block(unlike_in_training), example=EXAMPLE).report.assumptions
+    assert sentence.startswith("the network: in training mode it does nothing more, but for dropout (1 (Block): ")
+
+
+# ---- networks that once raised something else ------------------------------------------------------------------------
+
+
+def test_a_keyword_is_no_obstacle() -> None:
+    binary = bbg.binarize(block(lambda m, x: m.conv(input=x)), example=EXAMPLE)
+    assert {row.name for row in binary.report.of("binary")} == {"1.conv"}
+    assert binary(EXAMPLE).shape == (4, 4, 12, 12)
+
+
+def test_a_layer_that_does_not_read_the_images_stays() -> None:
+    model = block(lambda m, x: x + m.conv(m.position))
+    model[1].register_buffer("position", torch.randn(1, 4, 12, 12))
+    model = nn.Sequential(*model, conv(4), conv(4))
+    rows = {row.name: (row.action, row.why) for row in bbg.binarize(model, example=EXAMPLE).report.rows}
+    assert rows["1.conv"] == ("kept", "its input does not depend on the images")
+
+
+def test_a_bare_squeeze_leaves_the_axis_of_the_images() -> None:
+    model = nn.Sequential(conv(3), nn.AdaptiveAvgPool2d(1), Squeeze(), nn.Linear(4, 6), nn.Linear(6, 2))
+    rows = {row.name: row.action for row in bbg.binarize(model, example=EXAMPLE[:1]).report.rows}
+    assert rows["3"] == "binary"
+
+
+class Squeeze(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze()
+
+
+def test_a_layer_that_sees_one_sign_only_is_told() -> None:
+    """Of functions that no list knows: the example shows it."""
+
+    class Squares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.blind, self.sees = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+            self.last = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            return self.last(self.blind(x * x) + self.sees(x))
+
+    model = Squares().train()
+    rows = {row.name: row for row in bbg.binarize(model, example=torch.randn(2, 3, 8, 8)).report.rows}
+    assert "its input has one sign only on the example" in rows["blind"].why
+    assert "one sign" not in rows["sees"].why
+    assert model.training
