@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from support.paths import ROOT
-from support.trainings import Stop, after, stop
+from support.trainings import Stop, after, first, stop
 
 from bbg.cli import main
 from bbg.comparison import compare, row_of, table
@@ -75,7 +75,8 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
 
 def test_rows_of_other_methods_are_kept(report: dict[str, Any], digits: Split, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
-    result.write_text(json.dumps(report))
+    old = {key: value for key, value in report["recipe"].items() if key not in ("task", "factory")}
+    result.write_text(json.dumps({**report, "recipe": old}))  # as a version before these keys wrote it
     more = compare(RECIPE, digits, ["xnor"], 1, tmp_path, result, progress=False)
     assert more["rows"][:6] == report["rows"]
     assert [(row["method"], row["seed"]) for row in more["rows"][6:]] == [("xnor", 3)]
@@ -105,10 +106,12 @@ def test_what_is_refused(report: dict[str, Any], digits: Split, tmp_path: Path) 
             compare(RECIPE, digits, methods, 1, tmp_path, result, progress=False)
     with pytest.raises(BbgError, match="seeds is 0"):
         compare(RECIPE, digits, ["bbg"], 0, tmp_path, result, progress=False)
+    with pytest.raises(BbgError, match="a comparison builds its networks by method; give a recipe with a network"):
+        compare(RECIPE.changed({"factory": "a.b:c"}), digits, ["bbg"], 1, tmp_path, result, progress=False)
     result.write_text(json.dumps(report))
     with pytest.raises(BbgError, match=r"compares with epochs = 2, this comparison has 3; give another file"):
         compare(RECIPE.changed({"epochs": 3}), digits, ["bbg"], 1, tmp_path, result, progress=False)
-    fewer = digits._replace(test=digits.test._replace(images=digits.test.images[:50], labels=digits.test.labels[:50]))
+    fewer = digits._replace(test=first(digits.test, 50))
     with pytest.raises(BbgError, match="compares with test_set = "):
         compare(RECIPE, fewer, ["bbg"], 1, tmp_path, result, progress=False)
     for content in (

@@ -1,0 +1,42 @@
+"""Modules of one's own, as a user would name them: `support.factories:mobilenet`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchvision.models import MobileNetV2
+
+import bbg
+
+SIDE = 16
+
+
+def mobilenet(num_classes: int) -> nn.Module:
+    """A short MobileNetV2 of torchvision with dropout, binarized."""
+    torch.manual_seed(0)
+    blocks = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
+    network = MobileNetV2(num_classes, width_mult=0.5, inverted_residual_setting=blocks, dropout=0.2)
+    return bbg.binarize(network, example=torch.randn(2, 3, SIDE, SIDE))
+
+
+def linear(num_classes: int, in_channels: int) -> nn.Module:
+    """One layer for the digits."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, num_classes))
+
+
+def of_any_keyword(**options: int) -> nn.Module:
+    """Takes whatever it is given."""
+    return linear(**options)
+
+
+def without_arguments() -> nn.Module:
+    """Takes nothing."""
+    return linear(10, 1)
+
+
+def no_module() -> str:
+    """What a factory must not return."""
+    return "a network"
+
+
+NOT_A_FUNCTION = 3
