@@ -29,7 +29,7 @@ from bbg.conversion.verify import LAW, by_steps, show
 from bbg.data import Batches, open_data
 from bbg.engine import Engine
 from bbg.graph import Graph
-from bbg.graph.file import Model, read
+from bbg.graph.file import PackedModel, read
 from bbg.training.checkpoint import Checkpoint
 
 
@@ -71,7 +71,7 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
         model = read(packed)
     engine = Engine(model)
     bits = [op.bits for op in model.graph.ops if op.bits is not None]
-    shown = Engine(Model(show(model.graph, bits)))
+    shown = Engine(PackedModel(show(model.graph, bits)))
     lowered = lower_network(network, batches[0][0][:1].contiguous())
 
     rows, largest, differences = [], 0.0, []

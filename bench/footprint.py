@@ -23,8 +23,8 @@ from networks import AVAILABLE, pack
 
 import bbg
 from bbg.engine import Engine
-from bbg.graph import Graph, Op, Output
-from bbg.graph.file import Model
+from bbg.graph import Graph, Op
+from bbg.graph.file import PackedModel
 
 EDGES = ("int8", "fp32")
 CALLS = 2000  # in a round
@@ -58,8 +58,8 @@ def loading(path: Path, rounds: int) -> list[float]:
 
 def overhead(rounds: int) -> float:
     """Seconds per call of an engine that has nothing to do, at best."""
-    graph = Graph("x", (1, 1, 1), (Op("y", "pointwise", ("x",), "y"),), (Output("y", "y", True),))
-    engine, x = Engine(Model(graph), threads=1), np.zeros((1, 1, 1, 1), np.float32)
+    graph = Graph("x", (1, 1, 1), (Op("y", "pointwise", ("x",), "y"),), ()).with_outputs("y")
+    engine, x = Engine(PackedModel(graph), threads=1), np.zeros((1, 1, 1, 1), np.float32)
     best = float("inf")
     for _ in range(rounds):
         began = time.perf_counter()

@@ -25,8 +25,8 @@ from common import LAYERS, Case, conv_op, finish, machine, options
 
 from bbg import _native
 from bbg.engine import Engine, kernel_sets
-from bbg.graph import Graph, Op, Output, Value
-from bbg.graph.file import Model
+from bbg.graph import Graph, Op, Value
+from bbg.graph.file import PackedModel
 
 FORMS = ("bits", "unit")
 
@@ -52,7 +52,7 @@ def layer(case: Case, form: str) -> Graph:
     op = conv_op("binary_conv", case, rng)
     if form == "bits":
         threshold = rng.integers(-4, 5, case.outputs).astype(np.int32)
-        op = replace(op, real=None, bits="y", tensors={**op.tensors, "threshold": threshold})
+        op = replace(op, real=None, bits="y", tensors={**op.tensors, "acc_threshold": threshold})
     elif form == "unit":
         gated = Graph("x", shape, (sign, op), ()).shapes(*case.size)["y"].shape == shape
         rows = ("scale", "bias", "above", "below", "offset") + ("gate",) * gated
@@ -64,8 +64,7 @@ def layer(case: Case, form: str) -> Graph:
             epilogue=rows,
             tensors={**op.tensors, "epilogue": epilogue},
         )
-    outputs = tuple(Output(name, name) for name in op.written)
-    return Graph("x", shape, (sign, op), outputs)
+    return Graph("x", shape, (sign, op), ()).with_outputs(op.written)
 
 
 class Timed:
@@ -75,7 +74,7 @@ class Timed:
         graph = layer(case, form)
         self.images = images
         self.macs = images * executed(graph.ops[1], graph.shapes(*case.size))
-        self.engine = Engine(Model(graph), threads)
+        self.engine = Engine(PackedModel(graph), threads)
         shape = (images, case.inputs, *case.size)
         self._x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 

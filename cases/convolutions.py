@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bbg.graph import Graph, Op, Output, pack_bits
+from bbg.graph import Graph, Op, pack_bits
 
 Pair = tuple[int, int]
 
@@ -132,9 +132,8 @@ def conv_graph(kind: str, case: Case, rng: np.random.Generator, **more: object) 
     """A graph of that op; for a binary one, the signs of the input come first. It returns what the op writes."""
     op = conv_op(kind, case, rng, **more)
     first = [Op("sign", "pointwise", ("x",), bits="b")] if kind == "binary_conv" else []
-    outputs = tuple(Output(name, name) for name in op.written)
     input_type = "bytes" if kind == "byte_conv" else "real"
-    return Graph("x", (case.inputs, *case.size), (*first, op), outputs, input_type)
+    return Graph("x", (case.inputs, *case.size), (*first, op), (), input_type).with_outputs(op.written)
 
 
 class Layer(NamedTuple):

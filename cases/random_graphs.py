@@ -8,34 +8,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op, Output, Value, pack_bits
-from bbg.graph.file import Model
+from bbg.graph import Graph, Op, Output, Part, Structure, Value, pack_bits
+from bbg.graph.file import PackedModel
 from bbg.graph.kinds import ATTRIBUTES, KINDS, REQUIRED
 from bbg.graph.reference import along, byte_position, real_of
 from bbg.image import Preprocess
 
 
 def margin(graph: Graph, values: dict[str, np.ndarray]) -> float:
-    """How near any bit or byte is to falling the other way: least `|y - sign|` over the op's largest `|y|`.
+    """How near any bit or byte is to falling the other way: least `|y - bit_threshold|` over the op's largest `|y|`.
 
-    Only bits formed from real values count: integer thresholds are exact, and so is a `y` of exactly `sign`, as sums of
-    +-1 that cancel are. A byte falls at the middle between two. 0 where a real value is not finite.
+    Only bits formed from real values count: integer thresholds are exact, and so is a `y` of exactly the threshold, as
+    sums of +-1 that cancel are. A byte falls at the middle between two. 0 where a real value is not finite.
     """
     least = 1.0
     for op in graph.ops:
         plain = op.bits is None and op.bytes is None
-        if plain or op.kind == "max_pool_bits" or "threshold" in op.tensors:
+        if plain or op.kind == "max_pool_bits" or "acc_threshold" in op.tensors:
             continue
         real = values[op.real] if op.real is not None else run_real(op, values)
         if not np.isfinite(real).all():
             return 0.0
-        threshold = op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32)
+        threshold = op.parameter("bit_threshold") if "bit_threshold" in op.epilogue else np.zeros(1, np.float32)
         distance = np.abs(real.astype(np.float64) - along(threshold))
         near = distance[distance > 0] if op.bits is not None else np.empty(0)
         if op.bytes is not None:
             position = byte_position(op, real)
             steps = np.abs(position - np.floor(position) - 0.5)[(position > -0.5) & (position < 255.5)]
-            scale = np.ones(1) if op.row("byte_scale") is None else np.abs(op.row("byte_scale"))
+            scale = np.ones(1) if op.parameter("byte_scale") is None else np.abs(op.parameter("byte_scale"))
             near = np.append(near, steps / max(scale.max(), 1e-30))
         if near.size:
             least = min(least, float(near.min() / max(np.abs(real).max(), 1e-30)))
@@ -49,7 +49,7 @@ def run_real(op: Op, values: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16, 33, 64, 70), size: int = 9) -> Graph:
-    """A valid graph of `ops` random ops on small maps; every value that no op reads is an output."""
+    """A valid graph of `ops` random ops on small maps; every value that no op reads is a part of an output."""
     rng = np.random.default_rng(seed)
     byte_input = rng.random() < 0.2
     height, width = (int(n) for n in rng.integers(1, size + 1, 2))
@@ -68,19 +68,19 @@ def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16
             values = Graph("x", first.shape, tuple(drawn), (), first.type).shapes(first.height, first.width)
     read = {name for op in drawn for name in op.inputs}
     last = [name for name in values if name not in read and name != "x"]
-    outputs = tuple(Output(f"out{i}", name, bool(rng.integers(2))) for i, name in enumerate(last))
-    graph = Graph("x", first.shape, tuple(drawn), outputs, first.type)
+    structure, outputs = _random_outputs(rng, last, values)
+    graph = Graph("x", first.shape, tuple(drawn), outputs, first.type, structure)
     graph.check()
     return graph
 
 
-def packed(graph: Graph) -> Model:
+def packed(graph: Graph) -> PackedModel:
     """`graph` as a model, with a preprocessing where its input is bytes."""
     channels, *size = graph.input_shape
     if graph.input_type == "real":
-        return Model(graph)
+        return PackedModel(graph)
     mode = {1: "L", 3: "RGB"}[channels]
-    return Model(graph, Preprocess(tuple(size), mode=mode, mean=(0.5,) * channels, std=(0.25,) * channels))
+    return PackedModel(graph, Preprocess(tuple(size), mode=mode, mean=(0.5,) * channels, std=(0.25,) * channels))
 
 
 def random_input(graph: Graph, images: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +109,7 @@ def _random_op(
         "size": lambda: tuple(int(s) for s in rng.integers(1, 8, 2)),
         "ceil_mode": lambda: bool(rng.integers(2)),
         "count_include_pad": lambda: bool(rng.integers(2)),
+        "function": lambda: str(rng.choice(ATTRIBUTES["function"].words)),
         "eps": lambda: float(10 ** rng.uniform(-5, 0)),
     }
     given = [key for key in rule.attributes if ATTRIBUTES[key].default is REQUIRED or rng.random() < 0.7]
@@ -116,7 +117,7 @@ def _random_op(
     operands = _operands(rng, kind, main, values)
     real, bits = [(True, True), (True, False), (False, True)][0 if first else int(rng.integers(3))]
     byte = bool(rng.random() < 0.15)
-    if not rule.epilogue:
+    if not rule.real_output:
         real, bits, byte = False, True, False
     try:
         attributes = dict(Op(name, kind, operands, attributes=attributes).attributes)
@@ -126,11 +127,11 @@ def _random_op(
     if min(shape) < 1 or math.prod(shape) > 50_000:
         return None
     shortcuts = [key for key, value in values.items() if value == Value("real", *shape)]
-    integer = "threshold" in rule.optional and not real and not byte and rng.random() < 0.5
-    plain = integer or not rule.epilogue
+    integer = "acc_threshold" in rule.optional and not real and not byte and rng.random() < 0.5
+    plain = integer or not rule.real_output
     added = bool(shortcuts) and not plain and rule.operands is not None and rng.random() < 0.7
     inputs = (*operands, str(rng.choice(shortcuts))) if added else operands
-    rows = tuple(r for r in rng.permutation(rule.rows) if rng.random() < 0.5 and (r != "gate" or added))
+    parameters = tuple(r for r in rng.permutation(rule.epilogue) if rng.random() < 0.5 and (r != "gate" or added))
     clip = (None, None) if plain or rng.random() < 0.3 else (-2.0, float(rng.integers(0, 4)))
     op = Op(
         name,
@@ -139,7 +140,7 @@ def _random_op(
         f"{name}.real" if real else None,
         f"{name}.bits" if bits else None,
         attributes,
-        epilogue=() if plain else tuple(str(r) for r in rows),
+        epilogue=() if plain else tuple(str(r) for r in parameters),
         clip=clip,
         bytes=f"{name}.bytes" if byte else None,
     )
@@ -156,6 +157,33 @@ def _operands(rng: np.random.Generator, kind: str, main: str, values: dict[str, 
         return main, str(rng.choice([key for key in real if values[key].shape in ((c, h, w), (c, 1, 1))]))
     beside = [key for key in real if values[key].shape[1:] == values[main].shape[1:]]
     return main, *(str(key) for key in rng.choice(beside, int(rng.integers(1, 4))))
+
+
+def _random_outputs(
+    rng: np.random.Generator, names: Sequence[str], values: dict[str, Value]
+) -> tuple[Structure, tuple[Output, ...]]:
+    """Outputs of one to three parts each, in any order of axes, flat or with a last axis of their own."""
+    groups, rest = [], list(names)
+    while rest:
+        count = int(rng.choice([1, 1, 1, 2, 3]))
+        groups.append(rest[:count])
+        rest = rest[count:]
+    structure: Structure = str(rng.choice(["tensor", "dict", "tuple", "list"]))  # type: ignore[assignment]
+    if structure == "tensor":
+        groups = [list(names)]
+    outputs = []
+    for i, group in enumerate(groups):
+        parts = tuple(Part(name, "".join(rng.permutation(list("CHW")))) for name in group)
+        numbers = sum(values[name].numbers for name in group)
+        shape: tuple[int, ...] = (numbers,)
+        if len(parts) == 1 and rng.random() < 0.5:
+            shape = tuple(values[group[0]].shape["CHW".index(axis)] for axis in parts[0].order)
+        elif rng.random() < 0.5:
+            last = int(rng.choice([n for n in range(1, 17) if numbers % n == 0]))
+            shape = (numbers // last, last)
+        name = {"tensor": "", "dict": f"out{i}"}.get(structure, str(i))
+        outputs.append(Output(name, parts, shape))
+    return structure, tuple(outputs)
 
 
 def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, integer: bool) -> Op:
@@ -175,7 +203,7 @@ def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, 
             side_by_side = (start + np.arange(channels)) % main.channels
             drawn = side_by_side if rng.random() < 0.5 else rng.integers(0, main.channels, channels)
             tensors[key] = drawn.astype(np.int32)
-        elif key == "threshold" and integer:
+        elif key == "acc_threshold" and integer:
             tensors[key] = rng.integers(-5, 6, shape).astype(np.int32)
         elif dtype == "float32" and wanted.get(key, True):
             tensors[key] = rng.normal(size=shape).astype(np.float32)

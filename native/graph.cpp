@@ -1,37 +1,24 @@
 #include "graph.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
+
+#include "kernels/kernels.h"
 
 namespace bbg {
 namespace {
 
-constexpr int64_t kLimit = int64_t{1} << 31;  // numbers in a value or a weight
+constexpr int64_t kLimit = int64_t{1} << 31;  // numbers in a value, a weight or an output
 constexpr int64_t kPairLimit = 65535;
-
 constexpr int64_t kByteFanIn = 65535;  // products of bytes that 32 bits hold: 255 * 128 * 65535 < 2^31
-
-constexpr const char* kKinds[] = {"conv",     "byte_conv",         "binary_conv",    "max_pool",  "avg_pool",
-                                  "adaptive_avg_pool", "match_channels", "pointwise", "concat",   "select",
-                                  "multiply", "tanh",              "sigmoid",        "silu",      "hardswish",
-                                  "gelu",     "layer_norm",        "max_pool_bits"};
-constexpr const char* kTypes[] = {"real", "bits", "bytes"};
-constexpr const char* kRows[BBG_ROWS] = {"scale", "bias",   "shift", "gate",       "above",
-                                         "below", "offset", "sign",  "byte_scale", "byte_bias"};
-
-bool is_conv(Kind kind) { return kind == Kind::conv || kind == Kind::byte_conv || kind == Kind::binary_conv; }
-
-Type operand(Kind kind) {
-  if (kind == Kind::binary_conv || kind == Kind::max_pool_bits) return Type::bits;
-  return kind == Kind::byte_conv ? Type::bytes : Type::real;
-}
+constexpr const char* kAxes = "CHW";
 
 std::string text(int64_t n) { return std::to_string(n); }
 
 void require(bool holds, const std::string& sentence) {
-  if (!holds) throw Refusal(sentence);
+  if (!holds) throw InvalidArgument(sentence);
 }
 
 // Product of numbers in [0, 2^31], each checked, so that nothing overflows on the way.
@@ -44,11 +31,13 @@ int64_t product(std::initializer_list<int64_t> factors, const std::string& what)
   return result;
 }
 
-void check_shape(int64_t channels, int64_t height, int64_t width, const std::string& what) {
-  const std::string shape = what + " has shape " + text(channels) + " x " + text(height) + " x " + text(width);
-  require(channels >= 1 && height >= 1 && width >= 1, shape + "; sizes must be at least 1");
-  product({channels, height, width}, shape);
+void check_shape(const Shape& s, const std::string& what) {
+  const std::string shape = what + " has shape " + text(s.channels) + " x " + text(s.height) + " x " + text(s.width);
+  require(s.channels >= 1 && s.height >= 1 && s.width >= 1, shape + "; sizes must be at least 1");
+  product({s.channels, s.height, s.width}, shape);
 }
+
+// ---- tensors --------------------------------------------------------------------------------------------------------
 
 template <class T>
 Tensor<T> tensor(const bbg_array& array, int64_t count, const std::string& what) {
@@ -59,7 +48,9 @@ Tensor<T> tensor(const bbg_array& array, int64_t count, const std::string& what)
 
 Tensor<float> finite(const bbg_array& array, int64_t count, const std::string& what) {
   const auto result = tensor<float>(array, count, what);
-  for (int64_t i = 0; i < result.count; ++i) require(std::isfinite(result[i]), what + " holds a number that is not finite");
+  for (int64_t i = 0; i < result.count; ++i) {
+    require(std::isfinite(result[i]), what + " holds a number that is not finite");
+  }
   return result;
 }
 
@@ -72,6 +63,45 @@ Tensor<uint64_t> packed(const bbg_array& array, int64_t rows, int64_t bits, cons
   return result;
 }
 
+void take_weight(Op& op, const bbg_array& weight, int64_t inputs, int64_t channels) {
+  const std::string what = op.name + ": the weight";
+  const int64_t per_filter = op.taps() * inputs, count = product({channels, op.kernel[0], op.kernel[1], inputs}, what);
+  switch (op.rule->weight) {
+    case Element::float32: op.float_weight = finite(weight, count, what); break;
+    case Element::int8:
+      require(per_filter <= kByteFanIn, op.name + ": too many products per number for 32 bits");
+      op.byte_weight = tensor<int8_t>(weight, count, what);
+      break;
+    default: op.bit_weight = packed(weight, channels, per_filter, what);
+  }
+}
+
+void take_tensors(Op& op, const bbg_op& d, const Value& main, int64_t channels) {
+  const std::string& n = op.name;
+  for (const TensorRule& rule : kTensors) {
+    const bool given = (d.*rule.field).data != nullptr, required = op.rule->required & rule.bit;
+    const std::string what = n + ": " + rule.name;
+    require(!given || required || (op.rule->optional & rule.bit), what + " does not belong to a " + op.rule->name);
+    require(given || !required, n + ": the " + rule.name + " is missing");
+  }
+  for (int r = 0; r < BBG_PARAMETERS; ++r) {
+    const std::string what = n + ": epilogue parameter " + kParameters[r];
+    const bool given = d.epilogue[r].data != nullptr;
+    require(!given || (op.rule->epilogue >> r & 1), what + " does not belong to a " + op.rule->name);
+    op.epilogue[size_t(r)] = finite(d.epilogue[r], channels, what);
+  }
+  if (op.is_conv()) take_weight(op, d.weight, main.channels / op.groups, channels);
+  op.acc_threshold = tensor<int32_t>(d.acc_threshold, channels, n + ": the acc_threshold");
+  op.tap_bias = finite(d.tap_bias, op.taps() * channels, n + ": tap_bias");
+  op.and_mask = packed(d.and_mask, 1, channels, n + ": and_mask");
+  op.index = tensor<int32_t>(d.index, channels, n + ": the index");
+  for (int64_t c = 0; c < op.index.count; ++c) {
+    require(op.index[c] >= 0 && op.index[c] < main.channels, n + ": the index reaches beyond the operand's channels");
+  }
+}
+
+// ---- attributes and shapes ------------------------------------------------------------------------------------------
+
 Pair pair(const int64_t (&given)[2], int64_t least, const std::string& what) {
   for (int64_t v : given) {
     require(v >= least && v <= kPairLimit,
@@ -80,8 +110,40 @@ Pair pair(const int64_t (&given)[2], int64_t least, const std::string& what) {
   return {given[0], given[1]};
 }
 
+int function_named(const char* name, const std::string& op) {
+  const Kernels& kernels = *kernels_scalar();
+  std::string known;
+  for (int i = 0; i < kernels.function_count; ++i) {
+    if (name && !std::strcmp(kernels.functions[i].name, name)) return i;
+    known += (i ? ", " : "") + std::string(kernels.functions[i].name);
+  }
+  throw InvalidArgument(op + ": function is '" + (name ? name : "") + "'; allowed are " + known);
+}
+
+void take_attributes(Op& op, const bbg_op& d) {
+  const std::string& n = op.name;
+  if (op.has(kKernel)) op.kernel = pair(d.kernel, 1, n + ": kernel");
+  if (op.has(kStride)) op.stride = pair(d.stride, 1, n + ": stride");
+  if (op.has(kPadding)) op.padding = pair(d.padding, 0, n + ": padding");
+  if (op.has(kDilation)) op.dilation = pair(d.dilation, 1, n + ": dilation");
+  if (op.has(kSize)) op.size = pair(d.size, 1, n + ": size");
+  if (op.has(kCeilMode)) op.ceil_mode = d.ceil_mode != 0;
+  if (op.has(kCountIncludePad)) op.count_include_pad = d.count_include_pad != 0;
+  if (op.has(kFunction)) op.function = function_named(d.function, n);
+  if (op.has(kEps)) {
+    op.eps = d.eps;
+    require(std::isfinite(op.eps) && op.eps >= std::numeric_limits<float>::min(),
+            n + ": eps must be a positive number");
+  }
+  if (op.has(kChannels)) {
+    require(d.channels >= 1 && d.channels < kLimit,
+            n + ": channels is " + text(d.channels) + "; it must be 1 to 2^31 - 1");
+  }
+  if (op.has(kGroups)) op.groups = d.groups;
+}
+
 // PyTorch's number of windows.
-int64_t steps(const Op& op, int axis, int64_t size) {
+int64_t window_count(const Op& op, int axis, int64_t size) {
   const int64_t span = size + 2 * op.padding[axis] - op.dilation[axis] * (op.kernel[axis] - 1) - 1;
   const int64_t stride = op.stride[axis];
   if (span < 0 && !op.ceil_mode) return 0;
@@ -90,113 +152,88 @@ int64_t steps(const Op& op, int axis, int64_t size) {
   return (count - 1) * stride >= size + op.padding[axis] ? count - 1 : count;  // no window starts behind the map
 }
 
-// Channels of the result of an op of several operands, whose shapes must fit each other.
-int64_t joined_channels(const Op& op, const std::vector<Value>& values) {
-  const Value& main = values[size_t(op.input())];
-  int64_t sum = 0;
-  for (int v : op.operands) {
-    const Value& o = values[size_t(v)];
-    const bool same_map = o.height == main.height && o.width == main.width;
-    require(op.kind != Kind::concat || same_map, op.name + ": the maps of the operands must be equal");
-    const bool fits = o.channels == main.channels && (same_map || (o.height == 1 && o.width == 1));
-    require(op.kind != Kind::multiply || fits, op.name + ": the factor must have the shape of the main operand, or C, 1, 1");
-    sum += o.channels;
+// Every window of a pool must have a tap inside the map.
+void check_pool(const Op& op, const Shape& main) {
+  const int64_t size[2] = {main.height, main.width};
+  for (int axis = 0; axis < 2; ++axis) {
+    require(2 * op.padding[axis] <= op.kernel[axis], op.name + ": padding must be at most half the kernel");
+    require(op.dilation[axis] <= size[axis], op.name + ": dilation must be at most the map");
   }
-  return op.kind == Kind::concat ? sum : main.channels;
 }
 
-// Shape of the result of `op` on `main`; fills the attributes that the kind has.
-Value infer(Op& op, const bbg_op& d, const Value& main) {
-  Value result{"", Type::real, main.channels, main.height, main.width};
-  const std::string& n = op.name;
-  const bool conv = is_conv(op.kind);
-  const bool dilated_pool = op.kind == Kind::max_pool || op.kind == Kind::max_pool_bits;
-  if (conv || dilated_pool || op.kind == Kind::avg_pool) {
-    op.kernel = pair(d.kernel, 1, n + ": kernel");
-    op.stride = pair(d.stride, 1, n + ": stride");
-    op.padding = pair(d.padding, 0, n + ": padding");
-    if (op.kind != Kind::avg_pool) op.dilation = pair(d.dilation, 1, n + ": dilation");
-    if (!conv) op.ceil_mode = d.ceil_mode != 0;
-    op.count_include_pad = d.count_include_pad != 0;
-    const int64_t size[2] = {main.height, main.width};
-    for (int axis = 0; axis < 2 && !conv; ++axis) {
-      require(2 * op.padding[axis] <= op.kernel[axis], n + ": padding must be at most half the kernel");
-      require(op.dilation[axis] <= size[axis], n + ": dilation must be at most the map");
+// Shape of what an op of several operands computes before its epilogue; their shapes must fit each other.
+Shape joined_shape(const Op& op, const std::vector<Value>& values) {
+  Shape joined = values[size_t(op.input())];
+  for (size_t i = 1; i < op.operands.size(); ++i) {
+    const Value& o = values[size_t(op.operands[i])];
+    const bool same_map = o.height == joined.height && o.width == joined.width;
+    if (op.kind() == Kind::concat) {
+      require(same_map, op.name + ": the maps of the operands must be equal");
+      joined.channels += o.channels;
+    } else {
+      const bool fits = o.channels == joined.channels && (same_map || (o.height == 1 && o.width == 1));
+      require(fits, op.name + ": the factor must have the shape of the main operand, or C, 1, 1");
     }
-    result.height = steps(op, 0, main.height);
-    result.width = steps(op, 1, main.width);
   }
-  if (op.kind == Kind::layer_norm) {
-    op.eps = d.eps;
-    require(std::isfinite(op.eps) && op.eps >= std::numeric_limits<float>::min(), n + ": eps must be a positive number");
+  return joined;
+}
+
+Shape result_shape(const Op& op, const bbg_op& d, const Shape& main) {
+  Shape result = main;
+  const std::string& n = op.name;
+  if (op.has(kKernel)) {
+    if (!op.is_conv()) check_pool(op, main);
+    result.height = window_count(op, 0, main.height);
+    result.width = window_count(op, 1, main.width);
   }
-  if (conv || op.kind == Kind::match_channels || op.kind == Kind::select) {
-    require(d.channels >= 1 && d.channels < kLimit, n + ": channels is " + text(d.channels) + "; it must be 1 to 2^31 - 1");
-    result.channels = d.channels;
-  }
-  if (conv) {
-    op.groups = d.groups;
+  if (op.has(kSize)) result.height = op.size[0], result.width = op.size[1];
+  if (op.has(kChannels)) result.channels = d.channels;
+  if (op.has(kGroups)) {
     require(op.groups >= 1 && main.channels % op.groups == 0 && result.channels % op.groups == 0,
             n + ": groups is " + text(op.groups) + "; it must divide the input and output channels");
   }
-  if (op.kind == Kind::adaptive_avg_pool) {
-    const Pair size = pair(d.size, 1, n + ": size");
-    result.height = size[0], result.width = size[1];
-  }
-  check_shape(result.channels, result.height, result.width, n + ": the result");
+  check_shape(result, n + ": the result");
   return result;
-}
-
-void take_tensors(Op& op, const bbg_op& d, const Value& main, int64_t channels) {
-  const std::string& n = op.name;
-  for (int r = 0; r < BBG_ROWS; ++r) op.rows[size_t(r)] = finite(d.rows[r], channels, n + ": epilogue row " + kRows[r]);
-  if (is_conv(op.kind)) {
-    const int64_t taps = op.kernel[0] * op.kernel[1], inputs = main.channels / op.groups;
-    const int64_t weights = product({channels, op.kernel[0], op.kernel[1], inputs}, n + ": the weight");
-    require(d.weight.data != nullptr, n + ": the weight is missing");
-    if (op.kind == Kind::conv) op.real_weight = finite(d.weight, weights, n + ": the weight");
-    if (op.kind == Kind::byte_conv) {
-      require(taps * inputs <= kByteFanIn, n + ": too many products per number for 32 bits");
-      op.byte_weight = tensor<int8_t>(d.weight, weights, n + ": the weight");
-    }
-    if (op.kind == Kind::binary_conv) {
-      op.bit_weight = packed(d.weight, channels, taps * inputs, n + ": the weight");
-      op.threshold = tensor<int32_t>(d.threshold, channels, n + ": the threshold");
-    }
-    if (op.kind != Kind::conv) op.tap_bias = finite(d.tap_bias, taps * channels, n + ": tap_bias");
-  }
-  if (op.kind == Kind::select) {
-    op.index = tensor<int32_t>(d.index, channels, n + ": the index");
-    require(bool(op.index), n + ": the index is missing");
-    for (int64_t c = 0; c < channels; ++c) {
-      require(op.index[c] >= 0 && op.index[c] < main.channels, n + ": the index reaches beyond the operand's channels");
-    }
-  }
-  if (op.kind == Kind::max_pool_bits) op.and_mask = packed(d.and_mask, 1, channels, n + ": and_mask");
 }
 
 void check_epilogue(const Op& op) {
   const std::string& n = op.name;
-  bool plain = op.real == kNone && op.bytes == kNone && op.shortcut == kNone && !op.clipped();
-  for (const auto& row : op.rows) plain = plain && !row;
-  require(!op.rows[BBG_GATE] || op.shortcut != kNone, n + ": a gate needs a shortcut");
-  require(!op.rows[BBG_SHIFT] || op.kind == Kind::binary_conv, n + ": only a binary_conv has a shift");
-  require(op.kind != Kind::max_pool_bits || plain, n + ": writes bits only, without an epilogue");
-  require(!op.threshold || (plain && !op.tap_bias), n + ": a threshold excludes an epilogue and a real result");
+  bool plain = op.real == kNone && op.bytes == kNone && op.shortcut == kNone && !op.is_clipped();
+  for (const auto& parameter : op.epilogue) plain = plain && !parameter;
+  require(!op.epilogue[BBG_GATE] || op.shortcut != kNone, n + ": a gate needs a shortcut");
+  require(op.rule->real_output || plain, n + ": writes bits only, without an epilogue");
+  require(!op.acc_threshold || (plain && !op.tap_bias),
+          n + ": an acc_threshold excludes an epilogue and a real result");
   require(op.low <= op.high, n + ": the clip must rise");
+}
+
+const KindRule& rule_named(const char* name, const std::string& op) {
+  const auto found = std::find_if(std::begin(kKinds), std::end(kKinds),
+                                  [&](const KindRule& rule) { return !std::strcmp(rule.name, name); });
+  require(found != std::end(kKinds), op + ": unknown kind '" + name + "'");
+  return *found;
+}
+
+std::array<int, 3> axis_order(const char* order, const std::string& value) {
+  std::array<int, 3> axes{};
+  const std::string given = order ? order : "";
+  require(std::is_permutation(given.begin(), given.end(), kAxes, kAxes + 3),
+          "output '" + value + "' has the order '" + given + "'; allowed are the permutations of CHW");
+  for (size_t i = 0; i < axes.size(); ++i) axes[i] = int(std::strchr(kAxes, given[i]) - kAxes);
+  return axes;
 }
 
 }  // namespace
 
-bool Op::clipped() const {
+bool Op::is_clipped() const {
   constexpr float kOpen = std::numeric_limits<float>::infinity();
   return low != -kOpen || high != kOpen;
 }
 
-Graph::Graph(const char* input, Type type, int64_t channels, int64_t height, int64_t width) {
+Graph::Graph(const char* input, Type type, const Shape& shape) {
   require(input != nullptr, "the input needs a name");
-  check_shape(channels, height, width, "the input");
-  values.push_back({input, type, channels, height, width});
+  check_shape(shape, "the input");
+  values.push_back({shape, input, type, kNone});
 }
 
 int Graph::find(const char* value) const {
@@ -210,35 +247,34 @@ void Graph::add(const bbg_op& d) {
   require(d.name && d.kind, "an op needs a name and a kind");
   Op op;
   op.name = d.name;
+  op.rule = &rule_named(d.kind, op.name);
   const std::string& n = op.name;
-  int kind = 0;
-  while (kind < int(std::size(kKinds)) && std::strcmp(kKinds[kind], d.kind) != 0) ++kind;
-  require(kind < int(std::size(kKinds)), n + ": unknown kind '" + d.kind + "'");
-  op.kind = Kind(kind);
+  const auto read = [&](const char* name) {
+    const int value = find(name);
+    require(value != kNone, n + ": reads '" + (name ? name : "") + "', which no earlier op writes");
+    return value;
+  };
 
-  const bool any_number = op.kind == Kind::concat;
-  const int64_t least = any_number || op.kind == Kind::multiply ? 2 : 1;
+  const bool any_number = op.rule->operands == 0;
+  const int64_t least = any_number ? 2 : op.rule->operands;
   require(d.operand_count >= least && d.operand_count < kLimit && (any_number || d.operand_count == least),
           n + ": has " + text(d.operand_count) + " operands, not " + text(least) + (any_number ? " or more" : ""));
   require(d.operands != nullptr, n + ": its operands are missing");
   for (int64_t i = 0; i < d.operand_count; ++i) {
-    const char* name = d.operands[i];
-    op.operands.push_back(find(name));
-    require(op.operands.back() != kNone, n + ": reads '" + (name ? name : "") + "', which no earlier op writes");
+    op.operands.push_back(read(d.operands[i]));
     const Type type = values[size_t(op.operands.back())].type;
-    require(type == operand(op.kind), n + ": its operands must be " + kTypes[int(operand(op.kind))]);
+    require(type == op.rule->main, n + ": its operands must be " + kTypes[int(op.rule->main)]);
   }
-  Value main = values[size_t(op.input())];
-  main.channels = joined_channels(op, values);
+  const Value& main = values[size_t(op.input())];
+  take_attributes(op, d);
+  Value result;
+  static_cast<Shape&>(result) = result_shape(op, d, joined_shape(op, values));
 
-  Value result = infer(op, d, main);
   if (d.shortcut) {
-    require(!any_number, n + ": has no shortcut");
-    op.shortcut = find(d.shortcut);
-    require(op.shortcut != kNone, n + ": reads '" + d.shortcut + "', which no earlier op writes");
+    require(op.rule->shortcut, n + ": has no shortcut");
+    op.shortcut = read(d.shortcut);
     const Value& s = values[size_t(op.shortcut)];
-    require(s.type == Type::real && s.channels == result.channels && s.height == result.height && s.width == result.width,
-            n + ": the shortcut must be real and have the shape of the result");
+    require(s.type == Type::real && s == result, n + ": the shortcut must be real and have the shape of the result");
   }
   op.low = d.low, op.high = d.high;
   take_tensors(op, d, main, result.channels);
@@ -263,10 +299,26 @@ void Graph::add(const bbg_op& d) {
   ops.push_back(std::move(op));
 }
 
-void Graph::add_output(const char* value) {
-  const int found = find(value);
-  require(found > 0, std::string("output '") + (value ? value : "") + "' is not written by an op");
-  outputs.push_back(found);
+void Graph::add_output(const bbg_part* parts, int64_t count) {
+  require(parts && count >= 1, "an output needs at least one part");
+  Output output{{}, 0};
+  for (int64_t i = 0; i < count; ++i) {
+    const std::string name = parts[i].value ? parts[i].value : "";
+    const int value = find(parts[i].value);
+    require(value > 0, "output '" + name + "' is not written by an op");
+    output.parts.push_back({value, axis_order(parts[i].order, name)});
+    output.numbers += values[size_t(value)].numbers();
+    require(output.numbers < kLimit, "an output with '" + name + "': its numbers per image must be below 2^31");
+  }
+  outputs.push_back(std::move(output));
+}
+
+std::vector<int> Graph::output_values() const {
+  std::vector<int> result;
+  for (const Output& output : outputs) {
+    for (const Part& part : output.parts) result.push_back(part.value);
+  }
+  return result;
 }
 
 }  // namespace bbg

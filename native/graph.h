@@ -4,30 +4,24 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bbg.h"
+#include "errors.h"
+#include "kinds.h"
 
 namespace bbg {
 
-// A request that is refused; its text is the sentence the caller gets.
-struct Refusal : std::runtime_error {
-  using std::runtime_error::runtime_error;
+struct Shape {
+  int64_t channels = 0, height = 0, width = 0;
+  int64_t numbers() const { return channels * height * width; }
+  bool operator==(const Shape& o) const { return channels == o.channels && height == o.height && width == o.width; }
 };
 
-enum class Type { real, bits, bytes };
-
-enum class Kind {
-  conv, byte_conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, match_channels, pointwise,
-  concat, select, multiply, tanh, sigmoid, silu, hardswish, gelu, layer_norm, max_pool_bits
-};
-
-struct Value {
+struct Value : Shape {
   std::string name;
   Type type = Type::real;
-  int64_t channels = 0, height = 0, width = 0;
   int writer = -1;  // op; -1: the graph's input
 };
 
@@ -46,35 +40,55 @@ constexpr int kNone = -1;
 
 struct Op {
   std::string name;
-  Kind kind{};
-  std::vector<int> operands;  // values, at least one; one may come more than once
+  const KindRule* rule = nullptr;
+  std::vector<int> operands;                                        // values, at least one; one may come more than once
   int shortcut = kNone, real = kNone, bits = kNone, bytes = kNone;  // values
-  Pair kernel{1, 1}, stride{1, 1}, padding{0, 0}, dilation{1, 1};
+  Pair kernel{1, 1}, stride{1, 1}, padding{0, 0}, dilation{1, 1}, size{1, 1};
   int64_t groups = 1;
   bool ceil_mode = false, count_include_pad = false;
   float eps = 0, low = 0, high = 0;
-  Tensor<float> real_weight;
+  int function = kNone;  // index into Kernels::functions
+  Tensor<float> float_weight;
   Tensor<int8_t> byte_weight;
   Tensor<uint64_t> bit_weight, and_mask;
-  Tensor<int32_t> threshold, index;
+  Tensor<int32_t> acc_threshold, index;
   Tensor<float> tap_bias;
-  std::array<Tensor<float>, BBG_ROWS> rows;
+  std::array<Tensor<float>, BBG_PARAMETERS> epilogue;
 
+  Kind kind() const { return rule->kind; }
+  bool has(AttributeBit attribute) const { return rule->attributes & attribute; }
+  bool is_conv() const { return rule->required & kWeight; }
+  int64_t taps() const { return kernel[0] * kernel[1]; }
   int result() const { return real != kNone ? real : bits != kNone ? bits : bytes; }
   int input() const { return operands[0]; }
   bool has_operand(int value) const { return std::find(operands.begin(), operands.end(), value) != operands.end(); }
-  bool clipped() const;
+  bool is_clipped() const;
+};
+
+// A value and the order in which its axes are written: order[i] is 0, 1, 2 for the channels, rows, columns.
+struct Part {
+  int value;
+  std::array<int, 3> order;
+};
+
+struct Output {
+  std::vector<Part> parts;  // written one after another for each image
+  int64_t numbers;          // per image
 };
 
 struct Graph {
   std::vector<Value> values;  // the first is the input
   std::vector<Op> ops;
-  std::vector<int> outputs;
+  std::vector<Output> outputs;
 
-  Graph(const char* input, Type type, int64_t channels, int64_t height, int64_t width);
+  Graph(const char* input, Type type, const Shape& shape);
   void add(const bbg_op& description);
-  void add_output(const char* value);
+  void add_output(const bbg_part* parts, int64_t count);
+
   int find(const char* value) const;  // kNone where there is none
+  const Value& input_of(const Op& op) const { return values[size_t(op.input())]; }
+  const Value& result_of(const Op& op) const { return values[size_t(op.result())]; }
+  std::vector<int> output_values() const;  // of all parts of all outputs, each as often as it is written
 };
 
 }  // namespace bbg

@@ -1,16 +1,21 @@
-// The Python face of the C API: module bbg._native. Everything is checked in C; here arrays are only unwrapped.
+// The Python face of the C API: module bbg._native. Everything is checked in C; here arrays are only unwrapped. The
+// names of kinds, attributes, tensors and parameters are those of kinds.h.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
+#include <deque>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 
 #include "bbg.h"
+#include "kinds.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -23,7 +28,6 @@ void check(const char* error) {
 
 template <class T>
 using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-using Floats = Array<float>;
 
 template <class T>
 bbg_array array_of(nb::handle given) {
@@ -31,12 +35,78 @@ bbg_array array_of(nb::handle given) {
   return {array.data(), array.size()};
 }
 
-constexpr const char* kRows[BBG_ROWS] = {"scale", "bias",   "shift", "gate",       "above",
-                                         "below", "offset", "sign",  "byte_scale", "byte_bias"};
+bbg_array array_of(bbg::Element element, nb::handle given) {
+  switch (element) {
+    case bbg::Element::int8: return array_of<int8_t>(given);
+    case bbg::Element::int32: return array_of<int32_t>(given);
+    case bbg::Element::uint64: return array_of<uint64_t>(given);
+    default: return array_of<float>(given);
+  }
+}
 
-void set_pair(int64_t (&to)[2], nb::handle given) {
-  to[0] = nb::cast<int64_t>(given[0]);
-  to[1] = nb::cast<int64_t>(given[1]);
+// The row of a table called `name`; null where there is none.
+template <class Row, size_t N>
+const Row* row_named(const Row (&table)[N], const std::string& name) {
+  const auto found = std::find_if(std::begin(table), std::end(table), [&](const Row& row) { return name == row.name; });
+  return found == std::end(table) ? nullptr : found;
+}
+
+// Strings that a bbg_op borrows while it is added.
+using Words = std::deque<std::string>;
+
+void set_attribute(bbg_op& op, const std::string& name, nb::handle value, Words& words) {
+  const bbg::Attribute* attribute = row_named(bbg::kAttributes, name);
+  if (!attribute) throw nb::value_error(("unknown attribute '" + name + "'").c_str());
+  if (attribute->pair) {
+    for (int axis = 0; axis < 2; ++axis) (op.*attribute->pair)[axis] = nb::cast<int64_t>(value[axis]);
+  } else if (attribute->integer) {
+    op.*attribute->integer = nb::cast<int64_t>(value);
+  } else if (attribute->number) {
+    op.*attribute->number = float(nb::cast<double>(value));
+  } else if (attribute->boolean) {
+    op.*attribute->boolean = nb::cast<bool>(value);
+  } else {
+    words.push_back(nb::cast<std::string>(value));
+    op.*attribute->word = words.back().c_str();
+  }
+}
+
+void set_tensor(bbg_op& op, const std::string& name, nb::handle value, const bbg::KindRule* kind) {
+  if (const bbg::TensorRule* tensor = row_named(bbg::kTensors, name)) {
+    const bool of_kind = tensor->element == bbg::Element::none && kind;
+    op.*tensor->field = array_of(of_kind ? kind->weight : tensor->element, value);
+    return;
+  }
+  const auto found = std::find(std::begin(bbg::kParameters), std::end(bbg::kParameters), name);
+  if (found == std::end(bbg::kParameters)) throw nb::value_error(("unknown tensor '" + name + "'").c_str());
+  op.epilogue[found - std::begin(bbg::kParameters)] = array_of<float>(value);
+}
+
+struct Output {
+  std::vector<size_t> shape;  // per image
+  size_t numbers = 1;
+};
+
+// The shape of an output whose parts have so many numbers per image.
+Output checked_shape(const std::vector<int64_t>& shape, int64_t numbers) {
+  constexpr size_t kMostRank = 6;
+  if (shape.empty() || shape.size() > kMostRank) {
+    throw nb::value_error(("an output has rank " + std::to_string(shape.size()) + "; allowed are 1 to 6").c_str());
+  }
+  Output result;
+  int64_t product = 1;
+  for (int64_t size : shape) {
+    if (size < 1 || size > numbers / product) product = 0;  // does not fit: no size may follow
+    if (!product) break;
+    product *= size;
+    result.shape.push_back(size_t(size));
+  }
+  if (product != numbers) {
+    const std::string sentence = "an output's shape must have the " + std::to_string(numbers) + " numbers of its parts";
+    throw nb::value_error(sentence.c_str());
+  }
+  result.numbers = size_t(numbers);
+  return result;
 }
 
 class Graph {
@@ -51,64 +121,38 @@ class Graph {
 
   void add(const std::string& name, const std::string& kind, const std::vector<std::string>& operands,
            const std::optional<std::string>& shortcut, const std::optional<std::string>& real,
-           const std::optional<std::string>& bits, const std::optional<std::string>& bytes, nb::dict attributes, nb::dict tensors, std::optional<float> low,
-           std::optional<float> high) {
+           const std::optional<std::string>& bits, const std::optional<std::string>& bytes, nb::dict attributes,
+           nb::dict tensors, std::optional<float> low, std::optional<float> high) {
     constexpr float kOpen = std::numeric_limits<float>::infinity();
     const auto text = [](const std::optional<std::string>& s) { return s ? s->c_str() : nullptr; };
     bbg_op op{};
+    Words words;
     op.name = name.c_str(), op.kind = kind.c_str();
     std::vector<const char*> names;
     for (const std::string& operand : operands) names.push_back(operand.c_str());
     op.operands = names.data(), op.operand_count = int64_t(names.size());
     op.shortcut = text(shortcut), op.real = text(real), op.bits = text(bits), op.bytes = text(bytes);
     op.low = low.value_or(-kOpen), op.high = high.value_or(kOpen);
-    for (auto [key, value] : attributes) {
-      const auto k = nb::cast<std::string>(key);
-      if (k == "kernel") set_pair(op.kernel, value);
-      else if (k == "stride") set_pair(op.stride, value);
-      else if (k == "padding") set_pair(op.padding, value);
-      else if (k == "dilation") set_pair(op.dilation, value);
-      else if (k == "size") set_pair(op.size, value);
-      else if (k == "groups") op.groups = nb::cast<int64_t>(value);
-      else if (k == "channels") op.channels = nb::cast<int64_t>(value);
-      else if (k == "eps") op.eps = float(nb::cast<double>(value));
-      else if (k == "ceil_mode") op.ceil_mode = nb::cast<bool>(value);
-      else if (k == "count_include_pad") op.count_include_pad = nb::cast<bool>(value);
-      else throw nb::value_error(("unknown attribute '" + k + "'").c_str());
-    }
-    for (auto [key, value] : tensors) {
-      const auto k = nb::cast<std::string>(key);
-      if (k == "weight" && kind == "binary_conv") op.weight = array_of<uint64_t>(value);
-      else if (k == "weight" && kind == "byte_conv") op.weight = array_of<int8_t>(value);
-      else if (k == "weight") op.weight = array_of<float>(value);
-      else if (k == "threshold") op.threshold = array_of<int32_t>(value);
-      else if (k == "tap_bias") op.tap_bias = array_of<float>(value);
-      else if (k == "and_mask") op.and_mask = array_of<uint64_t>(value);
-      else if (k == "index") op.index = array_of<int32_t>(value);
-      else {
-        int row = 0;
-        while (row < BBG_ROWS && k != kRows[row]) ++row;
-        if (row == BBG_ROWS) throw nb::value_error(("unknown tensor '" + k + "'").c_str());
-        op.rows[row] = array_of<float>(value);
-      }
-    }
+    for (auto [key, value] : attributes) set_attribute(op, nb::cast<std::string>(key), value, words);
+    const bbg::KindRule* rule = row_named(bbg::kKinds, kind);
+    for (auto [key, value] : tensors) set_tensor(op, nb::cast<std::string>(key), value, rule);
     borrowed.append(tensors);
     check(bbg_graph_add(graph, &op));
   }
 
-  void output(const std::string& value, bool flat) {
-    check(bbg_graph_output(graph, value.c_str()));
-    Output o{};
-    check(bbg_graph_shape(graph, value.c_str(), o.shape));
-    o.flat = flat;
+  void output(const std::vector<std::pair<std::string, std::string>>& parts, const std::vector<int64_t>& shape) {
+    std::vector<bbg_part> given;
+    int64_t numbers = 0;
+    for (const auto& [value, order] : parts) {
+      given.push_back({value.c_str(), order.c_str()});
+      int64_t size[3];
+      check(bbg_graph_shape(graph, value.c_str(), size));
+      numbers += size[0] * size[1] * size[2];
+    }
+    const Output o = checked_shape(shape, numbers);
+    check(bbg_graph_output(graph, given.data(), int64_t(given.size())));
     outputs.push_back(o);
   }
-
-  struct Output {
-    int64_t shape[3];
-    bool flat;
-    size_t numbers() const { return size_t(shape[0] * shape[1] * shape[2]); }
-  };
 
   size_t channels;  // of the input
   bbg_graph* graph = nullptr;
@@ -116,12 +160,13 @@ class Graph {
   std::vector<Output> outputs;
 };
 
-// A new float32 array [images, ...].
-nb::ndarray<nb::numpy, float> new_array(const Graph::Output& o, size_t images) {
-  auto* data = new float[images * o.numbers()];
+// A new float32 array [images, *shape].
+nb::ndarray<nb::numpy, float> new_array(const Output& o, size_t images) {
+  auto* data = new float[images * o.numbers];
   const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-  if (o.flat) return {data, {images, o.numbers()}, owner};
-  return {data, {images, size_t(o.shape[0]), size_t(o.shape[1]), size_t(o.shape[2])}, owner};
+  std::vector<size_t> shape{images};
+  shape.insert(shape.end(), o.shape.begin(), o.shape.end());
+  return {data, shape.size(), shape.data(), owner};
 }
 
 class Engine {
@@ -149,17 +194,22 @@ class Engine {
   // float32 [N, C, H, W] or uint8 [N, H, W, C]; sizes are checked in C.
   template <class T, bbg_input kKind>
   nb::list run(const Array<T>& images) {
-    return run(kKind, images.data(), images.nbytes(), images.shape(0), nullptr);
+    return run(kKind, images.data(), images.nbytes(), count_of(images), nullptr);
   }
 
   template <class T, bbg_input kKind>
   std::vector<double> time(const Array<T>& images) {
     std::vector<double> seconds(ops_);
-    run(kKind, images.data(), images.nbytes(), images.shape(0), seconds.data());
+    run(kKind, images.data(), images.nbytes(), count_of(images), seconds.data());
     return seconds;
   }
 
  private:
+  template <class T>
+  static size_t count_of(const Array<T>& images) {
+    return images.ndim() ? images.shape(0) : 0;
+  }
+
   nb::list run(bbg_input kind, const void* data, size_t bytes, size_t images, double* seconds) {
     nb::list arrays;
     std::vector<float*> to;
@@ -175,8 +225,8 @@ class Engine {
       const nb::gil_scoped_release released;
       const float* scale = scale_.empty() ? nullptr : scale_.data();
       const float* bias = bias_.empty() ? nullptr : bias_.data();
-      error = bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(),
-                             seconds);
+      error =
+          bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(), seconds);
     }
     check(error);
     return arrays;
@@ -184,7 +234,7 @@ class Engine {
 
   bbg_engine* engine_ = nullptr;
   size_t ops_;
-  std::vector<Graph::Output> outputs_;
+  std::vector<Output> outputs_;
   std::vector<float> scale_, bias_;  // what a byte of each channel stands for; empty where that is unknown
 };
 
@@ -196,26 +246,91 @@ std::vector<std::pair<std::string, bool>> kernel_sets() {
   return result;
 }
 
+std::string choose(const std::optional<std::string>& name) {
+  const char* chosen;
+  check(bbg_choose_kernel_set(name ? name->c_str() : nullptr, &chosen));
+  return chosen;
+}
+
 double roofline(const std::string& kernel_set) {
   double gmacs;
-  const nb::gil_scoped_release released;
-  const char* error = bbg_roofline(kernel_set.c_str(), &gmacs);
-  if (error) throw nb::value_error(error);
+  const char* error;
+  {
+    const nb::gil_scoped_release released;
+    error = bbg_roofline(kernel_set.c_str(), &gmacs);
+  }
+  check(error);
   return gmacs;
+}
+
+// ---- kinds.h as Python sees it --------------------------------------------------------------------------------------
+
+template <class Row, size_t N>
+nb::list names_of(const Row (&table)[N], uint32_t bits) {
+  nb::list names;
+  for (const Row& row : table) {
+    if (bits & row.bit) names.append(row.name);
+  }
+  return names;
+}
+
+nb::list parameters(uint32_t bits) {
+  nb::list names;
+  for (int i = 0; i < BBG_PARAMETERS; ++i) {
+    if (bits >> i & 1) names.append(bbg::kParameters[i]);
+  }
+  return names;
+}
+
+nb::dict kinds() {
+  nb::dict result;
+  for (const bbg::KindRule& rule : bbg::kKinds) {
+    nb::dict row;
+    row["main"] = bbg::kTypes[int(rule.main)];
+    row["operands"] = rule.operands;
+    row["attributes"] = names_of(bbg::kAttributes, rule.attributes);
+    row["required"] = names_of(bbg::kTensors, rule.required);
+    row["optional"] = names_of(bbg::kTensors, rule.optional);
+    row["epilogue"] = parameters(rule.epilogue);
+    row["shortcut"] = rule.shortcut;
+    row["real_output"] = rule.real_output;
+    row["weight"] = bbg::kElements[int(rule.weight)];
+    result[rule.name] = row;
+  }
+  return result;
+}
+
+nb::dict attributes() {
+  nb::dict result;
+  for (const bbg::Attribute& attribute : bbg::kAttributes) result[attribute.name] = attribute.form();
+  return result;
+}
+
+nb::list functions() {
+  nb::list names;
+  for (int i = 0; const char* name = bbg_function(i); ++i) names.append(name);
+  return names;
 }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
   m.def("kernel_sets", kernel_sets, "Names of the kernel sets, best first, and whether this machine runs them.");
-
+  m.def("choose", choose, "name"_a.none(),
+        "The kernel set that an engine asked for by `name` gets (None: what BBG_ISA says, else the best).");
   m.def("roofline", roofline, "kernel_set"_a, "GMAC/s of the plain xor, popcount and addition loop, measured now.");
 
+  m.def("kinds", kinds, "The table of native/kinds.h: a dict per op kind.");
+  m.def("attributes", attributes, "Name of each attribute and its form.");
+  m.def("epilogue", [] { return parameters(bbg::kWithShift); }, "Names of the epilogue parameters, in order.");
+  m.def("functions", functions, "Names of the unary functions, in order.");
+
   nb::class_<Graph>(m, "Graph")
-      .def(nb::init<const std::string&, bool, int64_t, int64_t, int64_t>(), "input"_a, "bytes"_a, "channels"_a, "height"_a, "width"_a)
+      .def(nb::init<const std::string&, bool, int64_t, int64_t, int64_t>(), "input"_a, "bytes"_a, "channels"_a,
+           "height"_a, "width"_a)
       .def("add", &Graph::add, "name"_a, "kind"_a, "operands"_a, "shortcut"_a.none(), "real"_a.none(), "bits"_a.none(),
            "bytes"_a.none(), "attributes"_a, "tensors"_a, "low"_a.none(), "high"_a.none())
-      .def("output", &Graph::output, "value"_a, "flat"_a);
+      .def("output", &Graph::output, "parts"_a, "shape"_a);
 
   nb::class_<Engine>(m, "Engine")
       .def(nb::init<const Graph&, const std::optional<std::string>&, int, std::vector<float>, std::vector<float>>(),

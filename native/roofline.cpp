@@ -1,6 +1,6 @@
-// What the kernels are measured against: xor with a broadcast word, population count, addition, and nothing around them.
-// Sums and weights stay in registers, the words in the first cache; no borders, no epilogue, no addresses to compute.
-// The product of two bits is one MAC.
+// What the kernels are measured against: xor with a broadcast word, population count, addition, and nothing around
+// them. Sums and weights stay in registers, the words in the first cache; no borders, no epilogue, no addresses to
+// compute. The product of two bits is one MAC.
 #include "roofline.h"
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "kernels/kernels.h"
+#include "kernels/unroll.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -16,10 +17,7 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__clang__)
-#define BBG_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define BBG_UNROLL _Pragma("GCC unroll 16")
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the intrinsics: GCC bug 105593
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
@@ -36,43 +34,44 @@ using Loop = int64_t (*)(const uint32_t* words, uint32_t* sums);
 #if defined(__x86_64__)
 
 // Seven pixels, two vectors of filters, as in most layers.
-__attribute__((target("avx512f,avx512vpopcntdq"), noinline))
-int64_t loop_avx512(const uint32_t* words, uint32_t* sums) {
+__attribute__((target("avx512f,avx512vpopcntdq"), noinline)) int64_t loop_avx512(const uint32_t* words,
+                                                                                 uint32_t* sums) {
   constexpr int P = 7, V = 2;
   __m512i count[P][V], weight[V];
-  BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = _mm512_loadu_si512(words + 16 * v);
-  BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+  BBG_FOR(v, V) weight[v] = _mm512_loadu_si512(words + 16 * v);
+  BBG_FOR(p, P)
+    BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
   for (int64_t i = 0; i < kWords; i += P) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
+    BBG_FOR(p, P) {
       const __m512i word = _mm512_set1_epi32(int32_t(words[i + p]));
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
+      BBG_FOR(v, V) {
         count[p][v] = _mm512_add_epi32(count[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(word, weight[v])));
       }
     }
   }
   __m512i sum = _mm512_setzero_si512();
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) sum = _mm512_add_epi32(sum, count[p][v]);
+  BBG_FOR(p, P) {
+    BBG_FOR(v, V) sum = _mm512_add_epi32(sum, count[p][v]);
   }
   _mm512_storeu_si512(sums, sum);
   return kWords * V * 512;
 }
 
 // The classic way without a vector instruction that counts: two lookups of nibbles, sums in bytes.
-__attribute__((target("avx2"), noinline))
-int64_t loop_avx2(const uint32_t* words, uint32_t* sums) {
+__attribute__((target("avx2"), noinline)) int64_t loop_avx2(const uint32_t* words, uint32_t* sums) {
   constexpr int P = 4, V = 2;
   const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
   const __m256i nibble = _mm256_set1_epi8(15);
   __m256i total = _mm256_setzero_si256(), weight[V];
-  BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 8 * v));
+  BBG_FOR(v, V) weight[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 8 * v));
   for (int64_t first = 0; first < kWords; first += P * kBytewise) {
     __m256i bytes[P][V];
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) bytes[p][v] = _mm256_setzero_si256();
+    BBG_FOR(p, P)
+      BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
     for (int64_t i = first; i < first + P * kBytewise; i += P) {
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(p, P) {
         const __m256i word = _mm256_set1_epi32(int32_t(words[i + p]));
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(v, V) {
           const __m256i x = _mm256_xor_si256(word, weight[v]);
           const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble));
           const __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
@@ -80,8 +79,8 @@ int64_t loop_avx2(const uint32_t* words, uint32_t* sums) {
         }
       }
     }
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) {
         total = _mm256_add_epi64(total, _mm256_sad_epu8(bytes[p][v], _mm256_setzero_si256()));
       }
     }
@@ -100,20 +99,21 @@ int64_t loop_avx2(const uint32_t* words, uint32_t* sums) {
 __attribute__((noinline)) int64_t loop_neon(const uint32_t* words, uint32_t* sums) {
   constexpr int P = 4, V = 4;
   uint32x4_t total = vdupq_n_u32(0), weight[V];
-  BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = vld1q_u32(words + 4 * v);
+  BBG_FOR(v, V) weight[v] = vld1q_u32(words + 4 * v);
   for (int64_t first = 0; first < kWords; first += P * kBytewise) {
     uint8x16_t bytes[P][V];
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) bytes[p][v] = vdupq_n_u8(0);
+    BBG_FOR(p, P)
+      BBG_FOR(v, V) bytes[p][v] = vdupq_n_u8(0);
     for (int64_t i = first; i < first + P * kBytewise; i += P) {
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(p, P) {
         const uint32x4_t word = vdupq_n_u32(words[i + p]);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(v, V) {
           bytes[p][v] = vaddq_u8(bytes[p][v], vcntq_u8(vreinterpretq_u8_u32(veorq_u32(word, weight[v]))));
         }
       }
     }
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) total = vpadalq_u16(total, vpaddlq_u8(bytes[p][v]));
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) total = vpadalq_u16(total, vpaddlq_u8(bytes[p][v]));
     }
   }
   vst1q_u32(sums, total);
@@ -130,7 +130,7 @@ BBG_POPCNT int64_t loop_scalar(const uint32_t* words, uint32_t* sums) {
   for (int64_t i = 0; i < kWords; i += 2) {
     uint64_t word;
     __builtin_memcpy(&word, words + i, sizeof word);
-    BBG_UNROLL for (int v = 0; v < V; ++v) count[v] += uint64_t(__builtin_popcountll(word ^ weight[v]));
+    BBG_FOR(v, V) count[v] += uint64_t(__builtin_popcountll(word ^ weight[v]));
   }
   sums[0] = uint32_t(count[0] + count[1] + count[2] + count[3]);
   return kWords / 2 * V * 64;

@@ -100,7 +100,8 @@ struct IntegerCase {
     const int64_t group = o / (outputs / groups);
     for (int64_t ky = 0; ky < kernel[0]; ++ky) {
       for (int64_t kx = 0; kx < kernel[1]; ++kx) {
-        const int64_t iy = y * stride[0] - padding[0] + ky * dilation[0], ix = px * stride[1] - padding[1] + kx * dilation[1];
+        const int64_t iy = y * stride[0] - padding[0] + ky * dilation[0],
+                      ix = px * stride[1] - padding[1] + kx * dilation[1];
         if (iy < 0 || iy >= in.height || ix < 0 || ix >= in.width) continue;
         for (int64_t c = 0; c < inputs(); ++c) {
           const int64_t bit = (ky * kernel[1] + kx) * inputs() + c;
@@ -111,7 +112,8 @@ struct IntegerCase {
             sum += (number >= 0) == w ? 1 : -1;
           } else {
             const float byte = std::fmin(std::fmax(number, 0.0F), 255.0F);
-            sum += static_cast<int64_t>(byte) * byte_weight[static_cast<size_t>(o * kernel[0] * kernel[1] * inputs() + bit)];
+            sum += static_cast<int64_t>(byte) *
+                   byte_weight[static_cast<size_t>(o * kernel[0] * kernel[1] * inputs() + bit)];
           }
         }
       }
@@ -160,8 +162,10 @@ void check_integers(int number, bool bytes) {
     conv.padding[a] = c.padding[a], conv.dilation[a] = c.dilation[a];
   }
   conv.groups = c.groups, conv.channels = c.outputs;
-  if (bytes) conv.weight = {c.byte_weight.data(), c.byte_weight.size()};
-  else conv.weight = {c.weight.data(), c.weight.size()};
+  if (bytes)
+    conv.weight = {c.byte_weight.data(), c.byte_weight.size()};
+  else
+    conv.weight = {c.weight.data(), c.weight.size()};
   require(bbg_graph_add(graph, &input));
   require(bbg_graph_add(graph, &conv));
   require(bbg_graph_output(graph, "y"));
@@ -176,8 +180,8 @@ void check_integers(int number, bool bytes) {
           for (int64_t px = 0; px < out.width; ++px, ++i) {
             const float want = c.value(x, n, o, py, px);
             if (y[i] == want) continue;
-            std::printf("FAILED: case %d, set %s: [%d, %d, %d, %d] is %g, not %g\n", number, set.c_str(), int(n), int(o),
-                        int(py), int(px), double(y[i]), double(want));
+            std::printf("FAILED: case %d, set %s: [%d, %d, %d, %d] is %g, not %g\n", number, set.c_str(), int(n),
+                        int(o), int(py), int(px), double(y[i]), double(want));
             std::exit(1);
           }
         }
@@ -218,12 +222,14 @@ struct RealCase {
     }
     if (name == "layer_norm") {
       for (int64_t i = 0; i < in.channels; ++i) sum += at(i, y, x) / static_cast<double>(in.channels);
-      for (int64_t i = 0; i < in.channels; ++i) squares += std::pow(at(i, y, x) - sum, 2) / static_cast<double>(in.channels);
+      for (int64_t i = 0; i < in.channels; ++i)
+        squares += std::pow(at(i, y, x) - sum, 2) / static_cast<double>(in.channels);
       return (at(c, y, x) - sum) / std::sqrt(squares + 1e-3);
     }
     for (int64_t ky = 0; ky < kernel[0]; ++ky) {
       for (int64_t kx = 0; kx < kernel[1]; ++kx) {
-        const int64_t iy = y * stride[0] - padding[0] + ky * dilation[0], ix = x * stride[1] - padding[1] + kx * dilation[1];
+        const int64_t iy = y * stride[0] - padding[0] + ky * dilation[0],
+                      ix = x * stride[1] - padding[1] + kx * dilation[1];
         if (iy < 0 || iy >= in.height || ix < 0 || ix >= in.width) continue;
         sum += at(c, iy, ix) * static_cast<double>(weight[static_cast<size_t>((c * kernel[0] + ky) * kernel[1] + kx)]);
       }
@@ -233,8 +239,8 @@ struct RealCase {
 };
 
 RealCase draw_real(int number) {
-  constexpr const char* kKinds[] = {"concat", "select", "multiply", "gate", "tanh", "sigmoid",
-                                      "silu", "hardswish", "gelu", "layer_norm", "conv"};
+  constexpr const char* kKinds[] = {"concat", "select",    "multiply", "gate",       "tanh", "sigmoid",
+                                    "silu",   "hardswish", "gelu",     "layer_norm", "conv"};
   RealCase c{};
   c.kind = kKinds[number % 11];
   const std::string name = c.kind;
@@ -267,7 +273,9 @@ void check_real(int number) {
     const bbg_op mean = op_of("mean", "adaptive_avg_pool", {"x"}, "m", nullptr);
     require(bbg_graph_add(graph, &mean));
   }
-  const Names operands = name == "concat" ? Names{"x", "x", "x"} : name == "multiply" ? Names{"x", "x"} : Names{"x", "m"};
+  const Names operands = name == "concat"     ? Names{"x", "x", "x"}
+                         : name == "multiply" ? Names{"x", "x"}
+                                              : Names{"x", "m"};
   const bool several = name == "concat" || name == "multiply" || gate;
   bbg_op op = op_of("op", gate ? "multiply" : c.kind, several ? operands : Names{"x"}, "y", nullptr);
   if (name == "layer_norm") op.eps = 1e-3F;
@@ -275,7 +283,8 @@ void check_real(int number) {
   if (name == "conv") {
     op.channels = op.groups = c.in.channels, op.weight = {c.weight.data(), c.weight.size()};
     for (int a = 0; a < 2; ++a) {
-      op.kernel[a] = c.kernel[a], op.stride[a] = c.stride[a], op.padding[a] = c.padding[a], op.dilation[a] = c.dilation[a];
+      op.kernel[a] = c.kernel[a], op.stride[a] = c.stride[a], op.padding[a] = c.padding[a],
+      op.dilation[a] = c.dilation[a];
     }
   }
   require(bbg_graph_add(graph, &op));
@@ -311,7 +320,8 @@ void check_network(int number) {
   const auto stem = normal(c * 3 * 3 * 2), scale = normal(c), bias = normal(c), gate = normal(c), below = normal(c);
   std::vector<uint64_t> weight(static_cast<size_t>(c * ((9 * c + 63) / 64)), 0);
   for (size_t i = 0; i < weight.size(); ++i) {
-    if ((i + 1) % static_cast<size_t>((9 * c + 63) / 64)) weight[i] = static_cast<uint64_t>(random_bits()) << 32 | random_bits();
+    if ((i + 1) % static_cast<size_t>((9 * c + 63) / 64))
+      weight[i] = static_cast<uint64_t>(random_bits()) << 32 | random_bits();
   }
   bbg_graph* graph = nullptr;
   require(bbg_graph_new("x", 0, 2, size, size, &graph));
@@ -343,7 +353,8 @@ void check_network(int number) {
   const auto taps = normal(9 * c);
   std::vector<int32_t> index(static_cast<size_t>(2 * c));
   for (int32_t& i : index) i = static_cast<int32_t>(draw(0, 3 * c - 1));
-  ops[7].channels = ops[7].groups = c, ops[7].kernel[0] = ops[7].kernel[1] = 3, ops[7].padding[0] = ops[7].padding[1] = 1;
+  ops[7].channels = ops[7].groups = c, ops[7].kernel[0] = ops[7].kernel[1] = 3,
+  ops[7].padding[0] = ops[7].padding[1] = 1;
   ops[7].weight = {taps.data(), taps.size()}, ops[8].eps = 1e-5F, ops[11].shortcut = "d2";
   ops[13].channels = 2 * c, ops[13].index = {index.data(), index.size()};
   for (const bbg_op& op : ops) require(bbg_graph_add(graph, &op));
@@ -360,10 +371,12 @@ void check_network(int number) {
       int64_t departed = 0;  // images
       for (int64_t n = 0; n < images; ++n) {
         float most = 0;
-        for (size_t i = size_t(n) * numbers; i < size_t(n + 1) * numbers; ++i) most = std::fmax(most, std::fabs(y[i] - want[i]));
+        for (size_t i = size_t(n) * numbers; i < size_t(n + 1) * numbers; ++i)
+          most = std::fmax(most, std::fabs(y[i] - want[i]));
         departed += most > 1e-5F * largest, difference = std::fmax(difference, most);
       }
-      // A near-tie of the stem may fall the other way under another rounding: then one image differs, or numbers do by little.
+      // A near-tie of the stem may fall the other way under another rounding: then one image differs, or numbers do by
+      // little.
       if (difference <= 1e-2F * largest || (departed == 1 && difference <= 0.1F * largest)) continue;
       std::printf("FAILED: network %d, set %s, %d threads: off by %g of %g\n", number, set.c_str(), threads,
                   double(difference), double(largest));

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from bbg.engine import Engine, Prediction, _cores, load
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, pack_bits, reference
 from bbg.graph import file as packed
-from bbg.graph.file import Model
+from bbg.graph.file import PackedModel
 from bbg.image import Preprocess
 
 CHANNELS, SIZE, CLASSES = 3, 16, 5
@@ -51,7 +52,7 @@ def classifier() -> Graph:
         binary("b", ("pool.b", "wide.r"), 32, 64),
         Op("linear", "conv", ("b.r",), "y", None, whole, {"weight": normal(CLASSES, 8, 8, 64)}),
     )
-    return Graph("x", (CHANNELS, SIZE, SIZE), ops, (Output("", "y", True),))
+    return Graph("x", (CHANNELS, SIZE, SIZE), ops, (Output.of_flat("", "y", CLASSES),))
 
 
 PREPROCESS = Preprocess(SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
@@ -60,7 +61,7 @@ LABELS = ("ant", "bee", "cat", "dog", "eel")
 
 @pytest.fixture
 def engine() -> Engine:
-    return Engine(Model(classifier(), PREPROCESS, LABELS, {"made": "by hand"}), threads=2)
+    return Engine(PackedModel(classifier(), PREPROCESS, LABELS, {"made": "by hand"}), threads=2)
 
 
 def floats(images: int = 2) -> np.ndarray:
@@ -85,8 +86,13 @@ def test_one_nameless_output_is_an_array(engine: Engine) -> None:
 
 def test_named_outputs_are_a_dict_and_bits_are_signs() -> None:
     graph = classifier()
-    outputs = (Output("scores", "y", True), Output("map", "a.r"), Output("signs", "a.b"), Output("flat", "a.b", True))
-    got = Engine(Model(Graph("x", graph.input_shape, graph.ops, outputs)))(floats(3))
+    outputs = (
+        Output.of_flat("scores", "y", CLASSES),
+        Output.of_map("map", "a.r", (32, SIZE, SIZE)),
+        Output.of_map("signs", "a.b", (32, SIZE, SIZE)),
+        Output.of_flat("flat", "a.b", 32 * SIZE * SIZE),
+    )
+    got = Engine(PackedModel(replace(graph, outputs=outputs, structure="dict")))(floats(3))
     assert isinstance(got, dict)
     assert {name: array.shape for name, array in got.items()} == {
         "scores": (3, CLASSES),
@@ -113,7 +119,7 @@ def test_any_memory_layout_will_do(engine: Engine) -> None:
 
 def test_minus_zero_is_plus_one() -> None:
     sign = Op("sign", "pointwise", ("x",), bits="b")
-    engine = Engine(Model(Graph("x", (3, 1, 1), (sign,), (Output("", "b", True),))))
+    engine = Engine(PackedModel(Graph("x", (3, 1, 1), (sign,), (Output.of_flat("", "b", 3),))))
     x = np.array([-0.0, 0.0, -1e-45], np.float32).reshape(1, 3, 1, 1)
     np.testing.assert_array_equal(engine(x), [[1, 1, -1]])
 
@@ -137,7 +143,7 @@ def test_predict_ranks_classes(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_without_labels_classes_have_numbers() -> None:
-    best = Engine(Model(classifier(), PREPROCESS)).predict(pixels(1)[0], top=1)
+    best = Engine(PackedModel(classifier(), PREPROCESS)).predict(pixels(1)[0], top=1)
     assert best[0].label in {str(i) for i in range(CLASSES)}
 
 
@@ -158,7 +164,7 @@ def test_attributes_profile_and_summary(engine: Engine) -> None:
 
 def test_load_reads_a_packed_file(tmp_path: Path) -> None:
     path = tmp_path / "net.bbg"
-    packed.write(path, Model(classifier(), PREPROCESS, LABELS))
+    packed.write(path, PackedModel(classifier(), PREPROCESS, LABELS))
     engine = bbg.load(path, threads=1)
     assert engine.labels == LABELS
     np.testing.assert_array_equal(engine(floats()), Engine(packed.read(path), 2)(floats()))
@@ -167,7 +173,7 @@ def test_load_reads_a_packed_file(tmp_path: Path) -> None:
 
 
 def test_threads_default_to_physical_cores() -> None:
-    assert Engine(Model(classifier())).threads == _cores() >= 1
+    assert Engine(PackedModel(classifier())).threads == _cores() >= 1
 
 
 # ---- several threads -----------------------------------------------------------------------------------------------
@@ -192,7 +198,7 @@ def test_four_python_threads_share_one_engine(engine: Engine) -> None:
 
 
 def test_the_interpreter_runs_on_while_the_engine_works() -> None:
-    engine = Engine(Model(classifier()), threads=1)
+    engine = Engine(PackedModel(classifier()), threads=1)
     x = floats(2000)
     ticks = 0
     worker = threading.Thread(target=engine, args=(x,))
@@ -213,7 +219,7 @@ def test_an_error_in_one_call_leaves_the_engine_usable(engine: Engine) -> None:
 
 def test_many_engines_come_and_go() -> None:
     for _ in range(50):
-        Engine(Model(classifier()), threads=3)
+        Engine(PackedModel(classifier()), threads=3)
     assert threading.active_count() < 10
 
 
@@ -256,7 +262,7 @@ def test_numbers_that_are_not_finite(engine: Engine, number: float, place: tuple
 
 
 def test_bytes_and_images_need_preprocessing() -> None:
-    engine = Engine(Model(classifier()))
+    engine = Engine(PackedModel(classifier()))
     for call in (lambda: engine(pixels()), lambda: engine.profile(pixels()), lambda: engine.predict(pixels()[0])):
         with pytest.raises(BbgError, match="without preprocessing"):
             call()
@@ -270,9 +276,9 @@ def test_top_is_a_positive_integer(engine: Engine, bad: object) -> None:
 
 def test_predict_wants_one_output_and_an_image(engine: Engine) -> None:
     graph = classifier()
-    outputs = (Output("a", "y", True), Output("b", "y", True))
+    outputs = (Output.of_flat("a", "y", CLASSES), Output.of_flat("b", "y", CLASSES))
     with pytest.raises(BbgError, match="one output"):
-        Engine(Model(Graph("x", graph.input_shape, graph.ops, outputs), PREPROCESS)).predict(pixels(1)[0])
+        Engine(PackedModel(replace(graph, outputs=outputs, structure="dict"), PREPROCESS)).predict(pixels(1)[0])
     with pytest.raises(BbgError, match="image"):
         engine.predict(b"no image")
 
@@ -280,7 +286,7 @@ def test_predict_wants_one_output_and_an_image(engine: Engine) -> None:
 @pytest.mark.parametrize("bad", [0, -2, 1.0, "2", 5000, True])
 def test_threads_are_a_positive_integer(bad: object) -> None:
     with pytest.raises(BbgError, match="threads is"):
-        Engine(Model(classifier()), threads=bad)  # type: ignore[arg-type]
+        Engine(PackedModel(classifier()), threads=bad)  # type: ignore[arg-type]
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
@@ -292,8 +298,8 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 INDEX = np.zeros(4, np.int32)
 NATIVE = {  # kind, operands, shortcut, attributes, tensors -> the sentence
-    "no operand": (("tanh", [], None, {}, {}), "has 0 operands, not 1"),
-    "an operand too many": (("gelu", ["x", "x"], None, {}, {}), "has 2 operands, not 1"),
+    "no operand": (("unary", [], None, {"function": "tanh"}, {}), "has 0 operands, not 1"),
+    "an operand too many": (("unary", ["x", "x"], None, {"function": "gelu"}, {}), "has 2 operands, not 1"),
     "an operand that is not there": (("concat", ["x", "v"], None, {}, {}), "reads 'v', which no earlier op writes"),
     "a concat of one": (("concat", ["x"], None, {}, {}), "has 1 operands, not 2 or more"),
     "a concat of unequal maps": (("concat", ["x", "m"], None, {}, {}), "the maps of the operands must be equal"),

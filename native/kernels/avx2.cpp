@@ -4,19 +4,19 @@
 
 #include <immintrin.h>
 
+#include "unroll.h"
+
 #define BBG_INLINE inline __attribute__((always_inline))
 #define BBG_BLOCK __attribute__((noinline))
 #define BBG_SET "avx2"
-#define BBG_HAS_PAIRS 1
-#define BBG_HAS_TRIPLES 0
-#define BBG_HAS_NIBBLES 1
-#define BBG_HAS_RESTS 0
+#define BBG_HAS_TWO_PIXELS 1
+#define BBG_HAS_CARRY_SAVE 0
+#define BBG_HAS_LOOKUP4 1
+#define BBG_HAS_TAIL_BYTES 0
 
 #if defined(__clang__)
-#define BBG_UNROLL _Pragma("clang loop unroll(full)")
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
-#define BBG_UNROLL _Pragma("GCC unroll 16")
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #endif

@@ -4,25 +4,27 @@
 
 #include <immintrin.h>
 
+#include "unroll.h"
+
 #define BBG_INLINE inline __attribute__((always_inline))
 #define BBG_BLOCK __attribute__((noinline))
 #define BBG_SET "avx512"
-#define BBG_HAS_PAIRS 1
-#define BBG_HAS_TRIPLES 1
-#define BBG_HAS_NIBBLES 0
-#define BBG_HAS_RESTS 1
+#define BBG_HAS_TWO_PIXELS 1
+#define BBG_HAS_CARRY_SAVE 1
+#define BBG_HAS_LOOKUP4 0
+#define BBG_HAS_TAIL_BYTES 1
 
 #if defined(__clang__)
-#define BBG_UNROLL _Pragma("clang loop unroll(full)")
-#pragma clang attribute push(                                                                       \
-    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma"))), \
+#pragma clang attribute push(                                                                                  \
+    __attribute__((                                                                                            \
+        target("avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma"))), \
     apply_to = function)
 #else
-#define BBG_UNROLL _Pragma("GCC unroll 16")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the intrinsics: GCC bug 105593
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma,prefer-vector-width=512")
+#pragma GCC target( \
+    "avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma,prefer-vector-width=512")
 #endif
 
 namespace bbg {

@@ -1,87 +1,91 @@
-// Convolution of bytes: part of kernels.inl.
+// CountMethod::int8, the convolution of bytes: part of kernels.inl.
 
-// The words of Rests for output row y of image n; null where there are none.
-#if BBG_HAS_RESTS
-inline const uint8_t* rests(const Conv& k, int64_t n, int64_t y, int64_t member) {
-  const Rests& r = k.rests;
+// Gathers the TailBytes of output row y of image n; null where there are none.
+#if BBG_HAS_TAIL_BYTES
+inline const uint8_t* tail_bytes(const Conv& conv, int64_t n, int64_t y, int64_t member) {
+  const TailBytes& r = conv.tail_bytes;
   if (!r.words) return nullptr;
-  const ConvRow& row = k.rows[y];
+  const ConvRow& row = conv.rows[y];
   uint8_t* const buffer = r.buffer + member * r.bytes;
-  const uint8_t* first = k.input.data + n * k.input.image + row.offset + k.origin + r.from;
+  const uint8_t* first = conv.input.data + n * conv.input.image + row.offset + conv.origin + r.from;
   for (int word = 0; word < r.words; ++word) {
     const int begin = row.first > 4 * word ? row.first : 4 * word, end = row.first + row.taps;
     const int rows = end < 4 * (word + 1) ? end - begin : 4 * (word + 1) - begin;
-    const uint8_t* from = first + (begin - row.first) * k.below;
-    words_of_rests(buffer + r.offsets[word], from, k.column, k.out.width, k.below, rows, begin - 4 * word);
+    const uint8_t* from = first + (begin - row.first) * conv.below;
+    gather_tail_bytes(buffer + r.offsets[word], from, conv.column, conv.out.width, conv.below, rows, begin - 4 * word);
   }
   return buffer;
 }
 #else
-inline const uint8_t* rests(const Conv&, int64_t, int64_t, int64_t) { return nullptr; }
+inline const uint8_t* tail_bytes(const Conv&, int64_t, int64_t, int64_t) { return nullptr; }
 #endif
 
 template <int P, int V>
 struct Sums {
   I sum[P][V] = {};
 
-  BBG_INLINE void run(const RowOf& row, const uint8_t* at, int64_t x) {
+  BBG_INLINE void run(const OutputRow& row, const uint8_t* at, int64_t x) {
     const uint32_t* weights = static_cast<const uint32_t*>(row.weights);
-    add_items(row.k.column, at, row.b.offsets, weights, row.items);
-    if (!BBG_HAS_RESTS || !row.rests) return;
-    const Rests& r = row.k.rests;
-    weights = static_cast<const uint32_t*>(row.b.weights) + r.rows * row.b.row_weights;
-    add_items(4, row.rests + 4 * x, r.offsets, weights, r.words);
+    add_items(row.conv.column, at, row.block.offsets, weights, row.items);
+    if (!BBG_HAS_TAIL_BYTES || !row.tail_bytes) return;
+    const TailBytes& r = row.conv.tail_bytes;
+    weights = static_cast<const uint32_t*>(row.block.weights) + r.rows * row.block.row_weights;
+    add_items(4, row.tail_bytes + 4 * x, r.offsets, weights, r.words);
   }
 
   BBG_INLINE void add_items(int64_t column, const uint8_t* at, const int32_t* offsets, const uint32_t* w, int items) {
     for (int j = 0; j < items; ++j, w += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(v, V) weight[v] = load_words(w + v * kLanes);
+      BBG_FOR(p, P) {
         const I word = splat_word(a + p * column);
-        BBG_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = dot(sum[p][v], word, weight[v]);
+        BBG_FOR(v, V) sum[p][v] = dot(sum[p][v], word, weight[v]);
       }
     }
   }
 };
 
 template <int P, int V>
-BBG_BLOCK void byte_pixels(const RowOf& row, const uint8_t* at, int64_t x) {
+BBG_BLOCK void byte_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   Sums<P, V> sums;
   sums.run(row, at, x);
   F value[P][V];
-  settle_sums<P, V, false>(row, sums.sum, value, border<P>(row, x), x, row.b.channel);
-  put<P, V>(row.k.out, value, row.place, x, row.b.channel);
+  apply_epilogue_to_sums<P, V, false>(row, sums.sum, value, border<P>(row, x), x, row.block.channel);
+  store_result<P, V>(row.conv.out, value, row.to, x, row.block.channel);
 }
 
-// The maxima of the columns 2j - 1, 2j and 2j + 1 from x / 2 on, of an even number of pixels from an even x on. `before`
-// holds column x - 1 and then the last.
+// A 3-wide max-pool with stride 2 and padding 1, done across the columns while the sums are in registers. Output j is
+// the maximum of the columns 2j - 1, 2j, 2j + 1; P and x are even. `before` holds column x - 1, and afterwards the last
+// one.
+//
+//   columns   x-1 | x   x+1 | x+2  x+3 | ...
+//   output       [  x/2    ] [ x/2 + 1 ]      (each shares its first column with the one before)
 template <int P, int V>
-BBG_BLOCK void pooled_pixels(const RowOf& row, const uint8_t* at, int64_t x, float* before) {
+BBG_BLOCK void pooled_pixels(const OutputRow& row, const uint8_t* at, int64_t x, float* before) {
   Sums<P, V> sums;
   sums.run(row, at, x);
   F value[P][V], most[P / 2][V];
-  settle_sums<P, V, false>(row, sums.sum, value, border<P>(row, x), x, row.b.channel);
-  BBG_UNROLL for (int v = 0; v < V; ++v) {
-    BBG_UNROLL for (int j = 0; j < P / 2; ++j) {
+  apply_epilogue_to_sums<P, V, false>(row, sums.sum, value, border<P>(row, x), x, row.block.channel);
+  BBG_FOR(v, V) {
+    BBG_FOR(j, P / 2) {
       const F left = j == 0 ? load(before + v * kLanes) : value[2 * j - 1][v];
       most[j][v] = max(max(left, value[2 * j][v]), value[2 * j + 1][v]);
     }
     store(before + v * kLanes, value[P - 1][v]);
   }
-  put<P / 2, V>(row.k.out, most, row.place, x / 2, row.b.channel);
+  store_result<P / 2, V>(row.conv.out, most, row.to, x / 2, row.block.channel);
 }
 
 template <int V, bool kPooled>
-inline void byte_row(const RowOf& row) {
+inline void byte_row(const OutputRow& row) {
   float before[V * kLanes];
   if (kPooled) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) store(before + v * kLanes, splat(-__builtin_inff()));
+    BBG_FOR(v, V) store(before + v * kLanes, splat(-__builtin_inff()));
   }
-  walk<kMaxPixels, !kPooled>(row.width, [&](auto pixels, int64_t x) {
+  for_pixel_blocks<kMaxPixels, !kPooled>(row.width, [&](auto pixels, int64_t x) {
     constexpr int P = decltype(pixels)::value;
-    const uint8_t* at = row.at + x * row.k.column;
+    const uint8_t* at = row.at + x * row.conv.column;
     if constexpr (kPooled && P % 2 == 0) {
       pooled_pixels<P, V>(row, at, x, before);
     } else if constexpr (!kPooled) {

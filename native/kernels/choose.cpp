@@ -1,4 +1,10 @@
-// Which kernel sets this machine can run: the CPU must have the instructions and the system must save the registers.
+// Which kernel sets this machine can run, and which one an engine gets. The CPU must have the instructions and the
+// system must save the registers.
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "errors.h"
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -48,6 +54,23 @@ const KernelSet* kernel_sets() {
       {"scalar", kernels_scalar()},
   };
   return sets;
+}
+
+const Kernels& choose_kernels(const char* name) {
+  const bool from_environment = !name;
+  if (from_environment) name = std::getenv("BBG_ISA");
+  std::string known;
+  for (int i = 0; i < kKernelSets; ++i) {
+    const KernelSet& set = kernel_sets()[i];
+    if (!set.kernels) continue;
+    if (!name || !std::strcmp(set.name, name)) return *set.kernels;
+    known += (known.empty() ? "" : ", ") + std::string(set.name);
+  }
+  if (!from_environment) {
+    throw InvalidArgument("there is no kernel set '" + std::string(name) + "': this machine has " + known);
+  }
+  throw InvalidArgument("BBG_ISA is '" + std::string(name) + "'; this machine has " + known +
+                        ": set it to one of them or unset it");
 }
 
 }  // namespace bbg

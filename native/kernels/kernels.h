@@ -1,6 +1,6 @@
-// What the engine and the kernel sets say to each other: plain structs, one function table per instruction set.
+// The interface between the engine and the kernel sets: plain structs, and one function table per instruction set.
 //
-// Every kernel runs a range of items of one op; an item is one output row of one image, for one block of output
+// Every kernel runs a range of items of one op. An item is one output row of one image, for one block of output
 // channels. Items write disjoint memory, so any split over threads gives the same result. Lanes are output channels.
 #pragma once
 
@@ -8,29 +8,36 @@
 
 namespace bbg {
 
-// Where a value lives: NHWC with byte strides. Rows have zeroed margins, so that horizontally padded taps may be read.
-// Pixels of real values and of bytes hold a multiple of the lane count (what lies behind the last channel is
-// unspecified), but those of an input that only convolutions read have none behind the last; a pixel of bits holds
-// 2 bytes up to 16 channels, else 4 bytes per 32 (bits behind the last channel are 0). A number of a value of bytes
-// takes Kernels::byte_size bytes.
-struct Map {
+// How a value lies in memory: NHWC with strides in bytes. Rows have zeroed margins, so that horizontally padded taps
+// may be read.
+//
+//            left      pixel 0   pixel 1       pixel W-1    right
+//   row y   |0 0 0 0 |c0 c1 .. |c0 c1 .. | ... |c0 c1 .. |0 0 0 0 |
+//                     ^ data + n * image + y * row
+//
+// A pixel of a real value or of bytes holds a multiple of the lane count; what lies behind the last channel is
+// unspecified. Exception: an input that only convolutions read has its channels densely packed. A pixel of bits takes 2
+// bytes up to 16 channels, else 4 bytes per 32; bits behind the last channel are 0. A number of a value of bytes takes
+// Kernels::byte_size bytes.
+struct Layout {
   uint8_t* data = nullptr;  // pixel (0, 0) of image 0; null: the value is absent
   int64_t image = 0, row = 0, pixel = 0;
   int64_t left = 0, right = 0;  // bytes of margin
-  int64_t channels = 0;  // stored; a shortcut with fewer than the result repeats them
+  int64_t channels = 0;         // stored; a shortcut with fewer than the result repeats them
 };
 
-// Per-channel vectors are padded to the lane count with numbers that make unused lanes harmless.
+// The epilogue of docs/format.md. Per-channel vectors are padded to the lane count with numbers that make unused lanes
+// harmless.
 struct Epilogue {
-  const float *scale, *bias, *shift, *gate, *above, *below, *offset, *sign;  // shift, above: null where absent
+  const float *scale, *bias, *shift, *gate, *above, *below, *offset, *bit_threshold;  // shift, above: null where absent
   const float *byte_scale, *byte_bias;
   float low, high;
   bool clip;
-  const int32_t* threshold;  // with it, the integer accumulator decides and nothing else here is read but `bits`
-  const float* window_sum;   // S, one number per [image, y, x, group]; null without `shift`
-  const int32_t* group;      // of each channel, for S
+  const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides
+  const float* window_sum;       // S, one number per [image, y, x, group]; null without `shift`
+  const int32_t* group;          // of each channel, for S
   int32_t groups;
-  Map shortcut, real, bits, bytes;
+  Layout shortcut, real, bits, bytes;
   int32_t channels;
   int32_t height, width;  // of the result
 };
@@ -39,69 +46,68 @@ struct Epilogue {
 struct ConvRow {
   int64_t offset;  // bytes from the image's first row to the first valid tap's row
   int32_t first, taps;
-  int32_t cls;  // which border class the row is in
+  int32_t border_class;
 };
 
-// Count::nibbles: filters of a block, and bits of a window that 16-bit counts allow.
-constexpr int kNibbleFilters = 64;
-constexpr int kNibbleBits = 65535;
+// CountMethod::lookup4: filters of a block, and bits of a window that 16-bit counts allow.
+constexpr int kLookupFilters = 64;
+constexpr int kLookupBits = 65535;
 
-// A block of one or two vectors of output channels. Its window is a list of items (numbers, 32-bit words, or triples of
-// words), tap row by tap row; weights are [item][lane]. For Count::nibbles a block is up to kNibbleFilters channels, and
-// weights are [word][nibble][filter], a byte each, the filters of each 32 in the order 0, 16, 1, 17, ..., 15, 31.
+// A block of one or two vectors of output channels (lookup4: up to kLookupFilters channels). Its window is a list of
+// items, tap row by tap row; lower/conv_*.cpp draw how the weights of an item lie.
 struct ConvBlock {
-  const void* weights;       // of the tap rows, then of the rests
-  const uint32_t* mask;      // Count::masked: which bits of the words belong to the lane's group
-  const int32_t* offsets;    // bytes from the first valid tap row's first tap to each item
+  const void* weights;     // of the tap rows, then of the tail bytes
+  const uint32_t* mask;    // CountMethod::masked: which bits of the words belong to the lane's group
+  const int32_t* offsets;  // bytes from the first valid tap row's first tap to each item
   int32_t channel, vectors;
   int32_t items;        // per tap row
   int32_t width;        // elements of weights per item; less than the lanes only for one output pixel
   int64_t row_weights;  // and per tap row
 };
 
-// How the bits of a window are counted.
-enum class Count : int32_t {
-  words,    // every bit of the window's 32-bit words
-  masked,   // the bits chosen by a mask
-  pairs,    // up to 16 channels, stride 1: one 32-bit word is the same tap of two neighbouring outputs
-  triples,  // like words; `parity` holds the XOR of each three neighbouring words; gives half the accumulator, so that
-            // `base` and the threshold are halves as well, and the scale is twice that of the op
-  nibbles,  // like words, four bits at a time from a table, for 32 filters at once
-  bytes     // no bits: a word holds as many bytes as its width has, and the sum of the products with the weights counts
+// How the products of a window are summed up.
+enum class CountMethod : int32_t {
+  words,       // every bit of the window's 32-bit words
+  masked,      // the bits chosen by a mask: groups that share words
+  two_pixels,  // up to 16 channels, stride 1: one 32-bit word is the same tap of two neighbouring outputs
+  carry_save,  // three words at a time, from their XOR (precomputed in `parity`) and majority. Yields acc/2, hence
+               // base/2, acc_threshold/2 and 2*scale
+  lookup4,     // four bits at a time from a table, for 32 filters at once
+  int8         // no bits: a word holds as many bytes as its width has, and the products with the weights are summed
 };
 
-// Of Count::bytes: a tap row of 21 bytes fills five words, and its last byte would take a sixth. Those of all tap rows
-// fill words of their own instead, which are collected for one output row at a time, in a buffer of each member of the
-// team: [word][output column], with 0 for rows beside the map.
-struct Rests {
+// CountMethod::int8 over a dense input: a tap row of 21 bytes fills five words, and its last byte would take a sixth.
+// These last bytes of all tap rows fill words of their own instead. They are gathered for one output row at a time,
+// into a buffer of each team member: [word][output column], with 0 for rows beside the map.
+struct TailBytes {
   uint8_t* buffer;         // of member 0
   int64_t bytes;           // from a member's buffer to the next
   const int32_t* offsets;  // bytes from a word of an output column to its next words
-  int32_t words;           // 0: nothing is collected
+  int32_t words;           // 0: nothing is gathered
   int32_t from;            // bytes from the beginning of a tap row to its last
   int64_t rows;            // of taps
 };
-constexpr int64_t kRestColumn = 8;  // bytes from one output column to the next, at most
+constexpr int64_t kTailColumn = 8;  // bytes from one output column to the next, at most
 
 struct Conv {
-  Map input;
+  Layout input;
   const ConvRow* rows;
-  const int32_t* col_border;  // per output column: class * padded channels
-  const int32_t* col_alike;   // and how many columns from it on have its class
+  const int32_t* column_border;  // per output column: border class * padded channels
+  const int32_t* column_run;     // per output column: how many columns from it on have its border class
   const ConvBlock* blocks;
   int32_t block_count;
-  int64_t origin;  // bytes from pixel (0, 0) to the first tap of output column 0
-  int64_t column;  // bytes from one output column to the next
-  bool together;   // one output pixel per image: the images of a round are its columns, and share the weights
-  Count count;
-  Rests rests;
+  int64_t origin;          // bytes from pixel (0, 0) to the first tap of output column 0
+  int64_t column;          // bytes from one output column to the next
+  bool images_as_columns;  // one output pixel per image: the images of a chunk are its columns, and share the weights
+  CountMethod method;
+  TailBytes tail_bytes;
   int64_t next, below;  // bytes from a tap to the one beside it and to the one below
-  int64_t parity;       // Count::triples: bytes from a word to the XOR of the three
+  int64_t parity;       // CountMethod::carry_save: bytes from a word to the XOR of the three
   // Of bits: base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
   // accumulator is base - 2 * popcount over the zero-padded window.
   const int32_t* base;
   const float* class_bias;  // bias + tap_bias of the valid taps, indexed the same way; null: Epilogue::bias
-  int64_t class_row;  // elements per row class
+  int64_t class_row;        // elements per row class
   Epilogue out;
 };
 
@@ -114,13 +120,23 @@ struct Parity {
   int64_t rows;         // per image
 };
 
-// Taps of a pooling window in one direction: begin, begin + dilation, ...; `extent` is this direction's divisor.
+// Taps of a window in one direction: begin, begin + dilation, ...; `extent` is this direction's divisor of an average.
 struct Window {
   int32_t begin, count, extent;
 };
 
+// S: the sum of the +-1 inputs of each window, for each group; read where weights have a shift.
+struct WindowSum {
+  Layout input;
+  const Window *rows, *cols;
+  int64_t dilation_y, dilation_x;
+  int64_t inputs;                 // channels of a group
+  int64_t height, width, groups;  // of the result
+  float* sums;                    // [image, y, x, group]
+};
+
 struct Pool {
-  Map input;
+  Layout input;
   const Window *rows, *cols;
   int32_t dilation_y, dilation_x;
   bool average;
@@ -129,34 +145,31 @@ struct Pool {
 };
 
 struct Match {  // pointwise, and match_channels to fewer channels
-  Map input;
+  Layout input;
   int32_t channels;   // of the input
   const float* part;  // of each channel of the result: one over the number of channels whose mean it is
   Epilogue out;
 };
 
 struct Gather {  // concat, select, and match_channels to more channels
-  const Map* inputs;
+  const Layout* inputs;
   const int32_t *input, *channel;  // of each channel of the result: which input, and which channel of that
-  const int32_t* whole;            // of each vector of channels: not 0 where they lie side by side in one input
+  const int32_t* contiguous;       // of each vector of channels: not 0 where they lie side by side in one input
   Epilogue out;
 };
 
 struct Multiply {
-  Map input, factor;  // the factor's row and pixel are 0 where it has one number per channel
+  Layout input, factor;  // the factor's row and pixel are 0 where it has one number per channel
   Epilogue out;
 };
 
-enum class Curve : int32_t { tanh, sigmoid, silu, hardswish, gelu };
-
-struct Curved {
-  Map input;
-  Curve curve;
+struct Unary {
+  Layout input;
   Epilogue out;
 };
 
 struct LayerNorm {
-  Map input;
+  Layout input;
   float eps, part;     // part: 1 / channels
   const float* valid;  // for the lanes of the last vector of channels: 1 where there is a channel, else -1
   Epilogue out;
@@ -174,18 +187,28 @@ struct ConvPool {
   bool columns;
 };
 
-// Items are numbered (block, image, row), or where images go together by block alone, blocks outermost, so that a block's
-// weights stay in the cache. `member`: of the team, the one that runs these items.
-using Run = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
+// Runs the items [begin, end) on one of the structs above. Items are numbered (block, image, row), or by block alone
+// for images_as_columns; blocks are outermost, so that a block's weights stay in the cache. `member`: of the team, the
+// one that runs these items.
+using KernelFunction = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
+
+// A scalar function of kernels/unary.inl.
+struct UnaryFunction {
+  const char* name;
+  KernelFunction run;  // on a Unary
+};
 
 struct Kernels {
   const char* name;
   int32_t lanes;
-  int32_t byte_size;             // of a number of a value of bytes: 1 or 2
-  bool pairs, triples, nibbles;  // which ways of counting the set has
-  bool rests;                    // whether it collects Rests
+  int32_t byte_size;                     // of a number of a value of bytes: 1 or 2
+  bool two_pixels, carry_save, lookup4;  // which counting methods the set has
+  bool tail_bytes;                       // whether it gathers TailBytes
   // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
-  Run binary_conv, parity, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply, curve, layer_norm;
+  KernelFunction binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply;
+  KernelFunction layer_norm;
+  const UnaryFunction* functions;  // the same names in the same order in every set
+  int32_t function_count;
 };
 
 // Null where this build has no such set.
@@ -200,5 +223,9 @@ struct KernelSet {
 };
 constexpr int kKernelSets = 4;
 const KernelSet* kernel_sets();  // best first
+
+// The kernel set called `name`; null: what the environment variable BBG_ISA says, else the best. Throws InvalidArgument
+// where this machine has none of that name.
+const Kernels& choose_kernels(const char* name);
 
 }  // namespace bbg

@@ -4,19 +4,15 @@
 
 #include <arm_neon.h>
 
+#include "unroll.h"
+
 #define BBG_INLINE inline __attribute__((always_inline))
 #define BBG_BLOCK __attribute__((noinline))
 #define BBG_SET "neon"
-#define BBG_HAS_PAIRS 0
-#define BBG_HAS_TRIPLES 0
-#define BBG_HAS_NIBBLES 0
-#define BBG_HAS_RESTS 0
-
-#if defined(__clang__)
-#define BBG_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define BBG_UNROLL _Pragma("GCC unroll 16")
-#endif
+#define BBG_HAS_TWO_PIXELS 0
+#define BBG_HAS_CARRY_SAVE 0
+#define BBG_HAS_LOOKUP4 0
+#define BBG_HAS_TAIL_BYTES 0
 
 namespace bbg {
 namespace {

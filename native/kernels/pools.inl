@@ -2,72 +2,74 @@
 
 // V vectors of channels from c on, over P windows of as many columns each.
 template <int P, int V, bool kAverage>
-BBG_INLINE void pool_windows(const Pool& k, const uint8_t* row, const Window& rows, const Window* cols, F (&v)[P][V]) {
+BBG_INLINE void pool_windows(const Pool& pool, const uint8_t* row, const Window& rows, const Window* cols,
+                             F (&value)[P][V]) {
   const uint8_t* window[P];
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
-    window[p] = row + cols[p].begin * k.input.pixel;
-    BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = load(reinterpret_cast<const float*>(window[p]) + i * kLanes);
+  BBG_FOR(p, P) {
+    window[p] = row + cols[p].begin * pool.input.pixel;
+    BBG_FOR(v, V) value[p][v] = load(reinterpret_cast<const float*>(window[p]) + v * kLanes);
   }
   int first = 1;  // the tap that is there already
   for (int y = 0; y < rows.count; ++y, first = 0) {
     for (int x = first; x < cols->count; ++x) {
-      const int64_t tap = y * k.dilation_y * k.input.row + x * k.dilation_x * k.input.pixel;
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      const int64_t tap = y * pool.dilation_y * pool.input.row + x * pool.dilation_x * pool.input.pixel;
+      BBG_FOR(p, P) {
         const float* at = reinterpret_cast<const float*>(window[p] + tap);
-        BBG_UNROLL for (int i = 0; i < V; ++i) {
-          const F next = load(at + i * kLanes);
-          v[p][i] = kAverage ? add(v[p][i], next) : max(v[p][i], next);
+        BBG_FOR(v, V) {
+          const F next = load(at + v * kLanes);
+          value[p][v] = kAverage ? add(value[p][v], next) : max(value[p][v], next);
         }
       }
     }
   }
   if (!kAverage) return;
-  BBG_UNROLL for (int p = 0; p < P; ++p) {
+  BBG_FOR(p, P) {
     const F part = splat(1.0f / (float(rows.extent) * float(cols[p].extent)));
-    BBG_UNROLL for (int i = 0; i < V; ++i) v[p][i] = mul(v[p][i], part);
+    BBG_FOR(v, V) value[p][v] = mul(value[p][v], part);
   }
 }
 
 template <int P, int V>
-BBG_BLOCK void pool_channels(const Pool& k, const Place& to, const uint8_t* row, int64_t x, int c) {
+BBG_BLOCK void pool_channels(const Pool& pool, const RowPointers& to, const uint8_t* row, int64_t x, int c) {
   F value[P][V];
   const uint8_t* from = row + c * int64_t(sizeof(float));
-  if (k.average) {
-    pool_windows<P, V, true>(k, from, k.rows[to.y], k.cols + x, value);
+  if (pool.average) {
+    pool_windows<P, V, true>(pool, from, pool.rows[to.y], pool.cols + x, value);
   } else {
-    pool_windows<P, V, false>(k, from, k.rows[to.y], k.cols + x, value);
+    pool_windows<P, V, false>(pool, from, pool.rows[to.y], pool.cols + x, value);
   }
-  finish<P, V>(k.out, value, to, x, c, k.out.bias + c, nullptr);
+  apply_and_store<P, V>(pool.out, value, to, x, c, pool.out.bias + c, nullptr);
 }
 
 template <int P>
-inline void pool_pixels(const Pool& k, const Place& to, const uint8_t* row, int64_t x) {
+inline void pool_pixels(const Pool& pool, const RowPointers& to, const uint8_t* row, int64_t x) {
   int c = 0;
-  for (; c + kLanes < k.out.channels; c += 2 * kLanes) pool_channels<P, 2>(k, to, row, x, c);
-  if (c < k.out.channels) pool_channels<P, 1>(k, to, row, x, c);
+  for (; c + kLanes < pool.out.channels; c += 2 * kLanes) pool_channels<P, 2>(pool, to, row, x, c);
+  if (c < pool.out.channels) pool_channels<P, 1>(pool, to, row, x, c);
 }
 
-inline void pool_row(const Pool& k, int64_t n, int64_t y) {
-  const int64_t width = k.out.width;
-  const Place to = place(k.out, n, y, true);
-  const uint8_t* row = pixel_of(k.input, n, k.rows[y].begin, 0);
+inline void pool_row(const Pool& pool, int64_t n, int64_t y) {
+  const int64_t width = pool.out.width;
+  const RowPointers to = row_pointers(pool.out, n, y, true);
+  const uint8_t* row = pixel_of(pool.input, n, pool.rows[y].begin, 0);
   for (int64_t x = 0; x < width;) {
-    const Window* w = k.cols + x;
-    const bool four = x + 4 <= width && w[0].count == w[1].count && w[1].count == w[2].count && w[2].count == w[3].count;
-    four ? pool_pixels<4>(k, to, row, x) : pool_pixels<1>(k, to, row, x);
+    const Window* w = pool.cols + x;
+    const bool four =
+        x + 4 <= width && w[0].count == w[1].count && w[1].count == w[2].count && w[2].count == w[3].count;
+    four ? pool_pixels<4>(pool, to, row, x) : pool_pixels<1>(pool, to, row, x);
     x += four ? 4 : 1;
   }
 }
 
 void pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  const Pool& k = *static_cast<const Pool*>(args);
-  for (int64_t item = begin; item < end; ++item) pool_row(k, item / k.out.height, item % k.out.height);
+  const Pool& pool = *static_cast<const Pool*>(args);
+  for (int64_t item = begin; item < end; ++item) pool_row(pool, item / pool.out.height, item % pool.out.height);
 }
 
 // Slides a buffer of rows down the convolution's result: rows [first, done) of the present image are in it, from its
-// beginning. Maps of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may begin
-// above the one before it (rows 1, 3 of a map, then 0, 2, where padding cuts a dilated window's first tap off): then the
-// buffer starts anew.
+// beginning. Maps of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may
+// begin above the one before it (rows 1, 3 of a map, then 0, 2, where padding cuts a dilated window's first tap off):
+// then the buffer starts anew.
 void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t member) {
   const ConvPool& f = *static_cast<const ConvPool*>(args);
   Conv conv = f.conv;
@@ -85,9 +87,9 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
     }
     conv.out.real.data = pool.input.data = buffer - first * row_bytes;
     for (; done < to; ++done) {
-      const uint8_t* collected = rests(conv, n, done, member);
+      const uint8_t* collected = tail_bytes(conv, n, done, member);
       for (int b = 0; b < conv.block_count; ++b) {
-        const RowOf row = row_of(conv, conv.blocks[b], n, done, conv.out.width, collected);
+        const OutputRow row = output_row(conv, conv.blocks[b], n, done, conv.out.width, collected);
         if (f.columns) {
           conv.blocks[b].vectors == 2 ? byte_row<2, true>(row) : byte_row<1, true>(row);
         } else {
@@ -101,25 +103,25 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
 
 // OR over the window, and AND = not OR of nots where the mask says so.
 void pool_bits(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  const Pool& k = *static_cast<const Pool*>(args);
-  const Epilogue& e = k.out;
+  const Pool& pool = *static_cast<const Pool*>(args);
+  const Epilogue& e = pool.out;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
     clear_margins(e.bits, n, y, e.width);
-    const Window& rows = k.rows[y];
+    const Window& rows = pool.rows[y];
     for (int64_t x = 0; x < e.width; ++x) {
-      const Window& cols = k.cols[x];
-      const uint8_t* from = pixel_of(k.input, n, rows.begin, cols.begin);
+      const Window& cols = pool.cols[x];
+      const uint8_t* from = pixel_of(pool.input, n, rows.begin, cols.begin);
       uint16_t* to = reinterpret_cast<uint16_t*>(pixel_of(e.bits, n, y, x));
-      for (int64_t w = 0; w < k.input.pixel / 2; ++w) {
+      for (int64_t w = 0; w < pool.input.pixel / 2; ++w) {
         uint16_t any = 0;
         for (int i = 0; i < rows.count; ++i) {
           for (int j = 0; j < cols.count; ++j) {
-            const uint8_t* at = from + i * k.dilation_y * k.input.row + j * k.dilation_x * k.input.pixel;
-            any = uint16_t(any | (reinterpret_cast<const uint16_t*>(at)[w] ^ k.and_mask[w]));
+            const uint8_t* at = from + i * pool.dilation_y * pool.input.row + j * pool.dilation_x * pool.input.pixel;
+            any = uint16_t(any | (reinterpret_cast<const uint16_t*>(at)[w] ^ pool.and_mask[w]));
           }
         }
-        to[w] = uint16_t(any ^ k.and_mask[w]);
+        to[w] = uint16_t(any ^ pool.and_mask[w]);
       }
     }
   }

@@ -2,12 +2,14 @@
 
 #define BBG_INLINE inline
 #define BBG_BLOCK inline
-#define BBG_UNROLL
+#define BBG_UNROLL  // left to the compiler
 #define BBG_SET "scalar"
-#define BBG_HAS_PAIRS 0
-#define BBG_HAS_TRIPLES 0
-#define BBG_HAS_NIBBLES 0
-#define BBG_HAS_RESTS 0
+#define BBG_HAS_TWO_PIXELS 0
+#define BBG_HAS_CARRY_SAVE 0
+#define BBG_HAS_LOOKUP4 0
+#define BBG_HAS_TAIL_BYTES 0
+
+#include "unroll.h"
 
 namespace bbg {
 namespace {

@@ -16,12 +16,12 @@ inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 inline F to_float(I a) { return _mm256_cvtepi32_ps(a); }
-inline F choose(F v, F above, F below) {
+inline F select_by_sign(F v, F above, F below) {
   return _mm256_blendv_ps(below, above, _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GE_OQ));
 }
 
-inline uint32_t at_least(F a, F b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
-inline uint32_t at_least(I a, I b) {
+inline uint32_t ge_mask(F a, F b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
+inline uint32_t ge_mask(I a, I b) {
   return ~uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)))) & 0xff;
 }
 
@@ -47,8 +47,8 @@ inline I dot(I sum, I bytes, I weights) { return _mm256_add_epi32(sum, _mm256_ma
 
 // Population count of every byte, from a table of nibbles.
 inline I ones_of_bytes(I x) {
-  const I table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3,
-                                   3, 4);
+  const I table =
+      _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
   const I nibble = _mm256_set1_epi8(15);
   const I low = _mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble));
   const I high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
@@ -56,43 +56,43 @@ inline I ones_of_bytes(I x) {
 }
 
 // Counts stay in bytes for as many words as a byte can take, 31 times 8.
-template <int P, int V, Count kCount>
+template <int P, int V, CountMethod kMethod>
 struct Counter {
-  static constexpr bool kPairs = kCount == Count::pairs;
-  static constexpr int kPixels = kPairs ? (P + 1) / 2 : P;  // a pair counts in the halves of a lane
+  static constexpr bool kTwoPixels = kMethod == CountMethod::two_pixels;
+  static constexpr int kPixels = kTwoPixels ? (P + 1) / 2 : P;  // a pair counts in the halves of a lane
   static constexpr int kMostWords = 31;
 
   I total[kPixels][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) total[p][v] = _mm256_setzero_si256();
+    BBG_FOR(p, kPixels) {
+      BBG_FOR(v, V) total[p][v] = _mm256_setzero_si256();
     }
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+  BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
                       int items) {
-    const int64_t column = kPairs ? 2 * k.column : k.column;
+    const int64_t column = kTwoPixels ? 2 * conv.column : conv.column;
     for (int first = 0; first < items; first += kMostWords) {
       const int end = items - first < kMostWords ? items : first + kMostWords;
       I bytes[kPixels][V];
-      BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
-        BBG_UNROLL for (int v = 0; v < V; ++v) bytes[p][v] = _mm256_setzero_si256();
+      BBG_FOR(p, kPixels) {
+        BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
       }
       for (int j = first; j < end; ++j, w += V * kLanes) {
         const uint8_t* a = at + offsets[j];
-        BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
+        BBG_FOR(p, kPixels) {
           const I word = splat_word(a + p * column);
-          BBG_UNROLL for (int v = 0; v < V; ++v) {
+          BBG_FOR(v, V) {
             I differ = _mm256_xor_si256(word, load_words(w + v * kLanes));
-            if (kCount == Count::masked) differ = _mm256_and_si256(differ, load_words(m + v * kLanes));
+            if (kMethod == CountMethod::masked) differ = _mm256_and_si256(differ, load_words(m + v * kLanes));
             bytes[p][v] = _mm256_add_epi8(bytes[p][v], ones_of_bytes(differ));
           }
         }
-        if (kCount == Count::masked) m += V * kLanes;
+        if (kMethod == CountMethod::masked) m += V * kLanes;
       }
-      BBG_UNROLL for (int p = 0; p < kPixels; ++p) {
-        BBG_UNROLL for (int v = 0; v < V; ++v) total[p][v] = widened(total[p][v], bytes[p][v]);
+      BBG_FOR(p, kPixels) {
+        BBG_FOR(v, V) total[p][v] = widened(total[p][v], bytes[p][v]);
       }
     }
   }
@@ -100,12 +100,12 @@ struct Counter {
   // total + the sums of each four bytes, or of each two for pairs.
   static BBG_INLINE I widened(I sum, I bytes) {
     const I halves = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
-    if (kPairs) return _mm256_add_epi16(sum, halves);
+    if (kTwoPixels) return _mm256_add_epi16(sum, halves);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(halves, _mm256_set1_epi16(1)));
   }
 
   BBG_INLINE I result(int p, int v, const int32_t* base) const {
-    if (!kPairs) return minus_twice(load(base), total[p][v]);
+    if (!kTwoPixels) return minus_twice(load(base), total[p][v]);
     const I both = total[p / 2][v];
     const I half = p % 2 ? _mm256_srli_epi32(both, 16) : _mm256_and_si256(both, _mm256_set1_epi32(0xffff));
     return minus_twice(load(base), half);
@@ -134,10 +134,10 @@ inline I nibble_row_at(uint32_t byte_offset) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
 
-// Keep a value in its register. Left alone, GCC loads weights once per pixel, which two loads per cycle don't allow, adds
-// results up before it adds them to the counts, which spills, and takes each nibble out of the word anew.
-inline void keep(I& a) { __asm__("" : "+x"(a)); }
-inline void keep(uint32_t& a) { __asm__("" : "+r"(a)); }
+// Keep a value in its register. Left alone, GCC loads weights once per pixel, which two loads per cycle don't allow,
+// adds results up before it adds them to the counts, which spills, and takes each nibble out of the word anew.
+inline void pin(I& a) { __asm__("" : "+x"(a)); }
+inline void pin(uint32_t& a) { __asm__("" : "+r"(a)); }
 
 // Counts, in bytes, of P pixels and V vectors of 32 filters.
 template <int P, int V>
@@ -145,29 +145,30 @@ struct NibbleCounter {
   I bytes[P][V];
 
   BBG_INLINE NibbleCounter() {
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) bytes[p][v] = _mm256_setzero_si256();
+    BBG_FOR(p, P)
+      BBG_FOR(v, V) bytes[p][v] = _mm256_setzero_si256();
   }
 
   BBG_INLINE void run(const uint8_t* at, int64_t column, const int32_t* offsets, const uint8_t* w, int words) {
     for (int j = 0; j < words; ++j, w += 8 * V * 32) {
       const uint8_t* a = at + offsets[j];
       uint32_t even[P], odd[P];  // nibbles times 16, the size of a row
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
+      BBG_FOR(p, P) {
         uint32_t word;
         __builtin_memcpy(&word, a + p * column, sizeof word);
         even[p] = word << 4 & 0xf0f0f0f0u;
         odd[p] = word & 0xf0f0f0f0u;
-        keep(even[p]), keep(odd[p]);
+        pin(even[p]), pin(odd[p]);
       }
-      BBG_UNROLL for (int i = 0; i < 8; ++i) {
+      BBG_FOR(i, 8) {
         I row[P];
-        BBG_UNROLL for (int p = 0; p < P; ++p) row[p] = nibble_row_at((i % 2 ? odd : even)[p] >> i / 2 * 8 & 0xff);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(p, P) row[p] = nibble_row_at((i % 2 ? odd : even)[p] >> i / 2 * 8 & 0xff);
+        BBG_FOR(v, V) {
           I weight = load_words(w + (i * V + v) * 32);
-          if (P > 1) keep(weight);
-          BBG_UNROLL for (int p = 0; p < P; ++p) {
+          if (P > 1) pin(weight);
+          BBG_FOR(p, P) {
             bytes[p][v] = _mm256_add_epi8(bytes[p][v], _mm256_shuffle_epi8(row[p], weight));
-            keep(bytes[p][v]);
+            pin(bytes[p][v]);
           }
         }
       }
@@ -176,8 +177,8 @@ struct NibbleCounter {
 
   // To counts[pixel][filter]: even bytes are the filters 0 to 15 of 32, odd bytes the others.
   BBG_INLINE void store(uint16_t* counts) const {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) {
         I* to = reinterpret_cast<I*>(counts) + (p * V + v) * 2;
         _mm256_store_si256(to, low_bytes(p, v));
         _mm256_store_si256(to + 1, high_bytes(p, v));
@@ -185,8 +186,8 @@ struct NibbleCounter {
     }
   }
   BBG_INLINE void add(uint16_t* counts) const {
-    BBG_UNROLL for (int p = 0; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) {
         I* to = reinterpret_cast<I*>(counts) + (p * V + v) * 2;
         _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), low_bytes(p, v)));
         _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), high_bytes(p, v)));

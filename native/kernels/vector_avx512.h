@@ -16,12 +16,12 @@ inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
-inline F choose(F v, F above, F below) {
+inline F select_by_sign(F v, F above, F below) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ), below, above);
 }
 
-inline uint32_t at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
-inline uint32_t at_least(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
+inline uint32_t ge_mask(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+inline uint32_t ge_mask(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 
 // Numbers from 0 to 255, rounded to the nearest, halves to even.
 constexpr int kByteSize = 1;
@@ -40,22 +40,25 @@ inline I splat_word(const uint8_t* p) {
 }
 
 // Keeps the compiler from computing everything ahead and running out of registers, and from copying sums about.
-inline void keep_order(I& a) { __asm__ volatile("" : "+v"(a)); }
+inline void pin(I& a) { __asm__ volatile("" : "+v"(a)); }
 
-// Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kRestColumn bytes apart.
-// The byte of the first row and column is at `first` and goes to byte `place` of its word.
-inline void words_of_rests(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t below, int rows, int place) {
+// Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kTailColumn bytes
+// apart. The byte of the first row and column is at `first` and goes to byte `place` of its word.
+inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t below,
+                              int rows, int place) {
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const I from = _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101 * int32_t(column)));  // the same in all bytes
   __mmask64 of_row[4];
-  BBG_UNROLL for (int r = 0; r < 4; ++r) of_row[r] = r < rows ? 0x1111111111111111u << (place + r) : 0;
+  BBG_FOR(r, 4) of_row[r] = r < rows ? 0x1111111111111111u << (place + r) : 0;
   for (int64_t x = 0; x < columns; x += kLanes, first += kLanes * column, to += 4 * kLanes) {
     const int64_t size = (columns - x < kLanes ? columns - x - 1 : kLanes - 1) * column + 1;  // nothing is read behind
-    const __mmask64 all = ~__mmask64{0}, low = size < 64 ? all >> (64 - size) : all, high = size > 64 ? all >> (128 - size) : 0;
+    const __mmask64 all = ~__mmask64{0}, low = size < 64 ? all >> (64 - size) : all,
+                    high = size > 64 ? all >> (128 - size) : 0;
     I words = _mm512_setzero_si512();
-    BBG_UNROLL for (int r = 0; r < 4; ++r) {
+    BBG_FOR(r, 4) {
       if (r >= rows) break;
-      const I near = _mm512_maskz_loadu_epi8(low, first + r * below), far = _mm512_maskz_loadu_epi8(high, first + r * below + 64);
+      const I near = _mm512_maskz_loadu_epi8(low, first + r * below),
+              far = _mm512_maskz_loadu_epi8(high, first + r * below + 64);
       words = _mm512_or_si512(words, _mm512_maskz_permutex2var_epi8(of_row[r], near, from, far));
     }
     _mm512_storeu_si512(to, words);
@@ -64,32 +67,33 @@ inline void words_of_rests(uint8_t* to, const uint8_t* first, int64_t column, in
 
 inline I dot(I sum, I bytes, I weights) {
   sum = _mm512_dpbusd_epi32(sum, bytes, weights);
-  keep_order(sum);
+  pin(sum);
   return sum;
 }
 
 // Three operations per word and vector: XOR with the broadcast word, population count, addition.
-template <int P, int V, Count kCount>
+template <int P, int V, CountMethod kMethod>
 struct Counter {
   I count[P][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+    BBG_FOR(p, P)
+      BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+  BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
                       int items) {
-    if (kCount != Count::masked) m = w;
+    if (kMethod != CountMethod::masked) m = w;
     for (int j = 0; j < items; ++j, w += V * kLanes, m += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V], mask[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
-      BBG_UNROLL for (int v = 0; v < V; ++v) mask[v] = load_words(m + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const I word = splat_word(a + p * k.column);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+      BBG_FOR(v, V) weight[v] = load_words(w + v * kLanes);
+      BBG_FOR(v, V) mask[v] = load_words(m + v * kLanes);
+      BBG_FOR(p, P) {
+        const I word = splat_word(a + p * conv.column);
+        BBG_FOR(v, V) {
           I differ = _mm512_xor_si512(word, weight[v]);
-          if (kCount == Count::masked) differ = _mm512_and_si512(differ, mask[v]);
+          if (kMethod == CountMethod::masked) differ = _mm512_and_si512(differ, mask[v]);
           count[p][v] = _mm512_add_epi32(count[p][v], _mm512_popcnt_epi32(differ));
         }
       }
@@ -101,22 +105,23 @@ struct Counter {
 
 // Halves of a lane count for neighbouring outputs.
 template <int P, int V>
-struct Counter<P, V, Count::pairs> {
+struct Counter<P, V, CountMethod::two_pixels> {
   I count[(P + 1) / 2][V];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) BBG_UNROLL for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+    BBG_FOR(p, (P + 1) / 2)
+      BBG_FOR(v, V) count[p][v] = _mm512_setzero_si512();
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
+  BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t*,
                       int items) {
     for (int j = 0; j < items; ++j, w += V * kLanes) {
       const uint8_t* a = at + offsets[j];
       I weight[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) weight[v] = load_words(w + v * kLanes);
-      BBG_UNROLL for (int p = 0; p < (P + 1) / 2; ++p) {
-        const I words = splat_word(a + 2 * p * k.column);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+      BBG_FOR(v, V) weight[v] = load_words(w + v * kLanes);
+      BBG_FOR(p, (P + 1) / 2) {
+        const I words = splat_word(a + 2 * p * conv.column);
+        BBG_FOR(v, V) {
           const I ones = _mm512_popcnt_epi16(_mm512_xor_si512(words, weight[v]));
           count[p][v] = _mm512_add_epi16(count[p][v], ones);
         }
@@ -131,43 +136,43 @@ struct Counter<P, V, Count::pairs> {
   }
 };
 
-// Three words at a time in carry-save form. With x = a ^ w per word, the parity x1 ^ x2 ^ x3 is one XOR of the parity of
-// the three activations with that of the three weights, both known beforehand; the majority is a function of x1, x2 and
-// the parity. Differing bits are those of the parity and twice those of the majority: one instruction doubles and
+// Three words at a time in carry-save form. With x = a ^ w per word, the parity x1 ^ x2 ^ x3 is one XOR of the parity
+// of the three activations with that of the three weights, both known beforehand; the majority is a function of x1, x2
+// and the parity. Differing bits are those of the parity and twice those of the majority: one instruction doubles and
 // subtracts, so that 8 operations take three words to half the accumulator, where counting word by word takes 9 and two
 // at the end. The subtraction could be such an instruction as well, but only two of the four pipes know it.
 template <int P, int V>
-struct Counter<P, V, Count::triples> {
+struct Counter<P, V, CountMethod::carry_save> {
   I half[P][V];
 
   BBG_INLINE Counter(const int32_t* base, const int32_t* border) {
-    BBG_UNROLL for (int v = 0; v < V; ++v) half[0][v] = load(base + (border ? *border : 0) + v * kLanes);
+    BBG_FOR(v, V) half[0][v] = load(base + (border ? *border : 0) + v * kLanes);
     BBG_UNROLL for (int p = 1; p < P; ++p) {
-      BBG_UNROLL for (int v = 0; v < V; ++v) half[p][v] = border ? load(base + border[p] + v * kLanes) : half[0][v];
+      BBG_FOR(v, V) half[p][v] = border ? load(base + border[p] + v * kLanes) : half[0][v];
     }
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* first, const int32_t* offsets, const uint32_t* w, const uint32_t*,
-                      int items) {
-    const int64_t next = k.next, parity = k.parity;
+  BBG_INLINE void run(const Conv& conv, const uint8_t* first, const int32_t* offsets, const uint32_t* w,
+                      const uint32_t*, int items) {
+    const int64_t next = conv.next, parity = conv.parity;
     const I minus_two = _mm512_set1_epi32(0xfffe);  // times the low 16 bits, 0 times the others
     for (int j = 0; j < items; ++j, w += 3 * V * kLanes) {
       const uint8_t* a = first + offsets[j];
       I w1[V], w2[V], w3[V];
-      BBG_UNROLL for (int v = 0; v < V; ++v) {
+      BBG_FOR(v, V) {
         w1[v] = load_words(w + v * kLanes);
         w2[v] = load_words(w + (V + v) * kLanes);
         w3[v] = load_words(w + (2 * V + v) * kLanes);  // the parity
       }
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
-        const uint8_t* at = a + p * k.column;
+      BBG_FOR(p, P) {
+        const uint8_t* at = a + p * conv.column;
         const I a1 = splat_word(at), a2 = splat_word(at + next), a3 = splat_word(at + parity);
-        BBG_UNROLL for (int v = 0; v < V; ++v) {
+        BBG_FOR(v, V) {
           const I x1 = _mm512_xor_si512(a1, w1[v]), x2 = _mm512_xor_si512(a2, w2[v]), x3 = _mm512_xor_si512(a3, w3[v]);
           const I majority = _mm512_ternarylogic_epi32(x1, x2, x3, 0xd4);  // of x1, x2 and x1 ^ x2 ^ x3
           const I sum = _mm512_dpwssd_epi32(half[p][v], _mm512_popcnt_epi32(majority), minus_two);
           half[p][v] = _mm512_sub_epi32(sum, _mm512_popcnt_epi32(x3));
-          keep_order(half[p][v]);
+          pin(half[p][v]);
         }
       }
     }

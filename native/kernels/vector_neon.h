@@ -20,7 +20,7 @@ inline F fma(F x, F y, F z) { return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x
 inline F max(F x, F y) { return {vmaxq_f32(x.a, y.a), vmaxq_f32(x.b, y.b)}; }
 inline F min(F x, F y) { return {vminq_f32(x.a, y.a), vminq_f32(x.b, y.b)}; }
 inline F to_float(I x) { return {vcvtq_f32_s32(x.a), vcvtq_f32_s32(x.b)}; }
-inline F choose(F v, F above, F below) {
+inline F select_by_sign(F v, F above, F below) {
   return {vbslq_f32(vcgezq_f32(v.a), above.a, below.a), vbslq_f32(vcgezq_f32(v.b), above.b, below.b)};
 }
 
@@ -28,22 +28,25 @@ inline uint32_t bits_of(uint32x4_t a, uint32x4_t b) {
   const uint32_t low[4] = {1, 2, 4, 8}, high[4] = {16, 32, 64, 128};
   return vaddvq_u32(vorrq_u32(vandq_u32(a, vld1q_u32(low)), vandq_u32(b, vld1q_u32(high))));
 }
-inline uint32_t at_least(F x, F y) { return bits_of(vcgeq_f32(x.a, y.a), vcgeq_f32(x.b, y.b)); }
-inline uint32_t at_least(I x, I y) { return bits_of(vcgeq_s32(x.a, y.a), vcgeq_s32(x.b, y.b)); }
+inline uint32_t ge_mask(F x, F y) { return bits_of(vcgeq_f32(x.a, y.a), vcgeq_f32(x.b, y.b)); }
+inline uint32_t ge_mask(I x, I y) { return bits_of(vcgeq_s32(x.a, y.a), vcgeq_s32(x.b, y.b)); }
 
 inline I load(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
 inline I minus_twice(I base, I count) {
   return {vsubq_s32(base.a, vshlq_n_s32(count.a, 1)), vsubq_s32(base.b, vshlq_n_s32(count.b, 1))};
 }
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied here.
+// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied
+// here.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
   const uint16x4_t low = vmovn_u32(vcvtnq_u32_f32(v.a)), high = vmovn_u32(vcvtnq_u32_f32(v.b));
   vst1q_u8(p, vreinterpretq_u8_u16(vcombine_u16(low, high)));
 }
 
-inline I load_words(const uint32_t* p) { return {vreinterpretq_s32_u32(vld1q_u32(p)), vreinterpretq_s32_u32(vld1q_u32(p + 4))}; }
+inline I load_words(const uint32_t* p) {
+  return {vreinterpretq_s32_u32(vld1q_u32(p)), vreinterpretq_s32_u32(vld1q_u32(p + 4))};
+}
 inline I splat_word(const uint8_t* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
@@ -57,7 +60,7 @@ inline int32x4_t dot(int32x4_t sum, int32x4_t bytes, int32x4_t weights) {
 inline I dot(I sum, I bytes, I weights) { return {dot(sum.a, bytes.a, weights.a), dot(sum.b, bytes.b, weights.b)}; }
 
 // The count is per byte; bytes take 31 words of 8, so widening is rare.
-template <int P, int V, Count kCount>
+template <int P, int V, CountMethod kMethod>
 struct Counter {
   static constexpr int kMostWords = 31;
   static constexpr int kParts = 2 * V;  // registers of four lanes
@@ -65,31 +68,33 @@ struct Counter {
   uint32x4_t total[P][kParts];
 
   BBG_INLINE Counter(const int32_t*, const int32_t*) {
-    BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < kParts; ++v) total[p][v] = vdupq_n_u32(0);
+    BBG_FOR(p, P)
+      BBG_FOR(v, kParts) total[p][v] = vdupq_n_u32(0);
   }
 
-  BBG_INLINE void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+  BBG_INLINE void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
                       int items) {
     for (int first = 0; first < items; first += kMostWords) {
       const int end = items - first < kMostWords ? items : first + kMostWords;
       uint8x16_t bytes[P][kParts];
-      BBG_UNROLL for (int p = 0; p < P; ++p) BBG_UNROLL for (int v = 0; v < kParts; ++v) bytes[p][v] = vdupq_n_u8(0);
+      BBG_FOR(p, P)
+        BBG_FOR(v, kParts) bytes[p][v] = vdupq_n_u8(0);
       for (int j = first; j < end; ++j, w += 4 * kParts) {
         const uint8_t* a = at + offsets[j];
-        BBG_UNROLL for (int p = 0; p < P; ++p) {
+        BBG_FOR(p, P) {
           uint32_t one;
-          __builtin_memcpy(&one, a + p * k.column, sizeof one);
+          __builtin_memcpy(&one, a + p * conv.column, sizeof one);
           const uint32x4_t word = vdupq_n_u32(one);
-          BBG_UNROLL for (int v = 0; v < kParts; ++v) {
+          BBG_FOR(v, kParts) {
             uint32x4_t differ = veorq_u32(word, vld1q_u32(w + 4 * v));
-            if (kCount == Count::masked) differ = vandq_u32(differ, vld1q_u32(m + 4 * v));
+            if (kMethod == CountMethod::masked) differ = vandq_u32(differ, vld1q_u32(m + 4 * v));
             bytes[p][v] = vaddq_u8(bytes[p][v], vcntq_u8(vreinterpretq_u8_u32(differ)));
           }
         }
-        if (kCount == Count::masked) m += 4 * kParts;
+        if (kMethod == CountMethod::masked) m += 4 * kParts;
       }
-      BBG_UNROLL for (int p = 0; p < P; ++p) {
-        BBG_UNROLL for (int v = 0; v < kParts; ++v) total[p][v] = vpadalq_u16(total[p][v], vpaddlq_u8(bytes[p][v]));
+      BBG_FOR(p, P) {
+        BBG_FOR(v, kParts) total[p][v] = vpadalq_u16(total[p][v], vpaddlq_u8(bytes[p][v]));
       }
     }
   }

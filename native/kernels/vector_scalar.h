@@ -10,7 +10,9 @@ struct I {
   int32_t lane[kLanes];
 };
 
-#define BBG_LANES for (int i = 0; i < kLanes; ++i)
+#define BBG_LANES BBG_FOR(i, kLanes)
+
+// clang-format off
 
 inline F load(const float* p) { F r; BBG_LANES r.lane[i] = p[i]; return r; }
 inline void store(float* p, F v) { BBG_LANES p[i] = v.lane[i]; }
@@ -21,34 +23,41 @@ inline F div(F a, F b) { BBG_LANES a.lane[i] /= b.lane[i]; return a; }
 inline F fma(F a, F b, F c) { BBG_LANES c.lane[i] += a.lane[i] * b.lane[i]; return c; }
 inline F max(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
 inline F min(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
-inline F choose(F v, F above, F below) { BBG_LANES v.lane[i] = v.lane[i] >= 0 ? above.lane[i] : below.lane[i]; return v; }
+inline F select_by_sign(F v, F above, F below) { BBG_LANES v.lane[i] = v.lane[i] >= 0 ? above.lane[i] : below.lane[i]; return v; }
 inline F to_float(I a) { F r; BBG_LANES r.lane[i] = float(a.lane[i]); return r; }
 
-inline uint32_t at_least(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
-inline uint32_t at_least(I a, I b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
+inline uint32_t ge_mask(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
+inline uint32_t ge_mask(I a, I b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }
 
 inline I load(const int32_t* p) { I r; BBG_LANES r.lane[i] = p[i]; return r; }
 inline I minus_twice(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane[i]; return base; }
+// clang-format on
+#undef BBG_LANES
 
 // Numbers from 0 to 255, rounded to the nearest, halves to even: so rounds the addition. They take two bytes each.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
   constexpr float kUnitSpaced = 12582912.0f;  // 1.5 * 2^23: the floats around it are the integers
   uint16_t bytes[kLanes];
-  BBG_LANES bytes[i] = uint16_t((v.lane[i] + kUnitSpaced) - kUnitSpaced);
+  BBG_FOR(i, kLanes) bytes[i] = uint16_t((v.lane[i] + kUnitSpaced) - kUnitSpaced);
   __builtin_memcpy(p, bytes, sizeof bytes);
 }
 
-inline I load_words(const uint32_t* p) { I r; __builtin_memcpy(&r, p, sizeof r); return r; }
+inline I load_words(const uint32_t* p) {
+  I r;
+  __builtin_memcpy(&r, p, sizeof r);
+  return r;
+}
 inline I splat_word(const uint8_t* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
   I r;
-  BBG_LANES r.lane[i] = word;
+  BBG_FOR(i, kLanes) r.lane[i] = word;
   return r;
 }
 inline I dot(I sum, I bytes, I weights) {
-  BBG_LANES sum.lane[i] += int16_t(bytes.lane[i]) * int16_t(weights.lane[i]) + (bytes.lane[i] >> 16) * (weights.lane[i] >> 16);
+  BBG_FOR(i, kLanes)
+    sum.lane[i] += int16_t(bytes.lane[i]) * int16_t(weights.lane[i]) + (bytes.lane[i] >> 16) * (weights.lane[i] >> 16);
   return sum;
 }
 
@@ -59,22 +68,23 @@ inline int32_t ones(uint32_t x) {
 }
 
 // Bits that differ between the words of P pixels and the weights of V vectors.
-template <int P, int V, Count kCount>
+template <int P, int V, CountMethod kMethod>
 struct Counter {
   I count[P][V] = {};
 
   Counter(const int32_t*, const int32_t*) {}
 
-  void run(const Conv& k, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m, int items) {
-    if (kCount != Count::masked) m = w;
+  void run(const Conv& conv, const uint8_t* at, const int32_t* offsets, const uint32_t* w, const uint32_t* m,
+           int items) {
+    if (kMethod != CountMethod::masked) m = w;
     for (int j = 0; j < items; ++j, w += V * kLanes, m += V * kLanes) {
       for (int p = 0; p < P; ++p) {
         uint32_t word;
-        __builtin_memcpy(&word, at + offsets[j] + p * k.column, sizeof word);
+        __builtin_memcpy(&word, at + offsets[j] + p * conv.column, sizeof word);
         for (int v = 0; v < V; ++v) {
-          BBG_LANES {
+          BBG_FOR(i, kLanes) {
             const uint32_t differ = word ^ w[v * kLanes + i];
-            count[p][v].lane[i] += ones(kCount == Count::masked ? differ & m[v * kLanes + i] : differ);
+            count[p][v].lane[i] += ones(kMethod == CountMethod::masked ? differ & m[v * kLanes + i] : differ);
           }
         }
       }
@@ -83,5 +93,3 @@ struct Counter {
 
   I result(int p, int v, const int32_t* base) const { return minus_twice(load(base), count[p][v]); }
 };
-
-#undef BBG_LANES

@@ -30,8 +30,9 @@ class Graph:
         low: float | None,
         high: float | None,
     ) -> None:
-        """`tensors`: weight, threshold, tap_bias, and_mask, and each epilogue row by its name."""
-    def output(self, value: str, flat: bool) -> None: ...
+        """`tensors`: weight, acc_threshold, tap_bias, and_mask, index, and each epilogue parameter by its name."""
+    def output(self, parts: Sequence[tuple[str, str]], shape: Sequence[int]) -> None:
+        """`parts`: a value and the order of its axes each, such as "CHW"; they are joined and reshaped."""
 
 class Engine:
     """A graph lowered for one kernel set (`isa` None: what BBG_ISA says, else the best).

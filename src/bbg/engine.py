@@ -20,7 +20,7 @@ import numpy as np
 import bbg._native as _native
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op
-from bbg.graph.file import Model, read
+from bbg.graph.file import PackedModel, read
 from bbg.graph.kinds import Shape
 from bbg.image import Preprocess
 
@@ -73,13 +73,14 @@ class Engine:
     `threads`: threads used. `kernels`: name of the kernel set, which the environment variable BBG_ISA can force.
     """
 
-    def __init__(self, model: Model, threads: int | None = None) -> None:
+    def __init__(self, model: PackedModel, threads: int | None = None) -> None:
         self.labels = model.labels
         self.preprocess = model.preprocess
         self.input_shape = model.graph.input_shape
         self.threads = _threads(threads)
         self.provenance = dict(model.provenance)
         self._names = [output.name for output in model.graph.outputs]
+        self._structure = model.graph.structure
         self._costs = model.graph.costs()
         scale, bias = ([], []) if model.preprocess is None else _affine(model.preprocess)
         self._takes = {np.dtype(np.float32), np.dtype(np.uint8)}
@@ -103,7 +104,9 @@ class Engine:
             arrays = run(images)
         except ValueError as error:
             raise BbgError(f"{error}; give finite numbers of the network's input shape") from None
-        return arrays[0] if self._names == [""] else dict(zip(self._names, arrays, strict=True))
+        if self._structure == "dict":
+            return dict(zip(self._names, arrays, strict=True))
+        return {"tensor": lambda: arrays[0], "tuple": lambda: tuple(arrays), "list": lambda: arrays}[self._structure]()
 
     def predict(self, image: Any, top: int = 5) -> Any:
         """The `top` classes of an image, best first, as a list of `Prediction`; for a list of images, a list of lists.
@@ -190,14 +193,14 @@ def _build(graph: Graph) -> _native.Graph:
         written = op.real, op.bits, op.bytes
         native.add(op.name, op.kind, op.operands, op.shortcut, *written, op.attributes, _tensors(op), *op.clip)
     for output in graph.outputs:
-        native.output(output.value, output.flat)
+        native.output([(part.value, part.order) for part in output.parts], list(output.shape))
     return native
 
 
 def _tensors(op: Op) -> Mapping[str, np.ndarray]:
-    """The op's tensors with the epilogue taken apart into its rows."""
+    """The op's tensors with the epilogue taken apart into its parameters."""
     tensors = {name: array for name, array in op.tensors.items() if name != "epilogue"}
-    return tensors | {row: op.tensors["epilogue"][i] for i, row in enumerate(op.epilogue)}
+    return tensors | {name: op.tensors["epilogue"][i] for i, name in enumerate(op.epilogue)}
 
 
 def _affine(preprocess: Preprocess) -> tuple[list[float], list[float]]:

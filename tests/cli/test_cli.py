@@ -18,7 +18,7 @@ from support.files import join, model, parts
 import bbg
 from bbg.cli import output as show
 from bbg.engine import load
-from bbg.graph.file import encode, items, write
+from bbg.graph.file import byte_breakdown, encode, write
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_inspect_itemises_every_byte(packed: Path, tmp_path: Path, capsys: Any) 
     assert report["classes"] == 4
     assert {row["note"]: row["value"] for row in report["provenance"]} == model().provenance
     out = capsys.readouterr().out
-    assert all(item.name in out and f"{item.bytes:,}" in out for item in items(model()))
+    assert all(item.name in out and f"{item.bytes:,}" in out for item in byte_breakdown(model()))
 
 
 def test_inspect_cpu_marks_the_set_that_runs(packed: Path, tmp_path: Path, monkeypatch: Any) -> None:

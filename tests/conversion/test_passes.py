@@ -19,7 +19,6 @@ from bbg.conversion.trace import lower_network
 from bbg.graph import (
     Graph,
     Op,
-    Output,
     reference,
 )
 from bbg.layers import Shortcut, Unit
@@ -64,7 +63,7 @@ JOINED: dict[str, tuple[nn.Module, list[str]]] = {
     ),
     "shifts and tap biases take the factor": (
         nn.Sequential(binary(method=SHIFTED), norm(4)),
-        ["pointwise sign -> bits", "binary_conv scale bias shift -> real"],
+        ["pointwise bit_threshold -> bits", "binary_conv scale bias shift -> real"],
     ),
 }
 
@@ -80,7 +79,7 @@ def test_join_epilogues(case: str) -> None:
 
 def fused(*ops: Op) -> Graph:
     """The ops on an input of 4 channels, through all passes; it returns what the last one writes."""
-    before = Graph("x", (4, 3, 3), ops, (Output("", ops[-1].result),))
+    before = Graph("x", (4, 3, 3), ops, ()).with_outputs([ops[-1].result])
     after = fold_graph(before)
     same(before, after)
     return after
@@ -96,8 +95,8 @@ OF_SEVERAL = {
     "concat": Op("first", "concat", ("x", "x", "x"), "first"),
     "select": Op("first", "select", ("x",), "first", None, {"channels": 6}, {"index": np.int32([3, 3, 0, 1, 2, 0])}),
     "multiply": Op("first", "multiply", ("x", "x"), "first"),
-    "tanh": Op("first", "tanh", ("x",), "first"),
-    "gelu": Op("first", "gelu", ("x",), "first"),
+    "tanh": Op("first", "unary", ("x",), "first", None, {"function": "tanh"}),
+    "gelu": Op("first", "unary", ("x",), "first", None, {"function": "gelu"}),
     "layer_norm": Op("first", "layer_norm", ("x",), "first"),
 }
 
@@ -109,7 +108,7 @@ def test_batch_norm_and_sign_join_every_kind(kind: str) -> None:
     channels = {"concat": 12, "select": 6}.get(kind, 4)
     sign = Op("sign", "pointwise", ("norm",), None, "sign")
     after = fused(first, affine("norm", "first", channels), sign)
-    assert listed(after) == [f"{kind} scale bias -> bits"]
+    assert listed(after) == [f"{first.kind} scale bias -> bits"]
     assert after.ops[0].inputs == first.inputs
 
 
@@ -131,23 +130,31 @@ def test_an_addition_joins_every_kind_but_a_concatenation(kind: str, swapped: bo
         assert kinds == ["concat", "concat", "pointwise", "concat"]
     else:
         assert "pointwise" not in kinds[1:]
-        (joined,) = (op for op in after.ops if op.kind == kind)
+        (joined,) = (op for op in after.ops if op.kind == first.kind)
         assert joined.inputs == (*first.inputs, "other")
 
 
 def test_only_pointwise_ops_join() -> None:
     weight = RNG.normal(size=(4, 1, 1, 4)).astype(np.float32)
     conv1 = Op("conv", "conv", ("x",), "conv", None, {"kernel": (1, 1), "channels": 4}, {"weight": weight})
-    after = fused(conv1, Op("product", "multiply", ("conv", "x"), "product"), Op("tanh", "tanh", ("product",), "y"))
-    assert listed(after) == ["conv -> real", "multiply -> real", "tanh -> real"]
+    after = fused(
+        conv1,
+        Op("product", "multiply", ("conv", "x"), "product"),
+        Op("tanh", "unary", ("product",), "y", None, {"function": "tanh"}),
+    )
+    assert listed(after) == ["conv -> real", "multiply -> real", "unary -> real"]
 
 
 def test_a_gate_joins_behind_two_operands() -> None:
     """`tanh(x) * x + (2 x + 1)`: factor and bias become the gate and a bias, all operands stay."""
     half = Op("half", "pointwise", ("x",), "half", None, {}, {"epilogue": RNG.normal(size=(2, 4))}, ("scale", "bias"))
-    ops = (half, Op("t", "tanh", ("x",), "t"), Op("m", "multiply", ("t", "x", "half"), "m"))
+    ops = (
+        half,
+        Op("t", "unary", ("x",), "t", None, {"function": "tanh"}),
+        Op("m", "multiply", ("t", "x", "half"), "m"),
+    )
     after = fused(*ops)
-    assert listed(after) == ["tanh -> real", "multiply + bias gate -> real"]
+    assert listed(after) == ["unary -> real", "multiply + bias gate -> real"]
     assert after.ops[1].inputs == ("t", "x", "x")
 
 
@@ -172,7 +179,7 @@ def test_operands_change_places_with_their_rows() -> None:
         Op("conv", "conv", ("x",), "a", None, {"kernel": (1, 1), "channels": 4}, {"weight": weight}),
         Op("add", "pointwise", ("x", "a"), "y", None, {}, {"epilogue": rows}, ("scale", "gate")),
     )
-    before = Graph("x", (4, 2, 2), ops, (Output("", "y"),))
+    before = Graph("x", (4, 2, 2), ops, ()).with_outputs(["y"])
     after = passes.join_epilogues(before)
     same(before, after)
     assert listed(after) == ["conv + scale gate -> real"]
@@ -226,7 +233,7 @@ def test_join_signs() -> None:
     same(before, after)
     assert sum("-> bits" in line for line in listed(before)) == 3
     assert listed(after)[0] == "conv -> real bits"
-    assert [line for line in listed(after) if line.startswith("pointwise")] == ["pointwise sign -> bits"]
+    assert [line for line in listed(after) if line.startswith("pointwise")] == ["pointwise bit_threshold -> bits"]
 
 
 def test_drop_unread() -> None:

@@ -22,7 +22,7 @@ from bbg.graph import (
     reference,
     unpack_bits,
 )
-from bbg.graph.file import Model
+from bbg.graph.file import PackedModel
 from bbg.layers import Unit
 from cases.random_networks import PLAIN, SHIFTED
 
@@ -82,7 +82,7 @@ def comparison(inputs: int, rows: dict[str, np.ndarray], clip: tuple[float | Non
             clip,
         ),
     )
-    return Graph("x", (inputs, 1, 1), ops, (Output("", "b", True),))
+    return Graph("x", (inputs, 1, 1), ops, (Output.of_flat("", "b", outputs),))
 
 
 def every_sum(graph: Graph) -> np.ndarray:
@@ -100,7 +100,7 @@ def rows_of_all_kinds(count: int) -> dict[str, np.ndarray]:
     bias = (-scale * met).astype(np.float32)
     bias = np.where(RNG.random(count) < 0.5, bias, np.nextafter(bias, RNG.choice([-9, 9], count).astype(np.float32)))
     sign = RNG.choice([0.0, 0.5, -0.25], count).astype(np.float32)
-    return {"scale": scale, "bias": bias.astype(np.float32), "sign": sign}
+    return {"scale": scale, "bias": bias.astype(np.float32), "bit_threshold": sign}
 
 
 @pytest.mark.parametrize("slopes", ["none", "rising", "falling"])
@@ -117,18 +117,18 @@ def test_thresholds_decide_as_the_epilogue_for_every_sum(
     before = comparison(inputs, rows, clip)
     after = passes.to_thresholds(before)
     assert listed(after)[1] == "binary_conv -> bits"
-    assert after.ops[1].tensors["threshold"].dtype == np.int32
+    assert after.ops[1].tensors["acc_threshold"].dtype == np.int32
     after.check()
     x = every_sum(before)
-    engine = Engine(Model(after))
+    engine = Engine(PackedModel(after))
     assert np.array_equal(reference.run(before, x)["b"].ravel(), engine(x).ravel())
     if engine.kernels != "scalar":  # without a fused multiply-add a tie to the last digit may fall the other way
-        assert np.array_equal(Engine(Model(before))(x), engine(x))
+        assert np.array_equal(Engine(PackedModel(before))(x), engine(x))
 
 
 def test_a_bit_that_changes_twice_has_no_threshold() -> None:
     """`|x| >= 2.5` is no step."""
-    rows = {"scale": np.ones(2), "below": -np.ones(2), "sign": np.full(2, 2.5)}
+    rows = {"scale": np.ones(2), "below": -np.ones(2), "bit_threshold": np.full(2, 2.5)}
     before = comparison(8, rows, (None, None))
     assert listed(passes.to_thresholds(before)) == listed(before)
 
@@ -136,7 +136,7 @@ def test_a_bit_that_changes_twice_has_no_threshold() -> None:
 def test_a_convolution_with_a_shortcut_has_no_threshold() -> None:
     network = nn.Sequential(conv(), Unit(4, 4, 3, padding=1), binary())
     graph = fold_graph(unfolded(network))
-    assert not any("threshold" in op.tensors for op in graph.ops)
+    assert not any("acc_threshold" in op.tensors for op in graph.ops)
 
 
 def test_only_bits_travel_without_shortcuts() -> None:

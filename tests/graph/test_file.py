@@ -18,14 +18,14 @@ from support.graphs import several, small
 
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
-from bbg.graph.file import FILE_LIMIT, HEADER_LIMIT, Model, decode, encode, items, read, write
+from bbg.graph.file import FILE_LIMIT, HEADER_LIMIT, PackedModel, byte_breakdown, decode, encode, read, write
 from cases.random_graphs import packed, random_graph
 
 
-def same(a: Model, b: Model) -> bool:
+def same(a: PackedModel, b: PackedModel) -> bool:
     """Equal in every field and every bit."""
 
-    def plain(m: Model) -> Any:
+    def plain(m: PackedModel) -> Any:
         ops = [
             (
                 o.name,
@@ -40,7 +40,7 @@ def same(a: Model, b: Model) -> bool:
             )
             for o in m.graph.ops
         ]
-        graph = (m.graph.input_name, m.graph.input_shape, ops, m.graph.outputs)
+        graph = (m.graph.input_name, m.graph.input_shape, ops, m.graph.outputs, m.graph.structure)
         return graph, m.preprocess, m.labels, m.provenance
 
     return bool(plain(a) == plain(b))
@@ -50,10 +50,11 @@ def test_golden_bytes_pin_the_writer() -> None:
     tensors = {"weight": np.array([[5]], np.uint64), "epilogue": np.array([[0.5]], np.float32)}
     attributes = {"kernel": (1, 1), "channels": 1}
     op = Op("c", "binary_conv", ("b",), "y", None, attributes, tensors, ("scale",), (None, 1.0))
-    graph = Graph("x", (3, 1, 1), (Op("s", "pointwise", ("x",), None, "b"), op), (Output("", "y", True),))
+    graph = Graph("x", (3, 1, 1), (Op("s", "pointwise", ("x",), None, "b"), op), (Output.of_flat("", "y", 1),))
     header = (
         r'{"__metadata__":{"bbg":"{\"version\":1,\"input\":{\"name\":\"x\",\"shape\":[3,1,1]},'
-        r"\"outputs\":[{\"name\":\"\",\"value\":\"y\",\"flat\":true}],"
+        r"\"structure\":\"tensor\","
+        r"\"outputs\":[{\"name\":\"\",\"parts\":[{\"value\":\"y\",\"order\":\"CHW\"}],\"shape\":[1]}],"
         r"\"ops\":[{\"name\":\"s\",\"kind\":\"pointwise\",\"inputs\":[\"x\"],\"bits\":\"b\"},"
         r"{\"name\":\"c\",\"kind\":\"binary_conv\",\"inputs\":[\"b\"],\"real\":\"y\","
         r"\"attributes\":{\"kernel\":[1,1],\"channels\":1},\"epilogue\":[\"scale\"],\"clip\":[null,1.0]}],"
@@ -63,7 +64,7 @@ def test_golden_bytes_pin_the_writer() -> None:
     ).encode()
     header += b" " * (-len(header) % 8)
     golden = struct.pack("<Q", len(header)) + header + struct.pack("<Qf", 5, 0.5)
-    assert encode(Model(graph, labels=("ü",))) == golden
+    assert encode(PackedModel(graph, labels=("ü",))) == golden
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_round_trip_of_ops_of_several_operands() -> None:
-    given = Model(several())
+    given = PackedModel(several())
     data = encode(given)
     assert same(decode(data), given)
     assert b'\\"inputs\\":[\\"p\\",\\"x\\",\\"p\\"]' in data
@@ -91,18 +92,18 @@ def test_round_trip_of_random_graphs(seed: int) -> None:
 
 
 @pytest.mark.parametrize("given", [model(), *(packed(random_graph(seed)) for seed in range(5))])
-def test_the_items_sum_to_the_file(given: Model, tmp_path: Path) -> None:
+def test_the_items_sum_to_the_file(given: PackedModel, tmp_path: Path) -> None:
     size = write(tmp_path / "net.bbg", given)
-    assert sum(item.bytes for item in items(given)) == size
-    assert sum(item.bytes for item in items(read(tmp_path / "net.bbg"))) == size
+    assert sum(item.bytes for item in byte_breakdown(given)) == size
+    assert sum(item.bytes for item in byte_breakdown(read(tmp_path / "net.bbg"))) == size
 
 
 def test_items_tell_bits_from_floats() -> None:
-    sizes = dict(items(model()))
+    sizes = dict(byte_breakdown(model()))
     assert sizes["1-bit weights"] == 8 * (5 + 70 + 40)
     assert sizes["32-bit weights"] == 4 * 135
     assert sizes["epilogue"] == 4 * (10 + 15 + 4)
-    assert sizes["threshold"] == 4 * 70
+    assert sizes["acc_threshold"] == 4 * 70
 
 
 def test_arrays_read_are_read_only() -> None:
@@ -126,6 +127,17 @@ def top(**changes: Any) -> Callable[[dict[str, Any]], None]:
         description.update(changes)
         for key in [k for k, v in changes.items() if v is ...]:
             del description[key]
+
+    return change
+
+
+def outputs(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    """Change the one output, or its one part."""
+
+    def change(description: dict[str, Any]) -> None:
+        (output,) = description["outputs"]
+        output["parts"][0].update({k: v for k, v in changes.items() if k != "shape"})
+        output["shape"] = changes.get("shape", output["shape"])
 
     return change
 
@@ -173,9 +185,13 @@ DESCRIPTION = {
     "a clip of strings": (entry(1, clip=["-1", "1"]), "clip of op 'gated' is '-1'"),
     "a clip of NaN": (entry(1, clip=[float("nan"), 1]), "clip of op 'gated' is nan"),
     "an infinite clip": (entry(1, clip=[None, float("inf")]), "clip of op 'gated' is inf"),
-    "a row that is a number": (entry(1, epilogue=[0, 1, 2]), "an epilogue row of op 'gated' is 0"),
-    "an output that is unknown": (top(outputs=[{"name": "", "value": "v9", "flat": False}]), "which no op writes"),
-    "an output with flat 1": (top(outputs=[{"name": "", "value": "y", "flat": 1}]), "'flat' of an output is 1"),
+    "a parameter that is a number": (entry(1, epilogue=[0, 1, 2]), "an epilogue parameter of op 'gated' is 0"),
+    "an output that is unknown": (outputs(value="v9"), "which no op writes"),
+    "an output in a strange order": (outputs(order="HWCN"), "'HWCN', allowed are the orders of CHW"),
+    "an output whose size is a fraction": (outputs(shape=[4.0]), "a size of output '' is 4.0"),
+    "an output of another size": (outputs(shape=[5]), "product is 4"),
+    "an output whose part has another key": (outputs(flat=True), "unknown key 'flat'"),
+    "an unknown structure": (top(structure="set"), "structure is 'set', allowed are tensor, dict, tuple, list"),
     "no output": (top(outputs=[]), "outputs are named []"),
     "labels that are numbers": (top(labels=[1, 2, 3, 4]), "a label is 1"),
     "too few labels": (top(labels=["a"]), "1 labels for 4 classes"),
@@ -353,17 +369,17 @@ def test_an_existing_file_survives_a_failing_write(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BbgError, match="No space left"):
-        write(path, Model(small()))
+        write(path, PackedModel(small()))
     with pytest.raises(BbgError, match="labels"):
-        write(path, Model(small(), labels=("a",)))
+        write(path, PackedModel(small(), labels=("a",)))
     with pytest.raises(BbgError, match="provenance"):
-        write(path, Model(small(), provenance={"a": [1]}))
+        write(path, PackedModel(small(), provenance={"a": [1]}))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["net.bbg"]
 
 
 def test_every_truncation_is_refused() -> None:
-    data = encode(Model(small()))
+    data = encode(PackedModel(small()))
     for length in range(len(data)):
         with pytest.raises(BbgError):
             decode(data[:length])

@@ -10,7 +10,7 @@ import pytest
 from support.graphs import several, small
 
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op, Output, Value, pack_bits, unpack_bits, words
+from bbg.graph import Graph, Op, Output, Part, Value, pack_bits, unpack_bits, words
 from bbg.graph.kinds import KINDS
 from cases import random_graphs
 
@@ -78,9 +78,9 @@ BAD = {
     "the input written": ("gated", {"real": "x"}, "writes 'x', which is written already"),
     "one name for two values": ("gated", {"bits": "v1"}, "writes 'v1', which is written already"),
     "two ops of one name": ("gated", {"name": "stem"}, "another op has the same name"),
-    "an unknown row": ("stem", {"epilogue": ("scale", "tint")}, "unknown epilogue row 'tint'"),
-    "a shift in a real conv": ("stem", {"epilogue": ("scale", "shift")}, "unknown epilogue row 'shift'"),
-    "a repeated row": ("stem", {"epilogue": ("bias", "bias")}, "repeat"),
+    "an unknown parameter": ("stem", {"epilogue": ("scale", "tint")}, "unknown epilogue parameter 'tint'"),
+    "a shift in a real conv": ("stem", {"epilogue": ("scale", "shift")}, "unknown epilogue parameter 'shift'"),
+    "a repeated parameter": ("stem", {"epilogue": ("bias", "bias")}, "repeat"),
     "a gate without shortcut": ("gated", {"inputs": ("b0",)}, "has a gate but no shortcut"),
     "a falling clip": ("gated", {"clip": (1.0, -1.0)}, "must rise"),
     "a clip beyond float32": ("gated", {"clip": (None, 1e39)}, "not finite in float32"),
@@ -92,10 +92,10 @@ BAD = {
     "a missing tensor": ("gated", {"tensors": {"weight": None}}, "tensor 'weight' is missing"),
     "a missing epilogue": ("gated", {"tensors": {"epilogue": None}}, "tensor 'epilogue' is missing"),
     "an unused tensor": ("stem", {"tensors": {"and_mask": np.zeros(1, np.uint64)}}, "'and_mask' is not used"),
-    "an epilogue without rows": ("stem", {"epilogue": ()}, "tensor 'epilogue' is not used"),
+    "an epilogue without parameters": ("stem", {"epilogue": ()}, "tensor 'epilogue' is not used"),
     "a wrong dtype": ("stem", {"tensors": {"weight": NAN.astype("f8")}}, "float64 [5, 3, 3, 3], it must be float32"),
     "a foreign byte order": ("stem", {"tensors": {"weight": np.zeros((5, 3, 3, 3), ">f4")}}, "must be float32"),
-    "a wrong shape": ("integer", {"tensors": {"threshold": np.zeros((70, 1), "i4")}}, "it must be int32 [70]"),
+    "a wrong shape": ("integer", {"tensors": {"acc_threshold": np.zeros((70, 1), "i4")}}, "it must be int32 [70]"),
     "too few words": ("head", {"tensors": {"weight": np.zeros((4, 9), np.uint64)}}, "it must be uint64 [4, 10]"),
     "a NaN in a weight": ("stem", {"tensors": {"weight": NAN}}, "not finite"),
     "bits behind a row": ("gated", {"tensors": {"weight": np.full((5, 1), 2**45, np.uint64)}}, "behind the last of 45"),
@@ -136,20 +136,41 @@ def test_a_broken_rule_is_refused_by_the_op_that_breaks_it(case: str) -> None:
     assert f"op {changes.get('name', name)!r}" in str(caught.value)
 
 
+def out(name: str) -> Output:
+    return Output.of_flat(name, "y", 4)
+
+
 OUTPUTS = {
-    "none": ((), "outputs are named []"),
-    "two of one name": ((Output("a", "y"), Output("a", "v1")), "outputs are named ['a', 'a']"),
-    "a nameless one among others": ((Output("", "y"), Output("a", "v1")), "outputs are named ['', 'a']"),
-    "the graph's input": ((Output("", "x"),), "which no op writes"),
-    "an unknown value": ((Output("", "v9"),), "which no op writes"),
+    "none": ("tensor", (), "outputs are named []"),
+    "two of one name": ("dict", (out("a"), out("a")), "outputs are named ['a', 'a']"),
+    "a nameless one among others": ("dict", (out(""), out("a")), "outputs are named ['', 'a']"),
+    "a dict without a name": ("dict", (out(""),), "outputs are named ['']"),
+    "an empty list": ("list", (), "outputs are named []"),
+    "a tuple out of order": ("tuple", (out("1"), out("0")), "are named '0', '1' and so on"),
+    "one tensor of two": ("tensor", (out(""), out("a")), "has one output, named ''"),
+    "one tensor with a name": ("tensor", (out("a"),), "has one output, named ''"),
+    "an unknown structure": ("set", (out("a"),), "structure is 'set', allowed are tensor, dict, tuple, list"),
+    "the graph's input": ("tensor", (Output.of_flat("", "x", 108),), "which no op writes"),
+    "an unknown value": ("tensor", (Output.of_flat("", "v9", 1),), "which no op writes"),
+    "no parts": ("tensor", (Output("", (), (4,)),), "has no parts"),
+    "an axis twice": ("tensor", (Output("", (Part("y", "CHH"),), (4,)),), "'CHH', allowed are the orders of CHW"),
+    "an axis left out": ("tensor", (Output("", (Part("y", "CH"),), (4,)),), "'CH', allowed are the orders of CHW"),
+    "another number": (
+        "tensor",
+        (Output("", (Part("y"), Part("y")), (2, 5)),),
+        "product is 8, the numbers of its parts",
+    ),
+    "a size of 0": ("tensor", (Output("", (Part("y"),), (4, 0)),), "the shape [4, 0]"),
+    "no sizes": ("tensor", (Output("", (Part("y"),), ()),), "the shape []"),
+    "seven sizes": ("tensor", (Output("", (Part("y"),), (4, 1, 1, 1, 1, 1, 1)),), "allowed are 1 to 6 sizes"),
 }
 
 
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_outputs_are_named_apart_and_written_by_an_op(case: str) -> None:
-    outputs, message = OUTPUTS[case]
+def test_outputs_are_named_by_their_structure_and_made_of_values_that_ops_write(case: str) -> None:
+    structure, outputs, message = OUTPUTS[case]
     with pytest.raises(BbgError, match=re.escape(message)):
-        dataclasses.replace(small(), outputs=outputs).check()
+        dataclasses.replace(small(), outputs=outputs, structure=structure).check()
 
 
 @pytest.mark.parametrize("shape", [(0, 6, 6), (3, 2**16, 2**16)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bbg.graph import Graph, Op, Output, Value, reference
+from bbg.graph import Graph, Op, Value, reference
 from bbg.graph.kinds import KINDS
 from cases import random_graphs
 
@@ -45,8 +45,9 @@ def torch_accumulator(op: Op, x: torch.Tensor, *others: torch.Tensor) -> torch.T
         return x.index_select(1, torch.from_numpy(op.tensors["index"]))
     if op.kind == "multiply":
         return x * others[0]
-    if op.kind in ("tanh", "sigmoid", "silu", "hardswish", "gelu"):
-        return getattr(torch if op.kind in ("tanh", "sigmoid") else F, op.kind)(x)
+    if op.kind == "unary":
+        function = a["function"]
+        return getattr(torch if hasattr(torch, function) else F, function)(x)
     if op.kind == "layer_norm":
         return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=a["eps"]).movedim(-1, 1)
     return x
@@ -58,9 +59,9 @@ def torch_op(op: Op, inputs: list[torch.Tensor]) -> torch.Tensor:
     acc = torch_accumulator(op, *inputs[: len(op.operands)])
     if op.kind == "max_pool_bits":
         return acc
-    if "threshold" in op.tensors:
-        return torch.where(acc >= torch.from_numpy(op.tensors["threshold"])[:, None, None], 1.0, -1.0)
-    row = {name: torch.from_numpy(op.row(name).astype(np.float64))[:, None, None] for name in op.epilogue}
+    if "acc_threshold" in op.tensors:
+        return torch.where(acc >= torch.from_numpy(op.tensors["acc_threshold"])[:, None, None], 1.0, -1.0)
+    row = {name: torch.from_numpy(op.parameter(name).astype(np.float64))[:, None, None] for name in op.epilogue}
     v = row.get("scale", 1) * acc + row.get("bias", 0)
     a = op.attributes
     if "shift" in row or "tap_bias" in op.tensors:
@@ -81,7 +82,7 @@ def torch_op(op: Op, inputs: list[torch.Tensor]) -> torch.Tensor:
 
 
 def test_every_op_of_random_graphs_matches_torch() -> None:
-    seen = dict.fromkeys([*KINDS, "shortcut", "shift", "tap_bias", "threshold", "hinge", "bytes"], 0)
+    seen = dict.fromkeys([*KINDS, "shortcut", "shift", "tap_bias", "acc_threshold", "hinge", "bytes"], 0)
     for seed in range(350):
         graph = random_graphs.random_graph(seed)
         x, _ = random_graphs.random_input(graph, 2, np.random.default_rng(seed))
@@ -92,8 +93,10 @@ def test_every_op_of_random_graphs_matches_torch() -> None:
                 real = values[op.real]
                 assert np.abs(real - expected).max() <= 1e-6 * max(1, np.abs(expected).max()), (seed, op.name)
             if op.bits is not None:
-                exact = op.real is None and (op.kind == "max_pool_bits" or "threshold" in op.tensors)
-                sign = 0 if exact or "sign" not in op.epilogue else op.row("sign")[:, None, None]
+                exact = op.real is None and (op.kind == "max_pool_bits" or "acc_threshold" in op.tensors)
+                sign = (
+                    0 if exact or "bit_threshold" not in op.epilogue else op.parameter("bit_threshold")[:, None, None]
+                )
                 sure = np.abs(expected - sign) > 1e-6 * np.abs(expected).max()
                 assert np.array_equal(values[op.bits][sure], np.where(expected >= sign, 1, -1)[sure]), (seed, op.name)
             if op.bytes is not None:
@@ -102,7 +105,7 @@ def test_every_op_of_random_graphs_matches_torch() -> None:
                 assert np.array_equal(values[op.bytes][sure], byte.clip(0, 255).round()[sure]), (seed, op.name)
             seen["bytes"] += op.bytes is not None
             seen[op.kind] += 1
-            for name in ("shift", "tap_bias", "threshold"):
+            for name in ("shift", "tap_bias", "acc_threshold"):
                 seen[name] += name in op.epilogue or name in op.tensors
             seen["shortcut"] += op.shortcut is not None
             seen["hinge"] += "below" in op.epilogue
@@ -116,7 +119,7 @@ def test_a_zero_is_plus_one_and_a_padded_tap_adds_nothing() -> None:
         Op("sign", "pointwise", ("x",), None, "b"),
         Op("conv", "binary_conv", ("b",), "y", "s", attributes, {"weight": weight}),
     )
-    graph = Graph("x", (1, 1, 1), ops, (Output("", "y"),))
+    graph = Graph("x", (1, 1, 1), ops, ()).with_outputs(["y"])
     graph.check()
     values = reference.run(graph, np.full((1, 1, 1, 1), -0.0, np.float32))
     assert values["b"].item() == 1

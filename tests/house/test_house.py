@@ -6,7 +6,6 @@ import ast
 import graphlib
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest

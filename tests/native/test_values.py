@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from support.kernel_runs import check, run
 
-from bbg.graph import Graph, Op, Output, reference
+from bbg.graph import Graph, Op, reference
+from bbg.graph.kinds import ATTRIBUTES
 from cases.convolutions import CHANNELS, CONCATS, MAPS, Case, Pair, conv_graph
 
 REPEATS = [(i, o) for i in (1, 3, 8, 16, 24, 40, 48) for o in (16, 48, 49, 96, 144) if i <= o]
-CURVES = ("tanh", "sigmoid", "silu", "hardswish", "gelu")
+FUNCTIONS = ATTRIBUTES["function"].words
 
 
 def between(kind: str, sources: list[int], size: Pair, rng: np.random.Generator, **more: object) -> Graph:
@@ -31,17 +32,17 @@ def between(kind: str, sources: list[int], size: Pair, rng: np.random.Generator,
     ]
     op = Op("y", kind, tuple(op.name for op in ops), "y", "b", bytes="u", **more)
     channels = Graph("x", (2, *size), (*ops, op), ()).shapes(*size)["y"].channels
-    rows = ("scale", "bias", "above", "below", "offset", "sign", "byte_scale", "byte_bias")
+    parameters = ("scale", "bias", "above", "below", "offset", "bit_threshold", "byte_scale", "byte_bias")
     if kind != "concat":
         weight = rng.standard_normal((channels, 1, 1, 2)).astype(np.float32)
         ops.append(Op("s", "conv", ("x",), "s", None, {"kernel": (1, 1), "channels": channels}, {"weight": weight}))
-        rows += ("gate",)
-    epilogue = rng.standard_normal((len(rows), channels)).astype(np.float32)
-    epilogue[rows.index("byte_bias")] += 100
+        parameters += ("gate",)
+    epilogue = rng.standard_normal((len(parameters), channels)).astype(np.float32)
+    epilogue[parameters.index("byte_bias")] += 100
     tensors = {**op.tensors, "epilogue": epilogue}
     inputs = op.inputs if kind == "concat" else (*op.inputs, "s")
-    op = replace(op, inputs=inputs, tensors=tensors, epilogue=rows, clip=(-3.0, 4.0))
-    return Graph("x", (2, *size), (*ops, op), tuple(Output(name, name) for name in op.written))
+    op = replace(op, inputs=inputs, tensors=tensors, epilogue=parameters, clip=(-3.0, 4.0))
+    return Graph("x", (2, *size), (*ops, op), ()).with_outputs(op.written)
 
 
 def images_of(size: Pair, rng: np.random.Generator) -> np.ndarray:
@@ -55,7 +56,7 @@ def test_concat(parts: tuple[int, ...], size: Pair, isa: str) -> None:
     check(between("concat", list(parts), size, rng), images_of(size, rng), isa)
     plain = replace(between("concat", list(parts), size, rng).ops[-1], epilogue=(), clip=(None, None), tensors={})
     graph = between("concat", list(parts), size, rng)
-    exact = replace(graph, ops=(*graph.ops[:-1], plain), outputs=tuple(Output(v, v) for v in ("y", "b", *plain.inputs)))
+    exact = replace(graph, ops=(*graph.ops[:-1], plain)).with_outputs(["y", "b", *dict.fromkeys(plain.inputs)])
     got = run(exact, images_of(size, rng), 2, isa)
     joined = np.concatenate([got[name] for name in plain.inputs], axis=1)
     np.testing.assert_array_equal(got["y"], joined)
@@ -76,10 +77,12 @@ def test_select(inputs: int, outputs: int, size: Pair, isa: str) -> None:
 
 @pytest.mark.parametrize("size", MAPS, ids=str)
 @pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("kind", [*CURVES, "layer_norm", "multiply", "multiply by one number per channel"])
+@pytest.mark.parametrize("kind", [*FUNCTIONS, "layer_norm", "multiply", "multiply by one number per channel"])
 def test_values(kind: str, channels: int, size: Pair, isa: str) -> None:
     rng = np.random.default_rng(10)
-    graph = between(kind.split()[0], [channels] * (2 if "multiply" in kind else 1), size, rng)
+    more: dict[str, object] = {"attributes": {"function": kind}} if kind in FUNCTIONS else {}
+    kind_name = "unary" if kind in FUNCTIONS else kind.split()[0]
+    graph = between(kind_name, [channels] * (2 if "multiply" in kind else 1), size, rng, **more)
     if "one number" in kind:
         mean = Op("mean", "adaptive_avg_pool", ("v1",), "m", None, {"size": (1, 1)})
         last = graph.ops[-1]
@@ -88,16 +91,17 @@ def test_values(kind: str, channels: int, size: Pair, isa: str) -> None:
     check(graph, images_of(size, rng), isa)
 
 
-@pytest.mark.parametrize("kind", CURVES)
-def test_curves_everywhere(kind: str, isa: str) -> None:
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_everywhere(function: str, isa: str) -> None:
     """For numbers of any size within 5e-7, of their size where that is beyond 1; tanh is odd to the bit."""
     x = np.concatenate([np.linspace(0, 12, 60_000), 10.0 ** np.linspace(-44, 37, 4_000)]).astype(np.float32)
     x = np.concatenate([x, -x]).reshape(1, 1, 256, -1)
-    graph = Graph("x", x.shape[1:], (Op("y", kind, ("x",), "y"),), (Output("y", "y"),))
+    op = Op("y", "unary", ("x",), "y", None, {"function": function})
+    graph = Graph("x", x.shape[1:], (op,), ()).with_outputs("y")
     got = run(graph, x, 1, isa)["y"]
     error = np.abs(got.astype(np.float64) - reference.run(graph, x)["y"])
-    assert (error <= 5e-7 * (1 if kind in ("tanh", "sigmoid") else np.maximum(1, np.abs(x)))).all()
-    if kind == "tanh":
+    assert (error <= 5e-7 * (1 if function in ("tanh", "sigmoid") else np.maximum(1, np.abs(x)))).all()
+    if function == "tanh":
         assert np.abs(got).max() == 1
         half = got.size // 2
         np.testing.assert_array_equal(got.ravel()[:half], -got.ravel()[half:])
@@ -110,7 +114,7 @@ def test_layer_norm_of_equal_numbers_and_far_from_zero(isa: str) -> None:
     x[:, :, 1] = 1000 + rng.standard_normal((1, 33, 3)).astype(np.float32)
     x[:, :, 2] = -7.3e8
     for eps in (1e-5, 1e-12):
-        graph = Graph("x", x.shape[1:], (Op("y", "layer_norm", ("x",), "y", None, {"eps": eps}),), (Output("y", "y"),))
+        graph = Graph("x", x.shape[1:], (Op("y", "layer_norm", ("x",), "y", None, {"eps": eps}),), ()).with_outputs("y")
         check(graph, x, isa)
         assert np.abs(run(graph, x, 1, isa)["y"][:, :, ::2]).max() == 0
 
@@ -130,10 +134,10 @@ def test_every_operand_keeps_its_memory_until_it_is_read(isa: str) -> None:
         Op("sum", "pointwise", ("c", "l"), "d"),
         Op("square", "multiply", ("v4", "v4", "v4"), "e"),
         Op("both", "multiply", ("e", "v1", "v1"), "f"),
-        Op("self", "tanh", ("f", "f"), "g"),
+        Op("self", "unary", ("f", "f"), "g", None, {"function": "tanh"}),
         Op("end", "concat", ("d", "g", "r"), "h"),
     ]
-    graph = Graph("x", (16, 5, 6), tuple(ops), (Output("h", "h"),))
+    graph = Graph("x", (16, 5, 6), tuple(ops), ()).with_outputs("h")
     check(graph, rng.standard_normal((18, 16, 5, 6)).astype(np.float32), isa)
 
 
@@ -153,7 +157,7 @@ def test_shortcuts_of_repeated_channels(inputs: int, outputs: int, isa: str) -> 
         Op("three", "pointwise", ("b", "s"), "c"),
     )
     conv = conv_graph("conv", Case(inputs, outputs, (5, 6)), rng).ops[0]
-    graph = Graph("x", (inputs, 5, 6), (conv, *ops), tuple(Output(v, v) for v in "ct"))
+    graph = Graph("x", (inputs, 5, 6), (conv, *ops), ()).with_outputs("ct")
     check(graph, rng.standard_normal((3, inputs, 5, 6)).astype(np.float32), isa)
 
 
@@ -166,5 +170,5 @@ def test_repeated_channels_become_bytes(isa: str) -> None:
         Op("both", "match_channels", ("v",), "r", None, {"channels": 32}, bytes="w"),
         Op("sum", "pointwise", ("r", "r"), "s"),
     )
-    graph = Graph("x", (16, 3, 3), ops, tuple(Output(v, v) for v in ("u", "w", "s")))
+    graph = Graph("x", (16, 3, 3), ops, ()).with_outputs("uws")
     check(graph, 9 * rng.standard_normal((2, 16, 3, 3)).astype(np.float32), isa)

@@ -6,15 +6,17 @@ import json
 import struct
 from typing import Any
 
-from bbg.graph.file import Model
+from bbg.graph.file import PackedModel
 from bbg.image import Preprocess
 from support.graphs import small
 
 PREPROCESS = Preprocess((6, 6), mean=(0.5, 0.25, 0.125), std=(1.0, 2.0, 0.5))
 
 
-def model() -> Model:
-    return Model(small(), PREPROCESS, ("ant", "bee", "cat", "🐕"), {"epochs": 3, "accuracy": 0.5, "data": "digits"})
+def model() -> PackedModel:
+    return PackedModel(
+        small(), PREPROCESS, ("ant", "bee", "cat", "🐕"), {"epochs": 3, "accuracy": 0.5, "data": "digits"}
+    )
 
 
 def parts(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:

@@ -32,7 +32,7 @@ import numpy as np
 from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import reference
-from bbg.graph.file import Model, decode, encode
+from bbg.graph.file import PackedModel, decode, encode
 from bbg.image import Preprocess
 from cases import random_graphs
 from support.graphs import small
@@ -47,7 +47,7 @@ OTHERS = (None, True, False, "", "x", [], {}, [1, 1], "conv", "byte_conv", "bina
 def originals() -> list[bytes]:
     """Sound files that cover every kind of op; one has preprocessing and labels."""
     preprocess = Preprocess(6, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    models = [Model(small(), preprocess, ("a", "b", "c", "d"), {"epochs": 3})]
+    models = [PackedModel(small(), preprocess, ("a", "b", "c", "d"), {"epochs": 3})]
     graphs = [random_graphs.random_graph(seed, ops=4, size=7) for seed in range(24)]
     # Wider and larger: full blocks of lanes and pixels beside the odd ends.
     graphs += [random_graphs.random_graph(seed, ops=4, channels=(16, 32, 64, 130), size=20) for seed in range(8)]
@@ -157,10 +157,9 @@ def judge(data: bytes, rng: np.random.Generator) -> str:
         return "overflow"
     if margin < BITS:
         return "near tie"
-    for output in model.graph.outputs:
-        right = expected[output.value].astype(np.float32)
-        right = right.reshape(len(x), -1) if output.flat else right
-        answer = answers[output.name] if isinstance(answers, dict) else answers
+    given = [answers] if isinstance(answers, np.ndarray) else answers
+    given = list(given.values()) if isinstance(given, dict) else given
+    for answer, (output, right) in zip(given, reference.outputs(model.graph, expected).items(), strict=True):
         assert answer.shape == right.shape, (output, answer.shape, right.shape)
         scale = max(1e-30, float(np.abs(right).max()))
         assert math.isclose(float(np.abs(answer - right).max()) / scale, 0, abs_tol=TOLERANCE), (output, answer, right)

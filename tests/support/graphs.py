@@ -50,7 +50,7 @@ def small() -> Graph:
                 None,
                 "b2",
                 {**three, "channels": 70},
-                {"weight": bits(70, 45), "threshold": np.arange(70, dtype=np.int32) - 35},
+                {"weight": bits(70, 45), "acc_threshold": np.arange(70, dtype=np.int32) - 35},
             ),
             Op(
                 "pool",
@@ -72,7 +72,7 @@ def small() -> Graph:
                 ("bias",),
             ),
         ),
-        (Output("", "y", True),),
+        (Output.of_flat("", "y", 4),),
     )
 
 
@@ -88,9 +88,9 @@ def several() -> Graph:
             Op("whole", "multiply", ("x", "p"), "w"),
             Op("joined", "concat", ("p", "x", "p"), "j", "jb"),
             Op("chosen", "select", ("j",), "s", None, {"channels": 4}, {"index": index}),
-            Op("curve", "tanh", ("s",), "t"),
+            Op("curve", "unary", ("s",), "t", None, {"function": "tanh"}),
             Op("normal", "layer_norm", ("t", "s"), "n"),
-            Op("other", "gelu", ("n",), "y"),
+            Op("other", "unary", ("n",), "y", None, {"function": "gelu"}),
         ),
-        (Output("", "y"),),
+        (Output.of_map("", "y", (4, 6, 6)),),
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from bbg.engine import Engine, kernel_sets
-from bbg.graph import Graph, Output, reference
+from bbg.graph import Graph, reference
 from cases import random_graphs
 from cases.convolutions import Case
 
@@ -29,8 +27,7 @@ def batch(case: Case, images: int, rng: np.random.Generator) -> np.ndarray:
 
 def check(graph: Graph, x: np.ndarray, isa: str, tolerance: float = 1e-5) -> None:
     """Each op on what the engine gave it, against the oracle, but for near-ties; and the same on any team."""
-    outputs = tuple(Output(name, name) for op in graph.ops for name in op.written)
-    got = run(replace(graph, outputs=outputs), x, 1, isa)
+    got = run(graph.with_outputs(name for op in graph.ops for name in op.written), x, 1, isa)
     shapes = graph.shapes(*x.shape[2:])
     values = {graph.input_name: x} | got
     for op in graph.ops:
@@ -41,12 +38,12 @@ def check(graph: Graph, x: np.ndarray, isa: str, tolerance: float = 1e-5) -> Non
                 largest = max(1.0, float(np.abs(want).max()))
                 np.testing.assert_allclose(got[name], want, rtol=0, atol=tolerance * largest, err_msg=op.name)
             elif name == op.bits:
-                sign = reference.along(op.row("sign")) if "sign" in op.epilogue else 0
+                sign = reference.along(op.parameter("bit_threshold")) if "bit_threshold" in op.epilogue else 0
                 sure = np.abs(real - sign) > tolerance * np.abs(real).max()
                 np.testing.assert_array_equal(got[name][sure], want[sure], err_msg=op.name)
             else:
                 np.testing.assert_allclose(got[name], want, rtol=0, atol=1, err_msg=op.name)
     for threads in THREADS:
         few = run(graph, x, threads, isa)
-        for output in graph.outputs:
-            np.testing.assert_array_equal(few[output.name], got[output.value])
+        for name, array in reference.outputs(graph, got).items():
+            np.testing.assert_array_equal(few[name], array)

@@ -145,7 +145,7 @@ def inspect(
 
         show({"kernel_sets": [s._asdict() for s in kernel_sets()]}, json)
         return
-    from bbg.graph.file import items, read
+    from bbg.graph.file import byte_breakdown, read
 
     path = find(model)
     packed = read(path)
@@ -164,7 +164,7 @@ def inspect(
     show(
         {
             "layers": layers,
-            "bytes": [item._asdict() for item in items(packed)],
+            "bytes": [item._asdict() for item in byte_breakdown(packed)],
             "file": str(path),
             "file_bytes": path.stat().st_size,
             "input": packed.graph.input_shape,

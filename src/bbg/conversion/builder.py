@@ -54,6 +54,7 @@ class Builder:
         kind: str,
         inputs: tuple[TracedTensor, ...],
         function: Callable[..., Tensor],
+        /,
         *,
         suffix: str = "",
         parameters: Parameters | None = None,

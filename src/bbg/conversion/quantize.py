@@ -186,7 +186,7 @@ def _with_rounded_weights(op: Op, quant: QuantParams, of_pixels: bool) -> Callab
     """The convolution with rounded weights in torch, of bytes, or of normalised images that are rounded first."""
     _, _, weight = _rounded(op, quant)
     weights = torch.from_numpy(weight).permute(0, 3, 1, 2)
-    vector = op.row("bias")
+    vector = op.parameter("bias")
     bias = None if vector is None else torch.from_numpy(vector.astype(np.float64))
     a = op.attributes
 

@@ -13,7 +13,7 @@ the layer differ from torch's own: behind a sign hardly any.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from bbg.conversion.builder import INPUT, Lowered
 from bbg.conversion.oracle import run_free, run_where_different
 from bbg.engine import Engine
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op, Output
+from bbg.graph import Graph, Op, reference
 from bbg.graph.file import PackedModel
 
 TOLERANCE = 1e-5
@@ -89,7 +89,7 @@ def verify(lowered: Lowered, packed: PackedModel, images: Tensor, checked: int) 
     """
     graph = packed.graph
     engine = Engine(packed)
-    observed = Engine(replace(packed, graph=with_outputs(graph, [name for op in graph.ops for name in op.written])))
+    observed = Engine(replace(packed, graph=graph.with_outputs([name for op in graph.ops for name in op.written])))
     checks: dict[str, LayerCheck] = {}
     compared, given = Comparison(), []
     for start, batch in batches(graph, images):
@@ -148,13 +148,14 @@ def compare_layers(
 
 def _reach(op: Op, values: Mapping[str, Tensor]) -> float:
     """How large values of the op could be on these inputs, where it is a curve: far out its numbers are nearly 0."""
-    if op.kind in ("tanh", "sigmoid"):
+    function = op.attributes.get("function")
+    if function in ("tanh", "sigmoid"):
         reach = 1.0
-    elif op.kind in ("silu", "hardswish", "gelu"):
+    elif function in ("silu", "hardswish", "gelu"):
         reach = float(values[op.inputs[0]].abs().max())
     else:
         return float(np.finfo(np.float32).tiny)
-    scale = op.row("scale")
+    scale = op.parameter("scale")
     return reach if scale is None else reach * float(np.abs(scale).max())
 
 
@@ -167,12 +168,6 @@ def diverged(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor], free:
             distance = torch_op.divergence(values[name], free[torch_op.inputs[0].name])
             first = torch.where(first > 0, first, distance.flatten(1).amax(1))
     return [float(distance) for distance in first if distance > 0]
-
-
-def with_outputs(graph: Graph, names: Iterable[str]) -> Graph:
-    """The graph that returns the values `names`, each under its name."""
-    outputs = tuple(Output.of_map(name, name, graph.values[name].shape) for name in names)
-    return replace(graph, outputs=outputs, structure="dict")
 
 
 def batches(graph: Graph, images: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -191,14 +186,7 @@ def named(graph: Graph, outputs: object) -> dict[str, np.ndarray]:
 
 def outputs_of(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """The outputs of the graph by name, put together from its values."""
-
-    def numbers(value: str, order: str) -> Tensor:
-        return values[value].permute(0, *(1 + "CHW".index(axis) for axis in order)).flatten(1)
-
-    return {
-        o.name: torch.cat([numbers(p.value, p.order) for p in o.parts], 1).reshape(-1, *o.shape).numpy()
-        for o in graph.outputs
-    }
+    return reference.outputs(graph, {name: value.numpy() for name, value in values.items()})
 
 
 def _first(values: Mapping[str, Tensor], some: slice) -> dict[str, Tensor]:

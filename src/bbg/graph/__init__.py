@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from bbg.graph.bits import pack_bits, unpack_bits, words
-from bbg.graph.graph import Cost, Graph, Op, Output, Value
+from bbg.graph.graph import Cost, Graph, Op, Output, Part, Structure, Value
 
-__all__ = ["Cost", "Graph", "Op", "Output", "Value", "pack_bits", "unpack_bits", "words"]
+__all__ = ["Cost", "Graph", "Op", "Output", "Part", "Structure", "Value", "pack_bits", "unpack_bits", "words"]

@@ -1,6 +1,6 @@
 """The packed file: one safetensors file that holds a network's meaning and nothing executable (docs/format.md).
 
-    write(path, Model(graph, preprocess, labels, provenance))    ->    read(path) == the same model
+    write(path, PackedModel(graph, preprocess, labels, provenance))    ->    read(path) == the same model
 
 Files come from strangers: `read` believes nothing, and any damage is a BbgError.
 """
@@ -8,20 +8,21 @@ Files come from strangers: `read` believes nothing, and any damage is a BbgError
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import safetensors
 from safetensors.numpy import save
 
 from bbg.errors import BbgError
-from bbg.graph.graph import WEIGHT_BITS, Graph, Op, Output
+from bbg.graph.graph import STRUCTURES, WEIGHT_BITS, Graph, Op, Output, Part, Structure
 from bbg.graph.kinds import ATTRIBUTES
 from bbg.image import Preprocess
 
@@ -35,12 +36,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "I8": np.dtype("i1"),
 }
-_TENSORS = ("weight", "epilogue", "threshold", "tap_bias", "and_mask", "index")
+_TENSORS = ("weight", "epilogue", "acc_threshold", "tap_bias", "and_mask", "index")
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class PackedModel:
     """A network with what is needed to use it: preprocessing, class names, and notes on where it came from."""
 
     graph: Graph
@@ -50,7 +51,7 @@ class Model:
 
     def check(self) -> None:
         """Raise BbgError unless the graph obeys the format, and preprocessing and labels fit it."""
-        values = self.graph.check()
+        self.graph.check()
         channels, *size = self.graph.input_shape
         if self.preprocess is not None:
             have = [len(self.preprocess.mean), *self.preprocess.size]
@@ -58,9 +59,8 @@ class Model:
                 raise BbgError(f"preprocess yields an image {have}, the graph's input is {[channels, *size]}")
         elif self.graph.input_type == "bytes":
             raise BbgError("the graph's input is bytes, whose numbers only a preprocess tells; give one")
-        output = self.graph.outputs[0]
-        classes = values[output.value].numbers
-        if self.labels is not None and output.name == "" and len(self.labels) != classes:
+        classes = math.prod(self.graph.outputs[0].shape)
+        if self.labels is not None and self.graph.structure == "tensor" and len(self.labels) != classes:
             raise BbgError(f"{len(self.labels)} labels for {classes} classes; give one per class, or none")
 
 
@@ -71,7 +71,7 @@ class Item(NamedTuple):
     bytes: int
 
 
-def write(path: str | os.PathLike[str], model: Model) -> int:
+def write(path: str | os.PathLike[str], model: PackedModel) -> int:
     """Write `model` to `path` and return the file's size in bytes.
 
     The file appears whole or not at all, and an older one stays until then. Raises BbgError for a model that breaks the
@@ -86,7 +86,7 @@ def write(path: str | os.PathLike[str], model: Model) -> int:
     return len(data)
 
 
-def read(path: str | os.PathLike[str]) -> Model:
+def read(path: str | os.PathLike[str]) -> PackedModel:
     """The model in the packed file `path`; its arrays are read-only. BbgError for anything but a sound packed file."""
     try:
         with open(path, "rb") as file:
@@ -103,7 +103,7 @@ def read(path: str | os.PathLike[str]) -> Model:
         raise BbgError(f"{path}: {error}") from error
 
 
-def items(model: Model) -> list[Item]:
+def byte_breakdown(model: PackedModel) -> list[Item]:
     """What the bytes of the packed file are spent on; the sum is the size of the file that `write` writes."""
     data = encode(model)
     sizes: dict[str, int] = {}
@@ -118,21 +118,21 @@ def items(model: Model) -> list[Item]:
     return [Item(name, size) for name, size in sizes.items()]
 
 
-def encode(model: Model) -> bytes:
+def encode(model: PackedModel) -> bytes:
     """The bytes of the packed file; BbgError where the model breaks the format."""
     model.check()
     tensors = {f"{op.name}.{name}": array for op in model.graph.ops for name, array in op.tensors.items()}
     return save(tensors, {"bbg": _describe(model)})
 
 
-def decode(data: bytes) -> Model:
+def decode(data: bytes) -> PackedModel:
     """The model in the bytes of a packed file; BbgError for any damage."""
     description = _description(data)
     tensors = _tensors(data)
     version = _number(description.get("version"), "version", whole=True)
     if not 1 <= version <= VERSION:
         raise BbgError(f"format version {version}; this bbg reads 1 to {VERSION}: update it or convert the model anew")
-    top = ("version", "input", "outputs", "ops", "preprocess", "labels", "provenance")
+    top = ("version", "input", "structure", "outputs", "ops", "preprocess", "labels", "provenance")
     _object(description, "the description", top)
     source = _object(description["input"], "input", ("name", "shape"), ("type",))
     input_type = source.get("type", "real")
@@ -144,8 +144,15 @@ def decode(data: bytes) -> Model:
     ops = tuple(_op(entry, f"op {i}", tensors) for i, entry in enumerate(_list(description["ops"], "ops")))
     outputs = tuple(_output(entry) for entry in _list(description["outputs"], "outputs"))
     labels = description["labels"]
-    model = Model(
-        Graph(_text(source["name"], "the input's name"), (shape[0], shape[1], shape[2]), ops, outputs, input_type),
+    model = PackedModel(
+        Graph(
+            _text(source["name"], "the input's name"),
+            (shape[0], shape[1], shape[2]),
+            ops,
+            outputs,
+            input_type,
+            _structure(description["structure"]),
+        ),
         None if description["preprocess"] is None else Preprocess.from_json(description["preprocess"]),
         None if labels is None else tuple(_text(label, "a label") for label in _list(labels, "labels")),
         _provenance(description["provenance"]),
@@ -169,13 +176,14 @@ def _replace(target: Path, data: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _describe(model: Model) -> str:
+def _describe(model: PackedModel) -> str:
     """The JSON string of the metadata; what equals its default is left out."""
     graph = model.graph
     description = {
         "version": VERSION,
         "input": {"name": graph.input_name, "shape": list(graph.input_shape), **_input_type(graph)},
-        "outputs": [{"name": o.name, "value": o.value, "flat": o.flat} for o in graph.outputs],
+        "structure": graph.structure,
+        "outputs": [_output_entry(output) for output in graph.outputs],
         "ops": [_entry(op) for op in graph.ops],
         "preprocess": None if model.preprocess is None else model.preprocess.to_json(),
         "labels": None if model.labels is None else list(model.labels),
@@ -185,6 +193,11 @@ def _describe(model: Model) -> str:
         return json.dumps(description, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BbgError(f"the model's description is no JSON ({error}); provenance holds strings and numbers") from error
+
+
+def _output_entry(output: Output) -> dict[str, Any]:
+    parts = [{"value": part.value, "order": part.order} for part in output.parts]
+    return {"name": output.name, "parts": parts, "shape": list(output.shape)}
 
 
 def _input_type(graph: Graph) -> dict[str, str]:
@@ -249,16 +262,27 @@ def _op(entry: Any, where: str, tensors: dict[str, np.ndarray]) -> Op:
         bytes=None if entry.get("bytes") is None else _text(entry["bytes"], f"'bytes' of {where}"),
         attributes=_object(entry.get("attributes", {}), f"attributes of {where}"),
         tensors={key: tensors.pop(f"{name}.{key}") for key in _TENSORS if f"{name}.{key}" in tensors},
-        epilogue=_names(entry.get("epilogue", []), f"an epilogue row of {where}"),
+        epilogue=_names(entry.get("epilogue", []), f"an epilogue parameter of {where}"),
         clip=(clip[0], clip[1]),
     )
 
 
+def _structure(value: Any) -> Structure:
+    if value not in STRUCTURES:
+        raise BbgError(f"the outputs' structure is {_shown(value)}, allowed are {', '.join(STRUCTURES)}")
+    return cast(Structure, value)
+
+
 def _output(entry: Any) -> Output:
-    _object(entry, "an output", ("name", "value", "flat"))
-    if not isinstance(entry["flat"], bool):
-        raise BbgError(f"'flat' of an output is {entry['flat']!r}, allowed is true or false")
-    return Output(_string(entry["name"], "the name of an output"), _text(entry["value"], "an output"), entry["flat"])
+    _object(entry, "an output", ("name", "parts", "shape"))
+    name = _string(entry["name"], "the name of an output")
+    what = f"output {name!r}"
+    parts = []
+    for part in _list(entry["parts"], f"'parts' of {what}"):
+        _object(part, f"a part of {what}", ("value", "order"))
+        parts.append(Part(_text(part["value"], f"a value of {what}"), _text(part["order"], f"an order of {what}")))
+    shape = tuple(_number(n, f"a size of {what}", whole=True) for n in _list(entry["shape"], f"'shape' of {what}"))
+    return Output(name, tuple(parts), shape)
 
 
 def _provenance(value: Any) -> dict[str, str | int | float]:

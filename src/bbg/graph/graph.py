@@ -11,9 +11,10 @@ must know.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from bbg.errors import BbgError
 from bbg.graph.bits import words
 from bbg.graph.kinds import ATTRIBUTES, BYTE_FAN_IN, KINDS, LIMIT, REQUIRED, Attributes, Kind, Shape, Type, check_shape
 
+Structure = Literal["tensor", "dict", "tuple", "list"]
+STRUCTURES: tuple[str, ...] = get_args(Structure)
 WEIGHT_DTYPES = {"conv": "float32", "byte_conv": "int8", "binary_conv": "uint64"}
 WEIGHT_BITS = {"conv": 32, "byte_conv": 8, "binary_conv": 1}
 
@@ -49,9 +52,8 @@ class Value:
 class Op:
     """One operation: it reads `inputs` (its operands, then a shortcut if any), writes `real`, `bits` and `bytes`.
 
-    `tensors`: arrays keyed "weight", "epilogue" (float32 `[len(epilogue), O]`), "threshold", "tap_bias", "and_mask",
-    "index".
-    Attributes left out get their defaults.
+    `tensors`: arrays keyed "weight", "epilogue" (float32 `[len(epilogue), O]`), "acc_threshold", "tap_bias",
+    "and_mask", "index". Attributes left out get their defaults.
     """
 
     name: str
@@ -96,11 +98,11 @@ class Op:
         """The first of the values that the op writes; '' where it writes none."""
         return next(iter(self.written), "")
 
-    def row(self, name: str) -> np.ndarray | None:
-        """The epilogue's vector `name`, float32 `[O]`, or None where the op has no such row."""
+    def parameter(self, name: str) -> np.ndarray | None:
+        """The epilogue's parameter `name`, float32 `[O]`, or None where the op has none of that name."""
         return self.tensors["epilogue"][self.epilogue.index(name)] if name in self.epilogue else None
 
-    def refuse(self, reason: str) -> BbgError:
+    def error(self, reason: str) -> BbgError:
         """The error that names this op."""
         return BbgError(f"op {self.name!r} ({self.kind}): {reason}")
 
@@ -108,76 +110,78 @@ class Op:
         """Everything that needs neither shapes nor tensors."""
         kind = KINDS.get(self.kind)
         if kind is None:
-            raise self.refuse(f"unknown kind; allowed are {', '.join(KINDS)}")
+            raise self.error(f"unknown kind; allowed are {', '.join(KINDS)}")
         for name, value in self.attributes.items():
             if name not in kind.attributes:
-                raise self.refuse(f"unknown attribute {name!r}; allowed are {', '.join(kind.attributes) or 'none'}")
+                raise self.error(f"unknown attribute {name!r}; allowed are {', '.join(kind.attributes) or 'none'}")
             if not ATTRIBUTES[name].allows(value):
-                raise self.refuse(f"attribute {name!r} is {value!r}, allowed is {ATTRIBUTES[name]}")
+                raise self.error(f"attribute {name!r} is {value!r}, allowed is {ATTRIBUTES[name]}")
         for name in kind.attributes:
             if name not in self.attributes:
-                raise self.refuse(f"attribute {name!r} is missing; it must be {ATTRIBUTES[name]}")
+                raise self.error(f"attribute {name!r} is missing; it must be {ATTRIBUTES[name]}")
         if kind.operands is None and len(self.inputs) < 2:
-            raise self.refuse(f"{len(self.inputs)} inputs; two or more are allowed")
+            raise self.error(f"{len(self.inputs)} inputs; two or more are allowed")
         if kind.operands is not None and len(self.inputs) not in (kind.operands, kind.operands + 1):
             number = ("one", "two")[kind.operands - 1]
-            raise self.refuse(f"{len(self.inputs)} inputs; {number}, or {number} and a shortcut, are allowed")
+            raise self.error(f"{len(self.inputs)} inputs; {number}, or {number} and a shortcut, are allowed")
         if not self.written:
-            raise self.refuse("writes nothing; give it a real value, bits or bytes")
+            raise self.error("writes nothing; give it a real value, bits or bytes")
         self._check_epilogue(kind)
 
     def _check_epilogue(self, kind: Kind) -> None:
-        for row in self.epilogue:
-            if row not in kind.rows:
-                raise self.refuse(f"unknown epilogue row {row!r}; allowed are {', '.join(kind.rows) or 'none'}")
+        for name in self.epilogue:
+            if name not in kind.epilogue:
+                raise self.error(
+                    f"unknown epilogue parameter {name!r}; allowed are {', '.join(kind.epilogue) or 'none'}"
+                )
         if len(set(self.epilogue)) != len(self.epilogue):
-            raise self.refuse(f"epilogue rows {list(self.epilogue)} repeat; each may come once")
+            raise self.error(f"epilogue parameters {list(self.epilogue)} repeat; each may come once")
         if "gate" in self.epilogue and self.shortcut is None:
-            raise self.refuse("has a gate but no shortcut; add the shortcut as last input or drop the row")
+            raise self.error("has a gate but no shortcut; add the shortcut as last input or drop the gate")
         low, high = self.clip
         if any(v is not None and not abs(v) <= float(np.finfo(np.float32).max) for v in self.clip):
-            raise self.refuse(f"clip {list(self.clip)} is not finite in float32")
+            raise self.error(f"clip {list(self.clip)} is not finite in float32")
         if low is not None and high is not None and low > high:
-            raise self.refuse(f"clip {list(self.clip)} must rise")
+            raise self.error(f"clip {list(self.clip)} must rise")
         only_bits = self.real is None and self.bytes is None
         plain = not self.epilogue and self.clip == (None, None) and self.shortcut is None and only_bits
-        if not kind.epilogue and not plain:
-            raise self.refuse("writes bits only: no epilogue, clip, shortcut, real value or bytes are allowed")
-        if "threshold" in self.tensors and (not plain or "tap_bias" in self.tensors):
-            raise self.refuse("has integer thresholds: only bits, no epilogue, clip, shortcut or tap_bias are allowed")
+        if not kind.real_output and not plain:
+            raise self.error("writes bits only: no epilogue, clip, shortcut, real value or bytes are allowed")
+        if "acc_threshold" in self.tensors and (not plain or "tap_bias" in self.tensors):
+            raise self.error("has integer thresholds: only bits, no epilogue, clip, shortcut or tap_bias are allowed")
 
     def _result(self, values: Mapping[str, Value]) -> Shape:
         """Shape of the result, given the values written before."""
         kind, main = KINDS[self.kind], values[self.inputs[0]]
         for name in self.operands:
             if values[name].type != kind.main:
-                raise self.refuse(f"operand {name!r} is {values[name].type}, it must be {kind.main}")
+                raise self.error(f"operand {name!r} is {values[name].type}, it must be {kind.main}")
         try:
             shape = kind.shape(self.attributes, *(values[name].shape for name in self.operands))
             check_shape(shape)
         except BbgError as error:
-            raise self.refuse(f"on a map {list(main.shape)}: {error}") from None
+            raise self.error(f"on a map {list(main.shape)}: {error}") from None
         if self.shortcut is not None:
             shortcut = values[self.shortcut]
             if shortcut != Value("real", *shape):
                 came = f"{shortcut.type} {list(shortcut.shape)}"
-                raise self.refuse(f"shortcut {self.shortcut!r} is {came}, it must be real {list(shape)}")
+                raise self.error(f"shortcut {self.shortcut!r} is {came}, it must be real {list(shape)}")
         return shape
 
     def _tensor_forms(self, main: Value, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Dtype and shape of every tensor that this op may have."""
         forms: dict[str, tuple[str, tuple[int, ...]]] = {
             "epilogue": ("float32", (len(self.epilogue), channels)),
-            "threshold": ("int32", (channels,)),
+            "acc_threshold": ("int32", (channels,)),
             "and_mask": ("uint64", (words(main.channels),)),
             "index": ("int32", (channels,)),
         }
         if "weight" in KINDS[self.kind].required:
             (ky, kx), inputs = self.attributes["kernel"], main.channels // self.attributes["groups"]
             if channels * ky * kx * inputs >= LIMIT:
-                raise self.refuse(f"weight of {channels} x {ky} x {kx} x {inputs} numbers; allowed are fewer than 2^31")
+                raise self.error(f"weight of {channels} x {ky} x {kx} x {inputs} numbers; allowed are fewer than 2^31")
             if self.kind == "byte_conv" and ky * kx * inputs > BYTE_FAN_IN:
-                raise self.refuse(f"{ky * kx * inputs} products per number; allowed are {BYTE_FAN_IN}")
+                raise self.error(f"{ky * kx * inputs} products per number; allowed are {BYTE_FAN_IN}")
             shape: tuple[int, ...] = (channels, ky, kx, inputs)
             if self.kind == "binary_conv":
                 shape = (channels, words(ky * kx * inputs))
@@ -190,27 +194,27 @@ class Op:
         needed = kind.required + (("epilogue",) if self.epilogue else ())
         for name in needed:
             if name not in self.tensors:
-                raise self.refuse(f"tensor {name!r} is missing")
+                raise self.error(f"tensor {name!r} is missing")
         forms = self._tensor_forms(main, channels)
         for name, array in self.tensors.items():
             if name not in needed + kind.optional:
                 allowed = ", ".join(needed + kind.optional) or "none"
-                raise self.refuse(f"tensor {name!r} is not used; allowed are {allowed}")
+                raise self.error(f"tensor {name!r} is not used; allowed are {allowed}")
             dtype, shape = forms[name]
             if array.dtype != dtype or array.shape != shape:
                 came = f"{array.dtype} {list(array.shape)}"
-                raise self.refuse(f"tensor {name!r} is {came}, it must be {dtype} {list(shape)}")
+                raise self.error(f"tensor {name!r} is {came}, it must be {dtype} {list(shape)}")
             if dtype == "float32" and not np.isfinite(array).all():
-                raise self.refuse(f"tensor {name!r} holds numbers that are not finite")
+                raise self.error(f"tensor {name!r} holds numbers that are not finite")
             if name == "index" and not ((array >= 0) & (array < main.channels)).all():
-                raise self.refuse(
+                raise self.error(
                     f"tensor {name!r} reaches from {array.min()} to {array.max()}, allowed are the "
                     f"channels of the operand, 0 to {main.channels - 1}"
                 )
             if dtype == "uint64":
                 bits = main.channels if name == "and_mask" else self.fan_in(main)
                 if bits % 64 and (array[..., -1] >> np.uint64(bits % 64)).any():
-                    raise self.refuse(f"tensor {name!r} has bits set behind the last of {bits}")
+                    raise self.error(f"tensor {name!r} has bits set behind the last of {bits}")
 
     def is_depthwise(self, main: Value) -> bool:
         """Whether this is a convolution whose filters have one channel each, their own."""
@@ -225,12 +229,38 @@ class Op:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A value that an output returns, its axes in the given `order`: a permutation of the letters of "CHW"."""
+
+    value: str
+    order: str = "CHW"
+
+
+@dataclass(frozen=True)
 class Output:
-    """What the network returns: `value` as `[N, C, H, W]`, or `[N, C*H*W]` where `flat`, float32; bits as +1 and -1."""
+    """What the network returns under a name: for each image, the numbers of all `parts`, one part after another.
+
+    They are returned as float32 `[N, *shape]`; bits are +1 and -1.
+    """
 
     name: str
-    value: str
-    flat: bool = False
+    parts: tuple[Part, ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of_map(cls, name: str, value: str, shape: Shape) -> Output:
+        """`value`, whose shape is `shape`, as `[N, C, H, W]`."""
+        return cls(name, (Part(value),), shape)
+
+    @classmethod
+    def of_flat(cls, name: str, value: str, numbers: int) -> Output:
+        """`value`, which has so many `numbers` per image, as `[N, numbers]`."""
+        return cls(name, (Part(value),), (numbers,))
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The values that the parts are read from."""
+        return tuple(part.value for part in self.parts)
 
 
 class Cost(NamedTuple):
@@ -253,14 +283,25 @@ class Graph:
     ops: tuple[Op, ...]
     outputs: tuple[Output, ...]
     input_type: Type = "real"
+    structure: Structure = "tensor"
+
+    @cached_property
+    def values(self) -> dict[str, Value]:
+        """Each value by name, at the graph's own input size. The rest of the graph must have passed `check`."""
+        return self.shapes(*self.input_shape[1:])
+
+    def with_outputs(self, names: Iterable[str]) -> Graph:
+        """The graph that returns the values `names` as maps `[N, C, H, W]`, each under its name."""
+        outputs = tuple(Output.of_map(name, name, self.values[name].shape) for name in names)
+        return replace(self, outputs=outputs, structure="dict")
 
     def check(self) -> dict[str, Value]:
         """Enforce every rule of docs/format.md; returns each value by name. BbgError names the op and the rule."""
         for op in self.ops:
             op._check_form()
         self._check_names()
+        values = self.values
         self._check_outputs()
-        values = self.shapes(*self.input_shape[1:])
         for op in self.ops:
             op._check_tensors(values[op.inputs[0]], values[op.result].channels)
         return values
@@ -280,8 +321,7 @@ class Graph:
 
     def costs(self) -> list[Cost]:
         """Bytes, multiply-accumulates and weight width of every op, in order, at the graph's own input size."""
-        values = self.shapes(*self.input_shape[1:])
-        rows = []
+        values, rows = self.values, []
         for op in self.ops:
             written, fan_in = values[op.result], op.fan_in(values[op.inputs[0]])
             size = sum(tensor.nbytes for tensor in op.tensors.values())
@@ -295,24 +335,43 @@ class Graph:
         written, ops = {self.input_name}, set()
         for op in self.ops:
             if op.name in ops:
-                raise op.refuse("another op has the same name; names must be unique")
+                raise op.error("another op has the same name; names must be unique")
             ops.add(op.name)
             for name in op.inputs:
                 if name not in written and name in writers:
                     late = f"reads {name!r} before op {writers[name].name!r} writes it"
-                    raise op.refuse(f"{late}: the graph has a cycle or its ops are out of order")
+                    raise op.error(f"{late}: the graph has a cycle or its ops are out of order")
                 if name not in written:
-                    raise op.refuse(f"reads {name!r}, which no op writes; the graph's input is {self.input_name!r}")
+                    raise op.error(f"reads {name!r}, which no op writes; the graph's input is {self.input_name!r}")
             for value in (name for name in (op.real, op.bits, op.bytes) if name is not None):
                 if value in written:
-                    raise op.refuse(f"writes {value!r}, which is written already; each value is written once")
+                    raise op.error(f"writes {value!r}, which is written already; each value is written once")
                 written.add(value)
 
     def _check_outputs(self) -> None:
         names = [output.name for output in self.outputs]
-        if not names or len(set(names)) != len(names) or ("" in names and len(names) > 1):
-            raise BbgError(f"outputs are named {names}; allowed are one called '' or several of different names")
+        if self.structure not in STRUCTURES:
+            raise BbgError(f"the outputs' structure is {self.structure!r}, allowed are {', '.join(STRUCTURES)}")
+        if self.structure == "tensor" and names != [""]:
+            raise BbgError(f"outputs are named {names}; a network that returns one tensor has one output, named ''")
+        if self.structure in ("tuple", "list") and (not names or names != [str(i) for i in range(len(names))]):
+            raise BbgError(f"outputs are named {names}; those of a {self.structure} are named '0', '1' and so on")
+        if self.structure == "dict" and (not names or "" in names or len(set(names)) != len(names)):
+            raise BbgError(f"outputs are named {names}; those of a dict have different names that are not empty")
         written = {name for op in self.ops for name in op.written}
         for output in self.outputs:
-            if output.value not in written:
-                raise BbgError(f"output {output.name!r} returns {output.value!r}, which no op writes")
+            self._check_output(output, written)
+
+    def _check_output(self, output: Output, written: Collection[str]) -> None:
+        what = f"output {output.name!r}"
+        if not output.parts:
+            raise BbgError(f"{what} has no parts; it must return at least one value")
+        for part in output.parts:
+            if part.value not in written:
+                raise BbgError(f"{what} returns {part.value!r}, which no op writes")
+            if sorted(part.order) != ["C", "H", "W"]:
+                raise BbgError(f"{what}: the order of {part.value!r} is {part.order!r}, allowed are the orders of CHW")
+        numbers = sum(self.values[name].numbers for name in output.values)
+        if not 1 <= len(output.shape) <= 6 or min(output.shape) < 1 or math.prod(output.shape) != numbers:
+            came = f"{what} has the shape {list(output.shape)}"
+            raise BbgError(f"{came}; allowed are 1 to 6 sizes whose product is {numbers}, the numbers of its parts")

@@ -18,21 +18,24 @@ PAIR_LIMIT = 65535  # one element of a pair attribute: keeps every position of a
 REQUIRED = object()
 LEAST_FLOAT, MOST_FLOAT = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the normal positive float32 numbers
 BYTE_FAN_IN = 65535  # products per number of a byte_conv: 255 * 128 * 65535 < 2^31
-ROWS = ("scale", "bias", "shift", "gate", "above", "below", "offset", "sign", "byte_scale", "byte_bias")
+EPILOGUE = ("scale", "bias", "shift", "gate", "above", "below", "offset", "bit_threshold", "byte_scale", "byte_bias")
 
 
 class Attribute(NamedTuple):
-    """The rule of one attribute: an integer or number from `least` to `most`, a pair of integers, or a boolean."""
+    """The rule of one attribute: its form, its range where it is a number, its `words` where it is a word."""
 
     default: Any
-    form: Literal["pair of integers", "integer", "number", "boolean"]
+    form: Literal["pair of integers", "integer", "number", "boolean", "word"]
     least: float = 0
     most: float = PAIR_LIMIT
+    words: tuple[str, ...] = ()
 
     def allows(self, value: Any) -> bool:
         """Whether `value` obeys the rule."""
         if self.form == "boolean":
             return isinstance(value, bool)
+        if self.form == "word":
+            return isinstance(value, str) and value in self.words
         values = value if self.form == "pair of integers" else (value,)
         return (
             isinstance(values, tuple)
@@ -44,6 +47,8 @@ class Attribute(NamedTuple):
     def __str__(self) -> str:
         if self.form == "boolean":
             return "true or false"
+        if self.form == "word":
+            return "one of " + ", ".join(self.words)
         return f"{'an' if self.form == 'integer' else 'a'} {self.form} from {self.least} to {self.most}"
 
 
@@ -57,6 +62,7 @@ ATTRIBUTES = {
     "size": Attribute(REQUIRED, "pair of integers", 1),
     "ceil_mode": Attribute(False, "boolean"),
     "count_include_pad": Attribute(True, "boolean"),
+    "function": Attribute(REQUIRED, "word", words=("tanh", "sigmoid", "silu", "hardswish", "gelu")),
     "eps": Attribute(1e-5, "number", LEAST_FLOAT, MOST_FLOAT),
 }
 
@@ -117,8 +123,8 @@ class Kind:
     main: Type = "real"
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    rows: tuple[str, ...] = tuple(row for row in ROWS if row != "shift")
-    epilogue: bool = True
+    epilogue: tuple[str, ...] = tuple(name for name in EPILOGUE if name != "shift")
+    real_output: bool = True
     operands: int | None = 1
 
 
@@ -128,7 +134,7 @@ _MAX_POOL = ("kernel", "stride", "padding", "dilation", "ceil_mode")
 KINDS: dict[str, Kind] = {
     "conv": Kind(_conv_shape, _CONV, required=("weight",)),
     "byte_conv": Kind(_conv_shape, _CONV, "bytes", ("weight",), ("tap_bias",)),
-    "binary_conv": Kind(_conv_shape, _CONV, "bits", ("weight",), ("threshold", "tap_bias"), ROWS),
+    "binary_conv": Kind(_conv_shape, _CONV, "bits", ("weight",), ("acc_threshold", "tap_bias"), EPILOGUE),
     "max_pool": Kind(_pool_shape, _MAX_POOL),
     "avg_pool": Kind(_pool_shape, ("kernel", "stride", "padding", "count_include_pad", "ceil_mode")),
     "adaptive_avg_pool": Kind(lambda a, shape: (shape[0], *a["size"]), ("size",)),
@@ -137,13 +143,9 @@ KINDS: dict[str, Kind] = {
     "concat": Kind(_concat_shape, operands=None),
     "select": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",), required=("index",)),
     "multiply": Kind(_multiply_shape, operands=2),
-    "tanh": Kind(lambda a, shape: shape),
-    "sigmoid": Kind(lambda a, shape: shape),
-    "silu": Kind(lambda a, shape: shape),
-    "hardswish": Kind(lambda a, shape: shape),
-    "gelu": Kind(lambda a, shape: shape),
+    "unary": Kind(lambda a, shape: shape, ("function",)),
     "layer_norm": Kind(lambda a, shape: shape, ("eps",)),
-    "max_pool_bits": Kind(_pool_shape, _MAX_POOL, "bits", ("and_mask",), rows=(), epilogue=False),
+    "max_pool_bits": Kind(_pool_shape, _MAX_POOL, "bits", ("and_mask",), epilogue=(), real_output=False),
 }
 
 

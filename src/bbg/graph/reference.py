@@ -10,11 +10,11 @@ Sums are formed in float64: those of a binary convolution are exact integers, th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from bbg.graph import Graph, Op, Value, unpack_bits
+from bbg.graph import Graph, Op, Output, Value, unpack_bits
 
 
 def run(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -26,17 +26,30 @@ def run(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
+def outputs(graph: Graph, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the graph returns, by name, given its values: float32 `[N, *shape]` each."""
+
+    def returned(output: Output) -> np.ndarray:
+        parts = [values[p.value].transpose(0, *(1 + "CHW".index(axis) for axis in p.order)) for p in output.parts]
+        flat = [part.reshape(len(part), -1).astype(np.float32) for part in parts]
+        return np.concatenate(flat, axis=1).reshape(-1, *output.shape)
+
+    return {output.name: returned(output) for output in graph.outputs}
+
+
 def run_op(op: Op, inputs: Sequence[np.ndarray], result: Value) -> dict[str, np.ndarray]:
     """What the op writes, given what it reads."""
     main = inputs[0].astype(np.float64)
     if op.kind == "max_pool_bits":
         return {op.bits: max_pool_bits(op, main, result)}
-    if "threshold" in op.tensors:
-        return {op.bits: signs(ACCUMULATORS[op.kind](op, main, result), op.tensors["threshold"])}
+    if "acc_threshold" in op.tensors:
+        return {op.bits: signs(ACCUMULATORS[op.kind](op, main, result), op.tensors["acc_threshold"])}
     y = real_of(op, inputs, result)
     values = {} if op.real is None else {op.real: y}
     if op.bits is not None:
-        values[op.bits] = signs(y, op.row("sign") if "sign" in op.epilogue else np.zeros(1, np.float32))
+        values[op.bits] = signs(
+            y, op.parameter("bit_threshold") if "bit_threshold" in op.epilogue else np.zeros(1, np.float32)
+        )
     if op.bytes is not None:
         values[op.bytes] = np.rint(np.clip(byte_position(op, y), 0, 255)).astype(np.uint8)
     return values
@@ -52,7 +65,7 @@ def real_of(op: Op, inputs: Sequence[np.ndarray], result: Value) -> np.ndarray:
 
 def byte_position(op: Op, y: np.ndarray) -> np.ndarray:
     """The number that is clipped and rounded to a byte."""
-    scale, bias = (op.row(name) for name in ("byte_scale", "byte_bias"))
+    scale, bias = (op.parameter(name) for name in ("byte_scale", "byte_bias"))
     y = y.astype(np.float64) * along(np.ones(1) if scale is None else scale.astype(np.float64))
     return y + along(np.zeros(1) if bias is None else bias.astype(np.float64))
 
@@ -66,7 +79,7 @@ def epilogue(op: Op, acc: np.ndarray, main: np.ndarray, shortcut: np.ndarray | f
     """The real value of the op, float32 `[N, O, H, W]`."""
 
     def row(name: str, neutral: float) -> np.ndarray:
-        vector = op.row(name)
+        vector = op.parameter(name)
         return along(np.full(1, neutral) if vector is None else vector.astype(np.float64))
 
     v = row("scale", 1) * acc + row("bias", 0) + row("gate", 1) * shortcut
@@ -192,24 +205,8 @@ def multiply(op: Op, main: np.ndarray, result: Value, factor: np.ndarray) -> np.
     return main * factor
 
 
-def tanh(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
-    return np.tanh(main)
-
-
-def sigmoid(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(main / 2))
-
-
-def silu(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
-    return main * sigmoid(op, main, result)
-
-
-def hardswish(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
-    return main * np.clip(main / 6 + 0.5, 0, 1)
-
-
-def gelu(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
-    return main * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(main / math.sqrt(2)))
+def unary(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
+    return FUNCTIONS[op.attributes["function"]](main)
 
 
 def layer_norm(op: Op, main: np.ndarray, result: Value) -> np.ndarray:
@@ -231,11 +228,15 @@ ACCUMULATORS = {
         concat,
         select,
         multiply,
-        tanh,
-        sigmoid,
-        silu,
-        hardswish,
-        gelu,
+        unary,
         layer_norm,
     )
+}
+
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 0.5 * (1 + np.tanh(x / 2)),
+    "silu": lambda x: x * 0.5 * (1 + np.tanh(x / 2)),
+    "hardswish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))),
 }

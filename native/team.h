@@ -1,4 +1,4 @@
-// A team of threads that run one program together, meeting at barriers. Waits spin briefly, then sleep: a spinning wait
+// A team of threads that run one task together, meeting at barriers. Waits spin briefly, then sleep: a spinning wait
 // loses a whole time slice when a core is shared.
 #pragma once
 
@@ -8,11 +8,13 @@
 #include <thread>
 #include <vector>
 
+#include "platform.h"
+
 namespace bbg {
 
 class Team {
  public:
-  using Program = void (*)(void* context, int member);
+  using Task = void (*)(void* context, int member);
 
   explicit Team(int members);
   ~Team();
@@ -21,10 +23,10 @@ class Team {
 
   int members() const { return members_; }
 
-  // Every member runs program(context, member); the caller is member 0. Returns when all are done.
-  void run(Program program, void* context);
+  // Every member runs task(context, member); the caller is member 0. Returns when all are done.
+  void run(Task task, void* context);
 
-  // Called by every member inside a program: returns when all have arrived.
+  // Called by every member inside a task: returns when all have arrived.
   void barrier();
 
  private:
@@ -35,12 +37,11 @@ class Team {
 
   const int members_;
   // Cache lines of their own: who waits for the phase reads it all the time, which would keep others from arriving.
-  static constexpr size_t kLine = 64;
-  alignas(kLine) std::atomic<unsigned> phase_{0};
-  alignas(kLine) std::atomic<int> arrived_{0}, sleeping_{0};
-  alignas(kLine) std::atomic<unsigned> start_{0};
+  alignas(kCacheLine) std::atomic<unsigned> phase_{0};
+  alignas(kCacheLine) std::atomic<int> arrived_{0}, sleeping_{0};
+  alignas(kCacheLine) std::atomic<unsigned> start_{0};
   std::atomic<bool> stop_{false};
-  Program program_ = nullptr;
+  Task task_ = nullptr;
   void* context_ = nullptr;
   std::mutex mutex_;
   std::condition_variable changed_;

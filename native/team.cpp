@@ -1,21 +1,9 @@
-#include "threads.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "team.h"
 
 namespace bbg {
 namespace {
 
 constexpr int kSpins = 1000;  // some 10 to 40 microseconds: longer than most layers are uneven
-
-void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
 
 }  // namespace
 
@@ -36,13 +24,13 @@ Team::~Team() {
   for (auto& t : threads_) t.join();
 }
 
-void Team::run(Program program, void* context) {
+void Team::run(Task task, void* context) {
   if (members_ > 1) {
-    program_ = program;
+    task_ = task;
     context_ = context;
     change(start_);
   }
-  program(context, 0);
+  task(context, 0);
   barrier();
 }
 
@@ -60,7 +48,7 @@ void Team::barrier() {
 void Team::wait_change(const std::atomic<unsigned>& counter, unsigned seen) {
   for (int i = 0; i < kSpins; ++i) {
     if (counter.load() != seen) return;
-    relax();
+    pause_core();
   }
   std::unique_lock<std::mutex> lock(mutex_);
   ++sleeping_;
@@ -79,7 +67,7 @@ void Team::work(int member) {
   for (unsigned seen = 0;; ++seen) {
     wait_change(start_, seen);
     if (stop_) return;
-    program_(context_, member);
+    task_(context_, member);
     barrier();
   }
 }

@@ -32,7 +32,7 @@ const char* guarded(Action action) noexcept {
 }
 
 void require(bool given) {
-  if (!given) throw bbg::Refusal("an argument is null");
+  if (!given) throw bbg::InvalidArgument("an argument is null");
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ const char* bbg_graph_new(const char* input, int bytes, int64_t channels, int64_
                           bbg_graph** graph) {
   return guarded([&] {
     require(graph);
-    *graph = new bbg_graph{bbg::Graph(input, bytes ? bbg::Type::bytes : bbg::Type::real, channels, height, width)};
+    *graph = new bbg_graph{bbg::Graph(input, bytes ? bbg::Type::bytes : bbg::Type::real, {channels, height, width})};
   });
 }
 
@@ -52,10 +52,10 @@ const char* bbg_graph_add(bbg_graph* graph, const bbg_op* op) {
   });
 }
 
-const char* bbg_graph_output(bbg_graph* graph, const char* value) {
+const char* bbg_graph_output(bbg_graph* graph, const bbg_part* parts, int64_t count) {
   return guarded([&] {
-    require(graph && value);
-    graph->graph.add_output(value);
+    require(graph && parts);
+    graph->graph.add_output(parts, count);
   });
 }
 
@@ -63,7 +63,7 @@ const char* bbg_graph_shape(const bbg_graph* graph, const char* value, int64_t s
   return guarded([&] {
     require(graph && value && shape);
     const int found = graph->graph.find(value);
-    if (found == bbg::kNone) throw bbg::Refusal(std::string("there is no value '") + value + "'");
+    if (found == bbg::kNone) throw bbg::InvalidArgument(std::string("there is no value '") + value + "'");
     const bbg::Value& v = graph->graph.values[size_t(found)];
     shape[0] = v.channels, shape[1] = v.height, shape[2] = v.width;
   });
@@ -71,14 +71,15 @@ const char* bbg_graph_shape(const bbg_graph* graph, const char* value, int64_t s
 
 void bbg_graph_free(bbg_graph* graph) { delete graph; }
 
-const char* bbg_engine_new(const bbg_graph* graph, const char* isa, int threads, bbg_engine** engine) {
+const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, bbg_engine** engine) {
   return guarded([&] {
     require(graph && engine);
-    if (graph->graph.outputs.empty()) throw bbg::Refusal("the graph has no output");
+    if (graph->graph.outputs.empty()) throw bbg::InvalidArgument("the graph has no output");
     if (threads < 1 || threads > kMostThreads) {
-      throw bbg::Refusal(std::to_string(threads) + " threads; allowed are 1 to " + std::to_string(kMostThreads));
+      throw bbg::InvalidArgument(std::to_string(threads) + " threads; allowed are 1 to " +
+                                 std::to_string(kMostThreads));
     }
-    *engine = new bbg_engine{{graph->graph, bbg::choose_kernels(isa), threads}};
+    *engine = new bbg_engine{{graph->graph, bbg::choose_kernels(kernel_set), threads}};
   });
 }
 
@@ -100,11 +101,23 @@ const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data,
   });
 }
 
+const char* bbg_choose_kernel_set(const char* name, const char** chosen) {
+  return guarded([&] {
+    require(chosen);
+    *chosen = bbg::choose_kernels(name).name;
+  });
+}
+
+const char* bbg_function(int index) {
+  const bbg::Kernels& kernels = *bbg::kernels_scalar();
+  return index >= 0 && index < kernels.function_count ? kernels.functions[index].name : nullptr;
+}
+
 const char* bbg_roofline(const char* kernel_set, double* gmacs) {
   return guarded([&] {
     require(kernel_set && gmacs);
     *gmacs = bbg::roofline(kernel_set);
-    if (!(*gmacs > 0)) throw bbg::Refusal("this machine has no kernel set '" + std::string(kernel_set) + "'");
+    if (!(*gmacs > 0)) throw bbg::InvalidArgument("this machine has no kernel set '" + std::string(kernel_set) + "'");
   });
 }
 

@@ -1,0 +1,158 @@
+/* The C API of the bbg engine: build a graph, make an engine of it, run images through it.
+ *
+ * Every function that returns `const char*` returns NULL on success, else one sentence for the caller, valid until the
+ * next call on this thread. Nothing aborts and no exception crosses this border. Sizes are checked here: memory outside
+ * the given arrays is never read. What the ops compute is defined in docs/format.md; the names below are the names used
+ * there.
+ *
+ * A linear layer of 4 inputs and 2 outputs, y = w x + 1:
+ *
+ *   static const float w[2 * 4] = {1, 0, 0, 0,  0, 1, 0, 0}, bias[2] = {1, 1};
+ *   const char* operands[] = {"x"};
+ *   bbg_op op = {0};
+ *   op.name = "fc", op.kind = "conv", op.operands = operands, op.operand_count = 1, op.real = "y";
+ *   op.kernel[0] = op.kernel[1] = op.stride[0] = op.stride[1] = op.dilation[0] = op.dilation[1] = 1;
+ *   op.groups = 1, op.channels = 2;
+ *   op.low = -INFINITY, op.high = INFINITY;
+ *   op.weight.data = w, op.weight.count = 8;
+ *   op.epilogue[BBG_BIAS].data = bias, op.epilogue[BBG_BIAS].count = 2;
+ *   const bbg_part part = {"y", "CHW"};
+ *
+ *   bbg_graph* graph = NULL;
+ *   bbg_engine* engine = NULL;
+ *   const char* error = bbg_graph_new("x", 0, 4, 1, 1, &graph);
+ *   if (!error) error = bbg_graph_add(graph, &op);
+ *   if (!error) error = bbg_graph_output(graph, &part, 1);
+ *   if (!error) error = bbg_engine_new(graph, NULL, 1, &engine);
+ *
+ *   const float x[4] = {5, 6, 7, 8};
+ *   float y[2];
+ *   float* const outputs[] = {y};
+ *   const size_t counts[] = {2};
+ *   if (!error) error = bbg_engine_run(engine, BBG_FLOAT_NCHW, x, sizeof x, 1, NULL, NULL, outputs, counts, NULL);
+ *   // y is now 6, 7; or `error` is a sentence
+ *   bbg_engine_free(engine);
+ *   bbg_graph_free(graph);
+ */
+#ifndef BBG_H
+#define BBG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct bbg_graph bbg_graph;
+typedef struct bbg_engine bbg_engine;
+
+/* The parameters of an epilogue, in the order of bbg_op.epilogue. */
+enum bbg_parameter {
+  BBG_SCALE,
+  BBG_BIAS,
+  BBG_SHIFT,
+  BBG_GATE,
+  BBG_ABOVE,
+  BBG_BELOW,
+  BBG_OFFSET,
+  BBG_BIT_THRESHOLD,
+  BBG_BYTE_SCALE,
+  BBG_BYTE_BIAS,
+  BBG_PARAMETERS /* their number */
+};
+
+/* `count` elements of the type that the tensor has in the format; data NULL: absent. */
+typedef struct bbg_array {
+  const void* data;
+  size_t count;
+} bbg_array;
+
+/* One op. Start from a zeroed struct. What must be set:
+ *
+ *   always                          name, kind, operands, operand_count; at least one of real, bits, bytes;
+ *                                   low and high (-INFINITY and INFINITY for no clip)
+ *   kinds with a kernel             kernel and stride, at least 1; dilation, at least 1, unless the kind has none
+ *   convolutions                    groups, at least 1; channels; weight
+ *   select                          channels; index
+ *   match_channels                  channels
+ *   adaptive_avg_pool               size
+ *   unary                           function
+ *   layer_norm                      eps
+ *
+ * Fields that the kind does not have are ignored, but for tensors and epilogue parameters: those are refused. Pairs are
+ * (vertical, horizontal). */
+typedef struct bbg_op {
+  const char *name, *kind;
+  const char* const* operands; /* names of values, as many as the kind has */
+  int64_t operand_count;
+  const char *shortcut, *real, *bits, *bytes; /* names of values; NULL where absent */
+  int64_t kernel[2], stride[2], padding[2], dilation[2], size[2], groups, channels;
+  int ceil_mode, count_include_pad;
+  float eps;
+  const char* function; /* see bbg_function */
+  float low, high;      /* the clip */
+  bbg_array weight, acc_threshold, tap_bias, and_mask, index;
+  bbg_array epilogue[BBG_PARAMETERS];
+} bbg_op;
+
+/* A value and the order in which its axes are written, a permutation of "CHW": "HWC" is channels last. */
+typedef struct bbg_part {
+  const char *value, *order;
+} bbg_part;
+
+/* A new graph with its input; `bytes` not 0: of bytes, else of real numbers. The caller owns it: bbg_graph_free. */
+const char* bbg_graph_new(const char* input, int bytes, int64_t channels, int64_t height, int64_t width,
+                          bbg_graph** graph);
+/* Adds an op. The struct and its strings are copied. Its arrays are borrowed: they must stay until the last
+ * bbg_engine_new on this graph has returned. On failure the graph is as it was. */
+const char* bbg_graph_add(bbg_graph* graph, const bbg_op* op);
+/* Adds an output: for each image, the numbers of its parts, one part after another. Copies the parts. */
+const char* bbg_graph_output(bbg_graph* graph, const bbg_part* parts, int64_t count);
+/* Shape of a value of the graph: channels, height, width. */
+const char* bbg_graph_shape(const bbg_graph* graph, const char* value, int64_t shape[3]);
+/* NULL is allowed. Engines made of the graph stay valid. */
+void bbg_graph_free(bbg_graph* graph);
+
+/* A new engine. It copies all it needs: the graph may be freed and its arrays released. `kernel_set` NULL: what the
+ * environment variable BBG_ISA says, else the best set of this machine. `threads` 1 or more. The caller owns the
+ * engine: bbg_engine_free. */
+const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, bbg_engine** engine);
+/* Name of the engine's kernel set; a constant string. */
+const char* bbg_engine_isa(const bbg_engine* engine);
+/* Bytes the engine holds: constants (weights as blocked for the kernel set) and its one workspace. */
+void bbg_engine_bytes(const bbg_engine* engine, size_t* constants, size_t* workspace);
+/* NULL is allowed. No call on the engine may be in progress. */
+void bbg_engine_free(bbg_engine* engine);
+
+typedef enum bbg_input {
+  BBG_FLOAT_NCHW, /* normalised numbers; a NaN or infinity is an error */
+  BBG_BYTE_NHWC   /* a byte stands for the number scale[c] * byte + bias[c] */
+} bbg_input;
+
+/* Runs `images` images. All arrays stay the caller's.
+ *
+ * `data`: `bytes` bytes, any alignment. `scale`, `bias`: one number per channel, read only where bytes come in and the
+ * graph's input is real, or the other way round; then no scale may be 0. `outputs[i]` receives output i as float32 and
+ * has room for `counts[i]` numbers; bits are written as +1 and -1, bytes as their number. `seconds`: NULL, or one
+ * number per op of the graph, which that op's time is added to. Callable from several threads at once: calls on one
+ * engine take turns. */
+const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
+                           const float* scale, const float* bias, float* const* outputs, const size_t* counts,
+                           double* seconds);
+
+/* Kernel set number `index`, best first, and whether this machine runs it. Returns 0 past the end. */
+int bbg_kernel_set(int index, const char** name, int* supported);
+/* The kernel set that an engine asked for by `name` gets; NULL as for bbg_engine_new. `chosen`: a constant string. */
+const char* bbg_choose_kernel_set(const char* name, const char** chosen);
+/* Name of unary function number `index`, a constant string; NULL past the end. */
+const char* bbg_function(int index);
+
+/* For benchmarks: 10^9 products of bits per second (`*gmacs`) of the plain xor, population count and addition loop with
+ * the instructions of a kernel set, on the calling thread. Takes some milliseconds. */
+const char* bbg_roofline(const char* kernel_set, double* gmacs);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,103 @@
+// Weights of convolutions of bytes: [item][lane], an item being one 32-bit word of activations. A word holds 4 numbers
+// where a number takes one byte (Kernels::byte_size), 2 where it takes two. Each lane's word holds the weights of its
+// filter for the same numbers, and one instruction adds up the products.
+//
+//   activations   | a0 a1 a2 a3 | a4 a5 a6 a7 | a8 ...      one tap, or a whole tap row where its taps are adjacent
+//                       |
+//   weights       | w0 w1 w2 w3 | w0 w1 w2 w3 | ... lanes   item 0 (word 0)
+//                 | w4 w5 w6 w7 | w4 w5 w6 w7 | ...         item 1 (word 1)
+//                   filter o      filter o+1
+//
+// Which numbers share words:
+//
+//   - Pixels of an input that only convolutions read follow each other without gaps. If the taps of a row do as well
+//     (no dilation, no groups), the numbers of a whole tap row are one run: kernel width * channels.
+//   - Otherwise a tap's words are its own, because a pixel ends in unspecified numbers up to a whole vector. Their
+//     weights are 0, as are those behind the end of a run.
+//
+// A run of 4 k + 1 numbers would take a word for the last one alone. Where the kernel set can (Kernels::tail_bytes),
+// the last bytes of all tap rows share words of their own behind the weights of all rows (TailBytes). For 7 x 7 x 3,
+// with 21 numbers per tap row:
+//
+//   row 0   |0 1 2 3|4 5 6 7| ... |16 17 18 19|  20 ─┐
+//   row 1   |0 1 2 3|4 5 6 7| ... |16 17 18 19|  20 ─┤      tail word 0: byte 20 of the rows 0, 1, 2, 3
+//   ...                                               ┘      tail word 1: byte 20 of the rows 4, 5, 6
+#include <cstring>
+
+#include "lower/conv.h"
+
+namespace bbg {
+namespace {
+
+TailBytes make_tail_bytes(const LowerInput& in, int64_t from) {
+  const int64_t row = 4 * round_up(in.out.width, in.lanes);  // bytes of one word of all columns
+  TailBytes tail{};
+  tail.words = int32_t((in.op.kernel[0] + 3) / 4);
+  std::vector<int32_t> offsets;
+  for (int64_t word = 0; word < tail.words; ++word) offsets.push_back(int32_t(word * row));
+  tail.offsets = in.memory.copy(offsets);
+  tail.bytes = round_up(tail.words * row, int64_t(kCacheLine));
+  tail.buffer = static_cast<uint8_t*>(in.memory.allocate(in.members, tail.bytes, false));
+  tail.from = int32_t(from);
+  tail.rows = in.op.kernel[0];
+  return tail;
+}
+
+// How the numbers of a block's window are cut into words.
+struct Words {
+  int64_t taps;  // of a row that share words: one, or all
+  int64_t each;  // words of them
+  int64_t per_word;
+  int64_t channels;  // numbers of a tap
+  bool tail;         // whether the last number of a run lies in a tail word
+};
+
+// The item that holds number `number` of the run that tap (ky, kx) is part of, and where in its word.
+struct Slot {
+  int64_t item, in_word;
+};
+
+Slot slot_of(const Words& words, const ConvBlock& block, int64_t rows, int64_t ky, int64_t kx, int64_t channel) {
+  const int64_t number = kx % words.taps * words.channels + channel;
+  if (words.tail && number == words.per_word * words.each) return {rows * words.each + ky / 4, ky % 4};
+  const int64_t run = kx / words.taps;  // of the row
+  return {ky * block.items + run * words.each + number / words.per_word, number % words.per_word};
+}
+
+}  // namespace
+
+void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blocks) {
+  const Op& op = in.op;
+  const int64_t inputs = in.group_inputs(), size = in.kernels.byte_size, per_word = 4 / size;
+  const int64_t rows = op.kernel[0], cols = op.kernel[1];
+  const bool one_run = conv.input.pixel == in.in.channels * size && op.dilation[1] == 1 && op.groups == 1;
+  for (ConvBlock& block : blocks) {
+    const BlockRange range = block_range(in, block);
+    const int64_t width = block.vectors * in.lanes, taps = one_run ? cols : 1, numbers = taps * range.channels;
+    const bool tail = in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 &&
+                      rows > 1 && conv.column <= kTailColumn;
+    const Words words{taps, (numbers + (tail ? 0 : per_word - 1)) / per_word, per_word, range.channels, tail};
+    if (tail && !conv.tail_bytes.words) conv.tail_bytes = make_tail_bytes(in, 4 * words.each);
+    const bool same_offsets = op.groups == 1 && &block != &blocks[0];
+    block.items = int32_t(cols / taps * words.each);
+    block.offsets = same_offsets ? blocks[0].offsets : make_offsets(in, conv, range.from * size, words.each, 4, taps);
+    block.row_weights = block.items * width;
+    uint8_t* to = in.memory.make<uint8_t>((rows * block.row_weights + conv.tail_bytes.words * width) * 4);
+    const int8_t* weight = op.byte_weight.data + block.channel * rows * cols * inputs;
+    for (int64_t o = block.channel; o <= range.last; ++o) {
+      const int64_t first = in.group_of(o) * inputs - range.from;
+      for (int64_t ky = 0; ky < rows; ++ky) {
+        for (int64_t kx = 0; kx < cols; ++kx) {
+          for (int64_t c = 0; c < inputs; ++c, ++weight) {
+            const Slot slot = slot_of(words, block, rows, ky, kx, first + c);
+            const int16_t wide = *weight;  // little-endian: its first byte is the narrow one
+            std::memcpy(to + (slot.item * width + o - block.channel) * 4 + slot.in_word * size, &wide, size_t(size));
+          }
+        }
+      }
+    }
+    block.weights = to;
+  }
+}
+
+}  // namespace bbg

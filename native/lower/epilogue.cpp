@@ -1,0 +1,68 @@
+// The epilogue's parameters as the kernels read them: one vector per parameter, padded to whole vectors of lanes. Lanes
+// behind the last channel get numbers that give 0 and a bit of 0.
+#include <algorithm>
+#include <limits>
+
+#include "lower/lower.h"
+
+namespace bbg {
+namespace {
+
+template <class T, class From>
+const T* padded(const LowerInput& in, const Tensor<From>& given, T absent, T pad) {
+  T* to = in.memory.make<T>(in.padded);
+  for (int64_t c = 0; c < in.padded; ++c) to[c] = c >= in.out.channels ? pad : given ? given[c] : absent;
+  return to;
+}
+
+}  // namespace
+
+Epilogue make_epilogue(const LowerInput& in) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const Op& op = in.op;
+  const auto& given = op.epilogue;
+  Epilogue e{};
+  e.scale = padded(in, given[BBG_SCALE], 1.0f, 0.0f);
+  e.bias = padded(in, given[BBG_BIAS], 0.0f, 0.0f);
+  e.gate = padded(in, given[BBG_GATE], 1.0f, 0.0f);
+  e.bit_threshold = padded(in, given[BBG_BIT_THRESHOLD], 0.0f, kInfinity);
+  e.byte_scale = padded(in, given[BBG_BYTE_SCALE], 1.0f, 0.0f);
+  e.byte_bias = padded(in, given[BBG_BYTE_BIAS], 0.0f, 0.0f);
+  if (given[BBG_SHIFT]) {
+    e.shift = padded(in, given[BBG_SHIFT], 0.0f, 0.0f);
+    e.window_sum = reinterpret_cast<float*>(in.scratch);
+    int32_t* group = in.memory.make<int32_t>(in.padded);
+    for (int64_t c = 0; c < in.out.channels; ++c) group[c] = int32_t(in.group_of(c));
+    e.group = group;
+  }
+  if (given[BBG_ABOVE] || given[BBG_BELOW] || given[BBG_OFFSET]) {
+    e.above = padded(in, given[BBG_ABOVE], 1.0f, 1.0f);
+    e.below = padded(in, given[BBG_BELOW], 1.0f, 1.0f);
+    e.offset = padded(in, given[BBG_OFFSET], 0.0f, 0.0f);
+  }
+  if (op.acc_threshold) {
+    constexpr int32_t kNever = std::numeric_limits<int32_t>::max();
+    e.acc_threshold = padded(in, op.acc_threshold, kNever, kNever);
+  }
+  e.low = op.low, e.high = op.high, e.clip = op.is_clipped();
+  e.groups = int32_t(op.groups);
+  e.shortcut = in.layout(op.shortcut), e.real = in.layout(op.real);
+  e.bits = in.layout(op.bits), e.bytes = in.layout(op.bytes);
+  e.channels = int32_t(in.channels), e.height = int32_t(in.out.height), e.width = int32_t(in.out.width);
+  return e;
+}
+
+// With h = acc / 2, a whole number: scale * acc = (2 scale) * h, and acc >= t is h >= t / 2, which for a whole h is
+// h >= ceil(t / 2). C++ rounds t / 2 towards zero: up for a negative t, down for a positive one.
+void halve_accumulator(const LowerInput& in, Epilogue& e) {
+  float* scale = in.memory.make<float>(in.padded);
+  std::transform(e.scale, e.scale + in.padded, scale, [](float s) { return 2 * s; });
+  e.scale = scale;
+  if (!e.acc_threshold) return;
+  int32_t* threshold = in.memory.make<int32_t>(in.padded);
+  std::transform(e.acc_threshold, e.acc_threshold + in.padded, threshold,
+                 [](int32_t t) { return t / 2 + (t > 0 && t % 2); });
+  e.acc_threshold = threshold;
+}
+
+}  // namespace bbg

@@ -1,0 +1,83 @@
+// Ops that compute pixel by pixel, and the choice of the kernel for all that are no convolutions.
+#include <algorithm>
+
+#include "lower/lower.h"
+
+namespace bbg {
+namespace {
+
+// Where each channel of a concatenation, a selection or a repetition comes from.
+Gather make_gather(const LowerInput& in) {
+  const Op& op = in.op;
+  std::vector<Layout> inputs;
+  std::vector<int32_t> input(static_cast<size_t>(in.padded)), channel(static_cast<size_t>(in.padded)), contiguous;
+  size_t to = 0;
+  for (int v : op.operands) {
+    const int64_t given = in.graph.values[size_t(v)].channels, taken = op.kind() == Kind::concat ? given : in.channels;
+    for (int64_t c = 0; c < taken; ++c, ++to) {
+      input[to] = int32_t(inputs.size());
+      channel[to] = op.kind() == Kind::select ? op.index[c] : int32_t(c % given);
+    }
+    inputs.push_back(in.layout(v));
+  }
+  for (int64_t first = 0; first < in.padded; first += in.lanes) {
+    bool side_by_side = true;
+    for (int64_t c = first + 1; c < std::min(first + in.lanes, in.channels); ++c) {
+      side_by_side &= input[size_t(c)] == input[size_t(first)];
+      side_by_side &= channel[size_t(c)] == channel[size_t(first)] + c - first;
+    }
+    contiguous.push_back(side_by_side);
+  }
+  Gather gather{};
+  gather.inputs = in.memory.copy(inputs);
+  gather.input = in.memory.copy(input), gather.channel = in.memory.copy(channel);
+  gather.contiguous = in.memory.copy(contiguous);
+  gather.out = make_epilogue(in);
+  return gather;
+}
+
+// Output channel c is the mean of the inputs congruent to c modulo the outputs: of one more for the first of them.
+Match make_match(const LowerInput& in) {
+  float* part = in.memory.make<float>(in.padded);
+  const int64_t least = in.in.channels / in.out.channels, rest = in.in.channels % in.out.channels;
+  for (int64_t c = 0; c < in.padded; ++c) part[c] = 1.0f / float(least + (c < rest));
+  return {in.layout(in.op.input()), int32_t(in.in.channels), part, make_epilogue(in)};
+}
+
+Multiply make_multiply(const LowerInput& in) {
+  Layout factor = in.layout(in.op.operands[1]);
+  const Value& shape = in.graph.values[size_t(in.op.operands[1])];
+  if (shape.height * shape.width == 1) factor.row = factor.pixel = 0;
+  return {in.layout(in.op.input()), factor, make_epilogue(in)};
+}
+
+LayerNorm make_layer_norm(const LowerInput& in) {
+  float* valid = in.memory.make<float>(in.lanes);
+  for (int64_t i = 0; i < in.lanes; ++i) valid[i] = in.padded - in.lanes + i < in.out.channels ? 1.0f : -1.0f;
+  return {in.layout(in.op.input()), in.op.eps, 1.0f / float(in.out.channels), valid, make_epilogue(in)};
+}
+
+}  // namespace
+
+KernelCall lower_value(const LowerInput& in, int index) {
+  const Kernels& kernels = in.kernels;
+  const auto call = [&](KernelFunction run, const auto& args) {
+    return KernelCall{run, in.memory.copy(args), in.out.height, index};
+  };
+  switch (in.op.kind()) {
+    case Kind::match_channels:
+    case Kind::pointwise:
+      if (in.out.channels > in.in.channels) return call(kernels.gather, make_gather(in));
+      return call(kernels.match, make_match(in));
+    case Kind::concat:
+    case Kind::select: return call(kernels.gather, make_gather(in));
+    case Kind::multiply: return call(kernels.multiply, make_multiply(in));
+    case Kind::unary:
+      return call(kernels.functions[in.op.function].run, Unary{in.layout(in.op.input()), make_epilogue(in)});
+    case Kind::layer_norm: return call(kernels.layer_norm, make_layer_norm(in));
+    case Kind::max_pool_bits: return call(kernels.pool_bits, make_pool(in));
+    default: return call(kernels.pool, make_pool(in));
+  }
+}
+
+}  // namespace bbg

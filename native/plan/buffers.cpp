@@ -1,0 +1,130 @@
+#include "plan/buffers.h"
+
+#include <algorithm>
+
+#include "memory.h"
+#include "plan/fusion.h"
+
+namespace bbg {
+namespace {
+
+constexpr int64_t kChunkBytes = int64_t{1}
+                                << 20;  // of workspace for the images of a chunk: it should stay in the cache
+constexpr int64_t kSlack = 64;          // behind each value, for reads of whole words
+
+// A stretch of the workspace, needed from op `first` to op `last`.
+struct LiveRange {
+  int64_t bytes;
+  int first, last;
+  int64_t offset;
+};
+
+// First fit in the order given; returns the bytes needed in all.
+int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
+  int64_t total = 0;
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    std::vector<const LiveRange*> busy;
+    for (size_t j = 0; j < i; ++j) {
+      if (ranges[j].first <= ranges[i].last && ranges[i].first <= ranges[j].last) busy.push_back(&ranges[j]);
+    }
+    std::sort(busy.begin(), busy.end(), [](const LiveRange* a, const LiveRange* b) { return a->offset < b->offset; });
+    int64_t at = 0;
+    for (const LiveRange* other : busy) {
+      if (at + ranges[i].bytes <= other->offset) break;
+      at = std::max(at, other->offset + other->bytes);
+    }
+    ranges[i].offset = at;
+    total = std::max(total, at + ranges[i].bytes);
+  }
+  return total;
+}
+
+// The value in whose memory each value lives. Two rules let values share memory.
+//
+// 1. An elided op writes nothing: its result is its input's memory.
+//
+// 2. An op that adds a shortcut writes its real result over it. Number (n, y, x, c) of the result then has the address
+// of
+//    number (n, y, x, c) of the shortcut, and nothing else has that address. This is safe because of three facts:
+//
+//      a. Both have the same strides and margins, and the shortcut stores all its channels (no wrapping reads). So a
+//         register block of an item reads exactly the addresses that it writes, and it loads the shortcut before it
+//         stores the result (apply_and_store). Items are disjoint, so no other item, on whatever thread, touches them.
+//      b. No later op and no output reads that memory for the sake of the shortcut: op i is its last reader. `last`
+//      counts
+//         reads per memory, so readers of values that share it already are included.
+//      c. Op i does not read the same memory as an operand. It would read other addresses than it writes (the windows
+//      of
+//         neighbouring rows overlap), which another item may have overwritten.
+//
+//    A fused convolution runs later than its index says, but its operand is a value of bytes, which is never shared.
+//    Margins are zero before and after. What lies behind the last channel is unspecified before and after.
+std::vector<int> assign_buffers(const Graph& graph, const Layouts& layouts, int lanes) {
+  std::vector<int> buffer(layouts.size()), last(layouts.size(), kNone);
+  for (size_t v = 0; v < buffer.size(); ++v) buffer[v] = int(v);
+  for (const Op& op : graph.ops) {
+    if (is_elided(graph, op, lanes)) buffer[size_t(op.real)] = buffer[size_t(op.input())];
+  }
+  const auto read = [&](int v, size_t op) { last[size_t(buffer[size_t(v)])] = int(op); };
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    for (int v : graph.ops[i].operands) read(v, i);
+    if (graph.ops[i].shortcut != kNone) read(graph.ops[i].shortcut, i);
+  }
+  for (int v : graph.output_values()) read(v, graph.ops.size());
+
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    const Op& op = graph.ops[i];
+    if (op.shortcut == kNone || op.real == kNone) continue;
+    const Layout &from = layouts[size_t(op.shortcut)], &to = layouts[size_t(op.real)];
+    const int shared = buffer[size_t(op.shortcut)];
+    const bool same_addresses = from.pixel == to.pixel && from.left == to.left && from.right == to.right &&
+                                from.channels == layouts[size_t(shared)].channels;
+    const bool is_operand =
+        std::any_of(op.operands.begin(), op.operands.end(), [&](int v) { return buffer[size_t(v)] == shared; });
+    if (!same_addresses || last[size_t(shared)] != int(i) || is_operand) continue;
+    last[size_t(shared)] = last[size_t(op.real)];
+    for (int& b : buffer) {
+      if (b == op.real) b = shared;
+    }
+  }
+  return buffer;
+}
+
+}  // namespace
+
+BufferPlan plan_buffers(const Graph& graph, const Layouts& layouts, const std::vector<int64_t>& scratch, int lanes) {
+  BufferPlan plan{assign_buffers(graph, layouts, lanes), {}, {}, 0, 1};
+  const int last_op = int(graph.ops.size());
+  std::vector<LiveRange> ranges;  // of the values, then of the scratch memory of the ops
+  for (size_t v = 0; v < layouts.size(); ++v) {
+    const int writer = graph.values[v].writer;
+    const bool stored = plan.buffer[v] == int(v) && (writer == kNone || fused_pool(graph, writer) == kNone);
+    ranges.push_back({stored ? layouts[v].image : 0, writer, writer, 0});
+  }
+  const auto needed = [&](int v, int op) {
+    int& last = ranges[size_t(plan.buffer[size_t(v)])].last;
+    last = std::max(last, op);
+  };
+  for (int i = 0; i < last_op; ++i) {
+    const Op& op = graph.ops[size_t(i)];
+    const int until = std::max(i, fused_pool(graph, i));  // a fused convolution runs when its pool does
+    for (int v : op.operands) needed(v, until);
+    for (int v : {op.shortcut, op.real}) {
+      if (v != kNone) needed(v, until);
+    }
+    ranges.push_back({scratch[size_t(i)], i, i, 0});
+  }
+  for (int v : graph.output_values()) needed(v, last_op);
+
+  int64_t per_image = 1;
+  for (const LiveRange& r : ranges) per_image = std::min(per_image + r.bytes, kMemoryLimit);
+  plan.chunk = std::clamp<int64_t>(kChunkBytes / per_image, 1, kChunkImages);
+  for (LiveRange& r : ranges) r.bytes = round_up(r.bytes * plan.chunk + kSlack, int64_t(kCacheLine));
+  plan.bytes = pack_live_ranges(ranges);
+  for (size_t r = 0; r < ranges.size(); ++r) {
+    (r < layouts.size() ? plan.value_offset : plan.scratch_offset).push_back(ranges[r].offset);
+  }
+  return plan;
+}
+
+}  // namespace bbg

@@ -1,0 +1,19 @@
+// How every value of a graph lies in memory.
+#pragma once
+
+#include <vector>
+
+#include "graph.h"
+#include "kernels/kernels.h"
+
+namespace bbg {
+
+constexpr int64_t kChunkImages = 16;  // most images that go through the network together
+
+// Of each value of the graph.
+using Layouts = std::vector<Layout>;
+
+// The layout of every value for a kernel set, with margins as wide as the convolutions need them; `data` is still null.
+Layouts assign_layouts(const Graph& graph, const Kernels& kernels);
+
+}  // namespace bbg

@@ -1,0 +1,29 @@
+#include "program.h"
+
+#include "plan/buffers.h"
+
+namespace bbg {
+
+Program compile(const Graph& graph, const Kernels& kernels, int members) {
+  Program program;
+  const Layouts layouts = assign_layouts(graph, kernels);
+  std::vector<int64_t> scratch;
+  for (const Op& op : graph.ops) scratch.push_back(scratch_bytes(graph, op, layouts, kernels));
+  const BufferPlan plan = plan_buffers(graph, layouts, scratch, kernels.lanes);
+  program.chunk = plan.chunk;
+
+  // Not zeroed: so the system gives pages when they are first used.
+  auto* base = static_cast<uint8_t*>(program.workspace.allocate(plan.bytes, 1, false));
+  for (int b : plan.buffer) {
+    Layout bound = layouts[size_t(b)];
+    bound.data = base + plan.value_offset[size_t(b)] + bound.left;
+    program.layouts.push_back(bound);
+  }
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    lower(graph, int(i), program.layouts, base + plan.scratch_offset[i], kernels, members, program.constants,
+          program.calls);
+  }
+  return program;
+}
+
+}  // namespace bbg
