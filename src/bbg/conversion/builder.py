@@ -78,10 +78,14 @@ class Builder:
         layout = _result_layout(result, inputs[0]) if layout is None else layout
         return self._record(name, TorchOp(function, inputs, shape, layout=layout), result)
 
-    def add_sign(self, x: TracedTensor, function: Callable[[Tensor], Tensor], threshold: np.ndarray | None) -> TracedTensor:
+    def add_sign(
+        self, x: TracedTensor, function: Callable[[Tensor], Tensor], threshold: np.ndarray | None
+    ) -> TracedTensor:
         """Append an op that writes the bits `x >= threshold`, float64 `[C]`; None: 0."""
         name = self._new_name(".sign")
-        self.ops.append(Op(name, "pointwise", (x.name,), None, name, {}, *_epilogue({"bit_threshold": threshold}, None)))
+        self.ops.append(
+            Op(name, "pointwise", (x.name,), None, name, {}, *_epilogue({"bit_threshold": threshold}, None))
+        )
         numbers = torch.zeros(x.shape[0]) if threshold is None else torch.from_numpy(threshold).float()
         torch_op = TorchOp(function, (x,), x.shape, threshold=numbers, layout=x.layout)
         return self._record(name, torch_op, function(x.tensor.clone()))
@@ -145,7 +149,7 @@ class Builder:
         """`x` of a value that has the channels which torch has, in torch's order; `x` where torch has parts of maps."""
         area = x.shape[1] * x.shape[2]
         channels = list(dict.fromkeys((x.indices.flatten() // area).tolist()))
-        is_whole = x.indices.numel() == x.indices.unique().numel() == len(channels) * area
+        is_whole = len(channels) * area == x.indices.numel() == len(set(x.indices.flatten().tolist()))
         if not is_whole or channels == list(range(x.shape[0])):
             return x
         position = torch.zeros(x.shape[0], dtype=torch.int64)
@@ -177,9 +181,7 @@ class Builder:
             )
         return self.selected[key]
 
-    def per_channel(
-        self, x: TracedTensor, vector: Tensor | None, what: str, axis: int | None = 1
-    ) -> np.ndarray | None:
+    def per_channel(self, x: TracedTensor, vector: Tensor | None, what: str, axis: int | None = 1) -> np.ndarray | None:
         """`vector` as float64 `[C]`, one number per channel of the value.
 
         It is one number, or has one for each step along `axis` of the tensor as torch has it, or with `axis` None it is

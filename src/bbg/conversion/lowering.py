@@ -22,7 +22,7 @@ from bbg.conversion.rules.registry import FUNCTIONS, QUERIES, TAKE_VIEWS, rule_o
 from bbg.conversion.trace import module_of, trace
 from bbg.conversion.views import TracedTensor, View, to_value
 from bbg.errors import BbgError
-from bbg.graph import Graph
+from bbg.graph import Graph, Structure
 
 TOLERANCE = 1e-5  # of the largest number, of an op against the layer that it comes from
 ADVICE = "avoid hooks, and in-place operations on tensors that are used again"
@@ -58,7 +58,7 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     return Lowered(graph, builder.oracle, builder.layers)
 
 
-def named_outputs(result: Any) -> tuple[str, dict[str, Any]]:
+def named_outputs(result: Any) -> tuple[Structure, dict[str, Any]]:
     """How a network returns its tensors, "tensor", "tuple", "list" or "dict", and each by name; one alone is ''."""
     if isinstance(result, (Tensor, View)):
         return "tensor", {"": result}
@@ -73,7 +73,7 @@ def named_outputs(result: Any) -> tuple[str, dict[str, Any]]:
     return _structure(result), dict(named)
 
 
-def _structure(result: Any) -> str:
+def _structure(result: Any) -> Structure:
     return "dict" if isinstance(result, dict) else "tuple" if isinstance(result, tuple) else "list"
 
 

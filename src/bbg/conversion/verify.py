@@ -13,7 +13,7 @@ the layer differ from torch's own: behind a sign hardly any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,11 +89,14 @@ def verify(lowered: Lowered, packed: PackedModel, images: Tensor, checked: int) 
     """
     graph = packed.graph
     engine = Engine(packed)
-    observed = Engine(replace(packed, graph=graph.with_outputs([name for op in graph.ops for name in op.written])))
+    observing = graph.with_outputs([name for op in graph.ops for name in op.written])
+    observed = Engine(replace(packed, graph=observing))
     checks: dict[str, LayerCheck] = {}
     compared, given = Comparison(), []
     for start, batch in batches(graph, images):
-        values = {INPUT: batch} | {name: torch.from_numpy(v) for name, v in observed(batch.numpy()).items()}
+        values = {INPUT: batch} | {
+            name: torch.from_numpy(v) for name, v in named(observing, observed(batch.numpy())).items()
+        }
         free = run_free(lowered.oracle, {INPUT: batch})
         outputs = named(graph, engine(batch.numpy()))
         if start < checked:
@@ -231,7 +234,7 @@ class Comparison:
         return EndToEnd(self.images, largest, percentile, top1, len(self.diverged), divergence)
 
 
-def concatenated(outputs: list[Arrays]) -> Arrays:
+def concatenated(outputs: Sequence[Arrays]) -> Arrays:
     """The outputs of all batches, by name."""
     return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
 

@@ -48,7 +48,13 @@ def pool_on_bits(graph: Graph) -> Graph:
         slopes = np.stack(np.broadcast_arrays(p["scale"] * p["above"], p["scale"] * p["below"]))
         rises, falls = (slopes >= 0).all(axis=0), (slopes <= 0).all(axis=0)
         only_bits = op.kind == "max_pool" and op.real is None and op.shortcut is None
-        if only_bits and first is not None and count[op.inputs[0]] == 1 and first.bits is None and (rises | falls).all():
+        if (
+            only_bits
+            and first is not None
+            and count[op.inputs[0]] == 1
+            and first.bits is None
+            and (rises | falls).all()
+        ):
             epilogue = replace(op, kind="pointwise", attributes={}, bits=f"{op.inputs[0]}.bits")
             fused = fuse(first, epilogue)
             if fused is not None:

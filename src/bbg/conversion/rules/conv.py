@@ -72,10 +72,11 @@ def _binary(
     signs = builder.add_sign(x, lambda v: binarizer.signs(v, form), threshold)
 
     def from_signs(a: Tensor) -> Tensor:
-        if form.threshold is None:
-            return layer(a)
-        t = binarizer.along(form.threshold.detach(), a)
-        return layer(t + a * (1 + t.abs()))  # any number on the side of the threshold that `a` says
+        if form.threshold is not None:
+            t = binarizer.along(form.threshold.detach(), a)
+            a = t + a * (1 + t.abs())  # any number on the side of the threshold that `a` says
+        result: Tensor = layer(a)
+        return result
 
     weight = layer.weight.detach()
     weight_form = layer.weight_binarizer.form(weight)
@@ -128,7 +129,9 @@ def _window(builder: Builder, layer: nn.Conv2d) -> dict[str, Any]:
     elif padding == "same":
         total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         if any(t % 2 for t in total):
-            raise builder.error("padding 'same' is not symmetric for this kernel; use an odd kernel, or pad by a number")
+            raise builder.error(
+                "padding 'same' is not symmetric for this kernel; use an odd kernel, or pad by a number"
+            )
         padding = tuple(t // 2 for t in total)
     return {
         "kernel": layer.kernel_size,

@@ -38,7 +38,9 @@ def hinge(builder: Builder, layer: Pointwise, x: TracedTensor) -> TracedTensor:
 @lowers(nn.PReLU)
 def prelu(builder: Builder, layer: nn.PReLU, x: TracedTensor) -> TracedTensor:
     """PReLU -> pointwise with a slope per channel below 0."""
-    return builder.add("pointwise", (x,), layer, parameters={"below": builder.per_channel(x, layer.weight, "its slope")})
+    return builder.add(
+        "pointwise", (x,), layer, parameters={"below": builder.per_channel(x, layer.weight, "its slope")}
+    )
 
 
 @lowers(nn.LeakyReLU)
@@ -126,7 +128,7 @@ def sub(builder: Builder, input: Any, other: Any) -> TracedTensor:
         return _sum(builder, input, other, torch.sub, gate=np.full(input.shape[0], -1.0))
     if isinstance(input, TracedTensor):
         return _affine(builder, input, -torch.as_tensor(other), torch.add, "bias")
-    return add(builder, neg(builder, other), input)
+    return _affine(builder, neg(builder, other), input, torch.add, "bias")
 
 
 @lowers(operator.neg, torch.neg, "neg")

@@ -22,7 +22,9 @@ def _rearranged(builder: Builder, x: View, function: Callable[[Tensor], Any]) ->
     def view(layout: Tensor) -> View:
         two = layout.ndim > 1 and len(layout) == 2 and layout.numel()
         if not two or not torch.equal(layout[0] + x.numbers, layout[1]):
-            raise builder.error(f"makes {list(layout.shape)} of two images; the first axis must stay that of the images")
+            raise builder.error(
+                f"makes {list(layout.shape)} of two images; the first axis must stay that of the images"
+            )
         return x.with_layout(layout[0])
 
     return tuple(view(layout) for layout in result) if isinstance(result, (tuple, list)) else view(result)
