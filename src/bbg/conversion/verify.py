@@ -82,7 +82,7 @@ class Verification:
 
 
 def verify(lowered: Lowered, packed: PackedModel, images: Tensor, checked: int) -> Verification:
-    """Compare engine and torch: layer by layer on the first `checked` of the `images` `[N, C, H, W]`, end to end on all.
+    """Compare engine and torch: layer by layer on the first `checked` of the `images`, end to end on all.
 
     BbgError names the first value that breaks the law. The network as packed must also return, to the bit, what the
     network that returns every value returns: only the former reuses the memory of values that are no longer needed.
@@ -94,9 +94,8 @@ def verify(lowered: Lowered, packed: PackedModel, images: Tensor, checked: int) 
     checks: dict[str, LayerCheck] = {}
     compared, given = Comparison(), []
     for start, batch in batches(graph, images):
-        values = {INPUT: batch} | {
-            name: torch.from_numpy(v) for name, v in named(observing, observed(batch.numpy())).items()
-        }
+        arrays = named(observing, observed(batch.numpy()))
+        values = {INPUT: batch, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
         free = run_free(lowered.oracle, {INPUT: batch})
         outputs = named(graph, engine(batch.numpy()))
         if start < checked:

@@ -9,7 +9,7 @@ from bbg.graph import Graph, Op
 
 
 def fuse_gate_into_add(graph: Graph) -> Graph:
-    """A factor on repeated channels goes to the addition that reads it: repeating them alone needs no op at run time."""
+    """A factor on repeated channels goes to the addition that reads it: only repeating them needs no op at run time."""
     count = readers(graph)
     ops: dict[str, Op] = {}
     for op in graph.ops:

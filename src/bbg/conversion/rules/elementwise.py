@@ -139,7 +139,7 @@ def neg(builder: Builder, input: TracedTensor) -> TracedTensor:
 
 @lowers(operator.mul, operator.imul, torch.mul, "mul", "mul_")
 def mul(builder: Builder, input: Any, other: Any) -> TracedTensor:
-    """A product of two maps, or of a map and one number per channel -> multiply; a constant -> pointwise with a scale."""
+    """A product of two maps, or of a map and one number per channel -> multiply; by a constant -> a scale."""
     if isinstance(input, TracedTensor) and isinstance(other, TracedTensor):
         return _product(builder, input, other)
     return _affine(builder, input, other, torch.mul, "scale")

@@ -25,7 +25,7 @@ def batch_norm(builder: Builder, layer: nn.BatchNorm2d, x: TracedTensor) -> Trac
 
 @lowers(nn.LayerNorm)
 def layer_norm(builder: Builder, layer: nn.LayerNorm, x: TracedTensor) -> TracedTensor:
-    """Layer norm -> layer_norm: over the channels of each pixel of `[N, H, W, C]`, or features that come of a 1x1 map."""
+    """Layer norm over the channels of each pixel of `[N, H, W, C]`, or over features of a 1x1 map -> layer_norm."""
     x = builder.in_channel_order(x)
     channels = x.shape[0]
     over_channels = x.is_channels_last or (x.is_flat and x.numbers == channels)
