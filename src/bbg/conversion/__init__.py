@@ -23,9 +23,9 @@ import bbg.conversion.rules  # noqa: F401  (registers the rules)
 from bbg._version import __version__
 from bbg.conversion.lowering import lower_network
 from bbg.conversion.passes import fold_graph
-from bbg.conversion.quantize import quantize
+from bbg.conversion.quantize import quantize_edges
 from bbg.conversion.report import Edges, Part, Report, parts
-from bbg.conversion.verify import EndToEnd, LayerCheck, difference, verify
+from bbg.conversion.verify import EndToEnd, LayerCheck, difference, verify_network
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
@@ -78,10 +78,10 @@ def convert(
         packed.check()
         exact, wanted = packed, None
         if edges == "int8" or (edges is None and preprocess is not None and is_binary(packed.graph)):
-            quantized = quantize(lowered, packed.graph, images, packed.preprocess)
+            quantized = quantize_edges(lowered, packed.graph, images, packed.preprocess)
             lowered, wanted = quantized.lowered, quantized.exact
             packed = replace(packed, graph=quantized.graph)
-        found = verify(lowered, packed, images, checked=CHECKED)
+        found = verify_network(lowered, packed, images, checked=CHECKED)
         cost = None if wanted is None else Edges(len(encode(exact)), difference(found.outputs, wanted))
     size = write(path, packed)
     return Report(os.fspath(path), parts(network, packed, lowered.layers, size), found.layers, found.end_to_end, cost)

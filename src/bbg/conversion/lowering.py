@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from bbg.conversion.builder import INPUT, Builder, Lowered
 from bbg.conversion.rules.elementwise import register_torchvision
 from bbg.conversion.rules.registry import FUNCTIONS, QUERIES, TAKE_VIEWS, rule_of
-from bbg.conversion.trace import module_of, trace
+from bbg.conversion.trace import module_of, trace_network
 from bbg.conversion.views import TracedTensor, View, to_value
 from bbg.errors import BbgError
 from bbg.graph import Graph, Structure
@@ -36,7 +36,7 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     """
     register_torchvision()
     model = model if rule_of(model) is None else nn.Sequential(model)  # tracing goes into the outermost module
-    traced = trace(model)
+    traced = trace_network(model)
     example = torch.cat([example, example])[:2]  # two, so that nothing takes the axis of the images for another
     try:
         result = model(example.clone())
@@ -135,7 +135,7 @@ class _Walk:
         if node.target in QUERIES:
             return self._query(node.target, *args, **kwargs)
         rule = FUNCTIONS[node.target] if layer is None else rule_of(layer)
-        assert rule is not None  # trace has checked
+        assert rule is not None  # trace_network has checked
         if rule not in TAKE_VIEWS:
             args, kwargs = fx.node.map_aggregate((args, kwargs), self._materialized)
         given = (self.builder, *args) if layer is None else (self.builder, layer, *args)

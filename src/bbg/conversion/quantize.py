@@ -47,7 +47,7 @@ class Quantized:
     exact: Arrays
 
 
-def quantize(lowered: Lowered, graph: Graph, images: Tensor, preprocess: Preprocess | None) -> Quantized:
+def quantize_edges(lowered: Lowered, graph: Graph, images: Tensor, preprocess: Preprocess | None) -> Quantized:
     """The folded `graph` with edges in 8 bits.
 
     `images`, the example, float32 `[N, C, H, W]`, tells the ranges; `preprocess` what the pixels of an image stand for:

@@ -11,7 +11,7 @@ from bbg.tracing.tracer import PlacedTracer
 ADVICE = "write it without branches on tensors, or move what cannot be traced into a layer that has a rule"
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+def trace_network(model: nn.Module) -> fx.GraphModule:
     """The network as a torch.fx graph; BbgError names the first node that has no rule."""
     graph = _Tracer().traced(model, ADVICE)
     _check(graph, model)

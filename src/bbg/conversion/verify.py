@@ -81,7 +81,7 @@ class Verification:
     outputs: Arrays
 
 
-def verify(lowered: Lowered, packed: PackedModel, images: Tensor, checked: int) -> Verification:
+def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checked: int) -> Verification:
     """Compare engine and torch: layer by layer on the first `checked` of the `images`, end to end on all.
 
     BbgError names the first value that breaks the law. The network as packed must also return, to the bit, what the
