@@ -74,9 +74,11 @@ class Builder:
         op = Op(name, kind, names, name, None, attributes, *_epilogue(parameters, tensors), clip)
         shape = self._shape(op, inputs)
         self.ops.append(op)
-        result = function(*(x.tensor.clone() for x in inputs))
+        given = [x.tensor.clone() for x in inputs]
+        result = function(*given)
+        in_place = any(tensor._version for tensor in given)
         layout = _result_layout(result, inputs[0]) if layout is None else layout
-        return self._record(name, TorchOp(function, inputs, shape, layout=layout), result)
+        return self._record(name, TorchOp(function, inputs, shape, layout=layout, in_place=in_place), result)
 
     def add_sign(
         self, x: TracedTensor, function: Callable[[Tensor], Tensor], threshold: np.ndarray | None

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from bbg.conversion.builder import INPUT, Builder, Lowered
 from bbg.conversion.rules.elementwise import register_torchvision
 from bbg.conversion.rules.registry import FUNCTIONS, QUERIES, TAKE_VIEWS, rule_of
-from bbg.conversion.trace import module_of, trace_network
+from bbg.conversion.trace import Traced, trace_network
 from bbg.conversion.views import TracedTensor, View, to_value
 from bbg.errors import BbgError
 from bbg.graph import Graph, Structure
@@ -44,7 +44,7 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
         shape = list(example.shape)
         raise BbgError(f"the network cannot run on an example {shape} ({error}); give images that it takes") from error
     structure, expected = named_outputs(result)
-    builder, returned = _Walk(traced, model, example).run()
+    builder, returned = _Walk(traced, example).run()
     given_structure, given = named_outputs(returned)
     for name, x in given.items():
         if not isinstance(x, View):
@@ -92,48 +92,46 @@ class _Walk:
     last bit of a number decides.
     """
 
-    def __init__(self, traced: fx.GraphModule, model: nn.Module, example: Tensor) -> None:
-        self.traced, self.model, self.example = traced, model, example
+    def __init__(self, traced: Traced, example: Tensor) -> None:
+        self.traced, self.example = traced, example
         self.builder = Builder(layers={INPUT: ""})
-        self.results: dict[fx.Node, Any] = {}
-        self.torch = fx.Interpreter(traced, garbage_collect_values=False)
-        self.torch.args_iter = iter([example.clone()])
+        self.lowered: dict[fx.Node, Any] = {}
+        self.torch: dict[fx.Node, Any] = {}
         self.position = {node: i for i, node in enumerate(traced.graph.nodes)}
         self.versions: dict[fx.Node, int] = {}  # of torch's tensors: an operation in place raises it
 
     def run(self) -> tuple[Builder, Any]:
         """The builder with all ops, and what the network returns."""
         for node in self.traced.graph.nodes:
-            self.builder.qualname, self.builder.layer = module_of(node, self.model)
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.results.__getitem__)
+            self.builder.qualname, self.builder.layer = self.traced.module_of(node)
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.lowered.__getitem__)
             if node.op == "output":
                 return self.builder, args[0]
-            lowered = self._lower(node, args, kwargs)
-            tensor = self.torch.env[node] = self.torch.run_node(node)
-            self._check_in_place(node)
-            self.results[node] = self._as_in_torch(lowered, tensor, _largest(args, kwargs))
+            if node.op == "placeholder":
+                self.lowered[node], self.torch[node] = self._placeholder(node, args)
+            else:
+                lowered = self._lower(node, args, kwargs)
+                self.torch[node] = self.traced.run(node, *fx.node.map_arg((node.args, node.kwargs), self.torch.get))
+                self._check_in_place(node)
+                self.lowered[node] = self._as_in_torch(lowered, self.torch[node], _largest(args, kwargs))
+            self.versions[node] = self._version(node)
         raise BbgError("the network returns nothing; it must return a tensor, or a tuple, list or dict of tensors")
+
+    def _placeholder(self, node: fx.Node, default: tuple[Any, ...]) -> tuple[Any, Any]:
+        """An argument of the network, lowered and in torch: the images, or the default of another one."""
+        if not self.lowered:
+            return TracedTensor(INPUT, self.example), self.example.clone()
+        if not default:
+            raise BbgError(f"the network takes a second input {node.target!r}; allowed is one, the images")
+        return default[0], default[0]
 
     def _lower(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the node gives: a view, several, or a constant."""
-        if node.op == "placeholder":
-            if not self.results:
-                return TracedTensor(INPUT, self.example)
-            if not args:
-                raise BbgError(f"the network takes a second input {node.target!r}; allowed is one, the images")
-            return args[0]
-        if node.op == "get_attr":
-            value: Any = self.traced
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-            return value
-        layer = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
         if not _views(args, kwargs):
-            if isinstance(node.target, str) and layer is None:
-                return getattr(args[0], node.target)(*args[1:], **kwargs)
-            return (layer or node.target)(*args, **kwargs)  # type: ignore[operator]
+            return self.traced.run(node, args, kwargs)
         if node.target in QUERIES:
             return self._query(node.target, *args, **kwargs)
+        layer = self.traced.part(str(node.target)) if node.op == "call_module" else None
         rule = FUNCTIONS[node.target] if layer is None else rule_of(layer)
         assert rule is not None  # trace_network has checked
         if rule not in TAKE_VIEWS:
@@ -159,15 +157,17 @@ class _Walk:
 
     def _check_in_place(self, node: fx.Node) -> None:
         """BbgError where the node changed a tensor that is read again."""
-        changed = [other for other, version in self.versions.items() if self._version(other) != version]
+        changed = [other for other in node.all_input_nodes if self._version(other) != self.versions[other]]
+        if changed:  # and with it every tensor that shares its memory
+            changed = [other for other, version in self.versions.items() if self._version(other) != version]
         for other in changed:
             if any(self.position[user] > self.position[node] for user in other.users):
                 came = f"works in place on what {other.name!r} gave and what is read again"
                 raise self.builder.error(f"{came}; work on a copy")
-        self.versions |= {other: self._version(other) for other in (*changed, node)}
+        self.versions |= {other: self._version(other) for other in changed}
 
     def _version(self, node: fx.Node) -> int:
-        value = self.torch.env[node]
+        value = self.torch[node]
         return value._version if isinstance(value, Tensor) else 0
 
     def _as_in_torch(self, lowered: Any, tensor: Any, largest: float) -> Any:

@@ -37,7 +37,8 @@ class TorchOp:
     """How torch computes a value of the graph: `function` of the tensors at `inputs`, whose result has `layout`.
 
     `threshold`, `[C]`, is given where the value is bits, those of `inputs[0] >= threshold`; `quant` where it is the
-    bytes of `inputs[0]`. Each image is computed for itself: the result does not depend on the others in the batch.
+    bytes of `inputs[0]`. `in_place`: the function changes its inputs, so it gets copies. Each image is computed for
+    itself: the result does not depend on the others in the batch.
     """
 
     function: Callable[..., Tensor]
@@ -46,11 +47,14 @@ class TorchOp:
     threshold: Tensor | None = None
     quant: QuantParams | None = None
     layout: Tensor | None = None
+    in_place: bool = False
 
     def __call__(self, *values: Tensor) -> Tensor:
-        """The value, given those at `inputs` as `[N, C, H, W]`. They are copied: a layer may work in place."""
+        """The value, given those at `inputs` as `[N, C, H, W]`, which stay as they are."""
         given = [x.arrange(value) for x, value in zip(self.inputs, values, strict=True)]
-        return to_value(self.function(*(tensor.clone() for tensor in given)), self.layout, self.shape)
+        if self.in_place:
+            given = [tensor.clone() for tensor in given]
+        return to_value(self.function(*given), self.layout, self.shape)
 
     @property
     def is_discrete(self) -> bool:
@@ -65,14 +69,16 @@ class TorchOp:
         if self.quant is not None:
             position = self.quant.position(x)
             differs = value != position.round()
+        else:
+            assert self.threshold is not None
+            differs = (x >= self.threshold[:, None, None]) != (value > 0)
+        if not differs.any():
+            return torch.zeros_like(x)
+        if self.quant is not None:
             distance = ((position - value).abs() - 0.5) * self.quant.scale[:, None, None]
         else:
             assert self.threshold is not None
-            distance = x - self.threshold[:, None, None]
-            differs = (distance >= 0) != (value > 0)
-        if not differs.any():
-            return torch.zeros_like(x)
-        distance = distance if self.threshold is None else distance.abs()
+            distance = (x - self.threshold[:, None, None]).abs()
         tiny = torch.finfo(x.dtype).tiny
         relative = (distance.to(x.dtype) / x.abs().max()).clamp(min=tiny)
         return torch.where(differs, relative, torch.zeros(()))
@@ -87,13 +93,11 @@ def run_free(oracle: Mapping[str, TorchOp], values: Mapping[str, Tensor]) -> dic
     return computed
 
 
-def run_where_different(op: TorchOp, inputs: list[Tensor], known: list[Tensor], result: Tensor) -> Tensor:
-    """`op(*inputs)`, given its `result` on `known` inputs: only images whose inputs differ are computed."""
-    pairs = list(zip(inputs, known, strict=True))
-    rows = torch.stack([(a != b).flatten(1).any(1) for a, b in pairs]).any(0)
-    if rows.all():
+def run_where_different(op: TorchOp, inputs: list[Tensor], differs: Tensor, result: Tensor) -> Tensor:
+    """`op(*inputs)`, given its `result` on inputs that differ only in the images `differs`, a mask `[N]`."""
+    if differs.all():
         return op(*inputs)
-    if rows.any():
+    if differs.any():
         result = result.clone()
-        result[rows] = op(*(a[rows] for a in inputs))
+        result[differs] = op(*(x[differs] for x in inputs))
     return result

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
 from torch import fx, nn
 
 from bbg.conversion.rules.registry import FUNCTIONS, LAYERS, QUERIES, rule_of
@@ -11,20 +15,43 @@ from bbg.tracing.tracer import PlacedTracer
 ADVICE = "write it without branches on tensors, or move what cannot be traced into a layer that has a rule"
 
 
-def trace_network(model: nn.Module) -> fx.GraphModule:
+@dataclass(frozen=True)
+class Traced:
+    """The graph of `model`, in which each node has a rule."""
+
+    model: nn.Module
+    graph: fx.Graph
+
+    def part(self, name: str) -> Any:
+        """The module, parameter, buffer or constant that the graph calls by this name."""
+        return reduce(getattr, name.split("."), self.model)
+
+    def module_of(self, node: fx.Node) -> tuple[str, str]:
+        """Qualified name and type of the module that `node` belongs to; a call of a function adds its own name."""
+        if node.op == "call_module":
+            return str(node.target), type(self.part(str(node.target))).__name__
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        qualname = stack[-1][0] if stack else ""
+        layer = type(self.model.get_submodule(qualname)).__name__
+        return f"{qualname}.{node.name}" if qualname else node.name, layer
+
+    def run(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What torch computes at a node, given its arguments."""
+        if node.op == "get_attr":
+            return self.part(str(node.target))
+        if node.op == "call_module":
+            return self.part(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+def trace_network(model: nn.Module) -> Traced:
     """The network as a torch.fx graph; BbgError names the first node that has no rule."""
-    graph = _Tracer().traced(model, ADVICE)
-    _check(graph, model)
-    return fx.GraphModule(model, graph)
-
-
-def module_of(node: fx.Node, model: nn.Module) -> tuple[str, str]:
-    """Qualified name and type of the module that `node` belongs to; a call of a function adds its own name."""
-    if node.op == "call_module":
-        return str(node.target), type(model.get_submodule(str(node.target))).__name__
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    qualname = stack[-1][0] if stack else ""
-    return f"{qualname}.{node.name}" if qualname else node.name, type(model.get_submodule(qualname)).__name__
+    traced = Traced(model, _Tracer().traced(model, ADVICE))
+    _check(traced)
+    return traced
 
 
 class _Tracer(PlacedTracer):
@@ -34,15 +61,15 @@ class _Tracer(PlacedTracer):
         return rule_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
-def _check(graph: fx.Graph, model: nn.Module) -> None:
+def _check(traced: Traced) -> None:
     tensors: set[fx.Node] = set()  # nodes whose value is a tensor that depends on the input
-    for node in graph.nodes:
+    for node in traced.graph.nodes:
         if node.op == "placeholder" and not tensors:
             tensors.add(node)
         elif not tensors.intersection(node.all_input_nodes) or node.op == "output" or node.target in QUERIES:
             continue
         elif node.op == "call_module":
-            layer = model.get_submodule(node.target)
+            layer = traced.part(node.target)
             if rule_of(layer) is None:
                 allowed = ", ".join(sorted(rule.__name__ for rule in LAYERS))
                 raise BbgError(
@@ -50,7 +77,7 @@ def _check(graph: fx.Graph, model: nn.Module) -> None:
                     f"that can: {allowed}"
                 )
         elif node.target not in FUNCTIONS:
-            qualname, layer_name = module_of(node, model)
+            qualname, layer_name = traced.module_of(node)
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
             allowed = ", ".join(sorted({rule if isinstance(rule, str) else rule.__name__ for rule in FUNCTIONS}))
             raise BbgError(

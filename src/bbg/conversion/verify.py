@@ -99,7 +99,7 @@ def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checke
         free = run_free(lowered.oracle, {INPUT: batch})
         outputs = named(graph, engine(batch.numpy()))
         if start < checked:
-            some = slice(None, checked - start)
+            some = checked - start
             for check in compare_layers(lowered, graph, _first(values, some), _first(free, some)):
                 _enforce(check)
                 checks[check.name] = check.merge(checks.get(check.name))
@@ -121,13 +121,25 @@ def compare_layers(
     in torch: they are judged by what comes of them.
     """
     computed: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {INPUT: torch.zeros(len(values[INPUT]), dtype=torch.bool)}
+
+    def differs(name: str) -> Tensor:
+        """The images on which this value is not that of torch's free run. Real values of the engine differ on all."""
+        if name not in masks:
+            if name not in values:
+                masks[name] = torch.stack([differs(x.name) for x in lowered.oracle[name].inputs]).any(0)
+            elif lowered.oracle[name].is_discrete:
+                masks[name] = (values[name] != free[name]).flatten(1).any(1)
+            else:
+                masks[name] = ~masks[INPUT]
+        return masks[name]
 
     def on_engine_inputs(name: str) -> Tensor:
         if name not in computed:
             op = lowered.oracle[name]
             sources = [x.name for x in op.inputs]
-            known = [free[source] for source in sources]
-            computed[name] = run_where_different(op, [expected(source) for source in sources], known, free[name])
+            mask = torch.stack([differs(source) for source in sources]).any(0)
+            computed[name] = run_where_different(op, [expected(source) for source in sources], mask, free[name])
         return computed[name]
 
     def expected(name: str) -> Tensor:
@@ -166,7 +178,7 @@ def diverged(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor], free:
     first = torch.zeros(len(values[INPUT]))
     for name in (name for op in graph.ops for name in op.written if name in lowered.oracle):
         torch_op = lowered.oracle[name]
-        if torch_op.is_discrete:
+        if torch_op.is_discrete and not torch.equal(values[name], free[name]):
             distance = torch_op.divergence(values[name], free[torch_op.inputs[0].name])
             first = torch.where(first > 0, first, distance.flatten(1).amax(1))
     return [float(distance) for distance in first if distance > 0]
@@ -191,8 +203,9 @@ def outputs_of(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, np.ndarr
     return reference.outputs(graph, {name: value.numpy() for name, value in values.items()})
 
 
-def _first(values: Mapping[str, Tensor], some: slice) -> dict[str, Tensor]:
-    return {name: value[some] for name, value in values.items()}
+def _first(values: Mapping[str, Tensor], images: int) -> Mapping[str, Tensor]:
+    """The values of the first images."""
+    return values if images >= len(values[INPUT]) else {name: value[:images] for name, value in values.items()}
 
 
 def _enforce(check: LayerCheck) -> None:
