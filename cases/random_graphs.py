@@ -10,8 +10,9 @@ import numpy as np
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, Part, Structure, Value, pack_bits
 from bbg.graph.file import PackedModel
-from bbg.graph.kinds import ATTRIBUTES, KINDS, REQUIRED
-from bbg.graph.reference import along, byte_position, real_of
+from bbg.graph.formulas import per_channel
+from bbg.graph.kinds import ATTRIBUTES, KINDS, REQUIRED, TENSORS, Kind
+from bbg.graph.reference import byte_position, parameter, real_of
 from bbg.image import Preprocess
 
 
@@ -24,18 +25,18 @@ def margin(graph: Graph, values: dict[str, np.ndarray]) -> float:
     least = 1.0
     for op in graph.ops:
         plain = op.bits is None and op.bytes is None
-        if plain or op.kind == "max_pool_bits" or "acc_threshold" in op.tensors:
+        if plain or not KINDS[op.kind].real_output or "acc_threshold" in op.tensors:
             continue
         real = values[op.real] if op.real is not None else run_real(op, values)
         if not np.isfinite(real).all():
             return 0.0
-        threshold = op.parameter("bit_threshold") if "bit_threshold" in op.epilogue else np.zeros(1, np.float32)
-        distance = np.abs(real.astype(np.float64) - along(threshold))
+        threshold = parameter(op, "bit_threshold")
+        distance = np.abs(real.astype(np.float64) - per_channel(threshold))
         near = distance[distance > 0] if op.bits is not None else np.empty(0)
         if op.bytes is not None:
             position = byte_position(op, real)
             steps = np.abs(position - np.floor(position) - 0.5)[(position > -0.5) & (position < 255.5)]
-            scale = np.ones(1) if op.parameter("byte_scale") is None else np.abs(op.parameter("byte_scale"))
+            scale = np.abs(parameter(op, "byte_scale"))
             near = np.append(near, steps / max(scale.max(), 1e-30))
         if near.size:
             least = min(least, float(near.min() / max(np.abs(real).max(), 1e-30)))
@@ -114,7 +115,7 @@ def _random_op(
     }
     given = [key for key in rule.attributes if ATTRIBUTES[key].default is REQUIRED or rng.random() < 0.7]
     attributes = {key: draw[key]() for key in given}
-    operands = _operands(rng, kind, main, values)
+    operands = _operands(rng, rule, main, values)
     real, bits = [(True, True), (True, False), (False, True)][0 if first else int(rng.integers(3))]
     byte = bool(rng.random() < 0.15)
     if not rule.real_output:
@@ -129,7 +130,7 @@ def _random_op(
     shortcuts = [key for key, value in values.items() if value == Value("real", *shape)]
     integer = "acc_threshold" in rule.optional and not real and not byte and rng.random() < 0.5
     plain = integer or not rule.real_output
-    added = bool(shortcuts) and not plain and rule.operands is not None and rng.random() < 0.7
+    added = bool(shortcuts) and not plain and rule.shortcut and rng.random() < 0.7
     inputs = (*operands, str(rng.choice(shortcuts))) if added else operands
     parameters = tuple(r for r in rng.permutation(rule.epilogue) if rng.random() < 0.5 and (r != "gate" or added))
     clip = (None, None) if plain or rng.random() < 0.3 else (-2.0, float(rng.integers(0, 4)))
@@ -147,16 +148,21 @@ def _random_op(
     return _with_tensors(rng, op, values[main], shape[0], integer)
 
 
-def _operands(rng: np.random.Generator, kind: str, main: str, values: dict[str, Value]) -> tuple[str, ...]:
-    """`main` and what goes with it; a value may come more than once."""
-    if KINDS[kind].operands == 1:
+def _operands(rng: np.random.Generator, rule: Kind, main: str, values: dict[str, Value]) -> tuple[str, ...]:
+    """`main` and what goes with it, of the kinds of several operands; a value may come more than once."""
+    if rule.operands == 1:
         return (main,)
-    real = [key for key, value in values.items() if value.type == "real"]
-    if kind == "multiply":
-        c, h, w = values[main].shape
-        return main, str(rng.choice([key for key in real if values[key].shape in ((c, h, w), (c, 1, 1))]))
-    beside = [key for key in real if values[key].shape[1:] == values[main].shape[1:]]
-    return main, *(str(key) for key in rng.choice(beside, int(rng.integers(1, 4))))
+
+    def fits(other: str) -> bool:
+        try:
+            rule.shape({}, values[main].shape, values[other].shape)
+        except BbgError:
+            return False
+        return True
+
+    beside = [key for key, value in values.items() if value.type == rule.main and fits(key)]
+    count = int(rng.integers(1, 4)) if rule.operands is None else rule.operands - 1
+    return main, *(str(key) for key in rng.choice(beside, count))
 
 
 def _random_outputs(
@@ -188,27 +194,28 @@ def _random_outputs(
 
 def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, integer: bool) -> Op:
     """`op` with random tensors."""
-    tensors = {}
-    taps_too = op.kind in ("binary_conv", "byte_conv") and not integer and rng.random() < 0.3
-    wanted = {"epilogue": bool(op.epilogue), "tap_bias": taps_too}
-    for key, (dtype, shape) in op._tensor_forms(main, channels).items():
-        if key == "and_mask" and op.kind == "max_pool_bits":
-            tensors[key] = pack_bits(rng.random(main.channels) < 0.5, 1)[0]
-        elif key == "weight" and dtype == "uint64":
-            tensors[key] = pack_bits(rng.random((channels, op.fan_in(main))) < 0.5, channels)
-        elif key == "weight" and dtype == "int8":
+    tensors: dict[str, np.ndarray] = {}
+    rule, forms = KINDS[op.kind], op.tensor_forms(main, channels)
+    for key, (dtype, shape) in forms.items():
+        if key in rule.optional and (key != "acc_threshold") == integer:
+            continue
+        if key == "tap_bias" and rng.random() < 0.7:
+            continue
+        if dtype == "uint64":
+            rows, bits = shape[0] if len(shape) > 1 else 1, TENSORS[key].bits(rule, op.attributes, main.shape)
+            tensors[key] = pack_bits(rng.random((rows, bits)) < 0.5, rows).reshape(shape)
+        elif dtype == "int8":
             tensors[key] = rng.integers(-128, 128, shape).astype(np.int8)
-        elif key == "index" and op.kind == "select":
+        elif key == "index":
             start = int(rng.integers(main.channels))
             side_by_side = (start + np.arange(channels)) % main.channels
             drawn = side_by_side if rng.random() < 0.5 else rng.integers(0, main.channels, channels)
             tensors[key] = drawn.astype(np.int32)
-        elif key == "acc_threshold" and integer:
+        elif dtype == "int32":
             tensors[key] = rng.integers(-5, 6, shape).astype(np.int32)
-        elif dtype == "float32" and wanted.get(key, True):
+        else:
             tensors[key] = rng.normal(size=shape).astype(np.float32)
-            if key == "epilogue":  # spread what becomes bytes over their range
-                for row, factor in (("byte_scale", 50.0), ("byte_bias", 100.0)):
-                    if row in op.epilogue:
-                        tensors[key][op.epilogue.index(row)] *= factor
+    for name, factor in (("byte_scale", 50.0), ("byte_bias", 100.0)):  # spread what becomes bytes over their range
+        if name in op.epilogue:
+            tensors["epilogue"][op.epilogue.index(name)] *= factor
     return Op(op.name, op.kind, op.inputs, op.real, op.bits, op.attributes, tensors, op.epilogue, op.clip, op.bytes)

@@ -156,7 +156,7 @@ constexpr KindRule kKinds[] = {
     {Kind::multiply,          "multiply",          Type::real,  2, 0,         0,       0,                        kEpilogue,  true,  true,  kNoWeight},
     {Kind::unary,             "unary",             Type::real,  1, kFunction, 0,       0,                        kEpilogue,  true,  true,  kNoWeight},
     {Kind::layer_norm,        "layer_norm",        Type::real,  1, kEps,      0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::max_pool_bits,     "max_pool_bits",     Type::bits,  1, kMaxPool,  0,       kAndMask,                 0,          false, false, kNoWeight},
+    {Kind::max_pool_bits,     "max_pool_bits",     Type::bits,  1, kMaxPool,  kAndMask, 0,                       0,          false, false, kNoWeight},
 };
 // clang-format on
 

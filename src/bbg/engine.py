@@ -21,7 +21,7 @@ import bbg._native as _native
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel, read
-from bbg.graph.kinds import Shape
+from bbg.graph.types import Shape
 from bbg.image import Preprocess
 
 Outputs = np.ndarray | dict[str, np.ndarray]

@@ -198,8 +198,8 @@ def test_attributes_left_out_have_their_defaults() -> None:
 
 def test_costs_count_bytes_products_and_widths() -> None:
     stem, gated, *_, head = small().costs()
-    assert (stem.bytes, stem.macs, stem.bits) == (4 * (135 + 10), 36 * 5 * 27, 32)
-    assert (gated.bytes, gated.macs, gated.bits) == (8 * 5 + 4 * 15, 36 * 5 * 45, 1)
+    assert (stem.bytes, stem.macs, stem.bits, stem.weights) == (4 * (135 + 10), 36 * 5 * 27, 32, 135)
+    assert (gated.bytes, gated.macs, gated.bits, gated.weights) == (8 * 5 + 4 * 15, 36 * 5 * 45, 1, 225)
     assert (head.macs, head.shape) == (4 * 630, (4, 1, 1))
     assert [cost.bits for cost in small().costs()] == [32, 1, 1, None, 1]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bbg.graph import Graph, Op, Value, reference
+from bbg.graph.formulas import filter_shape
 from bbg.graph.kinds import KINDS
 from cases import random_graphs
 
@@ -20,7 +21,7 @@ def torch_accumulator(op: Op, x: torch.Tensor, *others: torch.Tensor) -> torch.T
         weight = op.tensors["weight"]
         if op.kind == "binary_conv":
             words = np.ascontiguousarray(weight).view(np.uint8)
-            shape = reference.weight_shape(op, x.numpy())
+            shape = filter_shape(a, x.shape[1])
             weight = (np.unpackbits(words, axis=1, bitorder="little")[:, : np.prod(shape[1:])] * 2.0 - 1).reshape(shape)
         weight = torch.from_numpy(weight.astype(np.float64)).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])

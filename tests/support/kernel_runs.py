@@ -6,6 +6,7 @@ import numpy as np
 
 from bbg.engine import Engine, kernel_sets
 from bbg.graph import Graph, reference
+from bbg.graph.formulas import per_channel
 from cases import random_graphs
 from cases.convolutions import Case
 
@@ -38,8 +39,8 @@ def check(graph: Graph, x: np.ndarray, isa: str, tolerance: float = 1e-5) -> Non
                 largest = max(1.0, float(np.abs(want).max()))
                 np.testing.assert_allclose(got[name], want, rtol=0, atol=tolerance * largest, err_msg=op.name)
             elif name == op.bits:
-                sign = reference.along(op.parameter("bit_threshold")) if "bit_threshold" in op.epilogue else 0
-                sure = np.abs(real - sign) > tolerance * np.abs(real).max()
+                threshold = per_channel(reference.parameter(op, "bit_threshold"))
+                sure = np.abs(real - threshold) > tolerance * np.abs(real).max()
                 np.testing.assert_array_equal(got[name][sure], want[sure], err_msg=op.name)
             else:
                 np.testing.assert_allclose(got[name], want, rtol=0, atol=1, err_msg=op.name)

@@ -15,7 +15,8 @@ from bbg.conversion.oracle import TorchOp
 from bbg.conversion.views import JoinedTensor, TracedTensor, View, channels_last, to_value, value_layout
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, Part
-from bbg.graph.kinds import KINDS, Shape
+from bbg.graph.kinds import KINDS
+from bbg.graph.types import Shape
 
 INPUT = "input"
 

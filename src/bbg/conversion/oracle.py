@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bbg.conversion.views import TracedTensor, to_value
-from bbg.graph.kinds import Shape
+from bbg.graph.types import Shape
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from bbg.conversion.passes.epilogue import parameters_of, with_parameters
 from bbg.conversion.verify import Arrays, batches, concatenated, outputs_of
 from bbg.conversion.views import TracedTensor
 from bbg.graph import Graph, Op
-from bbg.graph.kinds import BYTE_FAN_IN
+from bbg.graph.kinds import INT8
 from bbg.image import Preprocess
 
 MARGIN = 1 / 8  # of the range
@@ -79,7 +79,7 @@ def _convolutions(graph: Graph, preprocess: Preprocess | None) -> dict[str, Op]:
     convs = {}
     for op in graph.ops:
         source = graph.values[op.inputs[0]]
-        if op.kind == "conv" and not op.is_depthwise(source) and op.fan_in(source) <= BYTE_FAN_IN:
+        if op.kind == "conv" and not op.is_depthwise(source) and op.fan_in(source) <= INT8.most_products:
             convs[op.name] = op
     pixels = graph.input_name
     others = [name for op in graph.ops for name in (op.inputs if op.name not in convs else op.inputs[1:])]

@@ -157,8 +157,7 @@ def parts(model: nn.Module, packed: PackedModel, layers: Mapping[str, str], size
     for op, cost in zip(packed.graph.ops, packed.graph.costs(), strict=True):
         if cost.bits is not None:
             kind = layers[op.name], cost.bits
-            weights = op.attributes["channels"] * op.fan_in(packed.graph.values[op.inputs[0]])
-            before[kind] += 4 * weights
+            before[kind] += 4 * cost.weights
             after[kind] += op.tensors["weight"].nbytes
     state = [*model.parameters(), *model.buffers()]
     numbers = sum(tensor.numel() for tensor in state if tensor.is_floating_point())

@@ -24,7 +24,7 @@ from bbg.conversion.builder import INPUT, Lowered
 from bbg.conversion.oracle import run_free, run_where_different
 from bbg.engine import Engine
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op, reference
+from bbg.graph import Graph, reference
 from bbg.graph.file import PackedModel
 
 TOLERANCE = 1e-5
@@ -156,21 +156,9 @@ def compare_layers(
                 yield LayerCheck(name, layer, ties=int(ties.sum()), wrong=int(wrong.sum()))
             else:
                 want = on_engine_inputs(name)
-                largest = max(float(want.abs().max()), _reach(op, values))
+                reach = op.reach([values[operand].numpy() for operand in op.operands])
+                largest = max(float(want.abs().max()), reach, float(np.finfo(np.float32).tiny))
                 yield LayerCheck(name, layer, float((values[name] - want).abs().max()) / largest)
-
-
-def _reach(op: Op, values: Mapping[str, Tensor]) -> float:
-    """How large values of the op could be on these inputs, where it is a curve: far out its numbers are nearly 0."""
-    function = op.attributes.get("function")
-    if function in ("tanh", "sigmoid"):
-        reach = 1.0
-    elif function in ("silu", "hardswish", "gelu"):
-        reach = float(values[op.inputs[0]].abs().max())
-    else:
-        return float(np.finfo(np.float32).tiny)
-    scale = op.parameter("scale")
-    return reach if scale is None else reach * float(np.abs(scale).max())
 
 
 def diverged(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor], free: Mapping[str, Tensor]) -> list[float]:

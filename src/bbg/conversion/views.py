@@ -15,7 +15,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from bbg.graph.kinds import Shape
+from bbg.graph.types import Shape
 
 
 def value_layout(shape: Shape) -> Tensor:

@@ -22,8 +22,8 @@ import safetensors
 from safetensors.numpy import save
 
 from bbg.errors import BbgError
-from bbg.graph.graph import STRUCTURES, WEIGHT_BITS, Graph, Op, Output, Part, Structure
-from bbg.graph.kinds import ATTRIBUTES
+from bbg.graph.graph import STRUCTURES, Graph, Op, Output, Part, Structure
+from bbg.graph.kinds import ATTRIBUTES, KINDS, TENSORS
 from bbg.image import Preprocess
 
 VERSION = 1
@@ -36,7 +36,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "I8": np.dtype("i1"),
 }
-_TENSORS = ("weight", "epilogue", "acc_threshold", "tap_bias", "and_mask", "index")
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -109,9 +108,9 @@ def byte_breakdown(model: PackedModel) -> list[Item]:
     sizes: dict[str, int] = {}
     for op in model.graph.ops:
         for name, tensor in op.tensors.items():
-            if name == "weight":
-                name = f"{WEIGHT_BITS[op.kind]}-bit weights"
-            sizes[name] = sizes.get(name, 0) + tensor.nbytes
+            weight = KINDS[op.kind].weight
+            what = f"{weight.bits}-bit weights" if name == "weight" and weight is not None else name
+            sizes[what] = sizes.get(what, 0) + tensor.nbytes
     description = len(json.dumps(_describe(model), ensure_ascii=False).encode())
     sizes["graph JSON"] = description
     sizes["safetensors header"] = len(data) - sum(sizes.values())
@@ -261,7 +260,7 @@ def _op(entry: Any, where: str, tensors: dict[str, np.ndarray]) -> Op:
         bits=None if entry.get("bits") is None else _text(entry["bits"], f"'bits' of {where}"),
         bytes=None if entry.get("bytes") is None else _text(entry["bytes"], f"'bytes' of {where}"),
         attributes=_object(entry.get("attributes", {}), f"attributes of {where}"),
-        tensors={key: tensors.pop(f"{name}.{key}") for key in _TENSORS if f"{name}.{key}" in tensors},
+        tensors={key: tensors.pop(f"{name}.{key}") for key in (*TENSORS, "epilogue") if f"{name}.{key}" in tensors},
         epilogue=_names(entry.get("epilogue", []), f"an epilogue parameter of {where}"),
         clip=(clip[0], clip[1]),
     )

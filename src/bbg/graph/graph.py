@@ -11,7 +11,7 @@ must know.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -19,13 +19,12 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from bbg.errors import BbgError
-from bbg.graph.bits import words
-from bbg.graph.kinds import ATTRIBUTES, BYTE_FAN_IN, KINDS, LIMIT, REQUIRED, Attributes, Kind, Shape, Type, check_shape
+from bbg.graph.kinds import ATTRIBUTES, KINDS, REQUIRED, TENSORS, Kind
+from bbg.graph.shapes import check_shape
+from bbg.graph.types import Attributes, Shape, Type
 
-Structure = Literal["tensor", "dict", "tuple", "list"]
+Structure = Literal["tensor", "dict", "tuple", "list"]  # what the network returns: one tensor, or several
 STRUCTURES: tuple[str, ...] = get_args(Structure)
-WEIGHT_DTYPES = {"conv": "float32", "byte_conv": "int8", "binary_conv": "uint64"}
-WEIGHT_BITS = {"conv": 32, "byte_conv": 8, "binary_conv": 1}
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,10 @@ class Op:
                 raise self.error(f"attribute {name!r} is missing; it must be {ATTRIBUTES[name]}")
         if kind.operands is None and len(self.inputs) < 2:
             raise self.error(f"{len(self.inputs)} inputs; two or more are allowed")
-        if kind.operands is not None and len(self.inputs) not in (kind.operands, kind.operands + 1):
+        if kind.operands is not None and len(self.inputs) not in (kind.operands, kind.operands + kind.shortcut):
             number = ("one", "two")[kind.operands - 1]
-            raise self.error(f"{len(self.inputs)} inputs; {number}, or {number} and a shortcut, are allowed")
+            allowed = f"{number}, or {number} and a shortcut, are" if kind.shortcut else f"{number} is"
+            raise self.error(f"{len(self.inputs)} inputs; {allowed} allowed")
         if not self.written:
             raise self.error("writes nothing; give it a real value, bits or bytes")
         self._check_epilogue(kind)
@@ -168,38 +168,27 @@ class Op:
                 raise self.error(f"shortcut {self.shortcut!r} is {came}, it must be real {list(shape)}")
         return shape
 
-    def _tensor_forms(self, main: Value, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape of every tensor that this op may have."""
-        forms: dict[str, tuple[str, tuple[int, ...]]] = {
-            "epilogue": ("float32", (len(self.epilogue), channels)),
-            "acc_threshold": ("int32", (channels,)),
-            "and_mask": ("uint64", (words(main.channels),)),
-            "index": ("int32", (channels,)),
-        }
-        if "weight" in KINDS[self.kind].required:
-            (ky, kx), inputs = self.attributes["kernel"], main.channels // self.attributes["groups"]
-            if channels * ky * kx * inputs >= LIMIT:
-                raise self.error(f"weight of {channels} x {ky} x {kx} x {inputs} numbers; allowed are fewer than 2^31")
-            if self.kind == "byte_conv" and ky * kx * inputs > BYTE_FAN_IN:
-                raise self.error(f"{ky * kx * inputs} products per number; allowed are {BYTE_FAN_IN}")
-            shape: tuple[int, ...] = (channels, ky, kx, inputs)
-            if self.kind == "binary_conv":
-                shape = (channels, words(ky * kx * inputs))
-            forms["weight"] = (WEIGHT_DTYPES[self.kind], shape)
-            forms["tap_bias"] = ("float32", (ky * kx, channels))
+    def tensor_forms(self, main: Value, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtype and shape of every tensor that this op may have, given its operand and the channels of its result."""
+        kind = KINDS[self.kind]
+        forms: dict[str, tuple[str, tuple[int, ...]]] = {}
+        if self.epilogue:
+            forms["epilogue"] = ("float32", (len(self.epilogue), channels))
+        try:
+            for name in kind.required + kind.optional:
+                forms[name] = TENSORS[name].form(kind, self.attributes, main.shape, channels)
+        except BbgError as error:
+            raise self.error(str(error)) from None
         return forms
 
     def _check_tensors(self, main: Value, channels: int) -> None:
-        kind = KINDS[self.kind]
-        needed = kind.required + (("epilogue",) if self.epilogue else ())
-        for name in needed:
-            if name not in self.tensors:
+        kind, forms = KINDS[self.kind], self.tensor_forms(main, channels)
+        for name in forms:
+            if name not in self.tensors and name not in kind.optional:
                 raise self.error(f"tensor {name!r} is missing")
-        forms = self._tensor_forms(main, channels)
         for name, array in self.tensors.items():
-            if name not in needed + kind.optional:
-                allowed = ", ".join(needed + kind.optional) or "none"
-                raise self.error(f"tensor {name!r} is not used; allowed are {allowed}")
+            if name not in forms:
+                raise self.error(f"tensor {name!r} is not used; allowed are {', '.join(forms) or 'none'}")
             dtype, shape = forms[name]
             if array.dtype != dtype or array.shape != shape:
                 came = f"{array.dtype} {list(array.shape)}"
@@ -212,7 +201,7 @@ class Op:
                     f"channels of the operand, 0 to {main.channels - 1}"
                 )
             if dtype == "uint64":
-                bits = main.channels if name == "and_mask" else self.fan_in(main)
+                bits = TENSORS[name].bits(kind, self.attributes, main.shape)
                 if bits % 64 and (array[..., -1] >> np.uint64(bits % 64)).any():
                     raise self.error(f"tensor {name!r} has bits set behind the last of {bits}")
 
@@ -223,9 +212,16 @@ class Op:
 
     def fan_in(self, main: Value) -> int:
         """Products per number of the result: `kh * kw * I / groups`; 0 for ops without a weight."""
-        if "weight" not in KINDS[self.kind].required:
-            return 0
-        return int(math.prod(self.attributes["kernel"]) * (main.channels // self.attributes["groups"]))
+        return KINDS[self.kind].products(self.attributes, main.shape)
+
+    def reach(self, operands: Sequence[np.ndarray]) -> float:
+        """How large the op's numbers could be on such operands, whatever they are; 0 where they tell that themselves.
+
+        Errors are judged relative to the largest of both: far out, a function's numbers may all be nearly 0.
+        """
+        scale = self.parameter("scale")
+        reach = KINDS[self.kind].reach(self.attributes, operands)
+        return reach if scale is None else reach * float(np.abs(scale).max())
 
 
 @dataclass(frozen=True)
@@ -264,7 +260,11 @@ class Output:
 
 
 class Cost(NamedTuple):
-    """What one op costs for one image: bytes of tensors, multiply-accumulates, bit width of the weight (None: none)."""
+    """What one op costs for one image.
+
+    `shape`: of the result. `bytes`: of its tensors. `macs`: multiply-accumulates. `bits`: of a number of the weight,
+    None where there is no weight. `weights`: numbers of the weight.
+    """
 
     name: str
     kind: str
@@ -272,6 +272,7 @@ class Cost(NamedTuple):
     bytes: int
     macs: int
     bits: int | None
+    weights: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,13 +321,13 @@ class Graph:
         return values
 
     def costs(self) -> list[Cost]:
-        """Bytes, multiply-accumulates and weight width of every op, in order, at the graph's own input size."""
+        """The cost of every op, in order, at the graph's own input size."""
         values, rows = self.values, []
         for op in self.ops:
-            written, fan_in = values[op.result], op.fan_in(values[op.inputs[0]])
-            size = sum(tensor.nbytes for tensor in op.tensors.values())
-            bits = WEIGHT_BITS[op.kind] if fan_in else None
-            rows.append(Cost(op.name, op.kind, written.shape, size, written.numbers * fan_in, bits))
+            result, fan_in, weight = values[op.result], op.fan_in(values[op.inputs[0]]), KINDS[op.kind].weight
+            size, bits = sum(tensor.nbytes for tensor in op.tensors.values()), None if weight is None else weight.bits
+            macs, weights = result.numbers * fan_in, result.channels * fan_in
+            rows.append(Cost(op.name, op.kind, result.shape, size, macs, bits, weights))
         return rows
 
     def _check_names(self) -> None:

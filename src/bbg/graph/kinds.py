@@ -1,24 +1,79 @@
-"""The op kinds of an engine: operands, attributes, tensors, and the shape of the result (docs/format.md)."""
+"""The op kinds of an engine: everything that is true of a kind stands in its row of `KINDS` (docs/format.md).
+
+    rule = KINDS["binary_conv"]
+    rule.shape(attributes, operand_shape)                            # shape of the result
+    rule.formula(attributes, tensors, result_shape, operand)         # the accumulator, in numpy
+    TENSORS["weight"].form(rule, attributes, operand_shape, channels)   # dtype and shape of a tensor
+
+native/kinds.h is the same table in C++; tests/graph/test_kinds.py compares the two through `bbg._native`. A scalar
+function is a row of `FUNCTIONS`, for the kind "unary".
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from bbg.errors import BbgError
+from bbg.graph import formulas, shapes
+from bbg.graph.bits import words
+from bbg.graph.types import LIMIT, Attributes, Shape, Tensors, Type
 
-Type = Literal["real", "bits", "bytes"]
-Shape = tuple[int, int, int]
-Attributes = Mapping[str, Any]
-
-LIMIT = 2**31  # numbers in one value of one image, and in one weight
 PAIR_LIMIT = 65535  # one element of a pair attribute: keeps every position of a window within 64-bit integers
 REQUIRED = object()
 LEAST_FLOAT, MOST_FLOAT = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the normal positive float32 numbers
-BYTE_FAN_IN = 65535  # products per number of a byte_conv: 255 * 128 * 65535 < 2^31
-EPILOGUE = ("scale", "bias", "shift", "gate", "above", "below", "offset", "bit_threshold", "byte_scale", "byte_bias")
+
+# The parameters of the epilogue, and what one that is left out means.
+EPILOGUE: dict[str, float] = {
+    "scale": 1,
+    "bias": 0,
+    "shift": 0,
+    "gate": 1,
+    "above": 1,
+    "below": 1,
+    "offset": 0,
+    "bit_threshold": 0,
+    "byte_scale": 1,
+    "byte_bias": 0,
+}
+
+
+# ---- scalar functions -----------------------------------------------------------------------------------------------
+
+
+class Function(NamedTuple):
+    """A scalar function: its formula, and how large its results could be at inputs of that size.
+
+    An error is judged relative to that `bound`: far out the results of a bounded function are nearly 0 or 1, and
+    relative to these alone rounding would look large.
+    """
+
+    formula: Callable[[np.ndarray], np.ndarray]
+    bound: Callable[[np.ndarray], np.ndarray]
+
+
+FUNCTIONS: dict[str, Function] = {
+    "tanh": Function(np.tanh, np.ones_like),
+    "sigmoid": Function(formulas.sigmoid, np.ones_like),
+    "silu": Function(lambda x: x * formulas.sigmoid(x), np.abs),
+    "hardswish": Function(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), np.abs),
+    "gelu": Function(lambda x: x * formulas.normal_cdf(x), np.abs),
+}
+
+
+def _unary(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
+    return FUNCTIONS[a["function"]].formula(main)
+
+
+def _unary_reach(a: Attributes, operands: Sequence[np.ndarray]) -> float:
+    return float(FUNCTIONS[a["function"]].bound(operands[0]).max())
+
+
+# ---- attributes -----------------------------------------------------------------------------------------------------
 
 
 class Attribute(NamedTuple):
@@ -62,94 +117,143 @@ ATTRIBUTES = {
     "size": Attribute(REQUIRED, "pair of integers", 1),
     "ceil_mode": Attribute(False, "boolean"),
     "count_include_pad": Attribute(True, "boolean"),
-    "function": Attribute(REQUIRED, "word", words=("tanh", "sigmoid", "silu", "hardswish", "gelu")),
     "eps": Attribute(1e-5, "number", LEAST_FLOAT, MOST_FLOAT),
+    "function": Attribute(REQUIRED, "word", words=tuple(FUNCTIONS)),
 }
 
 
-def _steps(a: Attributes, shape: Shape) -> tuple[int, int]:
-    """How many windows fit, vertically and horizontally: PyTorch's formula for convolutions and pools alike."""
-    counts = []
-    for axis in (0, 1):
-        size, kernel, stride, padding = shape[1 + axis], a["kernel"][axis], a["stride"][axis], a["padding"][axis]
-        span = size + 2 * padding - a.get("dilation", (1, 1))[axis] * (kernel - 1) - 1
-        if a.get("ceil_mode", False):
-            count = -(-span // stride) + 1
-            count -= (count - 1) * stride >= size + padding  # a window that starts behind the map is left out
-        else:
-            count = span // stride + 1
-        counts.append(count)
-    return counts[0], counts[1]
+# ---- the rule of a kind ---------------------------------------------------------------------------------------------
 
 
-def _conv_shape(a: Attributes, shape: Shape) -> Shape:
-    if shape[0] % a["groups"] or a["channels"] % a["groups"]:
-        raise BbgError(f"groups {a['groups']} must divide {shape[0]} input and {a['channels']} output channels")
-    return a["channels"], *_steps(a, shape)
+class Weight(NamedTuple):
+    """What the numbers of a weight are: the tensor's dtype, bits per number, and how many products a sum can hold."""
+
+    dtype: str
+    bits: int
+    most_products: int = LIMIT
 
 
-def _pool_shape(a: Attributes, shape: Shape) -> Shape:
-    if any(2 * p > k for p, k in zip(a["padding"], a["kernel"], strict=True)):
-        raise BbgError(f"padding {a['padding']} must be at most half the kernel {a['kernel']}")
-    if any(d > size for d, size in zip(a.get("dilation", (1, 1)), shape[1:], strict=True)):
-        raise BbgError(f"dilation {a['dilation']} must be at most the map {shape[1:]}, or a window may miss the map")
-    return shape[0], *_steps(a, shape)
+FLOAT32 = Weight("float32", 32)
+INT8 = Weight("int8", 8, 65535)  # 255 * 128 * 65535 < 2^31: the sum fits 32 bits
+SIGNS = Weight("uint64", 1)  # 64 numbers in a word
 
-
-def _concat_shape(a: Attributes, *shapes: Shape) -> Shape:
-    if len({shape[1:] for shape in shapes}) > 1:
-        given = ", ".join(str(list(shape)) for shape in shapes)
-        raise BbgError(f"operands of shapes {given}; their maps must be equal")
-    return sum(shape[0] for shape in shapes), *shapes[0][1:]
-
-
-def _multiply_shape(a: Attributes, main: Shape, factor: Shape) -> Shape:
-    if factor not in (main, (main[0], 1, 1)):
-        allowed = f"{list(main)} or {[main[0], 1, 1]}"
-        raise BbgError(f"a factor of shape {list(factor)}; allowed is that of the other operand, {allowed}")
-    return main
+WITH_SHIFT = tuple(EPILOGUE)
+PLAIN = tuple(name for name in EPILOGUE if name != "shift")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of op: its operands, its attributes and tensors, and the shape of its result.
+    """One kind of op.
 
-    `shape(attributes, *shapes)`: of the operands' shapes. `operands`: how many there are; None: two or more, and no
-    shortcut behind them. `main`: the type of them all.
+    `shape(attributes, *operand_shapes)` is the shape of the result, `formula(attributes, tensors, result_shape,
+    *operands)` the accumulator. `main`: the type of all operands. `operands`: how many there are; None: two or more.
+    `epilogue`: the parameters allowed. `real_output` False: the op writes bits, without an epilogue.
+    `reach(attributes, operands)`: how large the accumulator could be on such operands, whatever it is; 0 where its own
+    numbers tell (see `Function`).
     """
 
     shape: Callable[..., Shape]
-    attributes: tuple[str, ...] = ()
+    formula: Callable[..., np.ndarray]
     main: Type = "real"
+    operands: int | None = 1
+    attributes: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    epilogue: tuple[str, ...] = tuple(name for name in EPILOGUE if name != "shift")
+    epilogue: tuple[str, ...] = PLAIN
+    shortcut: bool = True
     real_output: bool = True
-    operands: int | None = 1
+    weight: Weight | None = None
+    reach: Callable[[Attributes, Sequence[np.ndarray]], float] = lambda a, operands: 0.0
+
+    def products(self, a: Attributes, main: Shape) -> int:
+        """Multiply-accumulates per number of the result: `kh * kw * I / groups`; 0 where there is no weight."""
+        return 0 if self.weight is None else math.prod(formulas.filter_shape(a, main[0])[1:])
 
 
-_CONV = ("kernel", "stride", "padding", "dilation", "groups", "channels")
-_MAX_POOL = ("kernel", "stride", "padding", "dilation", "ceil_mode")
+# ---- tensors --------------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, Kind] = {
-    "conv": Kind(_conv_shape, _CONV, required=("weight",)),
-    "byte_conv": Kind(_conv_shape, _CONV, "bytes", ("weight",), ("tap_bias",)),
-    "binary_conv": Kind(_conv_shape, _CONV, "bits", ("weight",), ("acc_threshold", "tap_bias"), EPILOGUE),
-    "max_pool": Kind(_pool_shape, _MAX_POOL),
-    "avg_pool": Kind(_pool_shape, ("kernel", "stride", "padding", "count_include_pad", "ceil_mode")),
-    "adaptive_avg_pool": Kind(lambda a, shape: (shape[0], *a["size"]), ("size",)),
-    "match_channels": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",)),
-    "pointwise": Kind(lambda a, shape: shape),
-    "concat": Kind(_concat_shape, operands=None),
-    "select": Kind(lambda a, shape: (a["channels"], *shape[1:]), ("channels",), required=("index",)),
-    "multiply": Kind(_multiply_shape, operands=2),
-    "unary": Kind(lambda a, shape: shape, ("function",)),
-    "layer_norm": Kind(lambda a, shape: shape, ("eps",)),
-    "max_pool_bits": Kind(_pool_shape, _MAX_POOL, "bits", ("and_mask",), epilogue=(), real_output=False),
+Form = tuple[str, tuple[int, ...]]  # dtype and shape
+
+
+def _weight_form(rule: Kind, a: Attributes, main: Shape, channels: int) -> Form:
+    assert rule.weight is not None
+    shape = formulas.filter_shape(a, main[0])
+    products = rule.products(a, main)
+    if channels * products >= LIMIT:
+        raise BbgError(f"weight of {' x '.join(map(str, shape))} numbers; allowed are fewer than 2^31")
+    if products > rule.weight.most_products:
+        raise BbgError(f"{products} products per number; allowed are {rule.weight.most_products}")
+    return rule.weight.dtype, (channels, words(products)) if rule.weight is SIGNS else shape
+
+
+def _tap_bias_form(rule: Kind, a: Attributes, main: Shape, channels: int) -> Form:
+    return "float32", (math.prod(a["kernel"]), channels)
+
+
+class Tensor(NamedTuple):
+    """The rule of one tensor: dtype and shape, given the kind, attributes, operand's shape and output channels.
+
+    `bits`: how many bits of a row of words are used, for tensors of bits.
+    """
+
+    form: Callable[[Kind, Attributes, Shape, int], Form]
+    bits: Callable[[Kind, Attributes, Shape], int] = lambda rule, a, main: main[0]
+
+
+TENSORS = {
+    "weight": Tensor(_weight_form, lambda rule, a, main: rule.products(a, main)),
+    "acc_threshold": Tensor(lambda rule, a, main, channels: ("int32", (channels,))),
+    "tap_bias": Tensor(_tap_bias_form),
+    "and_mask": Tensor(lambda rule, a, main, channels: ("uint64", (words(main[0]),))),
+    "index": Tensor(lambda rule, a, main, channels: ("int32", (channels,))),
 }
 
 
-def check_shape(shape: tuple[int, ...]) -> None:
-    """Raise BbgError unless every size is at least 1 and their product is below 2^31."""
-    if min(shape) < 1 or math.prod(shape) >= LIMIT:
-        raise BbgError(f"a value of shape {list(shape)}; sizes must be at least 1 and their product below 2^31")
+# ---- the kinds ------------------------------------------------------------------------------------------------------
+
+_CONV = ("kernel", "stride", "padding", "dilation", "groups", "channels")
+_MAX_POOL = ("kernel", "stride", "padding", "dilation", "ceil_mode")
+_AVG_POOL = ("kernel", "stride", "padding", "count_include_pad", "ceil_mode")
+
+KINDS: dict[str, Kind] = {
+    "conv": Kind(shapes.conv, formulas.conv, attributes=_CONV, required=("weight",), weight=FLOAT32),
+    "byte_conv": Kind(
+        shapes.conv,
+        formulas.conv,
+        "bytes",
+        attributes=_CONV,
+        required=("weight",),
+        optional=("tap_bias",),
+        weight=INT8,
+    ),
+    "binary_conv": Kind(
+        shapes.conv,
+        formulas.binary_conv,
+        "bits",
+        attributes=_CONV,
+        required=("weight",),
+        optional=("acc_threshold", "tap_bias"),
+        epilogue=WITH_SHIFT,
+        weight=SIGNS,
+    ),
+    "max_pool": Kind(shapes.pool, formulas.max_pool, attributes=_MAX_POOL),
+    "avg_pool": Kind(shapes.pool, formulas.avg_pool, attributes=_AVG_POOL),
+    "adaptive_avg_pool": Kind(shapes.sized, formulas.adaptive_avg_pool, attributes=("size",)),
+    "match_channels": Kind(shapes.with_channels, formulas.match_channels, attributes=("channels",)),
+    "pointwise": Kind(shapes.same, formulas.pointwise),
+    "concat": Kind(shapes.concat, formulas.concat, operands=None, shortcut=False),
+    "select": Kind(shapes.with_channels, formulas.select, attributes=("channels",), required=("index",)),
+    "multiply": Kind(shapes.multiply, formulas.multiply, operands=2),
+    "unary": Kind(shapes.same, _unary, attributes=("function",), reach=_unary_reach),
+    "layer_norm": Kind(shapes.same, formulas.layer_norm, attributes=("eps",)),
+    "max_pool_bits": Kind(
+        shapes.pool,
+        formulas.max_pool_bits,
+        "bits",
+        attributes=_MAX_POOL,
+        required=("and_mask",),
+        epilogue=(),
+        shortcut=False,
+        real_output=False,
+    ),
+}

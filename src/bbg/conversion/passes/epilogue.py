@@ -80,7 +80,7 @@ def fuse(first: Op, then: Op) -> Op | None:
     tensors = dict(first.tensors)
     only_affine = then.shortcut is None and is_neutral(b, "above", "below")
     clip = then.clip
-    has_room = then.shortcut is None or (first.shortcut is None and KINDS[first.kind].operands is not None)
+    has_room = then.shortcut is None or (first.shortcut is None and KINDS[first.kind].shortcut)
     if is_neutral(a, "above", "below") and first.clip == OPEN and has_room:
         gate = s * a["gate"] if first.shortcut is not None else b["gate"]
         fused = {**b, "scale": s * a["scale"], "bias": s * a["bias"] + t, "shift": s * a["shift"], "gate": gate}
