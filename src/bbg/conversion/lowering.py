@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ class _Walk:
             args, kwargs = fx.node.map_aggregate((args, kwargs), self._materialized)
         given = (self.builder, *args) if layer is None else (self.builder, layer, *args)
         try:
-            inspect.signature(rule).bind(*given, **kwargs)
+            _signature(rule).bind(*given, **kwargs)
         except TypeError as error:
             raise self.builder.error(f"with these arguments it cannot be converted ({error})") from None
         return rule(*given, **kwargs)
@@ -182,6 +183,9 @@ class _Walk:
         if not isinstance(lowered, TracedTensor) or not lowered.is_complete:
             return lowered
         return TracedTensor(lowered.name, to_value(tensor.clone(), lowered.layout, lowered.shape), lowered.layout)
+
+
+_signature = cache(inspect.signature)
 
 
 def _largest(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
