@@ -18,11 +18,13 @@ from PIL import Image
 
 import bbg
 from bbg import _native
-from bbg.engine import Engine, Prediction, _cores, load
+from bbg.cpu import cores
+from bbg.engine import Engine, Prediction, load
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, pack_bits, reference
 from bbg.graph import file as packed
 from bbg.graph.file import PackedModel
+from bbg.heads import Classification
 from bbg.image import Preprocess
 
 CHANNELS, SIZE, CLASSES = 3, 16, 5
@@ -61,7 +63,7 @@ LABELS = ("ant", "bee", "cat", "dog", "eel")
 
 @pytest.fixture
 def engine() -> Engine:
-    return Engine(PackedModel(classifier(), PREPROCESS, LABELS, {"made": "by hand"}), threads=2)
+    return Engine(PackedModel(classifier(), PREPROCESS, LABELS, {"made": "by hand"}, Classification()), threads=2)
 
 
 def floats(images: int = 2) -> np.ndarray:
@@ -143,7 +145,7 @@ def test_predict_ranks_classes(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_without_labels_classes_have_numbers() -> None:
-    best = Engine(PackedModel(classifier(), PREPROCESS)).predict(pixels(1)[0], top=1)
+    best = Engine(PackedModel(classifier(), PREPROCESS, head=Classification())).predict(pixels(1)[0], top=1)
     assert best[0].label in {str(i) for i in range(CLASSES)}
 
 
@@ -173,7 +175,7 @@ def test_load_reads_a_packed_file(tmp_path: Path) -> None:
 
 
 def test_threads_default_to_physical_cores() -> None:
-    assert Engine(PackedModel(classifier())).threads == _cores() >= 1
+    assert Engine(PackedModel(classifier())).threads == cores() >= 1
 
 
 # ---- several threads -----------------------------------------------------------------------------------------------
@@ -274,10 +276,10 @@ def test_top_is_a_positive_integer(engine: Engine, bad: object) -> None:
         engine.predict(pixels(1)[0], top=bad)  # type: ignore[arg-type]
 
 
-def test_predict_wants_one_output_and_an_image(engine: Engine) -> None:
+def test_predict_wants_a_head_and_an_image(engine: Engine) -> None:
     graph = classifier()
     outputs = (Output.of_flat("a", "y", CLASSES), Output.of_flat("b", "y", CLASSES))
-    with pytest.raises(BbgError, match="one output"):
+    with pytest.raises(BbgError, match="without a head"):
         Engine(PackedModel(replace(graph, outputs=outputs, structure="dict"), PREPROCESS)).predict(pixels(1)[0])
     with pytest.raises(BbgError, match="image"):
         engine.predict(b"no image")
@@ -292,7 +294,7 @@ def test_threads_are_a_positive_integer(bad: object) -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(BbgError, match="cannot be read"):
         load(tmp_path / "nothing.bbg")
-    with pytest.raises(BbgError, match="unknown model"):
+    with pytest.raises(BbgError, match=r"called 'resnet2000'; the zoo has .*did you mean 'resnet20-cifar10'"):
         load("resnet2000")
 
 

@@ -12,26 +12,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 
 import bbg._native as _native
+from bbg import zoo
+from bbg.cpu import cores
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel, read
 from bbg.graph.types import Shape
-from bbg.image import Preprocess
+from bbg.heads import Prediction
+from bbg.image import Source
 
-Outputs = np.ndarray | dict[str, np.ndarray]
-
-
-class Prediction(NamedTuple):
-    """A class and its softmax probability."""
-
-    label: str
-    score: float
+Outputs = np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray] | dict[str, np.ndarray]
+S = TypeVar("S", bound=Source)
 
 
 class OpTime(NamedTuple):
@@ -58,18 +54,14 @@ def load(source: str | os.PathLike[str], threads: int | None = None) -> Engine:
     `threads` None: as many as this process has physical cores. Raises BbgError for a file that is no packed network,
     and for a name that the zoo does not have.
     """
-    path = Path(source)
-    if not path.exists() and path.name == str(source) and not path.suffix:
-        from bbg import zoo
-
-        path = zoo.path(str(source))
-    return Engine(read(path), threads)
+    return Engine(read(zoo.resolve(source)), threads)
 
 
 class Engine:
     """A network ready to run. One engine may be called from several threads: calls take turns.
 
-    `labels`: class names or None. `input_shape`: `(C, H, W)`. `preprocess`: how images become inputs, or None.
+    `labels`: class names or None. `input_shape`: `(C, H, W)`. `preprocess`: how images become inputs, or None. `head`:
+    what the outputs mean, or None.
     `threads`: threads used. `kernels`: name of the kernel set, which the environment variable BBG_ISA can force.
     """
 
@@ -81,8 +73,9 @@ class Engine:
         self.provenance = dict(model.provenance)
         self._names = [output.name for output in model.graph.outputs]
         self._structure = model.graph.structure
+        self.head = model.head
         self._costs = model.graph.costs()
-        scale, bias = ([], []) if model.preprocess is None else _affine(model.preprocess)
+        scale, bias = ((), ()) if model.preprocess is None else model.preprocess.affine()
         self._takes = {np.dtype(np.float32), np.dtype(np.uint8)}
         if model.preprocess is None:
             self._takes = {np.dtype(np.uint8 if model.graph.input_type == "bytes" else np.float32)}
@@ -93,22 +86,36 @@ class Engine:
         self.kernels = self._native.isa
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """Run a batch: the outputs as numpy float32, one array, or a dict where the network's outputs have names.
+        """Run a batch: what the torch model returns, as numpy float32: an array, or a tuple, list or dict of arrays.
 
         `images`: float32 `[N, C, H, W]`, normalised as for the torch model, or uint8 `[N, H, W, C]`, which the stored
         preprocessing normalises. Raises BbgError for another shape or dtype, and for a NaN or an infinity.
         """
+        outputs = self.run(images)
+        if self._structure == "dict":
+            return outputs
+        arrays = list(outputs.values())
+        if self._structure == "list":
+            return arrays
+        return tuple(arrays) if self._structure == "tuple" else arrays[0]
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Run a batch as a call does: the outputs by name, '' for one array, '0', '1', ... for a tuple or a list."""
         self._check(images)
         run = self._native.run_bytes if images.dtype == np.uint8 else self._native.run_floats
         try:
             arrays = run(images)
         except ValueError as error:
             raise BbgError(f"{error}; give finite numbers of the network's input shape") from None
-        if self._structure == "dict":
-            return dict(zip(self._names, arrays, strict=True))
-        return {"tensor": lambda: arrays[0], "tuple": lambda: tuple(arrays), "list": lambda: arrays}[self._structure]()
+        return dict(zip(self._names, arrays, strict=True))
 
-    def predict(self, image: Any, top: int = 5) -> Any:
+    @overload
+    def predict(self, image: Source, top: int = 5) -> list[Prediction]: ...
+    @overload
+    def predict(self, image: list[S] | tuple[S, ...], top: int = 5) -> list[list[Prediction]]: ...
+    def predict(
+        self, image: Source | list[S] | tuple[S, ...], top: int = 5
+    ) -> list[Prediction] | list[list[Prediction]]:
         """The `top` classes of an image, best first, as a list of `Prediction`; for a list of images, a list of lists.
 
         `image`: a path, bytes, a Pillow image or a uint8 array `[H, W, C]`. Raises BbgError for what is no image and
@@ -116,16 +123,15 @@ class Engine:
         """
         if self.preprocess is None:
             raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
-        if self._names != [""]:
-            raise BbgError(f"predict ranks one output of class scores, this network has {self._names}: call it")
+        if self.head is None:
+            raise BbgError("this network was packed without a head, which says what its outputs mean: call it")
         if type(top) is not int or top < 1:
             raise BbgError(f"top is {top!r}, it must be an integer of at least 1")
-        images = image if isinstance(image, (list, tuple)) else [image]
+        images: Sequence[Source] = image if isinstance(image, (list, tuple)) else [image]
         if not images:
             return []
-        logits = self(np.stack([self.preprocess.apply(i) for i in images]))
-        assert isinstance(logits, np.ndarray)
-        predictions = [self._rank(row, top) for row in logits.reshape(len(images), -1)]
+        (logits,) = self.run(np.stack([self.preprocess.apply(i) for i in images])).values()
+        predictions = self.head.predict(logits, self.labels, top)
         return predictions if isinstance(image, (list, tuple)) else predictions[0]
 
     def profile(self, images: np.ndarray) -> list[OpTime]:
@@ -168,23 +174,14 @@ class Engine:
         why = "" if len(self._takes) == 2 else " (this network was packed without preprocessing)"
         raise BbgError(f"the input is {came}; give a numpy array, {allowed}, with N at least 1{why}")
 
-    def _rank(self, logits: np.ndarray, top: int) -> list[Prediction]:
-        odds = np.exp(logits - logits.max(), dtype=np.float64)
-        best = np.argsort(-odds, kind="stable")[:top]
-        names = self.labels or [str(i) for i in range(len(logits))]
-        return [Prediction(names[i], float(odds[i] / odds.sum())) for i in best]
-
 
 def kernel_sets() -> list[KernelSet]:
     """The kernel sets, best first: which this machine runs, and which a new engine gets. BbgError for a bad BBG_ISA."""
-    sets = _native.kernel_sets()
-    supported = [name for name, runs in sets if runs]
-    forced = os.environ.get("BBG_ISA")
-    if forced is not None and forced not in supported:
-        raise BbgError(
-            f"BBG_ISA is {forced!r}; this machine has {', '.join(supported)}: set it to one of them or unset it"
-        )
-    return [KernelSet(name, runs, name == (forced or supported[0])) for name, runs in sets]
+    try:
+        chosen = _native.choose(None)
+    except ValueError as error:
+        raise BbgError(str(error)) from None
+    return [KernelSet(name, runs, name == chosen) for name, runs in _native.kernel_sets()]
 
 
 def _build(graph: Graph) -> _native.Graph:
@@ -203,36 +200,12 @@ def _tensors(op: Op) -> Mapping[str, np.ndarray]:
     return tensors | {name: op.tensors["epilogue"][i] for i, name in enumerate(op.epilogue)}
 
 
-def _affine(preprocess: Preprocess) -> tuple[list[float], list[float]]:
-    """`(x / 255 - mean) / std` as `scale * x + bias`."""
-    pairs = list(zip(preprocess.mean, preprocess.std, strict=True))
-    return [1 / (255 * std) for _, std in pairs], [-mean / std for mean, std in pairs]
-
-
 def _threads(asked: int | None) -> int:
     if asked is None:
-        return _cores()
+        return cores()
     if type(asked) is not int or not 1 <= asked <= 1024:
         raise BbgError(f"threads is {asked!r}, it must be None or an integer from 1 to 1024")
     return asked
-
-
-def _cores() -> int:
-    """Physical cores that this process may use: its affinity, without sibling threads, within the cgroup's quota."""
-    allowed = os.sched_getaffinity(0)
-    cores = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
-    count = len(cores)
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        count = min(count, -(-int(quota) // int(period)))
-    return max(count, 1)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
 
 
 __all__: Sequence[str] = ["Engine", "KernelSet", "OpTime", "Prediction", "kernel_sets", "load"]

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all: the one place that writes bytes, text and JSON."""
 
 from __future__ import annotations
 
@@ -11,13 +11,35 @@ from typing import Any
 from bbg.errors import BbgError
 
 
-def write_json(report: Mapping[str, Any], file: Path) -> None:
-    """`report` as JSON into `file`; BbgError where it cannot be written, and what was there stays."""
-    draft = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Put `data` at `path` in one step: readers see the older file, which stays until then, or the whole new one.
+
+    The data is on the disk before the file has its name. Raises BbgError where the path cannot be written.
+    """
     try:
-        draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, file)
-    except OSError as error:
-        raise BbgError(f"cannot write {str(file)!r}: {error.strerror}; give a --json file elsewhere") from error
+        _replace(Path(path), data)
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise BbgError(f"{path}: cannot be written ({reason}); choose another path") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Put `text` at `path` in UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(report: Mapping[str, Any], file: Path) -> None:
+    """Put `report` into `file` as indented JSON, as `write_bytes` does."""
+    write_text(file, json.dumps(report, indent=2) + "\n")
+
+
+def _replace(target: Path, data: bytes) -> None:
+    draft = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
+    try:
+        with open(draft, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for a "decompression bomb", and checked before anything is decoded
 CHANNELS = {"RGB": 3, "L": 1}
 
-Source = Any  # a path, bytes, a Pillow image, or a uint8 array [H, W] or [H, W, 1 or 3]
+# A path, bytes, a Pillow image, or a uint8 array [H, W] or [H, W, 1 or 3].
+Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.ndarray"
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:
@@ -121,6 +122,11 @@ class Preprocess:
             image = image.crop((left, top, left + width, top + height))
         return _pixels(image)
 
+    def affine(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """`(scale, bias)`, a number per channel each: `(x / 255 - mean) / std` is `scale * x + bias`."""
+        scale = tuple(1 / (255 * std) for std in self.std)
+        return scale, tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 `[N, *size, channels]` (or any H, W) to float32 `[N, channels, H, W]`: `(x / 255 - mean) / std`."""
         channels = CHANNELS[self.mode]
@@ -154,17 +160,17 @@ def _open(source: Source) -> Image:
 
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if isinstance(source, Image.Image):
-        opened, name = source, "image"
-    elif isinstance(source, (str, os.PathLike, bytes, bytearray)):
-        name = "image" if isinstance(source, (bytes, bytearray)) else os.fspath(source)
-        opened = None
-    else:
+    file: BytesIO | str | os.PathLike[str] | None = None
+    name = "image"
+    if isinstance(source, (bytes, bytearray)):
+        file = BytesIO(source)
+    elif isinstance(source, (str, os.PathLike)):
+        file, name = source, os.fspath(source)
+    elif not isinstance(source, Image.Image):
         kind = type(source).__name__
         raise BbgError(f"an image is a path, bytes, a Pillow image or a uint8 array [H, W, 3], got {kind}")
     try:
-        if opened is None:
-            opened = Image.open(BytesIO(source) if isinstance(source, (bytes, bytearray)) else source)
+        opened = source if isinstance(source, Image.Image) else Image.open(file)  # type: ignore[arg-type]
         _check_pixels(*opened.size)
         upright = ImageOps.exif_transpose(opened)
         return _eight_bits(upright)

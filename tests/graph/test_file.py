@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.files import join, model, parts
+from support.files import entry, join, model, parts, same, top
 from support.fuzz_file import fuzz, judge, originals
 from support.graphs import several, small
 
@@ -22,48 +23,27 @@ from bbg.graph.file import FILE_LIMIT, HEADER_LIMIT, PackedModel, byte_breakdown
 from cases.random_graphs import packed, random_graph
 
 
-def same(a: PackedModel, b: PackedModel) -> bool:
-    """Equal in every field and every bit."""
-
-    def plain(m: PackedModel) -> Any:
-        ops = [
-            (
-                o.name,
-                o.kind,
-                o.inputs,
-                o.real,
-                o.bits,
-                o.attributes,
-                o.epilogue,
-                o.clip,
-                {k: (t.dtype, t.shape, t.tobytes()) for k, t in o.tensors.items()},
-            )
-            for o in m.graph.ops
-        ]
-        graph = (m.graph.input_name, m.graph.input_shape, ops, m.graph.outputs, m.graph.structure)
-        return graph, m.preprocess, m.labels, m.provenance
-
-    return bool(plain(a) == plain(b))
-
-
 def test_golden_bytes_pin_the_writer() -> None:
     tensors = {"weight": np.array([[5]], np.uint64), "epilogue": np.array([[0.5]], np.float32)}
     attributes = {"kernel": (1, 1), "channels": 1}
     op = Op("c", "binary_conv", ("b",), "y", None, attributes, tensors, ("scale",), (None, 1.0))
     graph = Graph("x", (3, 1, 1), (Op("s", "pointwise", ("x",), None, "b"), op), (Output.of_flat("", "y", 1),))
     header = (
-        r'{"__metadata__":{"bbg":"{\"version\":1,\"input\":{\"name\":\"x\",\"shape\":[3,1,1]},'
+        r'{"__metadata__":{"bbg":"{\"version\":\"1.0\",\"checksum\":\"CHECKSUM\",'
+        r"\"input\":{\"name\":\"x\",\"shape\":[3,1,1]},"
         r"\"structure\":\"tensor\","
         r"\"outputs\":[{\"name\":\"\",\"parts\":[{\"value\":\"y\",\"order\":\"CHW\"}],\"shape\":[1]}],"
         r"\"ops\":[{\"name\":\"s\",\"kind\":\"pointwise\",\"inputs\":[\"x\"],\"bits\":\"b\"},"
         r"{\"name\":\"c\",\"kind\":\"binary_conv\",\"inputs\":[\"b\"],\"real\":\"y\","
         r"\"attributes\":{\"kernel\":[1,1],\"channels\":1},\"epilogue\":[\"scale\"],\"clip\":[null,1.0]}],"
-        r'\"preprocess\":null,\"labels\":[\"ü\"],\"provenance\":{}}"},'
+        r'\"preprocess\":null,\"labels\":[\"ü\"],\"head\":null,\"provenance\":{}}"},'
         r'"c.weight":{"dtype":"U64","shape":[1,1],"data_offsets":[0,8]},'
         r'"c.epilogue":{"dtype":"F32","shape":[1,1],"data_offsets":[8,12]}}'
     ).encode()
+    header = header.replace(b"CHECKSUM", b"0" * 64)
     header += b" " * (-len(header) % 8)
-    golden = struct.pack("<Q", len(header)) + header + struct.pack("<Qf", 5, 0.5)
+    blank = struct.pack("<Q", len(header)) + header + struct.pack("<Qf", 5, 0.5)
+    golden = blank.replace(b"0" * 64, hashlib.sha256(blank).hexdigest().encode())
     assert encode(PackedModel(graph, labels=("ü",))) == golden
 
 
@@ -111,26 +91,6 @@ def test_arrays_read_are_read_only() -> None:
         decode(encode(model())).graph.ops[0].tensors["weight"][:] = 0
 
 
-def entry(index: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
-    """Change keys of the op number `index`; a value of `...` removes the key."""
-
-    def change(description: dict[str, Any]) -> None:
-        op = description["ops"][index]
-        op.update(changes)
-        description["ops"][index] = {k: v for k, v in op.items() if v is not ...}
-
-    return change
-
-
-def top(**changes: Any) -> Callable[[dict[str, Any]], None]:
-    def change(description: dict[str, Any]) -> None:
-        description.update(changes)
-        for key in [k for k, v in changes.items() if v is ...]:
-            del description[key]
-
-    return change
-
-
 def outputs(**changes: Any) -> Callable[[dict[str, Any]], None]:
     """Change the one output, or its one part."""
 
@@ -146,14 +106,28 @@ def preprocess(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda description: description["preprocess"].update(changes)
 
 
+def several_outputs(description: dict[str, Any]) -> None:
+    description["outputs"][0]["name"] = "0"
+    description["structure"] = "list"
+
+
 SIZED = {"kernel": [3, 3], "channels": 5, "size": [1, 1]}
 WIDE = {"kernel": [3, 3], "padding": [30000, 30000], "channels": 5}
 DESCRIPTION = {
-    "a later version": (top(version=2), "format version 2; this bbg reads 1 to 1: update it"),
-    "version zero": (top(version=0), "format version 0"),
-    "a version that is a string": (top(version="1"), "version is '1', it must be an integer"),
+    "a later version": (top(version="2.0"), "is of format 2.0; this bbg reads format 1.0: update bbg"),
+    "version zero": (top(version="0.9"), "is of format 0.9; this bbg reads format 1.0"),
+    "the older form": (top(version=1), "is of an older form (version 1); this bbg reads format 1.0: convert"),
+    "a version without its minor": (top(version="1"), "version is '1', it must be a string such as '1.0'"),
+    "a version with a sign": (top(version="1.-1"), "version is '1.-1'"),
+    "a version of other digits": (top(version="1.٣"), "version is '1.٣'"),
     "a boolean version": (top(version=True), "version is True"),
     "no version": (top(version=...), "version is None"),
+    "no checksum": (top(checksum=...), "checksum is None, it must be 64 hexadecimal digits"),
+    "a head that is a string": (top(head="classification"), "head is 'classification', it must be null or an object"),
+    "a head without a kind": (top(head={}), "head is {}"),
+    "an unknown head": (top(head={"kind": "oracle"}), "head is {'kind': 'oracle'}"),
+    "a head with another key": (top(head={"kind": "classification", "top": 5}), "allowed is 'kind'"),
+    "a head that does not fit": (several_outputs, "the head is a classification, which needs one output"),
     "an unknown key": (top(script="os.system"), "unknown key 'script' in the description"),
     "a missing key": (top(labels=...), "key 'labels' is missing in the description"),
     "ops that are no list": (top(ops={}), "ops is {}, it must be a list"),
@@ -274,9 +248,9 @@ def test_a_missing_tensor_is_refused() -> None:
     """Its bytes are gone too, so that the container itself is sound."""
     header, description, payload = parts(encode(model()))
     first, last = header.pop("head.epilogue")["data_offsets"]
-    for name, entry in header.items():
-        if name != "__metadata__" and entry["data_offsets"][0] >= last:
-            entry["data_offsets"] = [offset - (last - first) for offset in entry["data_offsets"]]
+    for name, place in header.items():
+        if name != "__metadata__" and place["data_offsets"][0] >= last:
+            place["data_offsets"] = [offset - (last - first) for offset in place["data_offsets"]]
     with pytest.raises(BbgError, match=r"op 'head' .*: tensor 'epilogue' is missing"):
         decode(join(header, description, payload[:first] + payload[last:]))
 

@@ -18,8 +18,8 @@ PACKAGE = ROOT / "src" / "bbg"
 
 FLOORS = {
     "errors": 1, "_version": 1, "recipes": 1, "_native": 1,
-    "files": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2,
-    "zoo": 3, "graph": 3, "heads": 3, "layers": 3, "data": 3,
+    "files": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2,
+    "zoo": 3, "graph": 3, "layers": 3, "data": 3,
     "engine": 4, "tracing": 4, "models": 4, "analysis": 4,
     "binarization": 5,
     "conversion": 6,
@@ -29,7 +29,10 @@ FLOORS = {
 }  # fmt: skip
 RUNTIME = [
     "bbg",
-    *(f"bbg.{room}" for room in ("errors", "files", "image", "graph", "graph.file", "engine", "zoo", "cli")),
+    *(
+        f"bbg.{room}"
+        for room in ("errors", "files", "image", "heads", "cpu", "graph", "graph.file", "engine", "zoo", "cli")
+    ),
 ]
 LINES = 420
 

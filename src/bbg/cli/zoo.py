@@ -6,7 +6,6 @@ from pathlib import Path
 
 from bbg.cli.output import show
 from bbg.cli.parser import JSON, verb
-from bbg.errors import BbgError
 
 
 @verb(JSON)
@@ -34,10 +33,4 @@ def find(model: str) -> Path:
     """The packed file that `model` names: a path, or a model of the zoo; BbgError where it is neither."""
     from bbg import zoo
 
-    path = Path(model)
-    if path.exists():
-        return path
-    if model in zoo.names():
-        return zoo.path(model)
-    known = ", ".join(zoo.names()) or "none"
-    raise BbgError(f"no file and no model of the zoo is called {model!r}; the zoo has {known}")
+    return zoo.resolve(model)

@@ -11,6 +11,7 @@ lowering.py and rules/ (from its nodes to ops), passes/ (from many ops to few), 
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from bbg.conversion.verify import EndToEnd, LayerCheck, difference, verify_netwo
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
+from bbg.heads import Classification
 from bbg.image import Preprocess
 
 __all__ = ["Edges", "EndToEnd", "LayerCheck", "Part", "Report", "check", "convert"]
@@ -56,7 +58,8 @@ def convert(
     that costs. None: "int8" where `preprocess` is given and the network has binary layers, else "fp32".
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
-    people (recipe, accuracy). The same model gives the same bytes.
+    people (recipe, accuracy). A network that returns one score per class can be asked by `Engine.predict`. It may also
+    return a tuple, list or dict of tensors. The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
     are not finite, labels or preprocessing that do not fit, a layer on which engine and torch differ by more than 1e-5
@@ -69,11 +72,13 @@ def convert(
     with _single_threaded():
         lowered = lower_network(network, images[:2])
         notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
+        graph = fold_graph(lowered.graph)
         packed = PackedModel(
-            fold_graph(lowered.graph),
+            graph,
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else tuple(labels),
             notes,
+            Classification() if _has_scores(graph) or labels is not None else None,
         )
         packed.check()
         exact, wanted = packed, None
@@ -102,6 +107,12 @@ def check(model: nn.Module, example: Tensor) -> None:
 def is_binary(graph: Graph) -> bool:
     """Whether anything in the network is computed at 1 bit."""
     return any(op.kind == "binary_conv" for op in graph.ops)
+
+
+def _has_scores(graph: Graph) -> bool:
+    """Whether the network returns one tensor with one number per class, `[N, classes]` or `[N, classes, 1, 1]`."""
+    shape = graph.outputs[0].shape
+    return graph.structure == "tensor" and math.prod(shape) == shape[0]
 
 
 @contextmanager

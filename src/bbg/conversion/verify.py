@@ -89,15 +89,15 @@ def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checke
     """
     graph = packed.graph
     engine = Engine(packed)
-    observing = graph.with_outputs([name for op in graph.ops for name in op.written])
-    observed = Engine(replace(packed, graph=observing))
+    every_value = graph.with_outputs([name for op in graph.ops for name in op.written])
+    observed = Engine(replace(packed, graph=every_value, head=None))
     checks: dict[str, LayerCheck] = {}
     compared, given = Comparison(), []
     for start, batch in batches(graph, images):
-        arrays = named(observing, observed(batch.numpy()))
+        arrays = observed.run(batch.numpy())
         values = {INPUT: batch, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
         free = run_free(lowered.oracle, {INPUT: batch})
-        outputs = named(graph, engine(batch.numpy()))
+        outputs = engine.run(batch.numpy())
         if start < checked:
             some = checked - start
             for check in compare_layers(lowered, graph, _first(values, some), _first(free, some)):
@@ -176,14 +176,6 @@ def batches(graph: Graph, images: Tensor) -> Iterator[tuple[int, Tensor]]:
     """The images in batches of which all values take a bounded memory, and where each batch starts."""
     size = max(1, BATCH_NUMBERS // sum(value.numbers for value in graph.values.values()))
     return ((start, images[start : start + size]) for start in range(0, len(images), size))
-
-
-def named(graph: Graph, outputs: object) -> dict[str, np.ndarray]:
-    """The engine's outputs by name."""
-    if isinstance(outputs, dict):
-        return outputs
-    arrays = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-    return {output.name: array for output, array in zip(graph.outputs, arrays, strict=True)}
 
 
 def outputs_of(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -2,19 +2,20 @@
 
     write(path, PackedModel(graph, preprocess, labels, provenance))    ->    read(path) == the same model
 
-Files come from strangers: `read` believes nothing, and any damage is a BbgError.
+Files come from strangers: `read` believes nothing, and any damage is a BbgError. A checksum over the whole file finds
+accidents; everything is checked behind it all the same, since whoever edits a file can compute its checksum too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -22,13 +23,25 @@ import safetensors
 from safetensors.numpy import save
 
 from bbg.errors import BbgError
+from bbg.files import write_bytes
+from bbg.graph import checked_json as checked
 from bbg.graph.graph import STRUCTURES, Graph, Op, Output, Part, Structure
-from bbg.graph.kinds import ATTRIBUTES, KINDS, TENSORS
+from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, KINDS, TENSORS
+from bbg.heads import HEADS, Head, head_from_json
 from bbg.image import Preprocess
 
-VERSION = 1
+VERSION = (1, 0)
 HEADER_LIMIT = 4 << 20
 FILE_LIMIT = 2 << 30
+
+# The keys of each object of the description: those that must be there, and those that may.
+_DESCRIPTION = (
+    *("version", "checksum", "input", "structure", "outputs", "ops"),
+    *("preprocess", "labels", "head", "provenance"),
+)
+_INPUT, _INPUT_OPTIONAL = ("name", "shape"), ("type",)
+_OUTPUT, _PART = ("name", "parts", "shape"), ("value", "order")
+_OP, _OP_OPTIONAL = ("name", "kind", "inputs"), ("real", "bits", "bytes", "attributes", "epilogue", "clip")
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -36,20 +49,25 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "I8": np.dtype("i1"),
 }
-_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_BLANK = "0" * 64  # what stands for the checksum while it is computed
 
 
 @dataclass(frozen=True, eq=False)
 class PackedModel:
-    """A network with what is needed to use it: preprocessing, class names, and notes on where it came from."""
+    """A network with what is needed to use it.
+
+    `preprocess`: how images become inputs. `labels`: names of the classes. `provenance`: notes on where it came from.
+    `head`: what the outputs mean, which `Engine.predict` applies.
+    """
 
     graph: Graph
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] | None = None
     provenance: dict[str, str | int | float] = field(default_factory=dict)
+    head: Head | None = None
 
     def check(self) -> None:
-        """Raise BbgError unless the graph obeys the format, and preprocessing and labels fit it."""
+        """Raise BbgError unless the graph obeys the format, and preprocessing, labels and head fit it."""
         self.graph.check()
         channels, *size = self.graph.input_shape
         if self.preprocess is not None:
@@ -58,7 +76,10 @@ class PackedModel:
                 raise BbgError(f"preprocess yields an image {have}, the graph's input is {[channels, *size]}")
         elif self.graph.input_type == "bytes":
             raise BbgError("the graph's input is bytes, whose numbers only a preprocess tells; give one")
-        classes = math.prod(self.graph.outputs[0].shape)
+        shapes = [output.shape for output in self.graph.outputs]
+        if self.head is not None:
+            self.head.check(self.graph.structure, shapes)
+        classes = math.prod(shapes[0])
         if self.labels is not None and self.graph.structure == "tensor" and len(self.labels) != classes:
             raise BbgError(f"{len(self.labels)} labels for {classes} classes; give one per class, or none")
 
@@ -78,10 +99,7 @@ def write(path: str | os.PathLike[str], model: PackedModel) -> int:
     """
     data = encode(model)
     decode(data)  # what cannot be read is not written
-    try:
-        _replace(Path(path), data)
-    except (OSError, ValueError) as error:
-        raise BbgError(f"{path}: cannot be written ({error}); choose another path") from error
+    write_bytes(path, data)
     return len(data)
 
 
@@ -117,75 +135,43 @@ def byte_breakdown(model: PackedModel) -> list[Item]:
     return [Item(name, size) for name, size in sizes.items()]
 
 
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
 def encode(model: PackedModel) -> bytes:
     """The bytes of the packed file; BbgError where the model breaks the format."""
     model.check()
     tensors = {f"{op.name}.{name}": array for op in model.graph.ops for name, array in op.tensors.items()}
-    return save(tensors, {"bbg": _describe(model)})
+    return with_checksum(save(tensors, {"bbg": _describe(model)}))
 
 
-def decode(data: bytes) -> PackedModel:
-    """The model in the bytes of a packed file; BbgError for any damage."""
-    description = _description(data)
-    tensors = _tensors(data)
-    version = _number(description.get("version"), "version", whole=True)
-    if not 1 <= version <= VERSION:
-        raise BbgError(f"format version {version}; this bbg reads 1 to {VERSION}: update it or convert the model anew")
-    top = ("version", "input", "structure", "outputs", "ops", "preprocess", "labels", "provenance")
-    _object(description, "the description", top)
-    source = _object(description["input"], "input", ("name", "shape"), ("type",))
-    input_type = source.get("type", "real")
-    if input_type not in ("real", "bytes"):
-        raise BbgError(f"the input's type is {_shown(input_type)}, allowed are 'real' and 'bytes'")
-    shape = [_number(n, "the input's shape", whole=True) for n in _list(source["shape"], "the input's shape")]
-    if len(shape) != 3:
-        raise BbgError(f"the input's shape is {shape}, allowed is [C, H, W]")
-    ops = tuple(_op(entry, f"op {i}", tensors) for i, entry in enumerate(_list(description["ops"], "ops")))
-    outputs = tuple(_output(entry) for entry in _list(description["outputs"], "outputs"))
-    labels = description["labels"]
-    model = PackedModel(
-        Graph(
-            _text(source["name"], "the input's name"),
-            (shape[0], shape[1], shape[2]),
-            ops,
-            outputs,
-            input_type,
-            _structure(description["structure"]),
-        ),
-        None if description["preprocess"] is None else Preprocess.from_json(description["preprocess"]),
-        None if labels is None else tuple(_text(label, "a label") for label in _list(labels, "labels")),
-        _provenance(description["provenance"]),
-    )
-    if tensors:
-        raise BbgError(f"tensor {min(tensors)!r} belongs to no op; remove it")
-    model.check()
-    return model
+def with_checksum(data: bytes) -> bytes:
+    """A packed file whose checksum is 64 zeros, with the right one. Its place is the first 64 zeros in the file."""
+    at = data.index(_BLANK.encode())
+    return data[:at] + _checksum(data, at).encode() + data[at + len(_BLANK) :]
 
 
-def _replace(target: Path, data: bytes) -> None:
-    """Put `data` at `target` in one step: readers see the old file or the whole new one."""
-    draft = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
-    try:
-        with open(draft, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+def _checksum(data: bytes, at: int) -> str:
+    """SHA-256 of the file with 64 zeros at `at`, where its checksum stands."""
+    view, digest = memoryview(data), hashlib.sha256()
+    for part in (view[:at], _BLANK.encode(), view[at + len(_BLANK) :]):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _describe(model: PackedModel) -> str:
-    """The JSON string of the metadata; what equals its default is left out."""
+    """The JSON string of the metadata, with zeros for the checksum; what equals its default is left out."""
     graph = model.graph
     description = {
-        "version": VERSION,
+        "version": version_name(VERSION),
+        "checksum": _BLANK,
         "input": {"name": graph.input_name, "shape": list(graph.input_shape), **_input_type(graph)},
         "structure": graph.structure,
         "outputs": [_output_entry(output) for output in graph.outputs],
-        "ops": [_entry(op) for op in graph.ops],
+        "ops": [_op_entry(op) for op in graph.ops],
         "preprocess": None if model.preprocess is None else model.preprocess.to_json(),
         "labels": None if model.labels is None else list(model.labels),
+        "head": None if model.head is None else model.head.to_json(),
         "provenance": model.provenance,
     }
     try:
@@ -194,16 +180,16 @@ def _describe(model: PackedModel) -> str:
         raise BbgError(f"the model's description is no JSON ({error}); provenance holds strings and numbers") from error
 
 
+def _input_type(graph: Graph) -> dict[str, str]:
+    return {} if graph.input_type == "real" else {"type": graph.input_type}
+
+
 def _output_entry(output: Output) -> dict[str, Any]:
     parts = [{"value": part.value, "order": part.order} for part in output.parts]
     return {"name": output.name, "parts": parts, "shape": list(output.shape)}
 
 
-def _input_type(graph: Graph) -> dict[str, str]:
-    return {} if graph.input_type == "real" else {"type": graph.input_type}
-
-
-def _entry(op: Op) -> dict[str, Any]:
+def _op_entry(op: Op) -> dict[str, Any]:
     given = {name: v for name, v in op.attributes.items() if v != ATTRIBUTES[name].default}
     optional = {
         "real": op.real,
@@ -217,19 +203,116 @@ def _entry(op: Op) -> dict[str, Any]:
     return entry | {key: value for key, value in optional.items() if value is not None}
 
 
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes) -> PackedModel:
+    """The model in the bytes of a packed file; BbgError for any damage."""
+    description = _description(data)
+    version = _version(description.get("version"))
+    _verify(data, description.get("checksum"))
+    if version > VERSION:
+        _refuse_unknown(description, version)
+    tensors = _tensors(data)
+    checked.mapping(description, "the description", _DESCRIPTION)
+    ops = tuple(_op(entry, f"op {i}", tensors) for i, entry in enumerate(checked.sequence(description["ops"], "ops")))
+    labels, preprocess, head = (description[key] for key in ("labels", "preprocess", "head"))
+    model = PackedModel(
+        _graph(description, ops),
+        None if preprocess is None else Preprocess.from_json(preprocess),
+        None if labels is None else tuple(checked.name(v, "a label") for v in checked.sequence(labels, "labels")),
+        _provenance(description["provenance"]),
+        None if head is None else head_from_json(head),
+    )
+    if tensors:
+        raise BbgError(f"tensor {min(tensors)!r} belongs to no op; remove it")
+    model.check()
+    return model
+
+
+def version_name(version: tuple[int, int]) -> str:
+    """As the file spells it: "1.0"."""
+    return f"{version[0]}.{version[1]}"
+
+
 def _description(data: bytes) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, HEADER_LIMIT):
         raise BbgError("is truncated or no safetensors file; get the file anew")
-    header = _json(data[8 : 8 + length], "safetensors header")
-    metadata = _object(header.get("__metadata__"), "the metadata (is this a packed file of bbg?)", ("bbg",))
-    return _json(_string(metadata["bbg"], "the metadata 'bbg'"), "graph")
+    header = checked.parse(data[8 : 8 + length], "safetensors header")
+    what = "the metadata (is this a packed file of bbg?)"
+    metadata = checked.mapping(header.get("__metadata__"), what, ("bbg",))
+    return checked.parse(checked.string(metadata["bbg"], "the metadata 'bbg'"), "graph")
+
+
+def _version(value: Any) -> tuple[int, int]:
+    reads = f"this bbg reads format {version_name(VERSION)}"
+    if type(value) is int:
+        raise BbgError(f"is of an older form (version {checked.shown(value)}); {reads}: convert the model anew")
+    if not isinstance(value, str) or not re.fullmatch("(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})", value):
+        raise BbgError(f"the format version is {checked.shown(value)}, it must be a string such as '1.0'")
+    major, minor = map(int, value.split("."))
+    if major != VERSION[0]:
+        raise BbgError(f"is of format {value}; {reads}: update bbg or convert the model anew")
+    return major, minor
+
+
+def _verify(data: bytes, checksum: Any) -> None:
+    """Raise BbgError unless the file is what its checksum was computed of."""
+    if not isinstance(checksum, str) or not re.fullmatch("[0-9a-f]{64}", checksum):
+        raise BbgError(
+            f"the checksum is {checked.shown(checksum)}, it must be 64 hexadecimal digits; get the file anew"
+        )
+    at = data.find(checksum.encode())
+    if at < 0 or _checksum(data, at) != checksum:
+        raise BbgError("is damaged: its contents do not have the checksum that it states; get the file anew")
+
+
+def _refuse_unknown(description: dict[str, Any], version: tuple[int, int]) -> None:
+    """Name what a file of a later minor version has that this reader does not know."""
+    for what, known in _used(description):
+        if what[-1] not in known:
+            has = f"{what[0]} {what[1]!r}, which format {version_name(version)} has"
+            raise BbgError(f"{has} and this bbg ({version_name(VERSION)}) does not know: update bbg")
+
+
+def _used(description: dict[str, Any]) -> Iterator[tuple[tuple[str, Any], Any]]:
+    """Every key, kind, attribute, parameter and word of the description with what is known in its place.
+
+    What has not the right form is passed over: it is refused later.
+    """
+
+    def entries(value: Any) -> list[dict[str, Any]]:
+        return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+    def keys(value: Any, what: str, known: tuple[str, ...]) -> Iterator[tuple[tuple[str, Any], Any]]:
+        yield from (((f"{what} has the key", key), known) for key in value)
+
+    yield from keys(description, "the description", _DESCRIPTION)
+    if isinstance(description.get("structure"), str):
+        yield ("the outputs have the structure", description["structure"]), STRUCTURES
+    for output in entries(description.get("outputs")):
+        yield from keys(output, f"output {output.get('name')!r}", _OUTPUT)
+    if isinstance(description.get("head"), dict):
+        yield ("the head has the kind", description["head"].get("kind")), list(HEADS)
+    for op in entries(description.get("ops")):
+        what = f"op {op.get('name')!r}"
+        yield (f"{what} has the kind", op.get("kind")), list(KINDS)
+        yield from keys(op, what, (*_OP, *_OP_OPTIONAL))
+        attributes, epilogue = op.get("attributes", {}), op.get("epilogue", [])
+        if isinstance(attributes, dict):
+            for name, value in attributes.items():
+                yield (f"{what} has the attribute", name), list(ATTRIBUTES)
+                if ATTRIBUTES[name].words:
+                    yield (f"{what} has the {name}", value), ATTRIBUTES[name].words
+        if isinstance(epilogue, list):
+            yield from (((f"{what} has the epilogue parameter", name), list(EPILOGUE)) for name in epilogue)
 
 
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
     """Every tensor by its full name. The package refuses holes, overlaps, and sizes that do not fit the shape."""
     try:
-        entries = safetensors.deserialize(data)
+        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise BbgError(f"tensors are damaged ({error}); get the file anew") from error
     arrays = {}
@@ -241,120 +324,66 @@ def _tensors(data: bytes) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _graph(description: dict[str, Any], ops: tuple[Op, ...]) -> Graph:
+    source = checked.mapping(description["input"], "input", _INPUT, _INPUT_OPTIONAL)
+    input_type = checked.word(source.get("type", "real"), "the input's type", ("real", "bytes"))
+    shape = _sizes(source["shape"], "the input")
+    if len(shape) != 3:
+        raise BbgError(f"the input's shape is {list(shape)}, allowed is [C, H, W]")
+    return Graph(
+        checked.name(source["name"], "the input's name"),
+        (shape[0], shape[1], shape[2]),
+        ops,
+        tuple(_output(entry) for entry in checked.sequence(description["outputs"], "outputs")),
+        "bytes" if input_type == "bytes" else "real",
+        cast(Structure, checked.word(description["structure"], "the outputs' structure", STRUCTURES)),
+    )
+
+
 def _op(entry: Any, where: str, tensors: dict[str, np.ndarray]) -> Op:
     """The op that `entry` describes; its tensors leave `tensors`."""
-    _object(entry, where, ("name", "kind", "inputs"), ("real", "bits", "bytes", "attributes", "epilogue", "clip"))
-    name = _text(entry["name"], f"the name of {where}")
+    checked.mapping(entry, where, _OP, _OP_OPTIONAL)
+    name = checked.name(entry["name"], f"the name of {where}")
     where = f"op {name!r}"
     clip = tuple(
-        None if v is None else float(_number(v, f"clip of {where}"))
-        for v in _list(entry.get("clip", [None, None]), f"clip of {where}")
+        None if v is None else float(checked.number(v, f"clip of {where}"))
+        for v in checked.sequence(entry.get("clip", [None, None]), f"clip of {where}")
     )
     if len(clip) != 2:
         raise BbgError(f"clip of {where} has {len(clip)} numbers, allowed is [low, high]")
     return Op(
         name,
-        _text(entry["kind"], f"the kind of {where}"),
-        _names(entry["inputs"], f"an input of {where}"),
-        real=None if entry.get("real") is None else _text(entry["real"], f"'real' of {where}"),
-        bits=None if entry.get("bits") is None else _text(entry["bits"], f"'bits' of {where}"),
-        bytes=None if entry.get("bytes") is None else _text(entry["bytes"], f"'bytes' of {where}"),
-        attributes=_object(entry.get("attributes", {}), f"attributes of {where}"),
+        checked.name(entry["kind"], f"the kind of {where}"),
+        checked.names(entry["inputs"], f"an input of {where}"),
+        real=checked.optional_name(entry.get("real"), f"'real' of {where}"),
+        bits=checked.optional_name(entry.get("bits"), f"'bits' of {where}"),
+        bytes=checked.optional_name(entry.get("bytes"), f"'bytes' of {where}"),
+        attributes=checked.mapping(entry.get("attributes", {}), f"attributes of {where}"),
         tensors={key: tensors.pop(f"{name}.{key}") for key in (*TENSORS, "epilogue") if f"{name}.{key}" in tensors},
-        epilogue=_names(entry.get("epilogue", []), f"an epilogue parameter of {where}"),
+        epilogue=checked.names(entry.get("epilogue", []), f"an epilogue parameter of {where}"),
         clip=(clip[0], clip[1]),
     )
 
 
-def _structure(value: Any) -> Structure:
-    if value not in STRUCTURES:
-        raise BbgError(f"the outputs' structure is {_shown(value)}, allowed are {', '.join(STRUCTURES)}")
-    return cast(Structure, value)
-
-
 def _output(entry: Any) -> Output:
-    _object(entry, "an output", ("name", "parts", "shape"))
-    name = _string(entry["name"], "the name of an output")
+    checked.mapping(entry, "an output", _OUTPUT)
+    name = checked.string(entry["name"], "the name of an output")
     what = f"output {name!r}"
     parts = []
-    for part in _list(entry["parts"], f"'parts' of {what}"):
-        _object(part, f"a part of {what}", ("value", "order"))
-        parts.append(Part(_text(part["value"], f"a value of {what}"), _text(part["order"], f"an order of {what}")))
-    shape = tuple(_number(n, f"a size of {what}", whole=True) for n in _list(entry["shape"], f"'shape' of {what}"))
-    return Output(name, tuple(parts), shape)
+    for part in checked.sequence(entry["parts"], f"'parts' of {what}"):
+        checked.mapping(part, f"a part of {what}", _PART)
+        order = checked.name(part["order"], f"an order of {what}")
+        parts.append(Part(checked.name(part["value"], f"a value of {what}"), order))
+    return Output(name, tuple(parts), _sizes(entry["shape"], what))
+
+
+def _sizes(value: Any, of: str) -> tuple[int, ...]:
+    return tuple(checked.integer(n, f"a size of {of}") for n in checked.sequence(value, f"the shape of {of}"))
 
 
 def _provenance(value: Any) -> dict[str, str | int | float]:
-    return {
-        _text(key, "a key of provenance"): _string(v, "provenance") if isinstance(v, str) else _number(v, "provenance")
-        for key, v in _object(value, "provenance").items()
-    }
+    def note(v: Any) -> str | int | float:
+        return checked.string(v, "provenance") if isinstance(v, str) else checked.number(v, "provenance")
 
-
-def _json(text: str | bytes, what: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise BbgError(f"{what}: a key is given twice in {[key for key, _ in pairs]}")
-        return dict(pairs)
-
-    try:
-        value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=unique)
-    except BbgError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise BbgError(f"{what} is no JSON ({error}); get the file anew") from error
-    if not isinstance(value, dict):
-        raise BbgError(f"{what} is {_shown(value)}, it must be a JSON object")
-    return value
-
-
-def _object(
-    value: Any, what: str, required: Collection[str] | None = None, optional: Collection[str] = ()
-) -> dict[str, Any]:
-    """`value` if it is an object with the required and at most the optional keys (required None: any keys)."""
-    if not isinstance(value, dict):
-        raise BbgError(f"{what} is {_shown(value)}, it must be a JSON object")
-    if required is not None:
-        allowed = ", ".join([*required, *optional])
-        for key in value:
-            if key not in required and key not in optional:
-                raise BbgError(f"unknown key {key!r} in {what}; allowed are {allowed}")
-        for key in required:
-            if key not in value:
-                raise BbgError(f"key {key!r} is missing in {what}; its keys are {allowed}")
-    return value
-
-
-def _list(value: Any, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise BbgError(f"{what} is {_shown(value)}, it must be a list")
-    return value
-
-
-def _names(value: Any, what: str) -> tuple[str, ...]:
-    return tuple(_text(entry, what) for entry in _list(value, what))
-
-
-def _string(value: Any, what: str) -> str:
-    if not isinstance(value, str) or _UNPRINTABLE.search(value):
-        raise BbgError(f"{what} is {_shown(value)}, it must be a string without control characters")
-    return value
-
-
-def _text(value: Any, what: str) -> str:
-    if not _string(value, what):
-        raise BbgError(f"{what} is empty, it must have a name")
-    return str(value)
-
-
-def _number(value: Any, what: str, whole: bool = False) -> Any:
-    allowed = (int,) if whole else (int, float)
-    if type(value) not in allowed or not abs(value) < 2**63:
-        raise BbgError(f"{what} is {_shown(value)}, it must be {'an integer' if whole else 'a number'} below 2^63")
-    return value
-
-
-def _shown(value: Any) -> str:
-    """`value` for a message, at a length that a message can bear."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    entries = checked.mapping(value, "provenance").items()
+    return {checked.name(key, "a key of provenance"): note(v) for key, v in entries}

@@ -1,0 +1,55 @@
+"""The processor cores that this process may use: affinity, sibling threads, and the quota of its cgroup."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """Physical cores that this process may use: its affinity, without sibling threads, within the cgroup's quota."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    topology = Path("/sys/devices/system/cpu")
+    physical = {_read(topology / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
+    return max(1, min(len(physical), quota() or len(physical)))
+
+
+def quota(mount: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Cores that the cgroups of this process grant, rounded up; None where they grant any number.
+
+    A line of `membership` is `id:controllers:path`. Version 2 has one line without controllers, and a file "cpu.max"
+    (`quota period`, or `max period`) in the cgroup of that path and in each above it. Version 1 has a line whose
+    controllers include "cpu", and files "cpu.cfs_quota_us" (-1: any) and "cpu.cfs_period_us". In a container the
+    cgroup of the process may be the mount itself.
+    """
+    granted = []
+    for line in ["0::/", "1:cpu:/", *_read(membership).splitlines()]:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        for folder in _upwards(path):
+            if not controllers:
+                share, _, period = _read(mount / folder / "cpu.max").partition(" ")
+            elif "cpu" in controllers.split(","):
+                share = _read(mount / "cpu" / folder / "cpu.cfs_quota_us")
+                period = _read(mount / "cpu" / folder / "cpu.cfs_period_us")
+            else:
+                continue
+            if share.isdigit() and period.isdigit() and int(period):
+                granted.append(-(-int(share) // int(period)))
+    return max(1, min(granted)) if granted else None
+
+
+def _upwards(path: str) -> list[str]:
+    """`/a/b` as "a/b", "a" and ""."""
+    names = [name for name in path.split("/") if name not in ("", "..")]
+    return ["/".join(names[:count]) for count in range(len(names), -1, -1)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

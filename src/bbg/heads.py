@@ -1,0 +1,62 @@
+"""Heads: what a network's outputs mean, and how to turn them into predictions. They travel in the packed file.
+
+head = Classification()
+head.predict(logits, labels, top=5)     # [[Prediction(label='cat', score=0.93), ...], ...], a list per image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bbg.errors import BbgError
+
+
+class Prediction(NamedTuple):
+    """A class and its softmax probability."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The network returns one score (logit) per class; the softmax of the scores are the probabilities."""
+
+    kind = "classification"
+
+    def check(self, structure: str, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Raise BbgError unless a network that returns outputs of these `shapes` has scores to rank."""
+        if structure != "tensor":
+            raise BbgError(f"the head is a classification, which needs one output of class scores, not a {structure}")
+
+    def predict(self, logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[list[Prediction]]:
+        """The `top` classes of each image, best first. Equal scores keep the order of the classes."""
+        return [_rank(row, labels, top) for row in logits.reshape(len(logits), -1)]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the fields of this head."""
+        return {"kind": self.kind}
+
+
+Head = Classification
+HEADS = {Classification.kind: Classification}
+
+
+def head_from_json(value: Any) -> Head:
+    """The inverse of `to_json`; BbgError for anything else."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str) or value["kind"] not in HEADS:
+        raise BbgError(f"head is {value!r:.60}, it must be null or an object whose 'kind' is {' or '.join(HEADS)}")
+    if set(value) != {"kind"}:
+        raise BbgError(f"head has the keys {sorted(value)}, allowed is 'kind'")
+    return HEADS[value["kind"]]()
+
+
+def _rank(logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[Prediction]:
+    odds = np.exp(logits - logits.max(), dtype=np.float64)
+    best = np.argsort(-odds, kind="stable")[:top]
+    names = labels or [str(i) for i in range(len(logits))]
+    return [Prediction(names[i], float(odds[i] / odds.sum())) for i in best]

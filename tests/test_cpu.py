@@ -1,0 +1,54 @@
+"""The cores of a process: quotas of both versions of cgroups, in a tree of files made for the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bbg.cpu import cores, quota
+
+CASES = {  # the lines of /proc/self/cgroup, the files below /sys/fs/cgroup, the cores
+    "no cgroups": ("", {}, None),
+    "version 2, any": ("0::/\n", {"cpu.max": "max 100000"}, None),
+    "version 2, two and a half": ("0::/\n", {"cpu.max": "250000 100000"}, 3),
+    "version 2, less than one": ("0::/\n", {"cpu.max": "10000 100000"}, 1),
+    "version 2, a cgroup below another": (
+        "0::/jobs/a\n",
+        {"cpu.max": "max 100000", "jobs/cpu.max": "200000 100000", "jobs/a/cpu.max": "800000 100000"},
+        2,
+    ),
+    "version 2, a path outside the mount": ("0::/../outside\n", {"cpu.max": "400000 100000"}, 4),
+    "version 1, any": (
+        "3:cpu,cpuacct:/\n",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        None,
+    ),
+    "version 1, three": (
+        "3:cpu,cpuacct:/docker/abc\n",
+        {"cpu/docker/abc/cpu.cfs_quota_us": "300000", "cpu/docker/abc/cpu.cfs_period_us": "100000"},
+        3,
+    ),
+    "version 1, in a container": (
+        "3:cpu,cpuacct:/docker/abc\n",
+        {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"},
+        2,
+    ),
+    "a file of something else": ("0::/\n", {"cpu.max": "many 100000"}, None),
+    "a period of zero": ("0::/\n", {"cpu.max": "100000 0"}, None),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_quota_of_a_cgroup(case: str, tmp_path: Path) -> None:
+    lines, files, expected = CASES[case]
+    (tmp_path / "self").write_text(lines)
+    for name, text in files.items():
+        path = tmp_path / "mount" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert quota(tmp_path / "mount", tmp_path / "self") == expected
+
+
+def test_there_is_at_least_one_core() -> None:
+    assert cores() >= 1
