@@ -24,8 +24,9 @@ from rich.table import Table
 
 import bbg
 from bbg.conversion.builder import Lowered
-from bbg.conversion.trace import lower_network
-from bbg.conversion.verify import LAW, by_steps, show
+from bbg.conversion.lowering import lower_network
+from bbg.conversion.oracle import run_free
+from bbg.conversion.verify import TOLERANCE
 from bbg.data import open_data
 from bbg.data.loader import Loader
 from bbg.engine import Engine
@@ -39,18 +40,18 @@ def first_difference(
 ) -> dict[str, Any]:
     """The first bits of `image` on which the engine's values and those of torch's own run of the batch differ."""
     for op in graph.ops:
-        if op.bits not in lowered.steps:
+        if op.bits not in lowered.oracle:
             continue
-        step = lowered.steps[op.bits]
-        x = free[step.inputs[0].name]
-        distance = step.departing(engine[op.bits], x)[image]
+        torch_op = lowered.oracle[op.bits]
+        x = free[torch_op.inputs[0].name]
+        distance = torch_op.divergence(engine[op.bits], x)[image]
         if distance.any():
             nearest = float(distance.max())
             return {
                 "value": op.bits,
                 "bits": int(distance.count_nonzero()),
                 "distance": nearest,
-                "near_tie": nearest <= LAW,
+                "near_tie": nearest <= TOLERANCE,
             }
     return {"value": None, "bits": 0, "distance": 0.0, "near_tie": False}
 
@@ -72,7 +73,7 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
         model = read(packed)
     engine = Engine(model)
     bits = [op.bits for op in model.graph.ops if op.bits is not None]
-    shown = Engine(PackedModel(show(model.graph, bits)))
+    shown = Engine(PackedModel(model.graph.with_outputs(bits)))
     lowered = lower_network(network, batches[0][0][:1].contiguous())
 
     rows, largest, differences = [], 0.0, []
@@ -89,7 +90,7 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
         if len(others):
             # The whole batch again: torch's own sums depend on how many images it is given.
             values = {name: torch.from_numpy(value) for name, value in shown(x.numpy()).items()}
-            free = by_steps(lowered, x)
+            free = run_free(lowered.oracle, {"input": x})
             for i in others:
                 rows.append({"image": done + int(i), **first_difference(lowered, model.graph, values, free, i)})
         done += len(x)

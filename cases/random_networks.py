@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
 from bbg.methods import ACTIVATIONS, METHODS, Binarizer, BinarizerForm, Method
+from cases.functional import Functional
 
 TRAITS = (
     "negative BN scale",
@@ -110,17 +110,6 @@ class Join(nn.Module):
         return torch.add(self.a(x), self.b(x))
 
 
-class Function(nn.Module):
-    """`function(x, *layers)`: what is written with tensors and not with layers."""
-
-    def __init__(self, function: Callable[..., Tensor], *layers: nn.Module) -> None:
-        super().__init__()
-        self.function, self.layers = function, nn.ModuleList(layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.layers)
-
-
 def last(x: Tensor) -> Tensor:
     """`[N, C, H, W]` as `[N, H, W, C]`."""
     return x.permute(0, 2, 3, 1)
@@ -204,7 +193,7 @@ class Draw:
         pool = nn.MaxPool2d(2) if self.likely(0.5) and min(self.height, self.width) >= 4 else None
         out, stride = self.one(3, 7, 12, 16, 34, self.channels), 1 if pool else self.one(1, 1, 2)
         method, act = self.one(*CONV_METHODS, METHODS["float"]), self.one(None, *ACTIVATIONS)
-        self.add(Unit.build(self.channels, out, 3, padding=1, stride=stride, method=method, act=act, pool=pool))
+        self.add(Unit(self.channels, out, 3, padding=1, stride=stride, method=method, act=act, pool=pool))
         self.count(out)
 
     def block(self) -> None:
@@ -234,9 +223,9 @@ class Draw:
         ]
         of_last = self.likely(0.3)
         self.add(
-            Function(lambda x, *f: first(torch.cat([last(g(x)) for g in f], -1)), *layers)
+            Functional(lambda x, *f: first(torch.cat([last(g(x)) for g in f], -1)), *layers)
             if of_last
-            else Function(lambda x, *f: torch.cat([g(x) for g in f], 1), *layers)
+            else Functional(lambda x, *f: torch.cat([g(x) for g in f], 1), *layers)
         )
         self.traits.add("branches")
 
@@ -250,12 +239,14 @@ class Draw:
             half = self.branch(c // 2)
             self.channels = c
             turn = 2 if c % 4 == 0 else 1
-            self.add(Function(lambda x, f: shuffled(torch.cat([f(x.chunk(2, 1)[1]), x.chunk(2, 1)[0]], 1), turn), half))
+            self.add(
+                Functional(lambda x, f: shuffled(torch.cat([f(x.chunk(2, 1)[1]), x.chunk(2, 1)[0]], 1), turn), half)
+            )
         elif groups:
             g = self.one(*groups)
-            self.add(self.one(nn.ChannelShuffle(g), Function(lambda x: shuffled(x, g))))
+            self.add(self.one(nn.ChannelShuffle(g), Functional(lambda x: shuffled(x, g))))
         else:
-            self.add(Function(lambda x: torch.cat([x[:, 1:], x[:, :1]], 1) if c > 1 else x[:, 0].unsqueeze(1)))
+            self.add(Functional(lambda x: torch.cat([x[:, 1:], x[:, :1]], 1) if c > 1 else x[:, 0].unsqueeze(1)))
 
     def slices(self) -> None:
         """Some of the channels, as they are or with others."""
@@ -263,9 +254,9 @@ class Draw:
         begin = int(self.rng.integers(c))
         end = int(self.rng.integers(begin, c)) + 1
         step = self.one(1, 1, 2, 3)
-        part = Function(lambda x: x[:, begin:end:step])
+        part = Functional(lambda x: x[:, begin:end:step])
         keep = end - begin
-        both = Function(lambda x: (lambda parts: parts[0] - 0.5 * parts[2])(x.split([keep, c - 2 * keep, keep], 1)))
+        both = Functional(lambda x: (lambda parts: parts[0] - 0.5 * parts[2])(x.split([keep, c - 2 * keep, keep], 1)))
         self.add(both if 2 * keep < c and self.likely(0.5) else part)
         self.traits |= {"slices", "difference"} if self.layers[-1] is both else {"slices"}
 
@@ -275,13 +266,13 @@ class Draw:
         if self.likely(0.5):
             hidden, curve = x(1, 4, 9), x(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh)()
             way = [nn.Conv2d(c, hidden, 1), x(nn.ReLU, nn.SiLU)(), nn.Conv2d(hidden, c, 1), curve]
-            pool = x(nn.AdaptiveAvgPool2d(1), Function(lambda x: x.mean((2, 3), keepdim=True)))
-            self.add(Function(self.one(lambda x, f: x * f(x), lambda x, f: f(x).mul(x)), nn.Sequential(pool, *way)))
+            pool = x(nn.AdaptiveAvgPool2d(1), Functional(lambda x: x.mean((2, 3), keepdim=True)))
+            self.add(Functional(self.one(lambda x, f: x * f(x), lambda x, f: f(x).mul(x)), nn.Sequential(pool, *way)))
             self.traits.add("squeeze and excite")
         else:
             out = x(2, 8, 33)
             maps = [self.branch(out) for _ in range(2)]
-            self.add(Function(x(lambda x, f, g: f(x) * g(x), lambda x, f, g: torch.mul(f(x), f(x))), *maps))
+            self.add(Functional(x(lambda x, f, g: f(x) * g(x), lambda x, f, g: torch.mul(f(x), f(x))), *maps))
             self.traits.add("product")
 
     def curve(self) -> None:
@@ -296,9 +287,9 @@ class Draw:
         residual = self.likely(0.5)
         of_last = nn.Sequential(*self.one(steps, steps[:1], steps[1:], steps if residual else steps[:2]))
         self.add(
-            Function(lambda x, f: x + first(f(last(x))), of_last)
+            Functional(lambda x, f: x + first(f(last(x))), of_last)
             if residual
-            else Function(lambda x, f: first(f(last(x))), of_last)
+            else Functional(lambda x, f: first(f(last(x))), of_last)
         )
         self.traits |= {"layer norm"} if norm in of_last else set()
         self.traits |= {"linear of a map"} if len(of_last) > 1 else set()
@@ -325,11 +316,11 @@ class Draw:
             lambda x: torch.clamp(x + numbers, max=2),
         ]
         if self.likely(0.5):
-            self.add(Function(self.one(*constants)))
+            self.add(Functional(self.one(*constants)))
             self.traits.add("constant")
         else:
             maps = [self.branch(c), self.one(nn.Identity(), self.branch(c))]
-            self.add(Function(self.one(lambda x, f, g: f(x) - g(x), lambda x, f, g: torch.sub(g(x), f(x))), *maps))
+            self.add(Functional(self.one(lambda x, f, g: f(x) - g(x), lambda x, f, g: torch.sub(g(x), f(x))), *maps))
             self.traits.add("difference")
 
     def act(self) -> None:
@@ -356,7 +347,7 @@ class Draw:
         features = self.channels * self.height * self.width
         layers: list[nn.Module] = [nn.Flatten()]
         if self.likely(0.5):
-            layers = [Function(lambda x: last(x).flatten(1))]
+            layers = [Functional(lambda x: last(x).flatten(1))]
             self.traits |= set() if single else {"flattened [N, H, W, C]"}
         layers += [nn.LayerNorm(features)] if single and self.likely(0.3) else []
         layers += [self.one(*CURVES)()] if self.likely(0.3) else []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases.foreign_networks import NETWORKS, build
 from support.binarizing import images, inputs_of_signs, storage
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from bbg.binarization.network import TracedNetwork
 from bbg.binarization.signs import SignFlow
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
 from bbg.methods.base import Hardtanh
-from cases.foreign_networks import NETWORKS, build
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -15,7 +15,9 @@ from torch import nn
 
 import bbg
 from bbg import BbgError
-from bbg.conversion import trace, verify
+from bbg.conversion import verify
+from bbg.conversion.lowering import lower_network
+from bbg.conversion.oracle import run_free
 from bbg.graph import Graph
 from bbg.graph import file as packed
 from bbg.layers import BinaryConv2d
@@ -52,8 +54,8 @@ def test_every_network_and_method(name: str, method: str | Method, tmp_path: Pat
         wanted = model.eval()(EXAMPLE).numpy()
     given = bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy())
     assert given.shape == wanted.shape
-    assert report.agreement.departure <= 1e-5
-    if not report.agreement.departed:
+    assert report.agreement.divergence <= 1e-5
+    if not report.agreement.diverged:
         assert np.abs(given - wanted).max() <= 1e-4 * np.abs(wanted).max()
         assert report.agreement.largest == pytest.approx(np.abs(given - wanted).max(), abs=1e-6)
 
@@ -187,18 +189,18 @@ def test_a_network_that_breaks_the_law_is_not_written(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_departures_are_counted_by_image() -> None:
-    """The first of two layers departs on image 1 only; on image 2 the second does."""
+def test_divergence_is_counted_by_image() -> None:
+    """The first of two layers diverges on image 1 only; on image 2 the second does."""
     torch.manual_seed(0)
     model = nn.Sequential(BinaryConv2d(3, 3, 1), BinaryConv2d(3, 2, 1)).requires_grad_(False)
     images = torch.randn(3, 3, 4, 4)
-    lowered = trace.lower_network(model, images[:1])
-    values = verify.by_steps(lowered, images)
+    lowered = lower_network(model, images[:1])
+    values = run_free(lowered.oracle, {"input": images})
     free = {name: value.clone() for name, value in values.items()}
-    assert verify.departures(lowered, lowered.graph, values, free) == []
+    assert verify.diverged(lowered, lowered.graph, values, free) == []
     values["0.sign"][1, 0, 0, 0] *= -1
     values["1.sign"][1:, 1, 2, 2] *= -1
-    given = verify.departures(lowered, lowered.graph, values, free)
+    given = verify.diverged(lowered, lowered.graph, values, free)
     at_first = [images[1, 0, 0, 0].abs() / images.abs().max(), values["0"][2, 1, 2, 2].abs() / values["0"].abs().max()]
     assert given == pytest.approx([float(v) for v in at_first])
 
@@ -211,6 +213,8 @@ def test_bits_may_differ_only_near_their_threshold() -> None:
     }
     layer = BinaryConv2d(3, 2, 1, method=SHIFTED)
     nn.init.constant_(layer.activation_binarizer.threshold, 0.5)
-    lowered = trace.lower_network(nn.Sequential(layer).requires_grad_(False), torch.randn(1, 3, 1, 1))
-    found = next(verify.judge(lowered, replace(lowered.graph, ops=lowered.graph.ops[:1]), values))
+    lowered = lower_network(nn.Sequential(layer).requires_grad_(False), torch.randn(1, 3, 1, 1))
+    free = run_free(lowered.oracle, {"input": values["input"]})
+    sign = replace(lowered.graph, ops=lowered.graph.ops[:1])
+    (found,) = verify.compare_layers(lowered, sign, values, free)
     assert (found.ties, found.wrong) == (1, 2)

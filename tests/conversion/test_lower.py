@@ -191,8 +191,8 @@ def test_signs_of_exact_ties_behind_a_rounded_function(tmp_path: Path) -> None:
     model = Functional(lambda x, c, b: b(F.gelu(c(x)) - ties), conv, binary)
     report = bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
     assert report.difference <= 1e-5
-    assert report.agreement.departed
-    assert report.agreement.departure <= 1e-5
+    assert report.agreement.diverged
+    assert report.agreement.divergence <= 1e-5
 
 
 @pytest.mark.parametrize("below", [9, 13, 25])

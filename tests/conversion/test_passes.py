@@ -7,15 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from support.folding import RNG, Function, binary, conv, listed, same, unfolded
+from support.folding import RNG, binary, conv, listed, same, unfolded
+from support.lowering import Functional
 from torch import nn
 
 from bbg.conversion import passes
-from bbg.conversion.passes import (
-    PASSES,
-    fold_graph,
-)
-from bbg.conversion.trace import lower_network
+from bbg.conversion.lowering import lower_network
+from bbg.conversion.passes import PASSES, fold_graph
 from bbg.graph import (
     Graph,
     Op,
@@ -46,19 +44,19 @@ JOINED: dict[str, tuple[nn.Module, list[str]]] = {
     ),
     "two clips are one": (nn.Sequential(conv(), nn.ReLU6(), nn.Hardtanh()), ["conv clip -> real"]),
     "a value with two readers is kept": (
-        Function(lambda x, a, b: (lambda y: y + b(y))(a(x)), a=conv(), b=nn.PReLU(4)),
+        Functional(lambda x, a, b: (lambda y: y + b(y))(a(x)), a=conv(), b=nn.PReLU(4)),
         ["conv -> real", "pointwise below -> real", "pointwise + -> real"],
     ),
     "an addition joins the binary convolution": (
-        Function(lambda x, a, b: a(x) + b(x), a=conv(), b=nn.Sequential(binary(), norm(4))),
+        Functional(lambda x, a, b: a(x) + b(x), a=conv(), b=nn.Sequential(binary(), norm(4))),
         ["conv -> real", "pointwise -> bits", "binary_conv + scale bias -> real"],
     ),
     "a shortcut inside slopes": (
-        Function(lambda x, a, b: b(x + a(x) * 0.5), a=nn.Sequential(conv(), norm(4)), b=nn.PReLU(4)),
+        Functional(lambda x, a, b: b(x + a(x) * 0.5), a=nn.Sequential(conv(), norm(4)), b=nn.PReLU(4)),
         ["conv + scale bias below -> real"],
     ),
     "two shortcuts have no room": (
-        Function(lambda x, a: a(x) + x + x, a=conv()),
+        Functional(lambda x, a: a(x) + x + x, a=conv()),
         ["conv + -> real", "pointwise + -> real"],
     ),
     "shifts and tap biases take the factor": (
@@ -69,10 +67,10 @@ JOINED: dict[str, tuple[nn.Module, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", JOINED)
-def test_join_epilogues(case: str) -> None:
+def test_fuse_epilogues(case: str) -> None:
     network, expected = JOINED[case]
     before = unfolded(network)
-    after = passes.join_epilogues(before)
+    after = passes.fuse_epilogues(before)
     same(before, after)
     assert listed(after) == expected
 
@@ -180,56 +178,56 @@ def test_operands_change_places_with_their_rows() -> None:
         Op("add", "pointwise", ("x", "a"), "y", None, {}, {"epilogue": rows}, ("scale", "gate")),
     )
     before = Graph("x", (4, 2, 2), ops, ()).with_outputs(["y"])
-    after = passes.join_epilogues(before)
+    after = passes.fuse_epilogues(before)
     same(before, after)
     assert listed(after) == ["conv + scale gate -> real"]
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_free_repeats(swapped: bool) -> None:
+def test_fuse_gate_into_add(swapped: bool) -> None:
     gate = torch.tensor([[[2.0]], [[3.0]], [[-1.0]], [[0.5]]])
-    repeated = Function(lambda x, shortcut: shortcut(x, (5, 5)) * gate, shortcut=Shortcut(4))
-    network = Function(lambda x, a, r: r(x) + a(x) if swapped else a(x) + r(x), a=conv(4, 2), r=repeated)
+    repeated = Functional(lambda x, shortcut: shortcut(x, (5, 5)) * gate, shortcut=Shortcut(4))
+    network = Functional(lambda x, a, r: r(x) + a(x) if swapped else a(x) + r(x), a=conv(4, 2), r=repeated)
     before = unfolded(network, channels=2)
-    after = passes.free_repeats(before)
+    after = passes.fuse_gate_into_add(before)
     same(before, after)
     assert listed(after)[-1] == "pointwise + gate -> real"
-    joined = passes.join_epilogues(after)
+    joined = passes.fuse_epilogues(after)
     same(before, joined)
     assert sorted(listed(joined)) == ["conv + gate -> real", "match_channels -> real"]
 
 
-def test_join_gates() -> None:
+def test_fuse_gates() -> None:
     """`act(BN(conv x) + gate x)`, x read by both: the gate cannot join the op that writes x."""
     unit = Unit.build(4, 4, 3, padding=1, act="prelu")
     nn.init.normal_(unit.gate)
-    before = passes.join_epilogues(unfolded(unit))
-    after = passes.join_gates(before)
+    before = passes.fuse_epilogues(unfolded(unit))
+    after = passes.fuse_gates(before)
     same(before, after)
     assert listed(before)[1:] == ["pointwise scale -> real", "binary_conv + scale bias below -> real"]
     assert listed(after)[1:] == ["binary_conv + scale bias gate below -> real"]
 
 
-def test_join_gates_with_a_bias() -> None:
+def test_fuse_gates_with_a_bias() -> None:
     gate = torch.tensor([[[2.0]], [[3.0]]])
-    network = Function(lambda x, a: a(x) + (x * gate + 1.0), a=conv(2, 2))
-    before = passes.join_epilogues(unfolded(network, channels=2))
-    after = passes.join_gates(before)
+    network = Functional(lambda x, a: a(x) + (x * gate + 1.0), a=conv(2, 2))
+    before = passes.fuse_epilogues(unfolded(network, channels=2))
+    after = passes.fuse_gates(before)
     same(before, after)
     assert listed(after) == ["conv + bias gate -> real"]
 
 
-def test_join_signs() -> None:
+def test_fuse_signs() -> None:
     """Two equal signs of a value become one packed output; a third with other thresholds stays an op."""
-    network = Function(
+    network = Functional(
         lambda x, stem, a, b, c: (lambda y: a(y) + b(y) + c(y))(stem(x)),
         stem=conv(),
         a=binary(),
         b=binary(),
         c=binary(method=SHIFTED),
     )
-    before = passes.join_epilogues(unfolded(network))
-    after = passes.join_signs(before)
+    before = passes.fuse_epilogues(unfolded(network))
+    after = passes.fuse_signs(before)
     same(before, after)
     assert sum("-> bits" in line for line in listed(before)) == 3
     assert listed(after)[0] == "conv -> real bits"
@@ -238,8 +236,8 @@ def test_join_signs() -> None:
 
 def test_drop_unread() -> None:
     """A stem of which only the bits are read stores no real value; a branch without an end is gone."""
-    network = Function(lambda x, a, b, c: (b(a(x)), c(a(x)))[0], a=conv(), b=binary(), c=conv())
-    before = passes.join_signs(passes.join_epilogues(unfolded(network)))
+    network = Functional(lambda x, a, b, c: (b(a(x)), c(a(x)))[0], a=conv(), b=binary(), c=conv())
+    before = passes.fuse_signs(passes.fuse_epilogues(unfolded(network)))
     after = passes.drop_unread(before)
     same(before, after)
     assert listed(after) == ["conv -> bits", "binary_conv scale -> real"]

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import bbg
+from bbg.conversion.lowering import lower_network
 from bbg.conversion.passes import fold_graph
-from bbg.conversion.trace import lower_network
 from bbg.graph import file as packed
 from bbg.graph import reference
 from bbg.graph.kinds import KINDS
 from cases import random_graphs
-from cases.random_networks import TRAITS, Function, random_network
+from cases.functional import Functional
+from cases.random_networks import TRAITS, random_network
 
 SEEDS = range(260)
 torch.set_num_threads(1)  # small maps
@@ -52,7 +53,7 @@ def test_edges_in_8_bits_match_torch_with_the_same_edges(seed: int, tmp_path: Pa
     preprocess = mode and bbg.Preprocess(tuple(size), mode=mode, mean=(0.4,) * channels, std=(0.3,) * channels)
     report = bbg.convert(network, tmp_path / "net.bbg", example, edges="int8", preprocess=preprocess)
     assert report.difference <= 1e-5
-    assert report.agreement.departure <= 1e-5
+    assert report.agreement.divergence <= 1e-5
     model = packed.read(tmp_path / "net.bbg")
     shapes = model.graph.shapes(*size)
     reals = [op for op in model.graph.ops if op.kind == "conv"]
@@ -81,8 +82,8 @@ def test_depthwise_convolutions_stay_real(tmp_path: Path) -> None:
 def test_bytes_come_from_what_joins_and_picks(tmp_path: Path) -> None:
     """A 1x1 convolution behind a concatenation or a selection reads the bytes that it writes, and nothing else."""
     conv = torch.nn.Conv2d
-    branches = Function(lambda x, a, b: torch.cat([a(x), b(x)], 1), conv(3, 8, 3, padding=1), conv(3, 9, 1))
-    parts = Function(lambda x: x[:, 1:8:2])
+    branches = Functional(lambda x, a, b: torch.cat([a(x), b(x)], 1), conv(3, 8, 3, padding=1), conv(3, 9, 1))
+    parts = Functional(lambda x: x[:, 1:8:2])
     shuffle = torch.nn.ChannelShuffle(2)
     model = torch.nn.Sequential(branches, conv(17, 8, 1), parts, conv(4, 6, 1), shuffle, conv(6, 5, 1))
     preprocess = bbg.Preprocess(16)

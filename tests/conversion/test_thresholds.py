@@ -1,4 +1,4 @@
-"""The folding passes that leave bits and integers: pools of bits, narrow rows, thresholds."""
+"""The folding passes that leave bits and integers: pools of bits, float32 parameters, thresholds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from support.folding import RNG, binary, conv, listed, same, unfolded
 from torch import nn
 
 from bbg.conversion import passes
-from bbg.conversion.passes import (
-    PASSES,
-    fold_graph,
-)
+from bbg.conversion.passes import PASSES, fold_graph
 from bbg.engine import Engine
 from bbg.graph import (
     Graph,
@@ -32,31 +29,31 @@ torch.set_num_threads(1)  # small maps
 def pooled(act: nn.Module) -> Graph:
     """Convolution, max-pool, batch norm with scales of both signs, nonlinearity, sign."""
     graph = unfolded(nn.Sequential(conv(), nn.MaxPool2d(2, 1, 1), nn.BatchNorm2d(4), act, binary()))
-    for run in PASSES[: PASSES.index(passes.pool_bits)]:
+    for run in PASSES[: PASSES.index(passes.pool_on_bits)]:
         graph = run(graph)
     return graph
 
 
-def test_pool_bits() -> None:
+def test_pool_on_bits() -> None:
     """Behind a falling epilogue the pool is AND: channels 0 and 2, whose scales are negative."""
     before = pooled(nn.Hardtanh())
-    after = passes.pool_bits(before)
+    after = passes.pool_on_bits(before)
     same(before, after)
     assert listed(before)[:2] == ["conv -> real", "max_pool scale bias clip -> bits"]
     assert listed(after)[:2] == ["conv scale bias clip -> bits", "max_pool_bits -> bits"]
     assert unpack_bits(after.ops[1].tensors["and_mask"][None], 4).tolist() == [[1, -1, 1, -1]]
 
 
-def test_pool_bits_needs_a_monotone_epilogue() -> None:
+def test_pool_on_bits_needs_a_monotone_epilogue() -> None:
     slopes = nn.PReLU(4)
     nn.init.constant_(slopes.weight, -0.5)
     before = pooled(slopes)
-    assert listed(passes.pool_bits(before)) == listed(before)
+    assert listed(passes.pool_on_bits(before)) == listed(before)
 
 
-def test_narrow() -> None:
+def test_cast_to_float32() -> None:
     before = unfolded(nn.Sequential(binary(method=SHIFTED), nn.BatchNorm2d(4)))
-    after = passes.narrow(before)
+    after = passes.cast_to_float32(before)
     same(before, after)
     assert any(array.dtype == np.float64 for op in before.ops for array in op.tensors.values())
     after.check()
@@ -93,7 +90,7 @@ def every_sum(graph: Graph) -> np.ndarray:
     return (filters[:, None] * agreeing).reshape(-1, count, 1, 1).astype(np.float32)
 
 
-def rows_of_all_kinds(count: int) -> dict[str, np.ndarray]:
+def parameters_of_all_kinds(count: int) -> dict[str, np.ndarray]:
     """Scales of both signs and 0; biases and signs that some sums meet exactly or miss by the last digit."""
     scale = RNG.choice([-1, 0, 1], count) * RNG.uniform(0.01, 2, count).astype(np.float32)
     met = RNG.integers(-9, 10, count).astype(np.float32)
@@ -109,13 +106,13 @@ def rows_of_all_kinds(count: int) -> dict[str, np.ndarray]:
 def test_thresholds_decide_as_the_epilogue_for_every_sum(
     inputs: int, clip: tuple[float | None, float | None], slopes: str
 ) -> None:
-    rows = rows_of_all_kinds(33)
+    rows = parameters_of_all_kinds(33)
     if slopes != "none":
         rows["below"] = np.full(33, 0.25 if slopes == "rising" else 0.0)
         rows["above"] = np.full(33, 0.3 if slopes == "rising" else -0.3)
         rows["offset"] = RNG.choice([0.0, 0.1], 33)
     before = comparison(inputs, rows, clip)
-    after = passes.to_thresholds(before)
+    after = passes.to_integer_thresholds(before)
     assert listed(after)[1] == "binary_conv -> bits"
     assert after.ops[1].tensors["acc_threshold"].dtype == np.int32
     after.check()
@@ -130,7 +127,7 @@ def test_a_bit_that_changes_twice_has_no_threshold() -> None:
     """`|x| >= 2.5` is no step."""
     rows = {"scale": np.ones(2), "below": -np.ones(2), "bit_threshold": np.full(2, 2.5)}
     before = comparison(8, rows, (None, None))
-    assert listed(passes.to_thresholds(before)) == listed(before)
+    assert listed(passes.to_integer_thresholds(before)) == listed(before)
 
 
 def test_a_convolution_with_a_shortcut_has_no_threshold() -> None:

@@ -31,7 +31,20 @@ FLOORS = {
     "__main__": 11,
 }  # fmt: skip
 # Rooms that work where torch is not installed. The verbs of the command line import torch when they need it.
-RUNTIME = {"errors", "_version", "recipes", "_native", "files", "heads", "image", "tables", "cpu", "recipe", "zoo", "graph"}
+RUNTIME = {
+    "errors",
+    "_version",
+    "recipes",
+    "_native",
+    "files",
+    "heads",
+    "image",
+    "tables",
+    "cpu",
+    "recipe",
+    "zoo",
+    "graph",
+}
 RUNTIME |= {"engine"}
 RUNTIME |= {"__init__"}
 VERBS = {"cli", "__main__"}

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import nn
 
 import bbg.conversion  # noqa: F401  (registers the rules)
-from bbg.conversion.trace import lower_network
+from bbg.conversion.lowering import lower_network
 from bbg.graph import Graph, reference
 from bbg.layers import BinaryConv2d
 
 RNG = np.random.default_rng(0)
-
-
-class Function(nn.Module):
-    """A network whose forward is a function of its layers and the input."""
-
-    def __init__(self, forward: Callable[..., torch.Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleDict(layers)
-        self.function = forward
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x, **self.layers)
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -46,7 +32,7 @@ def unfolded(network: nn.Module, channels: int = 4, size: int = 5) -> Graph:
 
 
 def listed(graph: Graph) -> list[str]:
-    """One line per op: its kind, whether it has a shortcut, its rows, whether it clips, and what it writes."""
+    """One line per op: its kind, whether it has a shortcut, its epilogue, whether it clips, and what it writes."""
     return [
         " ".join(
             [

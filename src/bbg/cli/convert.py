@@ -14,7 +14,6 @@ from bbg.cli.scoring import accuracy, engine_logits, held_out, torch_logits, tra
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bbg.conversion.report import Report
     from bbg.data import Split
     from bbg.training.checkpoint import Checkpoint
 
@@ -55,37 +54,7 @@ def convert(
     facts: dict[str, Any] = {}
     if split is not None:
         facts = compare(torch_logits(model, trained, split), engine_logits(load(output), split), split)
-    total = {"part": "total", "bits": None, "float32": report.before, "packed": report.after}
-    rows = [{"part": p.name, "bits": p.bits, "float32": p.before, "packed": p.after} for p in report.parts]
-    show(
-        {
-            "bytes": [*rows, total],
-            "file": report.path,
-            "values_compared_with_torch": len(report.findings),
-            "largest_difference_in_a_layer": report.difference,
-            "near_ties_that_fell_the_other_way": report.ties,
-            "images_compared_end_to_end": report.agreement.images,
-            "largest_difference_of_outputs": report.agreement.largest,
-            "percentile_99_of_it": report.agreement.percentile99,
-            "share_with_the_same_best_class": report.agreement.top1,
-            **_cost(report),
-            **facts,
-        },
-        json,
-    )
-
-
-def _cost(report: Report) -> dict[str, Any]:
-    """What 8-bit edges cost, against float32 edges."""
-    if report.edges is None:
-        return {}
-    cost = report.edges.difference
-    return {
-        "bytes_spared_by_8-bit_edges": report.edges.bytes - report.after,
-        "outputs_move_by_at_most": cost.largest,
-        "percentile_99_of_that": cost.percentile99,
-        "share_that_keeps_its_best_class": cost.top1,
-    }
+    show({**report.as_dict(), **facts}, json)
 
 
 def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
@@ -104,8 +73,8 @@ def compare(torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> di
     """Both accuracies, and on how many test images the two sides name another class."""
     return {
         "test_images": len(torch_side),
-        "accuracy_in_torch": accuracy(torch_side, split),
-        "accuracy_in_the_engine": accuracy(engine_side, split),
+        "accuracy_torch": accuracy(torch_side, split),
+        "accuracy_engine": accuracy(engine_side, split),
         "disagreements": int((torch_side.argmax(1) != engine_side.argmax(1)).sum()),
     }
 

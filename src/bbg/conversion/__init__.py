@@ -3,13 +3,15 @@
     report = bbg.convert(model, "net.bbg", example, preprocess="cifar10", labels=classes)
     print(report)
 
-`bbg.check(model, example)` says beforehand whether that will go. trace.py walks the network, lower.py and functions.py
-have one rule per layer, fold.py the passes, closing.py the closing check.
+`bbg.check(model, example)` says beforehand whether that will go. In order: trace.py (the network as a torch.fx graph),
+lowering.py and rules/ (from its nodes to ops), passes/ (from many ops to few), quantize.py (8-bit edges), verify.py
+(the engine against torch), report.py.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,21 +20,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-import bbg.conversion.rules.shape  # noqa: F401  (with lower.py: registers the rules)
+import bbg.conversion.rules  # noqa: F401  (registers the rules)
 from bbg._version import __version__
+from bbg.conversion.lowering import lower_network
 from bbg.conversion.passes import fold_graph
-from bbg.conversion.quantize import quantize
+from bbg.conversion.quantize import quantize_edges
 from bbg.conversion.report import Edges, Part, Report, parts
-from bbg.conversion.trace import lower_network
-from bbg.conversion.verify import Agreement, Finding, closing_check, difference
-from bbg.engine import Engine
+from bbg.conversion.verify import EndToEnd, LayerCheck, difference, verify_network
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import Classification
 from bbg.image import Preprocess
 
-__all__ = ["Agreement", "Edges", "Finding", "Part", "Report", "check", "convert"]
+__all__ = ["Edges", "EndToEnd", "LayerCheck", "Part", "Report", "check", "convert"]
 
 EDGES = ("int8", "fp32")
 
@@ -57,17 +58,18 @@ def convert(
     that costs. None: "int8" where `preprocess` is given and the network has binary layers, else "fp32".
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
-    people (recipe, accuracy). The same model gives the same bytes.
+    people (recipe, accuracy). A network that returns one score per class can be asked by `Engine.predict`. It may also
+    return a tuple, list or dict of tensors. The same model gives the same bytes.
 
-    Raises BbgError, leaving any older file untouched: for a layer without a rule (named, with its place), numbers that
+    Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
     are not finite, labels or preprocessing that do not fit, a layer on which engine and torch differ by more than 1e-5
     of its largest value, and a path that cannot be written.
     """
     if edges not in (None, *EDGES):
         raise BbgError(f"edges is {edges!r}, allowed are {', '.join(EDGES)}")
     images = _images(example)
-    network = _frozen(model)
-    with _calm():
+    network = _float32_copy(model)
+    with _single_threaded():
         lowered = lower_network(network, images[:2])
         notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
         graph = fold_graph(lowered.graph)
@@ -76,18 +78,18 @@ def convert(
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else tuple(labels),
             notes,
-            Classification() if graph.structure == "tensor" else None,
+            Classification() if _has_scores(graph) or labels is not None else None,
         )
         packed.check()
-        exact = packed
-        oracle: nn.Module | None = network
-        if edges == "int8" or (edges is None and preprocess is not None and binary(packed.graph)):
-            lowered, graph = quantize(lowered, packed.graph, images, packed.preprocess)
-            packed, oracle = replace(packed, graph=graph), None
-        findings, agreement = closing_check(lowered, oracle, packed, images, judged=CHECKED)
-        edge = None if packed is exact else Edges(len(encode(exact)), difference(Engine(packed), Engine(exact), images))
+        exact, wanted = packed, None
+        if edges == "int8" or (edges is None and preprocess is not None and is_binary(packed.graph)):
+            quantized = quantize_edges(lowered, packed.graph, images, packed.preprocess)
+            lowered, wanted = quantized.lowered, quantized.exact
+            packed = replace(packed, graph=quantized.graph)
+        found = verify_network(lowered, packed, images, checked=CHECKED)
+        cost = None if wanted is None else Edges(len(encode(exact)), difference(found.outputs, wanted))
     size = write(path, packed)
-    return Report(os.fspath(path), parts(network, packed, lowered.layers, size), tuple(findings), agreement, edge)
+    return Report(os.fspath(path), parts(network, packed, lowered.layers, size), found.layers, found.end_to_end, cost)
 
 
 def check(model: nn.Module, example: Tensor) -> None:
@@ -97,18 +99,24 @@ def check(model: nn.Module, example: Tensor) -> None:
     is written, and the model stays as it is.
     """
     images = _images(example)
-    network = _frozen(model)
-    with _calm():
+    network = _float32_copy(model)
+    with _single_threaded():
         PackedModel(fold_graph(lower_network(network, images[:2]).graph)).check()
 
 
-def binary(graph: Graph) -> bool:
+def is_binary(graph: Graph) -> bool:
     """Whether anything in the network is computed at 1 bit."""
     return any(op.kind == "binary_conv" for op in graph.ops)
 
 
+def _has_scores(graph: Graph) -> bool:
+    """Whether the network returns one tensor with one number per class, `[N, classes]` or `[N, classes, 1, 1]`."""
+    shape = graph.outputs[0].shape
+    return graph.structure == "tensor" and math.prod(shape) == shape[0]
+
+
 @contextmanager
-def _calm() -> Iterator[None]:
+def _single_threaded() -> Iterator[None]:
     """Torch without gradients and autocast, on one thread: its threads wait for each other by spinning, which makes
     many small layers a hundred times slower where something else, a training, keeps the cores busy.
     """
@@ -131,7 +139,7 @@ def _images(example: Tensor) -> Tensor:
     return images
 
 
-def _frozen(model: nn.Module) -> nn.Module:
+def _float32_copy(model: nn.Module) -> nn.Module:
     """A copy of the network as it is converted."""
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         came = type(model).__name__

@@ -1,156 +1,190 @@
-"""The graph under construction: rules append ops to it, and refuse what ops cannot express."""
+"""The builder: what a lowering rule works with to append ops to the graph, and to refuse what ops cannot express."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bbg.conversion.oracle import Step
-from bbg.conversion.views import Wire, channels_last, in_order, in_rows
+from bbg.conversion.oracle import TorchOp
+from bbg.conversion.views import JoinedTensor, TracedTensor, View, channels_last, to_value, value_layout
 from bbg.errors import BbgError
-from bbg.graph import Graph, Op
+from bbg.graph import Graph, Op, Output, Part
 from bbg.graph.kinds import KINDS
+from bbg.graph.types import Shape
 
 INPUT = "input"
+
+Clip = tuple[float | None, float | None]
+Parameters = Mapping[str, np.ndarray | None]
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """The unfolded graph, the step behind each of its values, and the type of layer that each op came from."""
+    """The unfolded graph, how torch computes each of its values, and the type of layer that each op came from."""
 
     graph: Graph
-    steps: Mapping[str, Step]
+    oracle: Mapping[str, TorchOp]
     layers: Mapping[str, str]
 
 
 @dataclass
-class Lowering:
-    """What a rule works on: it appends ops to the graph, and refuses what they cannot express."""
+class Builder:
+    """The graph so far. `qualname` and `layer`: qualified name and type of the module that is being lowered."""
 
-    place: str = ""
+    qualname: str = ""
     layer: str = ""
     ops: list[Op] = field(default_factory=list)
-    steps: dict[str, Step] = field(default_factory=dict)
+    oracle: dict[str, TorchOp] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
-    selected: dict[tuple[str, tuple[int, ...]], Wire] = field(default_factory=dict)
+    selected: dict[tuple[str, tuple[int, ...]], TracedTensor] = field(default_factory=dict)
 
-    def refuse(self, reason: str) -> BbgError:
-        """The error that names the layer and its place in the network."""
-        return BbgError(f"{self.place} ({self.layer}): {reason}")
+    def error(self, reason: str) -> BbgError:
+        """The error that names the module, to be raised."""
+        return BbgError(f"{self.qualname} ({self.layer}): {reason}")
 
-    def emit(
+    # ---- ops -------------------------------------------------------------------------------------------------------
+
+    def add(
         self,
         kind: str,
-        inputs: tuple[Wire, ...],
+        inputs: tuple[TracedTensor, ...],
         function: Callable[..., Tensor],
         /,
         *,
         suffix: str = "",
-        rows: Mapping[str, np.ndarray | None] | None = None,
-        threshold: Tensor | None = None,
+        parameters: Parameters | None = None,
+        clip: Clip = (None, None),
         tensors: Mapping[str, np.ndarray] | None = None,
-        clip: tuple[float | None, float | None] = (None, None),
-        places: Tensor | None = None,
+        layout: Tensor | None = None,
         **attributes: Any,
-    ) -> Wire:
-        """Append an op and return the wire behind it; with a `threshold` it writes bits, else a real value.
+    ) -> TracedTensor:
+        """Append an op that writes a real value; returns the tensor that torch has there.
 
-        `function` computes in torch what the op computes, from the tensors at `inputs` as torch has them. `places`: how
-        torch has the result; None: as the first input where the shapes are equal, else in rows.
+        `function` computes the same in torch, from the tensors at `inputs` as torch has them. `parameters`: of the
+        epilogue, float64 `[C]`; None: it has none. `layout`: that of the result; None: as the first input where the
+        shapes are equal, else the value's own.
         """
-        name = self.place + suffix
-        while name in self.layers:
-            name += "'"  # a layer that is used more than once
-        given = {row: vector for row, vector in (rows or {}).items() if vector is not None}
-        arrays = {**(tensors or {}), **({"epilogue": np.stack(list(given.values()))} if given else {})}
-        real, bits = (name, None) if threshold is None else (None, name)
-        names = tuple(wire.name for wire in inputs)
-        op = Op(name, kind, names, real, bits, attributes, arrays, tuple(given), clip)
-        try:
-            shape = KINDS[kind].shape(op.attributes, *(wire.shape for wire in inputs[: len(op.operands)]))
-        except BbgError as error:
-            raise self.refuse(f"on a map {list(inputs[0].shape)}: {error}") from None
+        name = self._new_name(suffix)
+        names = tuple(x.name for x in inputs)
+        op = Op(name, kind, names, name, None, attributes, *_epilogue(parameters, tensors), clip)
+        shape = self._shape(op, inputs)
         self.ops.append(op)
+        given = [x.tensor.clone() for x in inputs]
+        result = function(*given)
+        in_place = any(tensor._version for tensor in given)
+        layout = _result_layout(result, inputs[0]) if layout is None else layout
+        return self._record(name, TorchOp(function, inputs, shape, layout=layout, in_place=in_place), result)
+
+    def add_sign(
+        self, x: TracedTensor, function: Callable[[Tensor], Tensor], threshold: np.ndarray | None
+    ) -> TracedTensor:
+        """Append an op that writes the bits `x >= threshold`, float64 `[C]`; None: 0."""
+        name = self._new_name(".sign")
+        self.ops.append(
+            Op(name, "pointwise", (x.name,), None, name, {}, *_epilogue({"bit_threshold": threshold}, None))
+        )
+        numbers = torch.zeros(x.shape[0]) if threshold is None else torch.from_numpy(threshold).float()
+        torch_op = TorchOp(function, (x,), x.shape, threshold=numbers, layout=x.layout)
+        return self._record(name, torch_op, function(x.tensor.clone()))
+
+    def _new_name(self, suffix: str) -> str:
+        """The module's name; one that is used more than once gets a mark for each further use."""
+        name = self.qualname + suffix
+        while name in self.layers:
+            name += "'"
+        return name
+
+    def _shape(self, op: Op, inputs: tuple[TracedTensor, ...]) -> Shape:
+        try:
+            return KINDS[op.kind].shape(op.attributes, *(x.shape for x in inputs[: len(op.operands)]))
+        except BbgError as error:
+            raise self.error(f"on a map {list(inputs[0].shape)}: {error}") from None
+
+    def _record(self, name: str, torch_op: TorchOp, result: Tensor) -> TracedTensor:
+        """Keep how torch computes the value `name`, and wrap its `result` for the example."""
         self.layers[name] = self.layer
-        result = function(*(wire.tensor.clone() for wire in inputs))
-        if places is None and inputs[0].places is not None and result.shape == inputs[0].tensor.shape:
-            places = inputs[0].places
-        elif places is None and result.ndim == 2:
-            places = torch.arange(result[0].numel())
-        self.steps[name] = Step(function, inputs, shape, threshold, places=places)
-        return Wire(name, in_order(result, places, shape), places)
+        self.oracle[name] = torch_op
+        return TracedTensor(name, to_value(result, torch_op.layout, torch_op.shape), torch_op.layout)
 
-    def settled(self, x: Wire) -> Wire:
-        """`x` with every number of its value once: where torch has some channels only, an op selects them."""
-        return x if x.whole else self._selected(x)
+    # ---- layouts ---------------------------------------------------------------------------------------------------
 
-    def map(self, x: Wire) -> Wire:
-        """`x` as torch has a map, `[N, C, H, W]`, its channels brought into order where need be."""
-        if x.places is None:
+    def materialize(self, x: View) -> TracedTensor:
+        """`x` with every number of its value once: where torch has only some of the channels, an op selects them."""
+        if isinstance(x, JoinedTensor):
+            raise self.error(
+                f"its input is {x.describe()}, which only an output of the network may be; "
+                "apply the layer to each map before they are joined"
+            )
+        return x if x.is_complete else self._select(x)
+
+    def as_nchw(self, x: TracedTensor) -> TracedTensor:
+        """`x` as torch has a map, `[N, C, H, W]`; an op brings the channels into order where need be."""
+        if x.layout is None:
             return x
-        selected = self._selected(x) if x.places.ndim == 3 else x
-        if selected.places is not None:
-            raise self.refuse(f"its input is no map [N, C, H, W], but {self.describe(x)}; give it the map")
+        selected = self._select(x) if x.layout.ndim == 3 else x
+        if selected.layout is not None:
+            raise self.error(f"its input is no map [N, C, H, W], but {x.describe()}; give it the map")
         return selected
 
-    def returned(self, name: str, x: Wire) -> Wire:
-        """`x` as a map or flattened, which is what a network may return."""
-        for attempt in (x, self._selected(x) if x.order.ndim in (1, 3) and not x.in_rows else x):
-            if attempt.places is None or (attempt.flat and attempt.in_rows):
-                return attempt
-        came = f"{name or 'the output'}: the network returns {self.describe(x)}"
-        raise BbgError(f"{came}; allowed are [N, C, H, W], and that flattened")
-
-    def ordered(self, x: Wire) -> Wire:
+    def in_channel_order(self, x: TracedTensor) -> TracedTensor:
         """`x`, its channels brought into order where torch has whole maps, `[N, C, H, W]`, `[N, H, W, C]` or flat."""
-        found = None if x.places is None or x.places.ndim not in (1, 3) else self._channels(x)
-        return x if found is None or torch.equal(found[0], torch.arange(x.shape[0])) else self._selected(x)
+        found = None if x.layout is None or x.layout.ndim not in (1, 3) else x.channel_indices()
+        return x if found is None or torch.equal(found[0], torch.arange(x.shape[0])) else self._select(x)
 
-    def _selected(self, x: Wire) -> Wire:
-        """An op that selects the channels which torch has, in its order; BbgError where it has no whole maps."""
-        found = self._channels(x)
+    def as_output(self, name: str, x: View) -> Output:
+        """The output `name` that returns `x`: whole values, each in some order of its axes, one after another."""
+        for attempt in (x, *([self.compact(x)] if isinstance(x, TracedTensor) else [])):
+            parts = _parts(attempt)
+            if parts is not None:
+                return Output(name, parts, tuple(x.indices.shape))
+        raise BbgError(
+            f"{name or 'the output'}: the network returns {x.describe()}; allowed are whole channels of maps, each map "
+            "with its axes in any order, joined one after another and reshaped"
+        )
+
+    def compact(self, x: TracedTensor) -> TracedTensor:
+        """`x` of a value that has the channels which torch has, in torch's order; `x` where torch has parts of maps."""
+        area = x.shape[1] * x.shape[2]
+        channels = list(dict.fromkeys((x.indices.flatten() // area).tolist()))
+        is_whole = len(channels) * area == x.indices.numel() == len(set(x.indices.flatten().tolist()))
+        if not is_whole or channels == list(range(x.shape[0])):
+            return x
+        position = torch.zeros(x.shape[0], dtype=torch.int64)
+        position[channels] = torch.arange(len(channels))
+        selected = self._select_channels(x, channels)
+        return selected.with_layout(position[x.indices // area] * area + x.indices % area)
+
+    def _select(self, x: TracedTensor) -> TracedTensor:
+        """`x` of a value with the channels that torch has, in its order; BbgError where torch has no whole maps."""
+        found = x.channel_indices()
         if found is None:
-            raise self.refuse(f"its input is {self.describe(x)}; allowed are whole channels of one map")
+            raise self.error(f"its input is {x.describe()}; allowed are whole channels of one map")
         index, last = found
-        key = (x.name, tuple(index.tolist()))
+        selected = self._select_channels(x, index.tolist())
+        layout = channels_last(selected.shape) if last else value_layout(selected.shape)
+        return selected.with_layout(layout.flatten() if x.is_flat else layout)
+
+    def _select_channels(self, x: TracedTensor, channels: list[int]) -> TracedTensor:
+        """The op that selects these channels of a value; one op for all who ask for the same."""
+        key = (x.name, tuple(channels))
         if key not in self.selected:
-            tensors = {"index": index.numpy().astype(np.int32)}
-            self.selected[key] = self.emit(
+            self.selected[key] = self.add(
                 "select",
-                (Wire(x.name, x.value),),
-                lambda v: v[:, index],
+                (TracedTensor(x.name, x.value),),
+                lambda v: v[:, channels],
                 suffix=".select",
-                tensors=tensors,
-                channels=len(index),
+                tensors={"index": np.array(channels, np.int32)},
+                channels=len(channels),
             )
-        result = self.selected[key]
-        places = channels_last(result.shape) if last else in_rows(result.shape)
-        return result.at(places.flatten() if x.order.ndim == 1 else places)
+        return self.selected[key]
 
-    def _channels(self, x: Wire) -> tuple[Tensor, bool] | None:
-        """The channels of the value that torch has, and whether as the last axis; None where it has no whole maps."""
-        places = x.order
-        rows = columns = places
-        if places.ndim == 1 and places.numel() % x.value[0, 0].numel() == 0:
-            rows, columns = places.reshape(-1, *x.shape[1:]), places.reshape(*x.shape[1:], -1)
-        if rows.ndim != 3:
-            return None
-        for maps, last in ((rows, False), (columns.permute(2, 0, 1), True)):
-            index = x.channels(maps)
-            if index is not None:
-                return index, last
-        return None
-
-    def describe(self, x: Wire) -> str:
-        """How torch has it, for a sentence."""
-        return f"a map {list(x.shape)} rearranged to [N, {', '.join(map(str, x.order.shape))}]"
-
-    def per_channel(self, wire: Wire, vector: Tensor | None, what: str, axis: int | None = 1) -> np.ndarray | None:
+    def per_channel(self, x: TracedTensor, vector: Tensor | None, what: str, axis: int | None = 1) -> np.ndarray | None:
         """`vector` as float64 `[C]`, one number per channel of the value.
 
         It is one number, or has one for each step along `axis` of the tensor as torch has it, or with `axis` None it is
@@ -158,17 +192,62 @@ class Lowering:
         """
         if vector is None:
             return None
-        numbers, shape = vector.detach().double(), wire.tensor.shape[1:]
+        numbers, shape = vector.detach().double(), x.tensor.shape[1:]
         if axis is not None and numbers.numel() > 1:
             numbers = numbers.reshape([-1 if i + 1 == axis else 1 for i in range(len(shape))])
-        channels = wire.shape[0]
+        channels = x.shape[0]
         try:
             full = torch.broadcast_to(numbers, (1, *shape))
         except RuntimeError:
             came = f"{numbers.numel()} numbers" if axis is not None else f"the shape {list(vector.shape)}"
-            raise self.refuse(f"{what} has {came}, allowed are 1 or {channels}, one per channel") from None
-        maps = in_order(full, wire.places, (channels, -1))[0]
+            raise self.error(f"{what} has {came}, allowed are 1 or {channels}, one per channel") from None
+        maps = to_value(full, x.layout, (channels, -1))[0]
         if (maps != maps[:, :1]).any():
-            size = " x ".join(map(str, wire.shape[1:]))
-            raise self.refuse(f"{what} differs within the {size} map of a channel; put the layer before flattening")
+            size = " x ".join(map(str, x.shape[1:]))
+            raise self.error(f"{what} differs within the {size} map of a channel; put the layer before flattening")
         return maps[:, 0].numpy().copy()
+
+
+def _epilogue(
+    parameters: Parameters | None, tensors: Mapping[str, np.ndarray] | None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The tensors of an op, those of its epilogue stacked, and the names of the parameters."""
+    given = {name: vector for name, vector in (parameters or {}).items() if vector is not None}
+    return {**(tensors or {}), **({"epilogue": np.stack(list(given.values()))} if given else {})}, tuple(given)
+
+
+def _result_layout(result: Tensor, first: TracedTensor) -> Tensor | None:
+    if first.layout is not None and result.shape == first.tensor.shape:
+        return first.layout
+    return torch.arange(result[0].numel()) if result.ndim == 2 else None
+
+
+def _parts(x: View) -> tuple[Part, ...] | None:
+    """`x` as whole values, each in some order of its axes, one after another; None where it is anything else."""
+    values = {}  # of each start among the numbers of all: the tensor there
+    start = 0
+    for part in x.parts if isinstance(x, JoinedTensor) else (x,):
+        values[start] = part
+        start += part.numbers
+    flat = x.indices.flatten()
+    parts, position = [], 0
+    while position < len(flat):
+        start = int(flat[position])
+        if start not in values:
+            return None
+        value = values[start]
+        order = _order(flat[position : position + value.numbers] - start, value.shape)
+        if order is None:
+            return None
+        parts.append(Part(value.name, order))
+        position += value.numbers
+    return tuple(parts)
+
+
+def _order(indices: Tensor, shape: Shape) -> str | None:
+    """The order of the axes, as "HWC", in which a value of this `shape` has its numbers at `indices`."""
+    layout = value_layout(shape)
+    for axes in permutations(range(3)):
+        if torch.equal(indices, layout.permute(axes).flatten()):
+            return "".join("CHW"[axis] for axis in axes)
+    return None

@@ -1,76 +1,103 @@
-"""How torch computes each value of the graph: the oracle that the engine is judged by."""
+"""The oracle: how torch computes each value of the graph. The engine is judged by it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bbg.conversion.views import Wire, in_order
+from bbg.conversion.views import TracedTensor, to_value
 from bbg.graph.types import Shape
 
 
 @dataclass(frozen=True)
-class Levels:
+class QuantParams:
     """The byte u of channel c stands for `scale[c] * u + bias[c]`; both `[C]` of one dtype, no scale is 0."""
 
     scale: Tensor
     bias: Tensor
 
-    def positions(self, x: Tensor) -> Tensor:
+    def position(self, x: Tensor) -> Tensor:
         """Where the float32 numbers `x` `[N, C, H, W]` lie between the bytes, 0 to 255 in the dtype of the scale."""
         return ((x - self.bias[:, None, None]) / self.scale[:, None, None]).clamp(0, 255)
 
-    def bytes(self, x: Tensor) -> Tensor:
+    def quantize(self, x: Tensor) -> Tensor:
         """The bytes of the numbers `x`, as float32."""
-        return self.positions(x).round().float()
+        return self.position(x).round().float()
 
-    def numbers(self, u: Tensor) -> Tensor:
+    def dequantize(self, u: Tensor) -> Tensor:
         """What the bytes `u` stand for, in float64."""
         return u.double() * self.scale.double()[:, None, None] + self.bias.double()[:, None, None]
 
 
 @dataclass(frozen=True)
-class Step:
-    """How torch computes a value of the graph: `function` of the tensors at `inputs`, which gives it at `places`.
+class TorchOp:
+    """How torch computes a value of the graph: `function` of the tensors at `inputs`, whose result has `layout`.
 
-    `threshold`, `[C]`, is given where the value is bits: those of `inputs[0] >= threshold`; `levels` where it is the
-    bytes of `inputs[0]`.
+    `threshold`, `[C]`, is given where the value is bits, those of `inputs[0] >= threshold`; `quant` where it is the
+    bytes of `inputs[0]`. `in_place`: the function changes its inputs, so it gets copies. Each image is computed for
+    itself: the result does not depend on the others in the batch.
     """
 
     function: Callable[..., Tensor]
-    inputs: tuple[Wire, ...]
+    inputs: tuple[TracedTensor, ...]
     shape: Shape
     threshold: Tensor | None = None
-    levels: Levels | None = None
-    places: Tensor | None = None
+    quant: QuantParams | None = None
+    layout: Tensor | None = None
+    in_place: bool = False
 
     def __call__(self, *values: Tensor) -> Tensor:
-        """The value, given those at `inputs` as `[N, C, H, W]`. They are copied: a layer may work in place."""
-        given = [wire.of(value) for wire, value in zip(self.inputs, values, strict=True)]
-        return in_order(self.function(*(tensor.clone() for tensor in given)), self.places, self.shape)
+        """The value, given those at `inputs` as `[N, C, H, W]`, which stay as they are."""
+        given = [x.arrange(value) for x, value in zip(self.inputs, values, strict=True)]
+        if self.in_place:
+            given = [tensor.clone() for tensor in given]
+        return to_value(self.function(*given), self.layout, self.shape)
 
     @property
-    def decides(self) -> bool:
-        """Whether the value is one of few for each number of the input: bits or bytes."""
-        return self.threshold is not None or self.levels is not None
+    def is_discrete(self) -> bool:
+        """Whether the value is bits or bytes: a number of the input near a tie may become either of two."""
+        return self.threshold is not None or self.quant is not None
 
-    def departing(self, value: Tensor, x: Tensor) -> Tensor:
-        """Where `value` is not what it decides for the input `x`: how far x is from the tie, over the largest |x|.
+    def divergence(self, value: Tensor, x: Tensor) -> Tensor:
+        """Where `value` is not what the input `x` becomes: how far x is from the tie, over the largest |x|; else 0.
 
-        Elsewhere 0. A departure at distance 0 counts as the least positive number.
+        A difference at distance 0 counts as the least positive number.
         """
-        if self.levels is not None:
-            positions = self.levels.positions(x)
-            distance = ((positions - value).abs() - 0.5) * self.levels.scale[:, None, None]
-            departs = value != positions.round()
+        if self.quant is not None:
+            position = self.quant.position(x)
+            differs = value != position.round()
         else:
             assert self.threshold is not None
-            distance = x - self.threshold[:, None, None]
-            departs = (distance >= 0) != (value > 0)
-            distance = distance.abs()
+            differs = (x >= self.threshold[:, None, None]) != (value > 0)
+        if not differs.any():
+            return torch.zeros_like(x)
+        if self.quant is not None:
+            distance = ((position - value).abs() - 0.5) * self.quant.scale[:, None, None]
+        else:
+            assert self.threshold is not None
+            distance = (x - self.threshold[:, None, None]).abs()
         tiny = torch.finfo(x.dtype).tiny
         relative = (distance.to(x.dtype) / x.abs().max()).clamp(min=tiny)
-        return torch.where(departs, relative, torch.zeros(()))
+        return torch.where(differs, relative, torch.zeros(()))
+
+
+def run_free(oracle: Mapping[str, TorchOp], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every value that torch computes from its own earlier ones, beginning with those given: the input of the graph."""
+    computed = dict(values)
+    for name, op in oracle.items():
+        if name not in computed:
+            computed[name] = op(*(computed[x.name] for x in op.inputs))
+    return computed
+
+
+def run_where_different(op: TorchOp, inputs: list[Tensor], differs: Tensor, result: Tensor) -> Tensor:
+    """`op(*inputs)`, given its `result` on inputs that differ only in the images `differs`, a mask `[N]`."""
+    if differs.all():
+        return op(*inputs)
+    if differs.any():
+        result = result.clone()
+        result[differs] = op(*(x[differs] for x in inputs))
+    return result

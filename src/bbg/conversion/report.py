@@ -1,15 +1,19 @@
-"""What a conversion reports: where the bytes went, and how closely the engine agrees with torch."""
+"""The report of a conversion: where the bytes went, and how closely the engine agrees with torch.
+
+`Report` says it in three forms: attributes, sentences (`print(report)`), and entries for programs (`as_dict`).
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from bbg.conversion.verify import LAW, Agreement, Finding
+from bbg.conversion.verify import TOLERANCE, EndToEnd, LayerCheck
 from bbg.graph.file import PackedModel
 
 if TYPE_CHECKING:
@@ -28,24 +32,27 @@ class Part:
 
 @dataclass(frozen=True)
 class Edges:
-    """What 8-bit edges spare and cost: `bytes` of the file with float32 edges, and how far the outputs are apart."""
+    """What 8-bit edges save and cost: `bytes` of the file with float32 edges, and how far the outputs are apart.
+
+    `difference`: the engine with 8-bit edges against the network in torch.
+    """
 
     bytes: int
-    difference: Agreement
+    difference: EndToEnd
 
 
 @dataclass(frozen=True)
 class Report:
     """`convert`'s answer. `before`, `after`: bytes of the network in float32 and of the packed file, sums of `parts`.
 
-    `findings`: the layer law, one per value of the graph. `agreement`: engine and torch end to end, on the example,
-    with the same edges. `edges`: what 8-bit edges cost; None where they are in float32.
+    `findings`: engine and torch layer by layer, one check per value of the graph. `agreement`: both end to end, on the
+    example, with the same edges. `edges`: what 8-bit edges cost; None where they are in float32.
     """
 
     path: str
     parts: tuple[Part, ...]
-    findings: tuple[Finding, ...]
-    agreement: Agreement
+    findings: tuple[LayerCheck, ...]
+    agreement: EndToEnd
     edges: Edges | None = None
 
     @property
@@ -68,6 +75,31 @@ class Report:
         """Bits that fell the other way, each within 1e-5 of its threshold, on the same inputs."""
         return sum(found.ties for found in self.findings)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The report as entries and one table, for JSON.
+
+        `output_diff_max`, `output_diff_p99`: engine against torch, of all numbers of the outputs; those that begin with
+        `edges_`: 8-bit edges against float32 edges.
+        """
+        table = [(part.name, part.bits, part.before, part.after) for part in (*self.parts, self._total)]
+        entries = {
+            "bytes": [dict(zip(("part", "bits", "float32", "packed"), row, strict=True)) for row in table],
+            "file": self.path,
+            "values_checked": len(self.findings),
+            "layer_diff_max": self.difference,
+            "near_ties": self.ties,
+            "images": self.agreement.images,
+            **_differences(self.agreement),
+        }
+        if self.edges is not None:
+            entries["edges_bytes_saved"] = self.edges.bytes - self.after
+            entries |= {f"edges_{key}": value for key, value in _differences(self.edges.difference).items()}
+        return entries
+
+    @property
+    def _total(self) -> Part:
+        return Part("total", None, self.before, self.after)
+
     def __rich__(self) -> Group:
         from rich.console import Group
         from rich.table import Table
@@ -75,27 +107,26 @@ class Report:
         table = Table("part", "bits", "float32 bytes", "packed bytes", "ratio", title=self.path, show_footer=False)
         for column in table.columns[1:]:
             column.justify = "right"
-        total = Part("total", None, self.before, self.after)
-        for part in (*self.parts, total):
+        for part in (*self.parts, self._total):
             ratio = f"{part.before / part.after:.1f}" if part.before and part.after else ""
             cells = (part.name, str(part.bits or ""), f"{part.before:,}", f"{part.after:,}", ratio)
-            table.add_row(*cells, style="bold" if part is total else None)
+            table.add_row(*cells, style="bold" if part.name == "total" else None)
         a = self.agreement
         lines = [
             f"layer by layer: {len(self.findings)} values agree; largest difference {self.difference:.1e} of the "
-            f"layer's largest (allowed {LAW:.0e}), {self.ties} near-ties fell the other way",
+            f"layer's largest (allowed {TOLERANCE:.0e}), {self.ties} near-ties fell the other way",
             f"end to end: {a.images} images; outputs differ by at most {a.largest:.1e}, 99 % by {a.percentile99:.1e}",
         ]
-        if a.departed:
+        if a.diverged:
             lines.append(
-                f"on {a.departed} of them bits leave torch's path; the first to do so lie within {a.departure:.1e} "
+                f"on {a.diverged} of them bits leave torch's path; the first to do so lie within {a.divergence:.1e} "
                 "of the layer's largest value of their threshold"
             )
         if a.top1 is not None:
             lines.append(f"the best class is the same on {a.top1:.2%} of them")
         if self.edges is not None:
             cost = self.edges.difference
-            same = "" if cost.top1 is None else f"; the best class is the same on {cost.top1:.2%} of the images"
+            same = "" if cost.top1 is None else f"; the best class stays the same on {cost.top1:.2%} of the images"
             lines.append(
                 f"8-bit edges instead of float32: {self.edges.bytes - self.after:,} bytes less; outputs move by at "
                 f"most {cost.largest:.1e}, 99 % by {cost.percentile99:.1e}{same}"
@@ -111,20 +142,28 @@ class Report:
         return text.rstrip()
 
 
+def _differences(compared: EndToEnd) -> dict[str, float | None]:
+    return {
+        "output_diff_max": compared.largest,
+        "output_diff_p99": compared.percentile99,
+        "top1_agreement": compared.top1,
+    }
+
+
 def parts(model: nn.Module, packed: PackedModel, layers: Mapping[str, str], size: int) -> tuple[Part, ...]:
     """Where the `size` bytes of the packed file went, the weights by type of layer (`layers`: of each op)."""
-    weights: dict[tuple[str, int], list[int]] = {}
+    before: Counter[tuple[str, int]] = Counter()
+    after: Counter[tuple[str, int]] = Counter()
     for op, cost in zip(packed.graph.ops, packed.graph.costs(), strict=True):
         if cost.bits is not None:
-            values = weights.setdefault((layers[op.name], cost.bits), [0, 0])
-            values[0] += 4 * cost.macs // (cost.shape[1] * cost.shape[2])
-            values[1] += op.tensors["weight"].nbytes
+            kind = layers[op.name], cost.bits
+            before[kind] += 4 * cost.weights
+            after[kind] += op.tensors["weight"].nbytes
     state = [*model.parameters(), *model.buffers()]
     numbers = sum(tensor.numel() for tensor in state if tensor.is_floating_point())
     tensors = sum(tensor.nbytes for op in packed.graph.ops for tensor in op.tensors.values())
-    before, after = (sum(values[i] for values in weights.values()) for i in (0, 1))
     return (
-        *(Part(f"{layer} weights", bits, *values) for (layer, bits), values in weights.items()),
-        Part("per channel", 32, max(4 * numbers - before, 0), tensors - after),
+        *(Part(f"{layer} weights", bits, before[layer, bits], after[layer, bits]) for layer, bits in before),
+        Part("per channel", 32, max(4 * numbers - before.total(), 0), tensors - after.total()),
         Part("description", None, 0, size - tensors),
     )

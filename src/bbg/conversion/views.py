@@ -1,13 +1,16 @@
-"""What travels through a network that is being lowered: a value of the graph, and how torch has it.
+"""Views: a tensor of the traced network as numbers of a graph value, in torch's arrangement.
 
-Reshaping, transposing, flattening and slicing compute nothing: they change where torch has which number of a value. A
-`Wire` keeps that as `places`, and any such function is lowered by applying it to them.
+Reshaping, transposing, flattening and slicing compute nothing. They change at which place torch has which number of a
+value. A `TracedTensor` is a graph value plus an index map, its `layout`; a function that only moves numbers is lowered
+by applying it to the layout, and emits no op. A `JoinedTensor` is what `torch.cat` makes where no op joins: a layout
+over the numbers of several values, which only outputs may hold.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,89 +18,154 @@ from torch import Tensor
 from bbg.graph.types import Shape
 
 
-def channels_last(shape: Shape) -> Tensor:
-    """The places of a value `(C, H, W)` that torch has as `[N, H, W, C]`."""
-    return in_rows(shape).permute(1, 2, 0)
-
-
-def in_rows(shape: Shape) -> Tensor:
-    """The places of a value as it is, `[C, H, W]`: 0, 1, 2, ..."""
+def value_layout(shape: Shape) -> Tensor:
+    """The layout of a value as it is, `[C, H, W]`: 0, 1, 2, ..."""
     return torch.arange(shape[0] * shape[1] * shape[2]).reshape(shape)
 
 
-def in_order(tensor: Tensor, places: Tensor | None, shape: Shape | tuple[int, int]) -> Tensor:
-    """The numbers that torch has at `places`, each place once, as `[N, *shape]`."""
-    if places is not None:
+def channels_last(shape: Shape) -> Tensor:
+    """The layout of a value `(C, H, W)` that torch has as `[N, H, W, C]`."""
+    return value_layout(shape).permute(1, 2, 0)
+
+
+def to_value(tensor: Tensor, layout: Tensor | None, shape: Shape | tuple[int, int]) -> Tensor:
+    """The value `[N, *shape]` that torch has as `tensor` in `layout`, which must hold each index once."""
+    if layout is not None:
         given = tensor.flatten(1)
         tensor = torch.empty_like(given)
-        tensor[:, places.flatten()] = given
+        tensor[:, layout.flatten()] = given
     return tensor.reshape(len(tensor), *shape)
 
 
 @dataclass(frozen=True)
-class Wire:
-    """A tensor on its way through the network: numbers of the value `name` of the graph.
+class TracedTensor:
+    """A tensor of the network: numbers of the graph value `name`.
 
-    `value` is what torch computes there for the example, `[N, C, H, W]`. `places` says how torch has it: behind the
-    batch axis, of torch's shape, each the position in the `C*H*W` numbers of the value; None: as it is.
+    `value` is what torch computes there for the example, `[N, C, H, W]`. `layout` has torch's shape without the batch
+    axis; each element is the index of that number among the `C*H*W` of the value. None: `[C, H, W]`, as the value is.
     """
 
     name: str
     value: Tensor
-    places: Tensor | None = None
+    layout: Tensor | None = None
 
     @property
     def shape(self) -> Shape:
-        """`(C, H, W)`."""
+        """Shape of the value, `(C, H, W)`."""
         channels, height, width = self.value.shape[1:]
         return channels, height, width
 
     @property
-    def order(self) -> Tensor:
-        """`places`, also where they are those of the value as it is."""
-        return in_rows(self.shape) if self.places is None else self.places
+    def numbers(self) -> int:
+        """`C * H * W`."""
+        return self.value[0].numel()
+
+    @property
+    def indices(self) -> Tensor:
+        """`layout`, given also where it is None."""
+        return value_layout(self.shape) if self.layout is None else self.layout
 
     @cached_property
     def tensor(self) -> Tensor:
-        """The value as torch has it."""
-        return self.of(self.value)
+        """The example's tensor as torch has it."""
+        return self.arrange(self.value)
 
-    def of(self, value: Tensor) -> Tensor:
+    def arrange(self, value: Tensor) -> Tensor:
         """`value`, `[N, C, H, W]`, as torch has it."""
-        return value if self.places is None else value.flatten(1)[:, self.places]
+        return value if self.layout is None else value.flatten(1)[:, self.layout]
 
-    def at(self, places: Tensor) -> Wire:
-        """The same value, as torch has it at `places`."""
-        as_it_is = torch.equal(places, in_rows(self.shape))
-        return Wire(self.name, self.value, None if as_it_is else places)
+    def with_layout(self, layout: Tensor) -> TracedTensor:
+        """The same value in another layout."""
+        as_it_is = torch.equal(layout, value_layout(self.shape))
+        return TracedTensor(self.name, self.value, None if as_it_is else layout)
 
     @property
-    def flat(self) -> bool:
+    def is_flat(self) -> bool:
         """Whether torch has it as `[N, features]`."""
-        return self.order.ndim == 1
+        return self.indices.ndim == 1
 
     @property
-    def in_rows(self) -> bool:
-        """Whether torch has each number once and in the order of the value."""
-        return self.places is None or torch.equal(self.places.flatten(), in_rows(self.shape).flatten())
-
-    @property
-    def last(self) -> bool:
+    def is_channels_last(self) -> bool:
         """Whether torch has it as `[N, H, W, C]`."""
-        return self.order.ndim == 3 and torch.equal(self.order, channels_last(self.shape))
+        return self.indices.ndim == 3 and torch.equal(self.indices, channels_last(self.shape))
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether torch has each number of the value once, in any order."""
-        if self.places is None:
+        if self.layout is None:
             return True
-        total = self.value[0].numel()
-        return self.places.numel() == total and bool((self.places.flatten().bincount(minlength=total) == 1).all())
+        counts = self.layout.flatten().bincount(minlength=self.numbers)
+        return self.layout.numel() == self.numbers and bool((counts == 1).all())
 
-    def channels(self, places: Tensor) -> Tensor | None:
-        """The channels of the value of which `places` `[C', H, W]` are the maps, int64 `[C']`; None: they are not."""
+    def channel_indices(self) -> tuple[Tensor, bool] | None:
+        """Which channels of the value torch has, int64 `[C']`, and whether as the last axis; None: no whole maps."""
+        layout = self.indices
+        first = last = layout
+        if layout.ndim == 1 and layout.numel() % (self.shape[1] * self.shape[2]) == 0:
+            first, last = layout.reshape(-1, *self.shape[1:]), layout.reshape(*self.shape[1:], -1)
+        if first.ndim != 3:
+            return None
+        for maps, is_last in ((first, False), (last.permute(2, 0, 1), True)):
+            index = self._channels_of(maps)
+            if index is not None:
+                return index, is_last
+        return None
+
+    def _channels_of(self, maps: Tensor) -> Tensor | None:
+        """The channels of which `maps`, a layout `[C', H, W]`, are the whole maps; None where they are not."""
         _, height, width = self.shape
-        area, first = height * width, places[:, :1, :1]
-        maps = first + torch.arange(area).reshape(height, width)
-        fits = places.shape[1:] == (height, width) and torch.equal(places, maps) and not (first % area).any()
+        area, first = height * width, maps[:, :1, :1]
+        whole = first + torch.arange(area).reshape(height, width)
+        fits = maps.shape[1:] == (height, width) and torch.equal(maps, whole) and not (first % area).any()
         return (first // area).flatten() if fits else None
+
+    def describe(self) -> str:
+        """Value and layout, for a sentence."""
+        return f"a map {list(self.shape)} rearranged to [N, {', '.join(map(str, self.indices.shape))}]"
+
+
+@dataclass(frozen=True)
+class JoinedTensor:
+    """Several tensors as one: `indices` is a layout over the numbers of the values of all `parts`, one after another.
+
+    `qualname`: of the call that joins them.
+    """
+
+    parts: tuple[TracedTensor, ...]
+    indices: Tensor
+    qualname: str
+
+    @staticmethod
+    def of(tensors: tuple[View, ...], axis: int, qualname: str) -> JoinedTensor:
+        """What `torch.cat(tensors, axis)` gives, `axis` counted with the batch."""
+        parts = tuple(part for x in tensors for part in (x.parts if isinstance(x, JoinedTensor) else (x,)))
+        starts = accumulate((x.numbers for x in tensors), initial=0)
+        layouts = [x.indices + start for x, start in zip(tensors, starts, strict=False)]
+        return JoinedTensor(parts, torch.cat(layouts, axis - 1), qualname)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of all values."""
+        return sum(part.numbers for part in self.parts)
+
+    @property
+    def value(self) -> Tensor:
+        """The example's numbers of all values, `[N, numbers]`."""
+        return torch.cat([part.value.flatten(1) for part in self.parts], 1)
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The example's tensor as torch has it."""
+        return self.value[:, self.indices]
+
+    def with_layout(self, layout: Tensor) -> JoinedTensor:
+        """The same values in another layout."""
+        return JoinedTensor(self.parts, layout, self.qualname)
+
+    def describe(self) -> str:
+        """Values and layout, for a sentence."""
+        maps = ", ".join(str(list(part.shape)) for part in self.parts)
+        return f"{self.qualname!r}, a join of maps {maps} to [N, {', '.join(map(str, self.indices.shape))}]"
+
+
+View = TracedTensor | JoinedTensor

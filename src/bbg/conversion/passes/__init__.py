@@ -5,17 +5,28 @@ which a batch norm, a nonlinearity or an addition is a pointwise op of its own, 
 accumulator:
 
     v = scale acc + bias + shift S + tap_bias + gate shortcut
-    y = clip(v (above if v >= 0 else below) + offset),        bit = (y >= sign)
+    y = clip(v (above if v >= 0 else below) + offset),        bit = (y >= bit_threshold)
 
-Vectors are float64 until `narrow`, so that what is folded is rounded once.
+Parameters are float64 until `cast_to_float32`, so that what is folded is rounded once.
 """
 
 from __future__ import annotations
 
-from bbg.conversion.passes.bits import join_signs, pool_bits, to_thresholds
-from bbg.conversion.passes.cleanup import drop_unread, narrow
-from bbg.conversion.passes.fuse import free_repeats, join_epilogues, join_gates
+from bbg.conversion.passes.bits import fuse_signs, pool_on_bits, to_integer_thresholds
+from bbg.conversion.passes.cleanup import cast_to_float32, drop_unread
+from bbg.conversion.passes.fuse import fuse_epilogues, fuse_gate_into_add, fuse_gates
 from bbg.graph import Graph
+
+PASSES = (
+    fuse_gate_into_add,
+    fuse_epilogues,
+    fuse_gates,
+    fuse_signs,
+    drop_unread,
+    pool_on_bits,
+    cast_to_float32,
+    to_integer_thresholds,
+)
 
 
 def fold_graph(graph: Graph) -> Graph:
@@ -23,6 +34,3 @@ def fold_graph(graph: Graph) -> Graph:
     for run in PASSES:
         graph = run(graph)
     return graph
-
-
-PASSES = (free_repeats, join_epilogues, join_gates, join_signs, drop_unread, pool_bits, narrow, to_thresholds)

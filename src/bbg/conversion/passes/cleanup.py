@@ -1,4 +1,4 @@
-"""Passes that tidy: values that nothing reads, vectors in float32."""
+"""Passes that tidy: values that nothing reads, parameters in float32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bbg.graph import Graph, Op
 
 
 def drop_unread(graph: Graph) -> Graph:
-    """Values that nothing reads are not written, and ops that write nothing are gone."""
+    """Values that nothing reads are not written, and ops that write nothing are dropped."""
     read = {name for output in graph.outputs for name in output.values}
     kept: list[Op] = []
     for op in reversed(graph.ops):
@@ -21,13 +21,13 @@ def drop_unread(graph: Graph) -> Graph:
     return replace(graph, ops=tuple(reversed(kept)))
 
 
-def narrow(graph: Graph) -> Graph:
-    """Every row in float32."""
+def cast_to_float32(graph: Graph) -> Graph:
+    """Every float64 tensor becomes float32."""
 
-    def narrowed(op: Op) -> Op:
+    def cast(op: Op) -> Op:
         tensors = {
             name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in op.tensors.items()
         }
         return replace(op, tensors=tensors)
 
-    return replace(graph, ops=tuple(narrowed(op) for op in graph.ops))
+    return replace(graph, ops=tuple(cast(op) for op in graph.ops))

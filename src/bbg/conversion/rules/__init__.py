@@ -7,4 +7,4 @@ torch: the layer itself.
 
 from __future__ import annotations
 
-from bbg.conversion.rules import conv, elementwise, norm, pool, shape  # noqa: F401  (each registers its rules)
+from bbg.conversion.rules import conv, elementwise, functional, norm, pool, shape  # noqa: F401  (each registers its own)

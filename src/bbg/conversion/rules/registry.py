@@ -1,4 +1,8 @@
-"""The registry of lowering rules: which function lowers which layer, function or method."""
+"""The registry of lowering rules: which function lowers which layer, function or method.
+
+A rule is called with the builder, then the layer (if it lowers one), then the arguments that torch got. Tensors that
+depend on the images are `TracedTensor`s, complete (`Builder.materialize`) unless the rule takes views.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +22,21 @@ LAYERS: dict[type[nn.Module], Rule] = {}
 FUNCTIONS: dict[Any, Rule] = {}  # functions, and methods of a tensor by name
 
 
-MOVES: set[Rule] = set()  # rules that only change how torch has a value
+TAKE_VIEWS: set[Rule] = set()  # rules that take tensors in any layout, of parts of values and of several
 
 
 QUERIES = {spelling for op in ops_with(Trait.QUERY) for spelling in (*op.functions, *op.methods)}
 
 
-def lowers(*targets: Any, moves: bool = False) -> Callable[[Rule], Rule]:
-    """Registers the rule of layer types (called with the layer and its inputs), functions or methods (its inputs).
-
-    The inputs of a rule have every number of their value once (`Wire.whole`), but where it `moves` them.
-    """
+def lowers(*targets: Any, takes_views: bool = False) -> Callable[[Rule], Rule]:
+    """Registers the rule of layer types (called with the layer and its inputs), functions or methods (its inputs)."""
 
     def register(rule: Rule) -> Rule:
         for target in targets:
             registry = LAYERS if isinstance(target, type) else FUNCTIONS
             registry[target] = rule
-        if moves:
-            MOVES.add(rule)
+        if takes_views:
+            TAKE_VIEWS.add(rule)
         return rule
 
     return register

@@ -1,0 +1,197 @@
+"""What a network may return: a tensor, a tuple, a list or a dict, each of whole maps in any order of axes, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bbg
+from bbg import BbgError
+from bbg.graph import Part
+from bbg.graph.file import read
+from bbg.layers import Unit
+from cases.functional import Functional
+
+torch.set_num_threads(1)  # small maps
+EXAMPLE = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+CLASSES = 5
+
+
+class Detector(nn.Module):
+    """Six maps of a binary backbone, each with a head for boxes and one for scores, for 2 or 3 anchors per pixel."""
+
+    def __init__(self, anchors: tuple[int, ...] = (2, 3, 3, 2, 3, 2)) -> None:
+        super().__init__()
+        widths = (8, 8, 16, 16, 8, 8)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        pairs = zip((8, *widths[:-1]), widths, (1, 2, 2, 2, 2, 2), strict=True)
+        self.stages = nn.ModuleList(Unit(i, o, 3, padding=1, stride=s, act="prelu") for i, o, s in pairs)
+        heads = list(zip(widths, anchors, strict=True))
+        self.boxes = nn.ModuleList(nn.Conv2d(w, 4 * a, 3, padding=1) for w, a in heads)
+        self.scores = nn.ModuleList(nn.Conv2d(w, CLASSES * a, 3, padding=1) for w, a in heads)
+
+    @staticmethod
+    def joined(maps: list[Tensor], numbers: int) -> Tensor:
+        """`[N, P, numbers]` of all anchors."""
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, numbers) for m in maps], 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x, boxes, scores = self.stem(x), [], []
+        for stage, box, score in zip(self.stages, self.boxes, self.scores, strict=True):
+            x = stage(x)
+            boxes.append(box(x))
+            scores.append(score(x))
+        return {"boxes": self.joined(boxes, 4), "scores": self.joined(scores, CLASSES)}
+
+
+def convert(model: nn.Module, path: Path, **options: Any) -> tuple[Any, Any, Any]:
+    """The report, and what engine and torch return."""
+    report = bbg.convert(model, path, EXAMPLE, **options)
+    assert report.difference <= 1e-5
+    with torch.no_grad():
+        return report, bbg.load(path)(EXAMPLE.numpy()), model.eval()(EXAMPLE)
+
+
+def same(given: np.ndarray, wanted: Tensor) -> None:
+    assert given.shape == tuple(wanted.shape)
+    assert np.abs(given - wanted.numpy()).max() <= 1e-5 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("edges", ["fp32", "int8"])
+def test_a_detector_with_heads_on_six_maps(edges: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Detector()
+    report, given, wanted = convert(model, tmp_path / "net.bbg", edges=edges, preprocess=bbg.Preprocess(32))
+    assert list(given) == ["boxes", "scores"]
+    positions = 2 * 1024 + 3 * 256 + 3 * 64 + 2 * 16 + 3 * 4 + 2
+    assert given["boxes"].shape == (4, positions, 4)
+    assert given["scores"].shape == (4, positions, CLASSES)
+    assert report.agreement.top1 is None
+    assert report.agreement.divergence <= 1e-5
+    if edges == "fp32" and not report.agreement.diverged:
+        for name in wanted:
+            same(given[name], wanted[name])
+    graph = read(tmp_path / "net.bbg").graph
+    assert not [op.kind for op in graph.ops if op.kind in ("concat", "select")]
+    orders = ["HWC"] * 5 + ["CHW"]  # the last map is of one pixel
+    assert graph.outputs[0].parts == tuple(Part(f"boxes.{i}", order) for i, order in enumerate(orders))
+
+
+def heads(x: Tensor, c: nn.Module) -> tuple[Tensor, Tensor]:
+    y = c(x)
+    return y, y.mean((2, 3))
+
+
+def last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def pair(x: Tensor) -> Tensor:
+    """A join of one map with itself, as it is and with its channels last."""
+    return torch.cat([x.flatten(1), last(x).flatten(1)], 1)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """`[N, H*W, C]`."""
+    return last(x).flatten(1, 2)
+
+
+RETURNS: dict[str, tuple[Callable[..., Any], str]] = {
+    "a tuple": (lambda x, c: heads(x, c), "tuple"),
+    "a list": (lambda x, c: list(heads(x, c)), "list"),
+    "a tuple of one": (lambda x, c: (c(x),), "tuple"),
+    "a dict": (lambda x, c: dict(zip("ab", heads(x, c), strict=True)), "dict"),
+    "a dict of one": (lambda x, c: {"map": c(x)}, "dict"),
+    "channels last": (lambda x, c: last(c(x)), "tensor"),
+    "channels last, flat": (lambda x, c: last(c(x)).flatten(1), "tensor"),
+    "a transposed map": (lambda x, c: c(x).transpose(2, 3), "tensor"),
+    "all axes in another order": (lambda x, c: c(x).permute(0, 3, 1, 2), "tensor"),
+    "pixels as tokens": (lambda x, c: c(x).flatten(2).transpose(1, 2), "tensor"),
+    "another shape": (lambda x, c: c(x).view(-1, 2, 2, 32, 16, 2), "tensor"),
+    "some channels, last": (lambda x, c: last(c(x))[..., 1:3], "tensor"),
+    "some channels per anchor": (lambda x, c: last(c(x)).unflatten(3, (2, 2))[..., :1], "tensor"),
+    "shuffled channels": (lambda x, c: c(x)[:, [2, 0, 3, 1]], "tensor"),
+    "one value twice": (lambda x, c: (lambda y: (y, last(y), y.flatten(1)))(c(x)), "tuple"),
+    "a layer behind a slice": (lambda x, c: c(c(x)[:, :3]), "tensor"),
+    "flat maps joined": (lambda x, c: torch.cat([c(x).flatten(1), x.mean((2, 3)), last(c(x)).flatten(1)], 1), "tensor"),
+    "joins joined": (lambda x, c: (lambda y: torch.cat([torch.cat([y, y], 1), y], 1))(pixels(c(x))), "tensor"),
+    "a join in another shape": (lambda x, c: pair(c(x)).view(-1, 2, 4, 1024), "tensor"),
+    "a part of a join": (lambda x, c: torch.cat([c(x).flatten(1), x.mean((2, 3))], 1)[:, :4096], "tensor"),
+    "a copy of a join": (lambda x, c: pair(c(x)).float().contiguous().clone(), "tensor"),
+    "rows of one-channel maps": (lambda x, c: torch.cat([c(x)[:, :1], c(x)[:, 1:2]], 2), "tensor"),
+    "channels joined": (lambda x, c: torch.cat([c(x), x], 1), "tensor"),
+    "a join and its part": (
+        lambda x, c: (lambda y: {"all": torch.cat([y.flatten(1), (x + 1).flatten(1)], 1), "map": y})(c(x)),
+        "dict",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RETURNS)
+def test_what_a_network_returns(case: str, tmp_path: Path) -> None:
+    function, structure = RETURNS[case]
+    torch.manual_seed(0)
+    _, given, wanted = convert(Functional(function, nn.Conv2d(3, 4, 3, padding=1)), tmp_path / "net.bbg")
+    assert read(tmp_path / "net.bbg").graph.structure == structure
+    if structure == "tensor":
+        same(given, wanted)
+    elif structure == "dict":
+        assert list(given) == list(wanted)
+        for name in wanted:
+            same(given[name], wanted[name])
+    else:
+        assert type(given).__name__ == structure
+        for one, other in zip(given, wanted, strict=True):
+            same(one, other)
+
+
+REFUSED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "a tuple in a dict": (lambda x, c: {"heads": (c(x), c(x))}, ("dict", "'heads' is a tuple", "of tensors")),
+    "a list in a list": (lambda x, c: [c(x), [c(x)]], ("list", "'1' is a list")),
+    "nothing for a name": (lambda x, c: {"out": c(x), "aux": None}, ("'aux' is a NoneType",)),
+    "a number": (lambda x, c: (c(x), 1.0), ("'1' is a float",)),
+    "names that are no strings": (lambda x, c: {0: c(x)}, ("0 is no name",)),
+    "no tensor": (lambda x, c: None, ("returns NoneType", "must return a tensor")),
+    "nothing": (lambda x, c: (), ("returns tuple",)),
+    "a constant": (lambda x, c: (c(x), torch.ones(2, 3)), ("output '1'", "does not depend on the images")),
+    "half a map": (lambda x, c: c(x)[:, :, :8], ("the output", "[N, 4, 8, 32]", "whole channels")),
+    "rows joined": (
+        lambda x, c: torch.cat([c(x), c(x)], 2),
+        ("the output", "'cat'", "[N, 4, 64, 32]", "one after another"),
+    ),
+    "numbers in turn": (
+        lambda x, c: {"y": torch.cat([pixels(c(x)), pixels(c(x))], 2)},
+        ("y", "'cat'", "joined one after another"),
+    ),
+    "a layer behind a join": (
+        lambda x, c: torch.sigmoid(pair(c(x))),
+        ("sigmoid (Functional)", "'cat', a join of maps", "only an output", "before they are joined"),
+    ),
+    "a sum of joins": (
+        lambda x, c: (lambda y: y + y)(pair(c(x))),
+        ("add (Functional)", "only an output"),
+    ),
+    "images joined": (lambda x, c: torch.cat([c(x), c(x)]), ("cat (Functional)", "first axis")),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_returns_that_are_refused(case: str, tmp_path: Path) -> None:
+    function, words = REFUSED[case]
+    with pytest.raises(BbgError) as error:
+        bbg.convert(Functional(function, nn.Conv2d(3, 4, 3, padding=1)), tmp_path / "net.bbg", EXAMPLE)
+    for word in words:
+        assert word in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_convolution_reads_no_join(tmp_path: Path) -> None:
+    model = Functional(lambda x, c: c(torch.cat([x, x], 2)), nn.Conv2d(3, 4, 3, padding=1))
+    with pytest.raises(BbgError, match=r"layers\.0 \(Conv2d\): its input is 'cat', a join of maps"):
+        bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
