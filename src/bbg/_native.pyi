@@ -45,23 +45,6 @@ def choose(name: str | None) -> str:
 def roofline(kernel_set: str) -> float:
     """GMAC/s of the plain xor, popcount and addition loop with this set's instructions, measured now on this thread."""
 
-def choose(name: str | None) -> str:
-    """The kernel set of an engine that is asked for by `name` (None: what BBG_ISA says, else the best)."""
-
-def kinds() -> dict[str, dict[str, Any]]:
-    """The table of op kinds, by name in order: main, operands (0: two or more), attributes, required and optional
-    tensors, epilogue, shortcut, real_output, weight.
-    """
-
-def functions() -> list[str]:
-    """Names of the scalar functions of the kind "unary"."""
-
-def epilogue() -> list[str]:
-    """Names of the parameters of the epilogue, in order."""
-
-def attributes() -> dict[str, str]:
-    """The form of each attribute."""
-
 class Graph:
     """A builder: ops are added in execution order and checked one by one. Arrays are kept, not copied."""
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from bbg.errors import BbgError
 from bbg.image import Preprocess
-from bbg.models import create, options_of
+from bbg.models import create, allowed_options
 from bbg.recipe import Recipe
 
 Factory = Callable[..., nn.Module]
@@ -35,7 +35,7 @@ def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
         "act": recipe.act,
         "width": recipe.width,
         "shortcut": recipe.shortcut,
-        "size": preprocess.size[0] if "size" in options_of(recipe.network) else None,
+        "size": preprocess.size[0] if "size" in allowed_options(recipe.network) else None,
     }
     stated = {key: value for key, value in given.items() if value is not None}
     return create(recipe.network, recipe.method, num_classes=classes, **stated)
