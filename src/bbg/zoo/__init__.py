@@ -43,7 +43,6 @@ def card(name: str) -> str:
 
 def _known(name: str) -> str:
     """What the zoo has, and which of it is spelled most like `name`."""
-
     import difflib  # only an error needs it
 
     close = difflib.get_close_matches(name, names(), 1, 0)
