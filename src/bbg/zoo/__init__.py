@@ -43,7 +43,7 @@ def card(name: str) -> str:
 
 def _known(name: str) -> str:
     """What the zoo has, and which of it is spelled most like `name`."""
-    import difflib
+    import difflib  # only an error needs it
 
     close = difflib.get_close_matches(name, names(), 1, 0)
     return f"the zoo has {', '.join(names()) or 'none'}" + (f"; did you mean {close[0]!r}?" if close else "")
