@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 from support.commands import QUICK, RECIPE, refused, run
-from support.files import join, model, parts
+from support.files import join, model, parts, resealed
 
 import bbg
 from bbg.cli.parser import VERBS
@@ -180,7 +180,7 @@ def without_a_weight() -> bytes:
     header, description, _ = parts(data)
     tensors = safetensors.numpy.load(data)
     del tensors[name_of_weight(header)]
-    return safetensors.numpy.save(tensors, {"bbg": json.dumps(description)})
+    return resealed(safetensors.numpy.save(tensors, {"bbg": json.dumps(description)}))
 
 
 def overlap(header: dict[str, Any], _: Any) -> None:
@@ -197,7 +197,7 @@ def reshape(header: dict[str, Any], _: Any) -> None:
 
 DAMAGE = {
     "truncated": (lambda: encode(model())[:-3], "damaged"),
-    "later version": (lambda: edited(lambda h, d: d.update(version=99)), "format version 99"),
+    "later version": (lambda: edited(lambda h, d: d.update(version="99.0")), "of format 99.0"),
     "wrong shape": (lambda: edited(reshape), "it must be uint64"),
     "wrong dtype": (lambda: edited(lambda h, d: h[name_of_weight(h)].update(dtype="I64")), "dtype I64"),
     "overlap": (lambda: edited(overlap), "damaged"),

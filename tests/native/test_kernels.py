@@ -13,10 +13,10 @@ from support.kernel_runs import SETS, THREADS, batch, check, run
 
 from bbg.engine import Engine, kernel_sets
 from bbg.errors import BbgError
-from bbg.graph import Op, reference
+from bbg.graph import Graph, Op, reference
 from bbg.graph.file import PackedModel
 from cases import random_graphs
-from cases.convolutions import CASES, DEPTHWISE, LAYERS, STEMS, Case, Pair, conv_graph
+from cases.convolutions import CASES, DEPTHWISE, LAYERS, STEMS, Case, Pair, conv_graph, conv_op
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -103,10 +103,10 @@ def test_depthwise_convolutions_inside(case: Case, isa: str) -> None:
     epilogue = rng.standard_normal((4, case.outputs)).astype(np.float32)
     tensors = conv_graph("conv", case, rng).ops[0].tensors | {"epilogue": epilogue}
     more = {"inputs": ("z",), "bits": "b", "bytes": "u", "epilogue": parameters, "clip": (-2, 3)}
-    behind = conv_graph("conv", case, rng, tensors=tensors, **more)
+    behind = conv_op("conv", case, rng, tensors=tensors, **more)
     shift = {"epilogue": np.full((1, case.inputs), 2, np.float32)}
     before = Op("before", "pointwise", ("x",), "z", None, {}, shift, ("bias",))
-    graph = replace(behind, ops=(before, *behind.ops)).with_outputs([*behind.ops[0].written, "z"])
+    graph = Graph("x", (case.inputs, *case.size), (before, behind), ()).with_outputs([*behind.written, "z"])
     check(graph, batch(case, 3, rng), isa)
 
 
@@ -194,7 +194,8 @@ def test_an_image_gives_the_same_in_any_batch(images: int, isa: str) -> None:
 def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
     """In a process of its own, as a user would force it."""
     code = (
-        "import numpy as np, reference\n"
+        "import numpy as np\n"
+        "from cases import random_graphs\n"
         "from bbg.engine import Engine, kernel_sets\n"
         "graph = random_graphs.random_graph(1)\n"
         "engine = Engine(random_graphs.packed(graph), 1)\n"
