@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import bbg
 from bbg import BbgError
 from bbg.tracing.tracer import Trace, Tracer, in_mode
 
@@ -118,6 +117,11 @@ def by_channel(m: Any, x: Any) -> Any:
     return torch.cat([part * i for i, part in enumerate(x.unbind(1))], 1).view(x.shape[0], *x.shape[1:])
 
 
+def unpacked(x: Any) -> tuple[Any, Any]:
+    a, b = x.split(4, 1)
+    return a, b
+
+
 def on_the_cpu(m: Any, x: Any) -> Any:
     return x.half().float() if x.is_cuda or x.device.type == "meta" or x.dtype == torch.float16 else x
 
@@ -132,7 +136,15 @@ TRACED: dict[str, tuple[Callable[[], nn.Module], int, list[str]]] = {
     "a branch on a size": (lambda: Inside(branches_on_a_size), 1, ["first"]),
     "a number made of a size": (lambda: Inside(split_by_half), 1, ["first"]),
     "sizes and assertions": (lambda: Inside(shuffled), 3, ["first"]),
-    "a loop over channels": (lambda: Inside(by_channel), 0, ["first"]),
+    "a loop over channels": (lambda: Inside(by_channel), 1, ["first"]),
+    "a loop over chunks": (lambda: Inside(lambda m, x: torch.cat([y * 2 for y in x.chunk(2, 1)], 1)), 0, ["first"]),
+    "a list of chunks": (
+        lambda: Inside(lambda m, x: torch.cat(list(torch.chunk(x, chunks=2, dim=1))[::-1], 1)),
+        0,
+        ["first"],
+    ),
+    "parts that are unpacked": (lambda: Inside(lambda m, x: (lambda a, b: b - a)(*unpacked(x))), 0, ["first"]),
+    "a loop over a shape": (lambda: Inside(lambda m, x: x.view(*(size * 1 for size in x.shape))), 0, ["first"]),
     "the device and the type": (lambda: Inside(on_the_cpu), 3, ["first"]),
     "a constant made of sizes": (lambda: Inside(a_grid), 0, ["first"]),
     "two shapes compared": (lambda: Inside(lambda m, x: x if x.shape == F.relu(x).shape else -x), 1, ["first"]),
@@ -176,11 +188,6 @@ TRACED: dict[str, tuple[Callable[[], nn.Module], int, list[str]]] = {
         lambda: Inside(lambda m, x: m.conv(m.conv(x)), conv=conv()),
         0,
         ["first", "inside.conv", "inside.conv"],
-    ),
-    "a unit of this package": (
-        lambda: Inside(lambda m, x: m.act(x), act=bbg.layers.pointwise("rprelu", 8)),
-        0,
-        ["first"],
     ),
 }
 

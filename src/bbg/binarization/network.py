@@ -99,7 +99,7 @@ class TracedNetwork:
         shapes = _Shapes(trace.module())
         try:
             with torch.no_grad():
-                shapes.run(images)
+                shapes.run(images.clone())
         except Exception as error:  # whatever torch raises
             raise BbgError(
                 f"the network cannot run on an example {list(images.shape)} ({error}); give images that it takes"

@@ -134,13 +134,7 @@ class ValueProxy(fx.Proxy):
         return math.floor(value)
 
     def __len__(self) -> int:
-        one, other = (len(value) for value in self.values)
-        if one != other:
-            raise _refused_count()
-        return one
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self[i] for i in range(len(self))])  # type: ignore[index]
+        return self.tracer.length(self)
 
 
 class _Attribute(ValueProxy):
@@ -260,7 +254,10 @@ class Tracer(fx.Tracer):
         return result
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        raise fx.proxy.TraceError("it iterates over a value of unknown length")
+        """The items of `obj`, which is iterated over; where it is unpacked, `a, b = x.chunk(2)`, torch.fx counts."""
+        if not isinstance(obj, ValueProxy):
+            raise fx.proxy.TraceError("it iterates over a value of unknown length")
+        return iter([obj[i] for i in range(self.length(obj))])  # type: ignore[index]
 
     def create_proxy(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
                      *others: Any, **options: Any) -> Any:  # fmt: skip
@@ -280,9 +277,20 @@ class Tracer(fx.Tracer):
         if proxy.of_batch or value != other:
             raise _refused_count()
         name = proxy.name if isinstance(proxy, _Attribute) else proxy.node.name
-        what = f"it decides by {name} = {value}, a size or type of the example"
-        self.decisions.append(Decision(self.qualname, what, "write it without branches on sizes and types"))
+        self._record(f"it decides by {name} = {value}, a size or type of the example")
         return value
+
+    def length(self, proxy: ValueProxy) -> int:
+        """How many items `proxy` has: no decision where its code says it, for a shape or `x.chunk(2)`."""
+        one, other = (len(value) for value in proxy.values)
+        if one != other:
+            raise _refused_count()
+        if not isinstance(proxy.values[0], torch.Size) and _chunks(proxy.node) != one:
+            self._record(f"it goes through the {one} items of {proxy.node.name}, as many as the example has")
+        return one
+
+    def _record(self, what: str) -> None:
+        self.decisions.append(Decision(self.qualname, what, "write it without branches on sizes and types"))
 
     def _images(self, name: str) -> fx.Proxy:
         node = self.create_node("placeholder", name, (), {})
@@ -360,6 +368,14 @@ class Tracer(fx.Tracer):
                 memo |= {id(value): type(value)() for value in hooks}
             self._meta_modules[module] = copy.deepcopy(module, memo)
         return self._meta_modules[module]
+
+
+def _chunks(node: fx.Node) -> int | None:
+    """How many tensors a call of `chunk` asks for; None for other calls."""
+    if getattr(node.target, "__name__", node.target) != "chunk":
+        return None
+    count = node.kwargs.get("chunks", node.args[1] if len(node.args) > 1 else None)
+    return count if isinstance(count, int) else None
 
 
 def _same_for_any_batch(x: ValueProxy, y: ValueProxy) -> bool:
