@@ -134,8 +134,7 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
     console, steps = Console(), loader.steps
     monitor = Monitor(model, state, None if out is None else out / "tensorboard")
 
-    def keep(epoch: int, step: int) -> None:
-        keep_state(state, model, optimizer, out, epoch, epoch * steps + step)
+    def end_if_asked() -> None:
         if stop.asked:
             kept = "" if out is None else f", and kept {str(out / LAST)!r}; go on with --resume"
             console.print(f"stopped{kept}")
@@ -159,7 +158,8 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
                     monitor.log_step(total, {"loss_step": float(figures["loss"]), "images/s": speed})
                 bar.step(epoch, step, speed, figures)
                 if state.step < steps and (stop.asked or state.step % recipe.checkpoint_steps == 0):
-                    keep(epoch, step)
+                    keep_state(state, model, optimizer, out, epoch, total)
+                    end_if_asked()
             if recipe.bn_batches and epoch + 1 == recipe.epochs:
                 reestimate_norms(model, loader, epoch, recipe.bn_batches)
             tested = {f"test_{name}": value for name, value in task.evaluate(model, test).items()}
@@ -167,8 +167,9 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
             monitor.end_epoch(epoch * steps + steps - 1, row)
             state.history.append(row)
             state.epoch, state.step = epoch + 1, 0
+            keep_state(state, model, optimizer, out, epoch, epoch * steps + steps - 1)
             bar.epoch(row, images)
-            keep(epoch, steps - 1)
+            end_if_asked()
 
 
 def train_step(
