@@ -157,10 +157,9 @@ def work(*words: str) -> list[str]:
 
 
 def pack_both(pythons: Mapping[str, str], name: str, folder: Path) -> dict[str, Path]:
-    """The network's packed file of either side."""
-    paths = {}
-    for side in (OLD, NEW):
-        paths[side] = folder / f"{name}.{side}.bbg"
+    """The network's packed file of either side, made where it is not there yet."""
+    paths = {side: folder / f"{name}.{side}.bbg" for side in (OLD, NEW)}
+    for side in (side for side, path in paths.items() if not path.exists()):
         command = [pythons[side], *work("pack", name, str(paths[side]))]
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
         if done.returncode:
