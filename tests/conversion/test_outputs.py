@@ -151,6 +151,31 @@ def test_what_a_network_returns(case: str, tmp_path: Path) -> None:
             same(one, other)
 
 
+HEADS: dict[str, tuple[Callable[..., Any], list[str] | None, bool]] = {
+    "scores": (lambda x, c: c(x).mean((2, 3)), None, True),
+    "scores with labels": (lambda x, c: c(x).mean((2, 3)), list("abcd"), True),
+    "scores of one pixel": (lambda x, c: c(x).mean((2, 3), keepdim=True), None, True),
+    "a map": (lambda x, c: c(x), None, False),
+    "a map with labels": (lambda x, c: c(x)[:, :1].mean((2, 3), keepdim=True).flatten(2), ["a"], True),
+    "scores in a dict": (lambda x, c: {"scores": c(x).mean((2, 3))}, list("abcd"), False),
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_one_score_per_class_is_a_classification(case: str, tmp_path: Path) -> None:
+    function, labels, is_classification = HEADS[case]
+    model = Functional(function, nn.Conv2d(3, 4, 3, padding=1))
+    convert(model, tmp_path / "net.bbg", labels=labels, preprocess=bbg.Preprocess(32))
+    engine = bbg.load(tmp_path / "net.bbg")
+    assert (engine.head is not None) == is_classification
+    image = np.zeros((32, 32, 3), np.uint8)
+    if is_classification:
+        assert engine.predict(image)[0].label in (labels or "0123")
+    else:
+        with pytest.raises(BbgError, match="without a head"):
+            engine.predict(image)
+
+
 REFUSED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "a tuple in a dict": (lambda x, c: {"heads": (c(x), c(x))}, ("dict", "'heads' is a tuple", "of tensors")),
     "a list in a list": (lambda x, c: [c(x), [c(x)]], ("list", "'1' is a list")),

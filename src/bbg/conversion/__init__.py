@@ -78,7 +78,7 @@ def convert(
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else tuple(labels),
             notes,
-            Classification() if _has_scores(graph) or labels is not None else None,
+            Classification() if _has_scores(graph, labels) else None,
         )
         packed.check()
         exact, wanted = packed, None
@@ -109,10 +109,10 @@ def is_binary(graph: Graph) -> bool:
     return any(op.kind == "binary_conv" for op in graph.ops)
 
 
-def _has_scores(graph: Graph) -> bool:
-    """Whether the network returns one tensor with one number per class, `[N, classes]` or `[N, classes, 1, 1]`."""
+def _has_scores(graph: Graph, labels: Sequence[str] | None) -> bool:
+    """Whether the network returns one number per class: `[N, classes]`, or another tensor whose numbers have labels."""
     shape = graph.outputs[0].shape
-    return graph.structure == "tensor" and math.prod(shape) == shape[0]
+    return graph.structure == "tensor" and (labels is not None or math.prod(shape) == shape[0])
 
 
 @contextmanager
