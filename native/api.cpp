@@ -54,7 +54,7 @@ const char* bbg_graph_add(bbg_graph* graph, const bbg_op* op) {
 
 const char* bbg_graph_output(bbg_graph* graph, const bbg_part* parts, int64_t count) {
   return guarded([&] {
-    require(graph && parts);
+    require(graph);
     graph->graph.add_output(parts, count);
   });
 }

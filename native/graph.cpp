@@ -102,14 +102,6 @@ void take_tensors(Op& op, const bbg_op& d, const Value& main, int64_t channels) 
 
 // ---- attributes and shapes ------------------------------------------------------------------------------------------
 
-Pair pair(const int64_t (&given)[2], int64_t least, const std::string& what) {
-  for (int64_t v : given) {
-    require(v >= least && v <= kPairLimit,
-            what + " is " + text(v) + "; allowed are " + text(least) + " to " + text(kPairLimit));
-  }
-  return {given[0], given[1]};
-}
-
 int function_named(const char* name, const std::string& op) {
   const Kernels& kernels = *kernels_scalar();
   std::string known;
@@ -120,26 +112,36 @@ int function_named(const char* name, const std::string& op) {
   throw InvalidArgument(op + ": function is '" + (name ? name : "") + "'; allowed are " + known);
 }
 
-void take_attributes(Op& op, const bbg_op& d) {
-  const std::string& n = op.name;
-  if (op.has(kKernel)) op.kernel = pair(d.kernel, 1, n + ": kernel");
-  if (op.has(kStride)) op.stride = pair(d.stride, 1, n + ": stride");
-  if (op.has(kPadding)) op.padding = pair(d.padding, 0, n + ": padding");
-  if (op.has(kDilation)) op.dilation = pair(d.dilation, 1, n + ": dilation");
-  if (op.has(kSize)) op.size = pair(d.size, 1, n + ": size");
-  if (op.has(kCeilMode)) op.ceil_mode = d.ceil_mode != 0;
-  if (op.has(kCountIncludePad)) op.count_include_pad = d.count_include_pad != 0;
-  if (op.has(kFunction)) op.function = function_named(d.function, n);
-  if (op.has(kEps)) {
-    op.eps = d.eps;
-    require(std::isfinite(op.eps) && op.eps >= std::numeric_limits<float>::min(),
-            n + ": eps must be a positive number");
+// An integer, or each of a pair.
+void check_integer(int64_t given, int64_t least, int64_t most, const std::string& what) {
+  require(given >= least && given <= most,
+          what + " is " + text(given) + "; allowed are " + text(least) + " to " + text(most));
+}
+
+// Of the given attributes those that the kind has; the others are neutral.
+void take_attributes(Op& op, const bbg_attributes& given) {
+  bbg_attributes& to = op;
+  to = {};
+  for (const Attribute& a : kAttributes) {
+    const std::string what = op.name + ": " + a.name;
+    const bool has = op.has(a.bit);
+    for (int axis = 0; a.pair && axis < 2; ++axis) {
+      (to.*a.pair)[axis] = has ? (given.*a.pair)[axis] : a.least;
+      check_integer((to.*a.pair)[axis], a.least, kPairLimit, what);
+    }
+    if (a.integer) {
+      to.*a.integer = has ? given.*a.integer : a.least;
+      check_integer(to.*a.integer, a.least, kLimit - 1, what);
+    }
+    if (a.boolean) to.*a.boolean = has && given.*a.boolean != 0;
+    if (a.number && has) {
+      const float value = to.*a.number = given.*a.number;
+      const bool positive = value >= std::numeric_limits<float>::min();
+      require(std::isfinite(value) && (a.least < 1 || positive),
+              what + " must be a " + (a.least < 1 ? "finite" : "positive") + " number");
+    }
   }
-  if (op.has(kChannels)) {
-    require(d.channels >= 1 && d.channels < kLimit,
-            n + ": channels is " + text(d.channels) + "; it must be 1 to 2^31 - 1");
-  }
-  if (op.has(kGroups)) op.groups = d.groups;
+  if (op.has(kFunction)) op.function_index = function_named(given.function, op.name);
 }
 
 // PyTorch's number of windows.
@@ -178,7 +180,7 @@ Shape joined_shape(const Op& op, const std::vector<Value>& values) {
   return joined;
 }
 
-Shape result_shape(const Op& op, const bbg_op& d, const Shape& main) {
+Shape result_shape(const Op& op, const Shape& main) {
   Shape result = main;
   const std::string& n = op.name;
   if (op.has(kKernel)) {
@@ -187,9 +189,9 @@ Shape result_shape(const Op& op, const bbg_op& d, const Shape& main) {
     result.width = window_count(op, 1, main.width);
   }
   if (op.has(kSize)) result.height = op.size[0], result.width = op.size[1];
-  if (op.has(kChannels)) result.channels = d.channels;
+  if (op.has(kChannels)) result.channels = op.channels;
   if (op.has(kGroups)) {
-    require(op.groups >= 1 && main.channels % op.groups == 0 && result.channels % op.groups == 0,
+    require(main.channels % op.groups == 0 && result.channels % op.groups == 0,
             n + ": groups is " + text(op.groups) + "; it must divide the input and output channels");
   }
   check_shape(result, n + ": the result");
@@ -266,9 +268,9 @@ void Graph::add(const bbg_op& d) {
     require(type == op.rule->main, n + ": its operands must be " + kTypes[int(op.rule->main)]);
   }
   const Value& main = values[size_t(op.input())];
-  take_attributes(op, d);
+  take_attributes(op, d.attributes);
   Value result;
-  static_cast<Shape&>(result) = result_shape(op, d, joined_shape(op, values));
+  static_cast<Shape&>(result) = result_shape(op, joined_shape(op, values));
 
   if (d.shortcut) {
     require(op.rule->shortcut, n + ": has no shortcut");

@@ -34,20 +34,16 @@ struct Tensor {
   const T& operator[](int64_t i) const { return data[i]; }
 };
 
-using Pair = std::array<int64_t, 2>;
-
 constexpr int kNone = -1;
 
-struct Op {
+// The attributes that the kind does not have are neutral: a kernel of 1 x 1, one group, ...
+struct Op : bbg_attributes {
   std::string name;
   const KindRule* rule = nullptr;
   std::vector<int> operands;                                        // values, at least one; one may come more than once
   int shortcut = kNone, real = kNone, bits = kNone, bytes = kNone;  // values
-  Pair kernel{1, 1}, stride{1, 1}, padding{0, 0}, dilation{1, 1}, size{1, 1};
-  int64_t groups = 1;
-  bool ceil_mode = false, count_include_pad = false;
-  float eps = 0, low = 0, high = 0;
-  int function = kNone;  // index into Kernels::functions
+  int function_index = kNone;                                       // into Kernels::functions
+  float low = 0, high = 0;
   Tensor<float> float_weight;
   Tensor<int8_t> byte_weight;
   Tensor<uint64_t> bit_weight, and_mask;

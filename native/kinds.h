@@ -33,39 +33,48 @@ enum AttributeBit : uint32_t {
   kFunction = 1u << 10,
 };
 
-// The form of an attribute is the type of its field in bbg_op. Exactly one of the members is not null.
+// The form of an attribute is the type of its field in bbg_attributes: exactly one of the pointers is not null.
+// `least`: the smallest integer allowed, also of each in a pair, which is what an op has whose kind lacks the
+// attribute. A number is finite, and positive where `least` is 1.
 struct Attribute {
+  template <class T>
+  using Field = T bbg_attributes::*;
+
   AttributeBit bit;
   const char* name;
-  int64_t (bbg_op::*pair)[2] = nullptr;
-  int64_t bbg_op::*integer = nullptr;
-  float bbg_op::*number = nullptr;
-  int bbg_op::*boolean = nullptr;
-  const char* bbg_op::*word = nullptr;
+  int64_t least;
+  Field<int64_t[2]> pair = nullptr;
+  Field<int64_t> integer = nullptr;
+  Field<float> number = nullptr;
+  Field<int> boolean = nullptr;
+  Field<const char*> word = nullptr;
 
-  constexpr Attribute(AttributeBit b, const char* n, int64_t (bbg_op::*field)[2]) : bit(b), name(n), pair(field) {}
-  constexpr Attribute(AttributeBit b, const char* n, int64_t bbg_op::*field) : bit(b), name(n), integer(field) {}
-  constexpr Attribute(AttributeBit b, const char* n, float bbg_op::*field) : bit(b), name(n), number(field) {}
-  constexpr Attribute(AttributeBit b, const char* n, int bbg_op::*field) : bit(b), name(n), boolean(field) {}
-  constexpr Attribute(AttributeBit b, const char* n, const char* bbg_op::*field) : bit(b), name(n), word(field) {}
+  constexpr Attribute(AttributeBit b, const char* n, Field<int64_t[2]> f, int64_t l) : Attribute(b, n, l) { pair = f; }
+  constexpr Attribute(AttributeBit b, const char* n, Field<int64_t> f, int64_t l) : Attribute(b, n, l) { integer = f; }
+  constexpr Attribute(AttributeBit b, const char* n, Field<float> f, int64_t l) : Attribute(b, n, l) { number = f; }
+  constexpr Attribute(AttributeBit b, const char* n, Field<int> f) : Attribute(b, n, int64_t{0}) { boolean = f; }
+  constexpr Attribute(AttributeBit b, const char* n, Field<const char*> f) : Attribute(b, n, int64_t{0}) { word = f; }
 
   constexpr const char* form() const {
     return pair ? "pair of integers" : integer ? "integer" : number ? "number" : boolean ? "boolean" : "word";
   }
+
+ private:
+  constexpr Attribute(AttributeBit b, const char* n, int64_t l) : bit(b), name(n), least(l) {}
 };
 
 constexpr Attribute kAttributes[] = {
-    {kKernel, "kernel", &bbg_op::kernel},
-    {kStride, "stride", &bbg_op::stride},
-    {kPadding, "padding", &bbg_op::padding},
-    {kDilation, "dilation", &bbg_op::dilation},
-    {kGroups, "groups", &bbg_op::groups},
-    {kChannels, "channels", &bbg_op::channels},
-    {kSize, "size", &bbg_op::size},
-    {kCountIncludePad, "count_include_pad", &bbg_op::count_include_pad},
-    {kCeilMode, "ceil_mode", &bbg_op::ceil_mode},
-    {kEps, "eps", &bbg_op::eps},
-    {kFunction, "function", &bbg_op::function},
+    {kKernel, "kernel", &bbg_attributes::kernel, 1},
+    {kStride, "stride", &bbg_attributes::stride, 1},
+    {kPadding, "padding", &bbg_attributes::padding, 0},
+    {kDilation, "dilation", &bbg_attributes::dilation, 1},
+    {kGroups, "groups", &bbg_attributes::groups, 1},
+    {kChannels, "channels", &bbg_attributes::channels, 1},
+    {kSize, "size", &bbg_attributes::size, 1},
+    {kCountIncludePad, "count_include_pad", &bbg_attributes::count_include_pad},
+    {kCeilMode, "ceil_mode", &bbg_attributes::ceil_mode},
+    {kEps, "eps", &bbg_attributes::eps, 1},
+    {kFunction, "function", &bbg_attributes::function},
 };
 
 // ---- tensors --------------------------------------------------------------------------------------------------------
@@ -134,30 +143,36 @@ struct KindRule {
   Element weight;
 };
 
+// clang-format off
 constexpr uint32_t kWindow = kKernel | kStride | kPadding;
 constexpr uint32_t kConv = kWindow | kDilation | kGroups | kChannels;
 constexpr uint32_t kMaxPool = kWindow | kDilation | kCeilMode;
 constexpr uint32_t kAvgPool = kWindow | kCountIncludePad | kCeilMode;
-constexpr Element kNoWeight = Element::none;
+constexpr uint32_t kSums = kAccThreshold | kTapBias;
+constexpr Type kReal = Type::real, kBits = Type::bits, kBytes = Type::bytes;
+constexpr Element kFloat = Element::float32, kInt8 = Element::int8, kWords = Element::uint64, kNoWeight = Element::none;
 
-// clang-format off
+#define BBG_KIND(name) Kind::name, #name
+
 constexpr KindRule kKinds[] = {
-    // kind                   name                 main        operands attributes required optional        epilogue  shortcut real   weight
-    {Kind::conv,              "conv",              Type::real,  1, kConv,     kWeight, 0,                        kEpilogue,  true,  true,  Element::float32},
-    {Kind::byte_conv,         "byte_conv",         Type::bytes, 1, kConv,     kWeight, kTapBias,                 kEpilogue,  true,  true,  Element::int8},
-    {Kind::binary_conv,       "binary_conv",       Type::bits,  1, kConv,     kWeight, kAccThreshold | kTapBias, kWithShift, true,  true,  Element::uint64},
-    {Kind::max_pool,          "max_pool",          Type::real,  1, kMaxPool,  0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::avg_pool,          "avg_pool",          Type::real,  1, kAvgPool,  0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::adaptive_avg_pool, "adaptive_avg_pool", Type::real,  1, kSize,     0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::match_channels,    "match_channels",    Type::real,  1, kChannels, 0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::pointwise,         "pointwise",         Type::real,  1, 0,         0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::concat,            "concat",            Type::real,  0, 0,         0,       0,                        kEpilogue,  false, true,  kNoWeight},
-    {Kind::select,            "select",            Type::real,  1, kChannels, kIndex,  0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::multiply,          "multiply",          Type::real,  2, 0,         0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::unary,             "unary",             Type::real,  1, kFunction, 0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::layer_norm,        "layer_norm",        Type::real,  1, kEps,      0,       0,                        kEpilogue,  true,  true,  kNoWeight},
-    {Kind::max_pool_bits,     "max_pool_bits",     Type::bits,  1, kMaxPool,  kAndMask, 0,                       0,          false, false, kNoWeight},
+    // Columns: kind, main, operands, attributes, required and optional tensors, epilogue, shortcut, real_output, weight
+    {BBG_KIND(conv),              kReal,  1, kConv,     kWeight, 0,        kEpilogue,  true,  true,  kFloat},
+    {BBG_KIND(byte_conv),         kBytes, 1, kConv,     kWeight, kTapBias, kEpilogue,  true,  true,  kInt8},
+    {BBG_KIND(binary_conv),       kBits,  1, kConv,     kWeight, kSums,    kWithShift, true,  true,  kWords},
+    {BBG_KIND(max_pool),          kReal,  1, kMaxPool,  0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(avg_pool),          kReal,  1, kAvgPool,  0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(adaptive_avg_pool), kReal,  1, kSize,     0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(match_channels),    kReal,  1, kChannels, 0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(pointwise),         kReal,  1, 0,         0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(concat),            kReal,  0, 0,         0,       0,        kEpilogue,  false, true,  kNoWeight},
+    {BBG_KIND(select),            kReal,  1, kChannels, kIndex,  0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(multiply),          kReal,  2, 0,         0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(unary),             kReal,  1, kFunction, 0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(layer_norm),        kReal,  1, kEps,      0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(max_pool_bits),     kBits,  1, kMaxPool,  kAndMask, 0,       0,          false, false, kNoWeight},
 };
+
+#undef BBG_KIND
 // clang-format on
 
 }  // namespace bbg

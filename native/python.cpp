@@ -54,20 +54,20 @@ const Row* row_named(const Row (&table)[N], const std::string& name) {
 // Strings that a bbg_op borrows while it is added.
 using Words = std::deque<std::string>;
 
-void set_attribute(bbg_op& op, const std::string& name, nb::handle value, Words& words) {
+void set_attribute(bbg_attributes& to, const std::string& name, nb::handle value, Words& words) {
   const bbg::Attribute* attribute = row_named(bbg::kAttributes, name);
   if (!attribute) throw nb::value_error(("unknown attribute '" + name + "'").c_str());
   if (attribute->pair) {
-    for (int axis = 0; axis < 2; ++axis) (op.*attribute->pair)[axis] = nb::cast<int64_t>(value[axis]);
+    for (int axis = 0; axis < 2; ++axis) (to.*attribute->pair)[axis] = nb::cast<int64_t>(value[axis]);
   } else if (attribute->integer) {
-    op.*attribute->integer = nb::cast<int64_t>(value);
+    to.*attribute->integer = nb::cast<int64_t>(value);
   } else if (attribute->number) {
-    op.*attribute->number = float(nb::cast<double>(value));
+    to.*attribute->number = float(nb::cast<double>(value));
   } else if (attribute->boolean) {
-    op.*attribute->boolean = nb::cast<bool>(value);
+    to.*attribute->boolean = nb::cast<bool>(value);
   } else {
     words.push_back(nb::cast<std::string>(value));
-    op.*attribute->word = words.back().c_str();
+    to.*attribute->word = words.back().c_str();
   }
 }
 
@@ -112,7 +112,7 @@ Output checked_shape(const std::vector<int64_t>& shape, int64_t numbers) {
 class Graph {
  public:
   Graph(const std::string& input, bool bytes, int64_t channels, int64_t height, int64_t width)
-      : channels(size_t(channels)) {
+      : input_channels(size_t(channels)) {
     check(bbg_graph_new(input.c_str(), bytes, channels, height, width, &graph));
   }
   ~Graph() { bbg_graph_free(graph); }
@@ -133,7 +133,7 @@ class Graph {
     op.operands = names.data(), op.operand_count = int64_t(names.size());
     op.shortcut = text(shortcut), op.real = text(real), op.bits = text(bits), op.bytes = text(bytes);
     op.low = low.value_or(-kOpen), op.high = high.value_or(kOpen);
-    for (auto [key, value] : attributes) set_attribute(op, nb::cast<std::string>(key), value, words);
+    for (auto [key, value] : attributes) set_attribute(op.attributes, nb::cast<std::string>(key), value, words);
     const bbg::KindRule* rule = row_named(bbg::kKinds, kind);
     for (auto [key, value] : tensors) set_tensor(op, nb::cast<std::string>(key), value, rule);
     borrowed.append(tensors);
@@ -154,7 +154,7 @@ class Graph {
     outputs.push_back(o);
   }
 
-  size_t channels;  // of the input
+  size_t input_channels;
   bbg_graph* graph = nullptr;
   nb::list borrowed;  // keeps the arrays alive
   std::vector<Output> outputs;
@@ -174,7 +174,8 @@ class Engine {
   Engine(const Graph& graph, const std::optional<std::string>& isa, int threads, std::vector<float> scale,
          std::vector<float> bias)
       : ops_(nb::len(graph.borrowed)), outputs_(graph.outputs), scale_(std::move(scale)), bias_(std::move(bias)) {
-    if ((!scale_.empty() || !bias_.empty()) && (scale_.size() != graph.channels || bias_.size() != graph.channels)) {
+    if ((!scale_.empty() || !bias_.empty()) &&
+        (scale_.size() != graph.input_channels || bias_.size() != graph.input_channels)) {
       throw nb::value_error("scale and bias must have one number per channel");
     }
     check(bbg_engine_new(graph.graph, isa ? isa->c_str() : nullptr, threads, &engine_));

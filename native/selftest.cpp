@@ -56,8 +56,9 @@ bbg_op op_of(const char* name, const char* kind, const Names& operands, const ch
   bbg_op op{};
   op.name = name, op.kind = kind, op.real = real, op.bits = bits;
   op.operands = kept.back().data(), op.operand_count = static_cast<int64_t>(operands.size());
-  for (int a = 0; a < 2; ++a) op.kernel[a] = op.stride[a] = op.dilation[a] = op.size[a] = 1;
-  op.groups = 1, op.eps = 1e-3F;
+  bbg_attributes& a = op.attributes;
+  for (int axis = 0; axis < 2; ++axis) a.kernel[axis] = a.stride[axis] = a.dilation[axis] = a.size[axis] = 1;
+  a.groups = 1, a.eps = 1e-3F;
   op.low = -std::numeric_limits<float>::infinity(), op.high = std::numeric_limits<float>::infinity();
   return op;
 }
@@ -100,8 +101,12 @@ std::vector<std::string> unary_functions() {
 
 // ---- one op against its definition ----------------------------------------------------------------------------------
 
+// The value of a kind or function that is not known here. It is compared with the scalar set alone: the Python tests
+// hold every formula (src/bbg/graph/kinds.py).
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+
 struct Case {
-  const KindRule* rule;
+  const KindRule* rule = nullptr;
   std::string function;
   Shape in{}, out{};
   int64_t images = 1, groups = 1;
@@ -193,19 +198,17 @@ struct Case {
         for (int64_t i = 0; i < in.channels; ++i) squares += std::pow(at(i, y, x) - sum, 2) / mean_of;
         return (at(c, y, x) - sum) / std::sqrt(squares + double(1e-3F));
       }
+      default: return kUnknown;
     }
-    return 0;
   }
 
-  // Not a number for a function that is not known here: it is compared with the scalar set alone. The Python tests hold
-  // the formula of each (src/bbg/graph/kinds.py).
   double unary(double v) const {
     if (function == "tanh") return std::tanh(v);
     if (function == "sigmoid") return 1 / (1 + std::exp(-v));
     if (function == "silu") return v / (1 + std::exp(-v));
     if (function == "hardswish") return v * std::min(1.0, std::max(0.0, v / 6 + 0.5));
     if (function == "gelu") return v * 0.5 * (1 + std::erf(v / std::sqrt(2.0)));
-    return std::numeric_limits<double>::quiet_NaN();
+    return kUnknown;
   }
 };
 
@@ -240,7 +243,9 @@ void draw_weight(Case& c) {
 
 Case draw_case(const KindRule& rule, int number) {
   constexpr int64_t kChannels[] = {1, 3, 8, 16, 17, 31, 32, 33, 48, 64, 96, 100, 128, 130, 320};
-  Case c{&rule, unary_functions()[static_cast<size_t>(number) % unary_functions().size()]};
+  const auto functions = unary_functions();
+  Case c;
+  c.rule = &rule, c.function = functions[static_cast<size_t>(number) % functions.size()];
   const bool conv = rule.required & bbg::kWeight;
   do {
     const bool depthwise = rule.kind == Kind::conv && draw(0, 1);
@@ -282,12 +287,13 @@ void add_op(bbg_graph* graph, const Case& c) {
                                                  : Names{"v"};
   bbg_op op =
       op_of("op", c.rule->name, operands, c.rule->real_output ? "y" : nullptr, c.rule->real_output ? nullptr : "y");
-  for (int a = 0; a < 2; ++a) {
-    op.kernel[a] = c.kernel[a], op.stride[a] = c.stride[a], op.padding[a] = c.padding[a],
-    op.dilation[a] = c.dilation[a];
+  bbg_attributes& a = op.attributes;
+  for (int axis = 0; axis < 2; ++axis) {
+    a.kernel[axis] = c.kernel[axis], a.stride[axis] = c.stride[axis];
+    a.padding[axis] = c.padding[axis], a.dilation[axis] = c.dilation[axis];
   }
-  op.groups = c.groups, op.channels = c.out.channels, op.size[0] = c.out.height, op.size[1] = c.out.width;
-  op.ceil_mode = c.ceil_mode, op.count_include_pad = c.count_include_pad, op.function = c.function.c_str();
+  a.groups = c.groups, a.channels = c.out.channels, a.size[0] = c.out.height, a.size[1] = c.out.width;
+  a.ceil_mode = c.ceil_mode, a.count_include_pad = c.count_include_pad, a.function = c.function.c_str();
   if (c.rule->weight == bbg::Element::float32) op.weight = array(c.weight);
   if (c.rule->weight == bbg::Element::int8) op.weight = array(c.byte_weight);
   if (c.rule->weight == bbg::Element::uint64) op.weight = array(c.bit_weight);
@@ -373,13 +379,15 @@ std::vector<uint64_t> draw_bits(int64_t rows, int64_t bits) {
   return result;
 }
 
-// Fails where a network lacks a kind.
-void require_all_kinds(const std::deque<bbg_op>& ops) {
+// The kinds that a network lacks.
+std::vector<const KindRule*> missing_kinds(const std::deque<bbg_op>& ops) {
   std::set<std::string> found;
   for (const bbg_op& op : ops) found.insert(op.kind);
+  std::vector<const KindRule*> missing;
   for (const KindRule& rule : bbg::kKinds) {
-    if (!found.count(rule.name)) require((std::string("the network has no ") + rule.name).c_str());
+    if (!found.count(rule.name)) missing.push_back(&rule);
   }
+  return missing;
 }
 
 void check_network(int number) {
@@ -399,10 +407,11 @@ void check_network(int number) {
     return ops.back();
   };
   const auto window = [](bbg_op& op, int64_t kernel, int64_t stride, int64_t padding) {
-    for (int a = 0; a < 2; ++a) op.kernel[a] = kernel, op.stride[a] = stride, op.padding[a] = padding;
+    bbg_attributes& a = op.attributes;
+    for (int axis = 0; axis < 2; ++axis) a.kernel[axis] = kernel, a.stride[axis] = stride, a.padding[axis] = padding;
   };
   const auto scaled = [&](bbg_op& op) {
-    op.channels = c, op.epilogue[BBG_SCALE] = array(scale), op.epilogue[BBG_BIAS] = array(bias);
+    op.attributes.channels = c, op.epilogue[BBG_SCALE] = array(scale), op.epilogue[BBG_BIAS] = array(bias);
   };
 
   bbg_op& first = add("conv", {"x"}, "r0", "b0");
@@ -416,39 +425,52 @@ void check_network(int number) {
   bbg_op& bytes = add("pointwise", {"r2"}, "r3", nullptr);
   bytes.bytes = "u0", bytes.epilogue[BBG_BYTE_SCALE] = array(byte_scale);
   bbg_op& byte_conv = add("byte_conv", {"u0"}, "r4", nullptr);
-  byte_conv.channels = c, byte_conv.weight = array(byte_weight), byte_conv.epilogue[BBG_SCALE] = array(small);
+  byte_conv.attributes.channels = c, byte_conv.weight = array(byte_weight),
+  byte_conv.epilogue[BBG_SCALE] = array(small);
   byte_conv.shortcut = "r3";
-  add("match_channels", {"r4"}, "r5", nullptr).channels = 2 * c;
+  add("match_channels", {"r4"}, "r5", nullptr).attributes.channels = 2 * c;
   bbg_op& mean = add("adaptive_avg_pool", {"r5"}, "r6", nullptr);
-  mean.size[0] = 2;
+  mean.attributes.size[0] = 2;
   bbg_op& depthwise = add("conv", {"r0"}, "d0", nullptr);
-  window(depthwise, 3, 1, 1), depthwise.channels = depthwise.groups = c, depthwise.weight = array(taps);
+  window(depthwise, 3, 1, 1), depthwise.attributes.channels = depthwise.attributes.groups = c,
+                              depthwise.weight = array(taps);
   add("layer_norm", {"d0"}, "d1", nullptr);
   window(add("avg_pool", {"d1"}, "d2", nullptr), 3, 1, 1);
   const auto functions = unary_functions();
-  add("unary", {"d2"}, "d3", nullptr).function = functions[static_cast<size_t>(number) % functions.size()].c_str();
+  add("unary", {"d2"}, "d3", nullptr).attributes.function =
+      functions[static_cast<size_t>(number) % functions.size()].c_str();
   add("multiply", {"d3", "d0"}, "d4", nullptr).shortcut = "d3";
   add("concat", {"d4", "d0", "d3"}, "d5", nullptr);
   bbg_op& select = add("select", {"d5"}, "d6", nullptr);
-  select.channels = 2 * c, select.index = array(index);
+  select.attributes.channels = 2 * c, select.index = array(index);
   bbg_op& small_map = add("adaptive_avg_pool", {"d6"}, "d7", nullptr);
-  small_map.size[0] = 2;
+  small_map.attributes.size[0] = 2;
   add("multiply", {"r6", "d7"}, "y", nullptr);
-  require_all_kinds(ops);
+  std::vector<bbg_part> parts{{"y", "HWC"}};
+  std::deque<std::string> names;
+  for (const KindRule* rule : missing_kinds(ops)) {  // a new kind: it reads d0 and is an output
+    if (rule->main != Type::real || rule->required) require((std::string("the network lacks ") + rule->name).c_str());
+    names.push_back(std::string("of ") + rule->name);
+    add(rule->name, Names(static_cast<size_t>(std::max(rule->operands, 1)), "d0"), names.back().c_str(), nullptr);
+    parts.push_back({names.back().c_str(), "CHW"});
+  }
 
   bbg_graph* graph = nullptr;
   require(bbg_graph_new("x", 0, 2, size, size, &graph));
-  std::deque<std::string> names;  // unique ones: the kind and a number
   for (bbg_op& op : ops) {
     names.push_back(std::string(op.kind) + std::to_string(names.size()));
     op.name = names.back().c_str();
     require(bbg_graph_add(graph, &op));
   }
-  const bbg_part part{"y", "HWC"};
-  require(bbg_graph_output(graph, &part, 1));
+  require(bbg_graph_output(graph, parts.data(), static_cast<int64_t>(parts.size())));
+  int64_t numbers = 0;
+  for (const bbg_part& part : parts) {
+    int64_t shape[3];
+    require(bbg_graph_shape(graph, part.value, shape));
+    numbers += shape[0] * shape[1] * shape[2];
+  }
 
   const std::vector<float> x = normal(images * 2 * size * size);
-  const int64_t numbers = Shape{2 * c, 2, 1}.numbers();
   const std::vector<float> want = run(graph, "scalar", 1, x, images, numbers);
   for (const std::string& set : supported_sets()) {
     for (int threads = 1; threads <= 3; ++threads) {

@@ -11,8 +11,9 @@
  *   const char* operands[] = {"x"};
  *   bbg_op op = {0};
  *   op.name = "fc", op.kind = "conv", op.operands = operands, op.operand_count = 1, op.real = "y";
- *   op.kernel[0] = op.kernel[1] = op.stride[0] = op.stride[1] = op.dilation[0] = op.dilation[1] = 1;
- *   op.groups = 1, op.channels = 2;
+ *   bbg_attributes* a = &op.attributes;
+ *   a->kernel[0] = a->kernel[1] = a->stride[0] = a->stride[1] = a->dilation[0] = a->dilation[1] = 1;
+ *   a->groups = 1, a->channels = 2;
  *   op.low = -INFINITY, op.high = INFINITY;
  *   op.weight.data = w, op.weight.count = 8;
  *   op.epilogue[BBG_BIAS].data = bias, op.epilogue[BBG_BIAS].count = 2;
@@ -68,6 +69,14 @@ typedef struct bbg_array {
   size_t count;
 } bbg_array;
 
+/* The attributes of an op. Pairs are (vertical, horizontal). Those that its kind does not have are ignored. */
+typedef struct bbg_attributes {
+  int64_t kernel[2], stride[2], padding[2], dilation[2], size[2], groups, channels;
+  int ceil_mode, count_include_pad;
+  float eps;
+  const char* function; /* see bbg_function */
+} bbg_attributes;
+
 /* One op. Start from a zeroed struct. What must be set:
  *
  *   always                          name, kind, operands, operand_count; at least one of real, bits, bytes;
@@ -80,18 +89,14 @@ typedef struct bbg_array {
  *   unary                           function
  *   layer_norm                      eps
  *
- * Fields that the kind does not have are ignored, but for tensors and epilogue parameters: those are refused. Pairs are
- * (vertical, horizontal). */
+ * A tensor or an epilogue parameter that the kind does not have is refused. */
 typedef struct bbg_op {
   const char *name, *kind;
   const char* const* operands; /* names of values, as many as the kind has */
   int64_t operand_count;
   const char *shortcut, *real, *bits, *bytes; /* names of values; NULL where absent */
-  int64_t kernel[2], stride[2], padding[2], dilation[2], size[2], groups, channels;
-  int ceil_mode, count_include_pad;
-  float eps;
-  const char* function; /* see bbg_function */
-  float low, high;      /* the clip */
+  bbg_attributes attributes;
+  float low, high; /* the clip */
   bbg_array weight, acc_threshold, tap_bias, and_mask, index;
   bbg_array epilogue[BBG_PARAMETERS];
 } bbg_op;

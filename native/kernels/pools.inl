@@ -67,21 +67,21 @@ void pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
 }
 
 // Slides a buffer of rows down the convolution's result: rows [first, done) of the present image are in it, from its
-// beginning. Maps of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may
+// beginning. Layouts of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may
 // begin above the one before it (rows 1, 3 of a map, then 0, 2, where padding cuts a dilated window's first tap off):
 // then the buffer starts anew.
 void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t member) {
-  const ConvPool& f = *static_cast<const ConvPool*>(args);
-  Conv conv = f.conv;
-  Pool pool = f.pool;
-  uint8_t* buffer = f.buffer + member * f.bytes;
+  const ConvPool& fused = *static_cast<const ConvPool*>(args);
+  Conv conv = fused.conv;
+  Pool pool = fused.pool;
+  uint8_t* buffer = fused.buffer + member * fused.bytes;
   const int64_t row_bytes = conv.out.real.row;
   int64_t image = -1, first = 0, done = 0;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / pool.out.height, y = item % pool.out.height;
     const int64_t from = pool.rows[y].begin, to = from + (pool.rows[y].count - 1) * pool.dilation_y + 1;
     if (n != image || from < first || done <= from) image = n, first = done = from;
-    if (to - first > f.rows) {
+    if (to - first > fused.rows) {
       __builtin_memmove(buffer, buffer + (from - first) * row_bytes, uint64_t((done - from) * row_bytes));
       first = from;
     }
@@ -90,7 +90,7 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
       const uint8_t* collected = tail_bytes(conv, n, done, member);
       for (int b = 0; b < conv.block_count; ++b) {
         const OutputRow row = output_row(conv, conv.blocks[b], n, done, conv.out.width, collected);
-        if (f.columns) {
+        if (fused.columns) {
           conv.blocks[b].vectors == 2 ? byte_row<2, true>(row) : byte_row<1, true>(row);
         } else {
           conv.blocks[b].vectors == 2 ? byte_row<2, false>(row) : byte_row<1, false>(row);

@@ -59,7 +59,7 @@ inline I ones_of_bytes(I x) {
 template <int P, int V, CountMethod kMethod>
 struct Counter {
   static constexpr bool kTwoPixels = kMethod == CountMethod::two_pixels;
-  static constexpr int kPixels = kTwoPixels ? (P + 1) / 2 : P;  // a pair counts in the halves of a lane
+  static constexpr int kPixels = kTwoPixels ? (P + 1) / 2 : P;  // two count in the halves of a lane
   static constexpr int kMostWords = 31;
 
   I total[kPixels][V];
@@ -97,7 +97,7 @@ struct Counter {
     }
   }
 
-  // total + the sums of each four bytes, or of each two for pairs.
+  // sum + the counts of each four bytes, or of each two where a lane counts for two pixels.
   static BBG_INLINE I widened(I sum, I bytes) {
     const I halves = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
     if (kTwoPixels) return _mm256_add_epi16(sum, halves);

@@ -43,13 +43,13 @@ inline I splat_word(const uint8_t* p) {
 inline void pin(I& a) { __asm__ volatile("" : "+v"(a)); }
 
 // Words of one byte of each of `rows` tap rows, at most four, for as many output columns, at most kTailColumn bytes
-// apart. The byte of the first row and column is at `first` and goes to byte `place` of its word.
+// apart. The byte of the first row and column is at `first` and goes to byte `position` of its word.
 inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column, int64_t columns, int64_t below,
-                              int rows, int place) {
+                              int rows, int position) {
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const I from = _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101 * int32_t(column)));  // the same in all bytes
   __mmask64 of_row[4];
-  BBG_FOR(r, 4) of_row[r] = r < rows ? 0x1111111111111111u << (place + r) : 0;
+  BBG_FOR(r, 4) of_row[r] = r < rows ? 0x1111111111111111u << (position + r) : 0;
   for (int64_t x = 0; x < columns; x += kLanes, first += kLanes * column, to += 4 * kLanes) {
     const int64_t size = (columns - x < kLanes ? columns - x - 1 : kLanes - 1) * column + 1;  // nothing is read behind
     const __mmask64 all = ~__mmask64{0}, low = size < 64 ? all >> (64 - size) : all,

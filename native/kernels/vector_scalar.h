@@ -23,7 +23,10 @@ inline F div(F a, F b) { BBG_LANES a.lane[i] /= b.lane[i]; return a; }
 inline F fma(F a, F b, F c) { BBG_LANES c.lane[i] += a.lane[i] * b.lane[i]; return c; }
 inline F max(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
 inline F min(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; return a; }
-inline F select_by_sign(F v, F above, F below) { BBG_LANES v.lane[i] = v.lane[i] >= 0 ? above.lane[i] : below.lane[i]; return v; }
+inline F select_by_sign(F v, F above, F below) {
+  BBG_LANES v.lane[i] = v.lane[i] >= 0 ? above.lane[i] : below.lane[i];
+  return v;
+}
 inline F to_float(I a) { F r; BBG_LANES r.lane[i] = float(a.lane[i]); return r; }
 
 inline uint32_t ge_mask(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }

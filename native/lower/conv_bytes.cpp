@@ -43,25 +43,25 @@ TailBytes make_tail_bytes(const LowerInput& in, int64_t from) {
   return tail;
 }
 
-// How the numbers of a block's window are cut into words.
-struct Words {
-  int64_t taps;  // of a row that share words: one, or all
-  int64_t each;  // words of them
+// How the numbers of a block's window are cut into words: `taps` of a row share `words`.
+struct WordCut {
+  int64_t taps;  // one, or all of the row
+  int64_t words;
   int64_t per_word;
   int64_t channels;  // numbers of a tap
   bool tail;         // whether the last number of a run lies in a tail word
 };
 
-// The item that holds number `number` of the run that tap (ky, kx) is part of, and where in its word.
+// The item that holds channel `channel` of tap (ky, kx), and where in its word.
 struct Slot {
   int64_t item, in_word;
 };
 
-Slot slot_of(const Words& words, const ConvBlock& block, int64_t rows, int64_t ky, int64_t kx, int64_t channel) {
-  const int64_t number = kx % words.taps * words.channels + channel;
-  if (words.tail && number == words.per_word * words.each) return {rows * words.each + ky / 4, ky % 4};
-  const int64_t run = kx / words.taps;  // of the row
-  return {ky * block.items + run * words.each + number / words.per_word, number % words.per_word};
+Slot slot_of(const WordCut& cut, const ConvBlock& block, int64_t rows, int64_t ky, int64_t kx, int64_t channel) {
+  const int64_t number = kx % cut.taps * cut.channels + channel;
+  if (cut.tail && number == cut.per_word * cut.words) return {rows * cut.words + ky / 4, ky % 4};
+  const int64_t run = kx / cut.taps;  // of the row
+  return {ky * block.items + run * cut.words + number / cut.per_word, number % cut.per_word};
 }
 
 }  // namespace
@@ -76,11 +76,11 @@ void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blo
     const int64_t width = block.vectors * in.lanes, taps = one_run ? cols : 1, numbers = taps * range.channels;
     const bool tail = in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 &&
                       rows > 1 && conv.column <= kTailColumn;
-    const Words words{taps, (numbers + (tail ? 0 : per_word - 1)) / per_word, per_word, range.channels, tail};
-    if (tail && !conv.tail_bytes.words) conv.tail_bytes = make_tail_bytes(in, 4 * words.each);
+    const WordCut cut{taps, (numbers + (tail ? 0 : per_word - 1)) / per_word, per_word, range.channels, tail};
+    if (tail && !conv.tail_bytes.words) conv.tail_bytes = make_tail_bytes(in, 4 * cut.words);
     const bool same_offsets = op.groups == 1 && &block != &blocks[0];
-    block.items = int32_t(cols / taps * words.each);
-    block.offsets = same_offsets ? blocks[0].offsets : make_offsets(in, conv, range.from * size, words.each, 4, taps);
+    block.items = int32_t(cols / taps * cut.words);
+    block.offsets = same_offsets ? blocks[0].offsets : make_offsets(in, conv, range.from * size, cut.words, 4, taps);
     block.row_weights = block.items * width;
     uint8_t* to = in.memory.make<uint8_t>((rows * block.row_weights + conv.tail_bytes.words * width) * 4);
     const int8_t* weight = op.byte_weight.data + block.channel * rows * cols * inputs;
@@ -89,7 +89,7 @@ void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blo
       for (int64_t ky = 0; ky < rows; ++ky) {
         for (int64_t kx = 0; kx < cols; ++kx) {
           for (int64_t c = 0; c < inputs; ++c, ++weight) {
-            const Slot slot = slot_of(words, block, rows, ky, kx, first + c);
+            const Slot slot = slot_of(cut, block, rows, ky, kx, first + c);
             const int16_t wide = *weight;  // little-endian: its first byte is the narrow one
             std::memcpy(to + (slot.item * width + o - block.channel) * 4 + slot.in_word * size, &wide, size_t(size));
           }

@@ -19,7 +19,7 @@ bool is_depthwise(const Graph& graph, const Op& op) {
 }
 
 void arrange_floats(const LowerInput& in, const Conv& conv, std::vector<ConvBlock>& blocks) {
-  constexpr int64_t kBytes = sizeof(float);
+  constexpr int64_t kFloatBytes = sizeof(float);
   const int64_t inputs = in.group_inputs(), taps = in.op.taps();
   const bool one_pixel = in.out.height * in.out.width == 1;
   for (ConvBlock& block : blocks) {
@@ -27,8 +27,8 @@ void arrange_floats(const LowerInput& in, const Conv& conv, std::vector<ConvBloc
     const int64_t lanes = block.vectors * in.lanes, width = one_pixel ? range.last + 1 - block.channel : lanes;
     const bool same_offsets = in.op.groups == 1 && &block != &blocks[0];
     block.items = int32_t(in.op.kernel[1] * range.channels);
-    block.offsets =
-        same_offsets ? blocks[0].offsets : make_offsets(in, conv, range.from * kBytes, range.channels, kBytes, 1);
+    block.offsets = same_offsets ? blocks[0].offsets
+                                 : make_offsets(in, conv, range.from * kFloatBytes, range.channels, kFloatBytes, 1);
     block.width = int32_t(width);
     block.row_weights = block.items * width;
     float* weights = in.memory.make<float>(taps * range.channels * width + lanes);

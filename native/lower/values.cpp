@@ -73,7 +73,7 @@ KernelCall lower_value(const LowerInput& in, int index) {
     case Kind::select: return call(kernels.gather, make_gather(in));
     case Kind::multiply: return call(kernels.multiply, make_multiply(in));
     case Kind::unary:
-      return call(kernels.functions[in.op.function].run, Unary{in.layout(in.op.input()), make_epilogue(in)});
+      return call(kernels.functions[in.op.function_index].run, Unary{in.layout(in.op.input()), make_epilogue(in)});
     case Kind::layer_norm: return call(kernels.layer_norm, make_layer_norm(in));
     case Kind::max_pool_bits: return call(kernels.pool_bits, make_pool(in));
     default: return call(kernels.pool, make_pool(in));

@@ -1,33 +1,49 @@
 """The native engine (native/python.cpp). Failures are ValueError; `bbg.engine` raises them as BbgError."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+Attribute = tuple[int, int] | int | float | bool | str
+
+class Kind(TypedDict):
+    """A row of native/kinds.h, which `bbg.graph.kinds` mirrors. `operands` 0: two or more; `weight` "": it has none."""
+
+    main: str
+    operands: int
+    attributes: list[str]
+    required: list[str]
+    optional: list[str]
+    epilogue: list[str]
+    shortcut: bool
+    real_output: bool
+    weight: str
+
+def kinds() -> dict[str, Kind]:
+    """The op kinds, in the order of the format."""
+
+def attributes() -> dict[str, str]:
+    """Each attribute's form: "pair of integers", "integer", "number", "boolean" or "word"."""
+
+def epilogue() -> list[str]:
+    """The epilogue parameters, in order."""
+
+def functions() -> list[str]:
+    """The functions of the kind `unary`, in order."""
+
 def kernel_sets() -> list[tuple[str, bool]]:
     """Names of the kernel sets, best first, and whether this machine runs them."""
 
-def roofline(kernel_set: str) -> float:
-    """GMAC/s of the plain xor, popcount and addition loop with this set's instructions, measured now on this thread."""
-
 def choose(name: str | None) -> str:
-    """The kernel set of an engine that is asked for by `name` (None: what BBG_ISA says, else the best)."""
+    """The kernel set that an engine asked for by `name` gets (None: what BBG_ISA says, else the best).
 
-def kinds() -> dict[str, dict[str, Any]]:
-    """The table of op kinds, by name in order: main, operands (0: two or more), attributes, required and optional
-    tensors, epilogue, shortcut, real_output, weight.
+    ValueError, with the sets that this machine has, where it has none of that name.
     """
 
-def functions() -> list[str]:
-    """Names of the scalar functions of the kind "unary"."""
-
-def epilogue() -> list[str]:
-    """Names of the parameters of the epilogue, in order."""
-
-def attributes() -> dict[str, str]:
-    """The form of each attribute."""
+def roofline(kernel_set: str) -> float:
+    """GMAC/s of the plain xor, popcount and addition loop with this set's instructions, measured now on this thread."""
 
 class Graph:
     """A builder: ops are added in execution order and checked one by one. Arrays are kept, not copied."""
@@ -42,14 +58,18 @@ class Graph:
         real: str | None,
         bits: str | None,
         bytes: str | None,
-        attributes: Mapping[str, Any],
+        attributes: Mapping[str, Attribute],
         tensors: Mapping[str, np.ndarray],
         low: float | None,
         high: float | None,
     ) -> None:
         """`tensors`: weight, acc_threshold, tap_bias, and_mask, index, and each epilogue parameter by its name."""
     def output(self, parts: Sequence[tuple[str, str]], shape: Sequence[int]) -> None:
-        """`parts`: a value and the order of its axes each, such as "CHW"; they are joined and reshaped."""
+        """Adds an output `[N, *shape]`: for each image, the numbers of its parts, one part after another.
+
+        A part is a value and the order in which its axes are written, a permutation of "CHW" ("HWC": channels last).
+        `shape`: one to six integers, whose product is the number of the parts' numbers.
+        """
 
 class Engine:
     """A graph lowered for one kernel set (`isa` None: what BBG_ISA says, else the best).
