@@ -265,7 +265,7 @@ Case draw_case(const KindRule& rule, int number) {
   if (rule.required & bbg::kIndex) {
     for (int64_t i = 0; i < c.out.channels; ++i) c.index.push_back(static_cast<int32_t>(draw(0, c.in.channels - 1)));
   }
-  if (rule.optional & bbg::kAndMask) {
+  if ((rule.required | rule.optional) & bbg::kAndMask) {
     c.and_mask.resize(static_cast<size_t>((c.in.channels + 63) / 64));
     for (int64_t i = 0; i < c.in.channels; ++i)
       c.and_mask[static_cast<size_t>(i / 64)] |= uint64_t(draw(0, 1)) << i % 64;

@@ -28,7 +28,7 @@ def taps(a: Attributes, x: np.ndarray, result: Shape) -> tuple[np.ndarray, np.nd
     def positions(axis: int, count: int) -> np.ndarray:
         kernel, stride, padding = (a[name][axis] for name in ("kernel", "stride", "padding"))
         dilation = a.get("dilation", (1, 1))[axis]
-        return np.arange(count) * stride - padding + np.arange(kernel)[:, None] * dilation  # [k, count]
+        return np.asarray(np.arange(count) * stride - padding + np.arange(kernel)[:, None] * dilation)  # [k, count]
 
     ys, xs = positions(0, result[1])[:, None, :, None], positions(1, result[2])[None, :, None, :]
     height, width = x.shape[2:]
@@ -61,7 +61,7 @@ def window_sums(a: Attributes, main: np.ndarray, result: Shape) -> np.ndarray:
 def tap_sums(a: Attributes, tap_bias: np.ndarray, main: np.ndarray, result: Shape) -> np.ndarray:
     """The sum of `tap_bias` `[kh*kw, O]` over the taps inside the map, `[O, H', W']`."""
     _, inside = taps(a, main, result)
-    return np.einsum("yxhw,yxo->ohw", inside, tap_bias.reshape(*a["kernel"], -1))
+    return np.asarray(np.einsum("yxhw,yxo->ohw", inside, tap_bias.reshape(*a["kernel"], -1)))
 
 
 def conv(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def binary_conv(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> n
 
 def max_pool(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
     windows, inside = taps(a, main, result)
-    return np.where(inside, windows, -np.inf).max(axis=(2, 3))
+    return np.asarray(np.where(inside, windows, -np.inf).max(axis=(2, 3)))
 
 
 def max_pool_bits(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def max_pool_bits(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) ->
     either = np.where(inside, windows, -1).max(axis=(2, 3))
     every = np.where(inside, windows, 1).min(axis=(2, 3))
     mask = unpack_bits(t["and_mask"][None], main.shape[1])[0]
-    return np.where(per_channel(mask) > 0, every, either)
+    return np.asarray(np.where(per_channel(mask) > 0, every, either))
 
 
 def avg_pool(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ def avg_pool(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.n
         """Taps up to the end of the padding: a window that `ceil_mode` lets hang over counts no more."""
         kernel, stride, padding = (a[name][axis] for name in ("kernel", "stride", "padding"))
         start = np.arange(count) * stride - padding
-        return np.minimum(start + kernel, size + padding) - start
+        return np.asarray(np.minimum(start + kernel, size + padding) - start)
 
     return np.asarray(total / np.outer(counted(0, main.shape[2], result[1]), counted(1, main.shape[3], result[2])))
 
@@ -136,7 +136,7 @@ def select(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.nda
 
 
 def multiply(a: Attributes, t: Tensors, result: Shape, main: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    return main * factor
+    return np.asarray(main * factor)
 
 
 def layer_norm(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
@@ -151,4 +151,4 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:
     """`(1 + erf(x / sqrt 2)) / 2`, the cumulative distribution of the standard normal."""
-    return 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
+    return np.asarray(0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))))

@@ -73,7 +73,7 @@ def real_of(op: Op, inputs: Sequence[np.ndarray], result: Value) -> np.ndarray:
         v = v + tap_sums(op.attributes, op.tensors["tap_bias"], main, result.shape)
     y = v * np.where(v >= 0, p["above"], p["below"]) + p["offset"]
     low, high = op.clip
-    return np.clip(y, -np.inf if low is None else low, np.inf if high is None else high).astype(np.float32)
+    return np.asarray(np.clip(y, -np.inf if low is None else low, np.inf if high is None else high).astype(np.float32))
 
 
 def byte_position(op: Op, y: np.ndarray) -> np.ndarray:
