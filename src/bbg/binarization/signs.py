@@ -53,13 +53,17 @@ class SignFlow:
         return self._sources[node]
 
     def max_pool_sources(self, node: fx.Node) -> Sources:
-        """The max-pools whose values `node` still holds, but for activations that are never negative."""
+        """The max-pools whose values `node` still holds, but for activations that are never negative.
+
+        Other activations and sums give signs of their own: behind them no BN is needed.
+        """
         network, op = self.network, self._op(node)
         if network.has(node, Trait.MAX_POOLS):
             return (node,) if len(network.shapes[node]) == 4 else ()
-        if op is not None and (Trait.KEEPS_SIGN | Trait.JOINS in op or self.is_nonnegative_activation(node)):
-            return _union(map(self.max_pool_sources, network.inputs(node)))
-        return ()
+        curve = op is not None and Trait.ACTIVATION in op and not self.is_nonnegative_activation(node)
+        if op is None or curve or Trait.KEEPS_SIGN | Trait.JOINS | Trait.ACTIVATION not in op:
+            return ()
+        return _union(map(self.max_pool_sources, network.inputs(node)))
 
     def is_nonnegative_activation(self, node: fx.Node) -> bool:
         """Whether it is an activation that never gives a negative number, as it is called here."""
@@ -119,7 +123,7 @@ class SignFlow:
         what = f"{network.name(node)} ({network.kind(node)})"
         if node.op == "placeholder":
             return op
-        if op is None:
+        if op is None or Trait.QUERY in op:  # an attribute that is a tensor, as `x.T` is, is not known either
             module = network.module(node)
             if module is not None and is_bare(module) and reads_mode(module) and len(network.inputs(node)) == 1:
                 self.assumptions[node] = f"{what}: gives its input in evaluation mode"

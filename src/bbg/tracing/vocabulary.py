@@ -110,7 +110,8 @@ def _op(
 T = Trait
 _MOVE, _POOL = T.MOVES | T.KEEPS_SIGN, T.POOLS | T.KEEPS_SIGN
 _RECTIFIER, _GATE = T.ACTIVATION | T.NONNEGATIVE, T.ACTIVATION | T.NONNEGATIVE | T.GATE
-_BOUNDED, _CURVE, _LAYER = T.ACTIVATION | T.CLAMPS, T.ACTIVATION | T.SIGNED, T.LAYER | T.SIGNED
+_CURVE, _LAYER = T.ACTIVATION | T.KEEPS_SIGN, T.LAYER | T.SIGNED
+_BOUNDED = T.CLAMPS | _CURVE
 _OFF = T.DROPOUT | T.KEEPS_SIGN
 _DEPTH = "torchvision.ops.stochastic_depth"
 
@@ -203,7 +204,7 @@ _ROWS = (
     _op("clamp", _BOUNDED, "clip"),
     _op("clamp_min", _BOUNDED),
     _op("hardtanh", _BOUNDED, modules=(nn.Hardtanh,)),
-    _op("hinge", _BOUNDED, modules=(Pointwise,)),
+    _op("hinge", T.ACTIVATION | T.CLAMPS | T.SIGNED, modules=(Pointwise,)),
     _op("leaky_relu", _CURVE, modules=(nn.LeakyReLU,)),
     _op("prelu", _CURVE, modules=(nn.PReLU,)),
     _op("rrelu", _CURVE, modules=(nn.RReLU,)),
