@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_a_factory_gets_the_keywords_that_it_takes(name: str, digits: Split) -> 
 
 def test_a_factory_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_own_network.py").write_text("def make():\n    return 'made'\n")
-    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     assert find_factory("my_own_network:make")() == "made"
 
