@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,3 +235,12 @@ def test_defaults_of_the_forward_decide_and_results_kept_in_the_module_do_no_har
         with torch.no_grad():
             wanted = network(EXAMPLE).numpy()
         assert np.abs(bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy()) - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_torchvision_is_loaded_by_networks_that_use_it_only(tmp_path: Path) -> None:
+    code = "import sys, bbg.conversion; assert 'torchvision' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    ops = pytest.importorskip("torchvision.ops")
+    function = Functional(lambda x, c: ops.stochastic_depth(c(x), 0.5, "row", training=False), nn.Conv2d(3, 4, 3))
+    for model in (nn.Sequential(nn.Conv2d(3, 4, 3), ops.StochasticDepth(0.5, "row")), function):
+        assert bbg.convert(model, tmp_path / "net.bbg", EXAMPLE).difference <= 1e-5
