@@ -193,7 +193,7 @@ class Draw:
         pool = nn.MaxPool2d(2) if self.likely(0.5) and min(self.height, self.width) >= 4 else None
         out, stride = self.one(3, 7, 12, 16, 34, self.channels), 1 if pool else self.one(1, 1, 2)
         method, act = self.one(*CONV_METHODS, METHODS["float"]), self.one(None, *ACTIVATIONS)
-        self.add(Unit(self.channels, out, 3, padding=1, stride=stride, method=method, act=act, pool=pool))
+        self.add(Unit.build(self.channels, out, 3, padding=1, stride=stride, method=method, act=act, pool=pool))
         self.count(out)
 
     def block(self) -> None:

@@ -31,7 +31,7 @@ class Detector(nn.Module):
         widths = (8, 8, 16, 16, 8, 8)
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
         pairs = zip((8, *widths[:-1]), widths, (1, 2, 2, 2, 2, 2), strict=True)
-        self.stages = nn.ModuleList(Unit(i, o, 3, padding=1, stride=s, act="prelu") for i, o, s in pairs)
+        self.stages = nn.ModuleList(Unit.build(i, o, 3, padding=1, stride=s, act="prelu") for i, o, s in pairs)
         heads = list(zip(widths, anchors, strict=True))
         self.boxes = nn.ModuleList(nn.Conv2d(w, 4 * a, 3, padding=1) for w, a in heads)
         self.scores = nn.ModuleList(nn.Conv2d(w, CLASSES * a, 3, padding=1) for w, a in heads)

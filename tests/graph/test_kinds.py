@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bbg._native as _native
+from bbg import _native
 from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, FUNCTIONS, KINDS, TENSORS, Kind
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"

@@ -80,7 +80,7 @@ def test_select(inputs: int, outputs: int, size: Pair, isa: str) -> None:
 def test_values(kind: str, channels: int, size: Pair, isa: str) -> None:
     rng = np.random.default_rng(10)
     more: dict[str, object] = {"attributes": {"function": kind}} if kind in FUNCTIONS else {}
-    kind_name = "unary" if kind in FUNCTIONS else kind.split()[0]
+    kind_name = "unary" if kind in FUNCTIONS else kind.split(maxsplit=1)[0]
     graph = between(kind_name, [channels] * (2 if "multiply" in kind else 1), size, rng, **more)
     if "one number" in kind:
         mean = Op("mean", "adaptive_avg_pool", ("v1",), "m", None, {"size": (1, 1)})

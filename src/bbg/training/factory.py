@@ -16,7 +16,7 @@ from torch import nn
 
 from bbg.errors import BbgError
 from bbg.image import Preprocess
-from bbg.models import create, allowed_options
+from bbg.models import allowed_options, create
 from bbg.recipe import Recipe
 
 Factory = Callable[..., nn.Module]
