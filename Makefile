@@ -42,7 +42,7 @@ SANITIZED := tests/test_engine.py tests/native/test_kernels.py tests/native/test
 
 sanitize: $(VENV)/ready $(VENV)/dev
 	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED)
-	tests/native/sanitized.sh asan -m support.fuzz_file 5000
+	tests/native/sanitized.sh asan -m support.fuzz_file 10000
 	tests/native/sanitized.sh tsan -m pytest --capture=sys $(SANITIZED) -k "thread or batch"
 
 # A few minutes on two cores: random graphs and fused pools on every kernel set, threads, and damaged files.

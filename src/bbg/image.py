@@ -27,9 +27,6 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.nda
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for a "decompression bomb", and checked before anything is decoded
 CHANNELS = {"RGB": 3, "L": 1}
 
-# A path, bytes, a Pillow image, or a uint8 array [H, W] or [H, W, 1 or 3].
-Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.ndarray"
-
 
 def _tuple(values: Any) -> tuple[Any, ...]:
     return tuple(values) if isinstance(values, (list, tuple)) else (values,)

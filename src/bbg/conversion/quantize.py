@@ -177,8 +177,9 @@ def _oracle(
                 oracle[_bytes_of(source)] = TorchOp(quant.quantize, (x,), x.shape, quant=quant)
             inputs = x if source == pixels else replace(x, name=_bytes_of(source))
             function = _with_rounded_weights(unfolded[name], quants[source], source == pixels)
-            torch_op = TorchOp(function, (inputs,), torch_op.shape)
-        oracle[name] = torch_op
+            oracle[name] = TorchOp(function, (inputs,), torch_op.shape)
+        else:
+            oracle[name] = torch_op
     return oracle
 
 

@@ -312,7 +312,7 @@ def _used(description: dict[str, Any]) -> Iterator[tuple[tuple[str, Any], Any]]:
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
     """Every tensor by its full name. The package refuses holes, overlaps, and sizes that do not fit the shape."""
     try:
-        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+        entries = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
         raise BbgError(f"tensors are damaged ({error}); get the file anew") from error
     arrays = {}
