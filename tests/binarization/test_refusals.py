@@ -134,6 +134,14 @@ class Noise(nn.Module):
         return x + torch.randn_like(x) if self.training else x
 
 
+class ActivatedNorm(nn.BatchNorm2d):
+    """A batch norm by a call, as timm writes it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        return F.relu(F.batch_norm(input, mean, var, self.weight, self.bias, self.training, 0.1, self.eps))
+
+
 def unlike_in_training(m: Any, x: Any) -> Any:
     return m.conv(x) * (torch.rand(x.shape[0], 1, 1, 1) if m.training else 1)
 
@@ -154,6 +162,13 @@ ASSUMED: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "a layer that reads its mode": (
         lambda: nn.Sequential(conv(3), nn.ReLU(), Noise(), conv(), conv()),
         ["2 (Noise): gives its input in evaluation mode"],
+    ),
+    "a batch norm that the trace has frozen": (
+        lambda: nn.Sequential(conv(3), conv(), ActivatedNorm(4), conv()),
+        [
+            "2.batch_norm (batch_norm): a call, no layer: in training mode too it uses the statistics that it has, "
+            "and keeps them"
+        ],
     ),
     "an operation that no sign depends on": (lambda: block(lambda m, x: m.conv(x).pow(2)), []),
 }

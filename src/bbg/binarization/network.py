@@ -23,9 +23,10 @@ from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
 from bbg.methods import Pointwise
 from bbg.tracing.tracer import Trace, Tracer, cannot_trace, in_mode, reads_mode
-from bbg.tracing.vocabulary import Op, Trait, op_of
+from bbg.tracing.vocabulary import Op, Trait, op_of, ops_with
 
 ADVICE = "write it without branches on tensors"
+LAYERS = tuple(kind for op in ops_with(Trait.LAYER) for kind in op.modules)
 _IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 
 
@@ -195,8 +196,8 @@ class TracedNetwork:
     # ---- layers
 
     def is_layer(self, node: fx.Node) -> bool:
-        """Whether it is a convolution or a linear layer, of any kind."""
-        return self.has(node, Trait.LAYER)
+        """Whether it is a convolution or a linear layer, of any kind: also one with a forward of its own."""
+        return self.has(node, Trait.LAYER) or isinstance(self.module(node), LAYERS)
 
     def weight(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of a layer's weight."""

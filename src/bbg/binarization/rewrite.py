@@ -29,7 +29,7 @@ from bbg.binarization.signs import SignFlow, constant_sign_layers
 from bbg.errors import BbgError
 from bbg.layers import Unit, pointwise
 from bbg.methods import Method, Pointwise, get
-from bbg.tracing.vocabulary import Trait
+from bbg.tracing.vocabulary import OPS, Trait
 
 
 class Binarized(fx.GraphModule):
@@ -141,6 +141,11 @@ class _Rewriter:
                 self.record(node, network.name(node), "kept", "its values reach no sign, or not alone")
         for node in dropouts:
             self.replace_dropout(node)
+        for node in self.order:
+            in_training = node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
+            if node.op == "call_function" and network.op(node) is OPS["batch_norm"] and not in_training:
+                frozen = "a call, no layer: in training mode too it uses the statistics that it has, and keeps them"
+                self.assumptions.append(f"{network.name(node)} (batch_norm): {frozen}")
         return self.assemble()
 
     def record(self, node: fx.Node, name: str, action: str, why: str) -> None:
