@@ -51,8 +51,8 @@ def convert(name: str, folder: Path) -> dict[str, Any]:
         "law": report.difference,
         "near_ties": report.ties,
         "images": report.agreement.images,
-        "images_departed": report.agreement.departed,
-        "departure": report.agreement.departure,
+        "images_departed": report.agreement.diverged,
+        "departure": report.agreement.divergence,
     }
 
 

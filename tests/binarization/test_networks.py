@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases.foreign_networks import NETWORKS, build
+from cases.torchvision_networks import NETWORKS, build
 from support.binarizing import images, inputs_of_signs, storage
 from torch import Tensor, nn
 

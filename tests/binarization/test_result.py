@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases.foreign_networks import build
+from cases.torchvision_networks import build
 from support.binarizing import EXAMPLE, Own, conv, images, inputs_of_signs, what
 from torch import Tensor, nn
 
@@ -51,7 +51,7 @@ def test_the_result_converts(name: str, method: str, tmp_path: Path) -> None:
             binary(x)  # moves the statistics
     report = bbg.convert(binary, tmp_path / "net.bbg", x)
     assert report.difference <= 1e-5
-    assert report.agreement.departure <= 1e-5
+    assert report.agreement.divergence <= 1e-5
     ops = packed.read(tmp_path / "net.bbg").graph.ops
     assert sum(op.kind == "binary_conv" for op in ops) == len(binary.report.of("binary"))
     assert sum(op.kind == "conv" for op in ops) == 2

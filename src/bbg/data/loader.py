@@ -5,7 +5,6 @@ Either way a batch is augmented as a whole, by the same code (`bbg.data.augment`
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bbg.cpu import cores
 from bbg.data.augment import Crops, crop_flip, draw_crops, normalize, permutation
 from bbg.data.sets import Dataset, ImageSet, read_batch
 from bbg.errors import BbgError
@@ -49,7 +49,7 @@ class Loader:
         self.data, self.shuffle, self.seed, self.padding, self.flip = data, shuffle, seed, padding, flip
         self.batch_size = min(batch_size, len(data)) if shuffle else batch_size
         self.device = torch.device(device)
-        self.workers = min(_cores(), MOST_WORKERS) if workers is None else workers
+        self.workers = min(cores(), MOST_WORKERS) if workers is None else workers
         stated = preprocess or data.preprocess
         self.mean, self.std = (torch.tensor(v, device=device).reshape(-1, 1, 1) for v in (stated.mean, stated.std))
         self.arrays: tuple[Tensor, Tensor] | None = None
@@ -103,11 +103,6 @@ class Loader:
             if isinstance(found, str):
                 raise BbgError(found)
             yield found[0].to(self.device, non_blocking=True), found[1].to(self.device, non_blocking=True)
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor] | str]):

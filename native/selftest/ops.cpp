@@ -1,105 +1,8 @@
-// A self-check of the kernel sets without Python. Every kind of native/kinds.h is checked on every set: one op against
-// a loop over its definition (integers must be equal, real values within rounding), then networks of all kinds against
-// the scalar set. Also what sanitizers, other compilers and other machines run:
-//
-//   cmake -S . -B build/selftest -DBBG_PYTHON=OFF [-DBBG_SANITIZE=address,undefined] && cmake --build build/selftest
-//   build/selftest/selftest [cases]
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <deque>
-#include <limits>
-#include <random>
-#include <set>
-#include <string>
-#include <vector>
+// One op against its definition, for every kind of native/kinds.h.
+#include "selftest.h"
 
-#include "bbg.h"
-#include "kinds.h"
-
+namespace selftest {
 namespace {
-
-using bbg::Kind;
-using bbg::KindRule;
-using bbg::Type;
-
-std::mt19937 random_bits(1);
-
-int64_t draw(int64_t least, int64_t most) { return std::uniform_int_distribution<int64_t>(least, most)(random_bits); }
-
-std::vector<float> normal(int64_t count) {
-  std::normal_distribution<float> gauss;
-  std::vector<float> v(static_cast<size_t>(count));
-  for (float& x : v) x = gauss(random_bits);
-  return v;
-}
-
-template <class T>
-bbg_array array(const std::vector<T>& v) {
-  return {v.data(), v.size()};
-}
-
-void require(const char* error) {
-  if (!error) return;
-  std::printf("FAILED: %s\n", error);
-  std::exit(1);
-}
-
-using Names = std::vector<const char*>;
-
-// An op with what a zeroed bbg_op needs besides.
-bbg_op op_of(const char* name, const char* kind, const Names& operands, const char* real, const char* bits) {
-  static std::deque<Names> kept;  // an op only borrows them
-  kept.push_back(operands);
-  bbg_op op{};
-  op.name = name, op.kind = kind, op.real = real, op.bits = bits;
-  op.operands = kept.back().data(), op.operand_count = static_cast<int64_t>(operands.size());
-  bbg_attributes& a = op.attributes;
-  for (int axis = 0; axis < 2; ++axis) a.kernel[axis] = a.stride[axis] = a.dilation[axis] = a.size[axis] = 1;
-  a.groups = 1, a.eps = 1e-3F;
-  op.low = -std::numeric_limits<float>::infinity(), op.high = std::numeric_limits<float>::infinity();
-  return op;
-}
-
-struct Shape {
-  int64_t channels, height, width;
-  int64_t numbers() const { return channels * height * width; }
-  int64_t at(int64_t c, int64_t y, int64_t x) const { return (c * height + y) * width + x; }
-};
-
-// The one output of a graph.
-std::vector<float> run(const bbg_graph* graph, const char* kernel_set, int threads, const std::vector<float>& x,
-                       int64_t images, int64_t numbers) {
-  bbg_engine* engine = nullptr;
-  require(bbg_engine_new(graph, kernel_set, threads, &engine));
-  std::vector<float> y(static_cast<size_t>(numbers * images));
-  float* const outputs[] = {y.data()};
-  const size_t counts[] = {y.size()};
-  const size_t bytes = x.size() * sizeof(float);
-  require(bbg_engine_run(engine, BBG_FLOAT_NCHW, x.data(), bytes, images, nullptr, nullptr, outputs, counts, nullptr));
-  bbg_engine_free(engine);
-  return y;
-}
-
-std::vector<std::string> supported_sets() {
-  std::vector<std::string> sets;
-  const char* name;
-  int supported;
-  for (int i = 0; bbg_kernel_set(i, &name, &supported); ++i) {
-    if (supported) sets.push_back(name);
-  }
-  return sets;
-}
-
-std::vector<std::string> unary_functions() {
-  std::vector<std::string> names;
-  for (int i = 0; const char* name = bbg_function(i); ++i) names.push_back(name);
-  return names;
-}
-
-// ---- one op against its definition ----------------------------------------------------------------------------------
 
 // The value of a kind or function that is not known here. It is compared with the scalar set alone: the Python tests
 // hold every formula (src/bbg/graph/kinds.py).
@@ -265,7 +168,7 @@ Case draw_case(const KindRule& rule, int number) {
   if (rule.required & bbg::kIndex) {
     for (int64_t i = 0; i < c.out.channels; ++i) c.index.push_back(static_cast<int32_t>(draw(0, c.in.channels - 1)));
   }
-  if ((rule.required | rule.optional) & bbg::kAndMask) {
+  if (rule.required & bbg::kAndMask) {
     c.and_mask.resize(static_cast<size_t>((c.in.channels + 63) / 64));
     for (int64_t i = 0; i < c.in.channels; ++i)
       c.and_mask[static_cast<size_t>(i / 64)] |= uint64_t(draw(0, 1)) << i % 64;
@@ -298,7 +201,7 @@ void add_op(bbg_graph* graph, const Case& c) {
   if (c.rule->weight == bbg::Element::int8) op.weight = array(c.byte_weight);
   if (c.rule->weight == bbg::Element::uint64) op.weight = array(c.bit_weight);
   if (c.rule->required & bbg::kIndex) op.index = array(c.index);
-  if (c.rule->optional & bbg::kAndMask) op.and_mask = array(c.and_mask);
+  if (c.rule->required & bbg::kAndMask) op.and_mask = array(c.and_mask);
   require(bbg_graph_add(graph, &op));
 }
 
@@ -328,6 +231,8 @@ std::vector<double> wanted(const Case& c, const float* image, const char* order)
   result.insert(result.end(), map.begin(), map.end());
   return result;
 }
+
+}  // namespace
 
 void check_op(const KindRule& rule, int number) {
   constexpr const char* kOrders[] = {"CHW", "CWH", "HCW", "HWC", "WCH", "WHC"};
@@ -368,148 +273,4 @@ void check_op(const KindRule& rule, int number) {
   bbg_graph_free(graph);
 }
 
-// ---- a network of every kind against the scalar set -----------------------------------------------------------------
-
-std::vector<uint64_t> draw_bits(int64_t rows, int64_t bits) {
-  const int64_t words = (bits + 63) / 64;
-  std::vector<uint64_t> result(static_cast<size_t>(rows * words));
-  for (int64_t i = 0; i < rows * bits; ++i) {
-    result[static_cast<size_t>(i / bits * words + i % bits / 64)] |= uint64_t(draw(0, 1)) << i % bits % 64;
-  }
-  return result;
-}
-
-// The kinds that a network lacks.
-std::vector<const KindRule*> missing_kinds(const std::deque<bbg_op>& ops) {
-  std::set<std::string> found;
-  for (const bbg_op& op : ops) found.insert(op.kind);
-  std::vector<const KindRule*> missing;
-  for (const KindRule& rule : bbg::kKinds) {
-    if (!found.count(rule.name)) missing.push_back(&rule);
-  }
-  return missing;
-}
-
-void check_network(int number) {
-  const int64_t c = draw(1, 70), size = draw(4, 20), images = draw(1, 20);
-  const auto stem = normal(c * 3 * 3 * 2), scale = normal(c), bias = normal(c), gate = normal(c), below = normal(c);
-  const auto taps = normal(9 * c);
-  const std::vector<float> byte_scale(static_cast<size_t>(c), 20), small(static_cast<size_t>(c), 1e-3F);
-  const auto weight = draw_bits(c, 9 * c), mask = draw_bits(1, c);
-  std::vector<int8_t> byte_weight;
-  for (int64_t i = 0; i < c * c; ++i) byte_weight.push_back(static_cast<int8_t>(draw(-128, 127)));
-  std::vector<int32_t> index;
-  for (int64_t i = 0; i < 2 * c; ++i) index.push_back(static_cast<int32_t>(draw(0, 3 * c - 1)));
-
-  std::deque<bbg_op> ops;
-  const auto add = [&](const char* kind, const Names& operands, const char* real, const char* bits) -> bbg_op& {
-    ops.push_back(op_of(kind, kind, operands, real, bits));
-    return ops.back();
-  };
-  const auto window = [](bbg_op& op, int64_t kernel, int64_t stride, int64_t padding) {
-    bbg_attributes& a = op.attributes;
-    for (int axis = 0; axis < 2; ++axis) a.kernel[axis] = kernel, a.stride[axis] = stride, a.padding[axis] = padding;
-  };
-  const auto scaled = [&](bbg_op& op) {
-    op.attributes.channels = c, op.epilogue[BBG_SCALE] = array(scale), op.epilogue[BBG_BIAS] = array(bias);
-  };
-
-  bbg_op& first = add("conv", {"x"}, "r0", "b0");
-  window(first, 3, 1, 1), scaled(first), first.weight = array(stem);
-  bbg_op& binary = add("binary_conv", {"b0"}, "r1", "b1");
-  window(binary, 3, 1, 1), scaled(binary), binary.weight = array(weight), binary.shortcut = "r0", binary.low = -40;
-  binary.epilogue[BBG_GATE] = array(gate), binary.epilogue[BBG_BELOW] = array(below);
-  window(add("max_pool", {"r1"}, "r2", nullptr), 2, 2, 0);
-  bbg_op& bit_pool = add("max_pool_bits", {"b1"}, nullptr, "b2");
-  window(bit_pool, 2, 2, 0), bit_pool.and_mask = array(mask);
-  bbg_op& bytes = add("pointwise", {"r2"}, "r3", nullptr);
-  bytes.bytes = "u0", bytes.epilogue[BBG_BYTE_SCALE] = array(byte_scale);
-  bbg_op& byte_conv = add("byte_conv", {"u0"}, "r4", nullptr);
-  byte_conv.attributes.channels = c, byte_conv.weight = array(byte_weight),
-  byte_conv.epilogue[BBG_SCALE] = array(small);
-  byte_conv.shortcut = "r3";
-  add("match_channels", {"r4"}, "r5", nullptr).attributes.channels = 2 * c;
-  bbg_op& mean = add("adaptive_avg_pool", {"r5"}, "r6", nullptr);
-  mean.attributes.size[0] = 2;
-  bbg_op& depthwise = add("conv", {"r0"}, "d0", nullptr);
-  window(depthwise, 3, 1, 1), depthwise.attributes.channels = depthwise.attributes.groups = c,
-                              depthwise.weight = array(taps);
-  add("layer_norm", {"d0"}, "d1", nullptr);
-  window(add("avg_pool", {"d1"}, "d2", nullptr), 3, 1, 1);
-  const auto functions = unary_functions();
-  add("unary", {"d2"}, "d3", nullptr).attributes.function =
-      functions[static_cast<size_t>(number) % functions.size()].c_str();
-  add("multiply", {"d3", "d0"}, "d4", nullptr).shortcut = "d3";
-  add("concat", {"d4", "d0", "d3"}, "d5", nullptr);
-  bbg_op& select = add("select", {"d5"}, "d6", nullptr);
-  select.attributes.channels = 2 * c, select.index = array(index);
-  bbg_op& small_map = add("adaptive_avg_pool", {"d6"}, "d7", nullptr);
-  small_map.attributes.size[0] = 2;
-  add("multiply", {"r6", "d7"}, "y", nullptr);
-  std::vector<bbg_part> parts{{"y", "HWC"}};
-  std::deque<std::string> names;
-  for (const KindRule* rule : missing_kinds(ops)) {  // a new kind: it reads d0 and is an output
-    if (rule->main != Type::real || rule->required) require((std::string("the network lacks ") + rule->name).c_str());
-    names.push_back(std::string("of ") + rule->name);
-    add(rule->name, Names(static_cast<size_t>(std::max(rule->operands, 1)), "d0"), names.back().c_str(), nullptr);
-    parts.push_back({names.back().c_str(), "CHW"});
-  }
-
-  bbg_graph* graph = nullptr;
-  require(bbg_graph_new("x", 0, 2, size, size, &graph));
-  for (bbg_op& op : ops) {
-    names.push_back(std::string(op.kind) + std::to_string(names.size()));
-    op.name = names.back().c_str();
-    require(bbg_graph_add(graph, &op));
-  }
-  require(bbg_graph_output(graph, parts.data(), static_cast<int64_t>(parts.size())));
-  int64_t numbers = 0;
-  for (const bbg_part& part : parts) {
-    int64_t shape[3];
-    require(bbg_graph_shape(graph, part.value, shape));
-    numbers += shape[0] * shape[1] * shape[2];
-  }
-
-  const std::vector<float> x = normal(images * 2 * size * size);
-  const std::vector<float> want = run(graph, "scalar", 1, x, images, numbers);
-  for (const std::string& set : supported_sets()) {
-    for (int threads = 1; threads <= 3; ++threads) {
-      const std::vector<float> y = run(graph, set.c_str(), threads, x, images, numbers);
-      float largest = 0, difference = 0;
-      for (float v : want) largest = std::fmax(largest, std::fabs(v));
-      int64_t departed = 0;  // images
-      for (int64_t n = 0; n < images; ++n) {
-        float most = 0;
-        for (int64_t i = n * numbers; i < (n + 1) * numbers; ++i) {
-          most = std::fmax(most, std::fabs(y[static_cast<size_t>(i)] - want[static_cast<size_t>(i)]));
-        }
-        departed += most > 1e-5F * largest, difference = std::fmax(difference, most);
-      }
-      // Under another rounding a near-tie may fall the other way: then one image differs, or numbers do by little.
-      if (difference <= 1e-2F * largest || (departed == 1 && difference <= 0.1F * largest)) continue;
-      std::printf("FAILED: network %d, set %s, %d threads: off by %g of %g\n", number, set.c_str(), threads,
-                  double(difference), double(largest));
-      std::exit(1);
-    }
-  }
-  bbg_graph_free(graph);
-}
-
-}  // namespace
-
-int main(int count, char** arguments) {
-  const int cases = count > 1 ? std::atoi(arguments[1]) : 200;  // of binary convolutions; of others fewer
-  int ops = 0;
-  for (const KindRule& rule : bbg::kKinds) {
-    const int some = rule.kind == Kind::binary_conv          ? cases
-                     : rule.operands == 1 && rule.attributes ? cases / 3
-                                                             : cases / 6;
-    for (int i = 0; i < std::max(some, 5); ++i, ++ops) check_op(rule, i);
-  }
-  const int networks = std::max(cases / 4, 5);
-  for (int i = 0; i < networks; ++i) check_network(i);
-  std::printf("%d ops of %d kinds and %d networks: ok on", ops, int(std::size(bbg::kKinds)), networks);
-  for (const std::string& set : supported_sets()) std::printf(" %s", set.c_str());
-  std::printf("\n");
-  return 0;
-}
+}  // namespace selftest
