@@ -1,4 +1,6 @@
-"""Heads: what a network's outputs mean, and how to turn them into predictions. They travel in the packed file.
+"""Heads: what a network's outputs mean, and how to turn them into predictions and figures, without torch.
+
+A task states its head (`bbg.training.tasks`), and conversion stores it in the packed file.
 
 head = Classification()
 head.predict(logits, labels, top=5)     # [[Prediction(label='cat', score=0.93), ...], ...], a list per image
@@ -36,6 +38,15 @@ class Classification:
     def predict(self, logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[list[Prediction]]:
         """The `top` classes of each image, best first. Equal scores keep the order of the classes."""
         return [_rank(row, labels, top) for row in logits.reshape(len(logits), -1)]
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """The index of the best class of each image, `[N]`; of equal scores the first."""
+        best: np.ndarray = logits.reshape(len(logits), -1).argmax(1)
+        return best
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Top-1 accuracy: the share of the images whose best class is their label."""
+        return {"accuracy": float((self.decide(logits) == labels).mean())}
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this head."""

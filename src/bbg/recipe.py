@@ -19,10 +19,10 @@ FOLDER = Path(__file__).parent / "recipes"
 class Recipe:
     """The keys of a recipe file, their types and defaults."""
 
-    dataset: str  # a name of bbg.data: cifar10, cifar100, folders, digits
+    dataset: str  # a name of bbg.data.DATASETS
     network: str | None = None  # a name that bbg.create takes; none: the module of `factory`, or the one given to fit
     factory: str | None = None  # package.module:function that makes a module of one's own, instead of `network`
-    task: str = "classification"  # what the network is trained for
+    task: str = "classification"  # what the network is trained for: a name of bbg.training.tasks.TASKS
     method: str = "bbg"  # a name of bbg.methods
     act: str | None = None  # nonlinearity of the units; none: the method's own
     width: int | None = None  # channels of the first stage; none: the network's own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from support.files import join, model, parts, resealed
 import bbg
 from bbg.cli.parser import VERBS
 from bbg.engine import load
-from bbg.graph.file import byte_breakdown, encode, write
+from bbg.graph.file import byte_breakdown, encode, read, write
 
 
 @pytest.fixture
@@ -320,6 +321,8 @@ def test_bad_evaluation(converted: Path, packed: Path, tmp_path: Path, capsys: A
     refused(tmp_path, capsys, "--data", "eval", packed, "--dataset", "folders")
     refused(tmp_path, capsys, "unknown dataset", "eval", converted, "--dataset", "letters")
     refused(tmp_path, capsys, "nope", "eval", "nope", "--dataset", "digits")
+    write(headless := tmp_path / "headless.bbg", replace(read(converted), head=None))
+    refused(tmp_path, capsys, "packed without a head", "eval", headless)
 
 
 # The process --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from bbg.conversion.lowering import lower_network
 from bbg.conversion.oracle import run_free
 from bbg.graph import Graph
 from bbg.graph import file as packed
+from bbg.graph.file import read
 from bbg.layers import BinaryConv2d
 from bbg.methods import METHODS, Method
 from cases.random_networks import SHIFTED
@@ -41,6 +42,15 @@ def network(name: str = "resnet8", method: str | Method = "bbg") -> nn.Module:
                 nn.init.normal_(tensor)
             nn.init.uniform_(module.running_var, 0.5, 2)
     return model
+
+
+@pytest.mark.parametrize("name", sorted({*bbg.list_models()} - {*NETWORKS}))
+def test_every_other_network_converts(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = bbg.create(name, num_classes=4, width=4)
+    report = bbg.convert(model, tmp_path / "net.bbg", torch.randn(2, 3, 32, 32))
+    assert report.difference <= 1e-5
+    assert read(tmp_path / "net.bbg").head is not None
 
 
 @pytest.mark.parametrize("method", [*METHODS, SHIFTED], ids=lambda m: getattr(m, "name", m))

@@ -15,6 +15,7 @@ import bbg
 from bbg import BbgError
 from bbg.graph import Part
 from bbg.graph.file import read
+from bbg.heads import Classification
 from bbg.layers import Unit
 from cases.functional import Functional
 
@@ -174,6 +175,19 @@ def test_one_score_per_class_is_a_classification(case: str, tmp_path: Path) -> N
     else:
         with pytest.raises(BbgError, match="without a head"):
             engine.predict(image)
+
+
+def test_the_head_is_the_one_that_is_given(tmp_path: Path) -> None:
+    path, scores = tmp_path / "net.bbg", Functional(lambda x, c: c(x).mean((2, 3)), nn.Conv2d(3, 4, 3, padding=1))
+    bbg.convert(scores, path, EXAMPLE, labels=list("abcd"), head=None)
+    assert (read(path).head, read(path).labels) == (None, tuple("abcd"))
+    bbg.convert(scores, path, EXAMPLE, head=Classification())
+    assert read(path).head == Classification()
+    with pytest.raises(BbgError, match="head is 'classification', allowed are 'auto', None and a head"):
+        bbg.convert(scores, path, EXAMPLE, head="classification")
+    two = Functional(lambda x, c: (c(x), c(x)), nn.Conv2d(3, 4, 3, padding=1))
+    with pytest.raises(BbgError, match="the head is a classification, which needs one output"):
+        bbg.convert(two, path, EXAMPLE, head=Classification())
 
 
 REFUSED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {

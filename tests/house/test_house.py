@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "bbg"
 # A room is a file or a folder of the package. It imports from rooms on lower floors, and from no other.
 FLOORS = {
     "errors": 1, "_version": 1, "recipes": 1, "_native": 1,
-    "files": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2,
+    "files": 2, "heads": 2, "log": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2,
     "zoo": 3, "graph": 3, "layers": 3, "data": 3,
     "engine": 4, "tracing": 4, "models": 4, "analysis": 4,
     "binarization": 5,
@@ -38,6 +38,7 @@ RUNTIME = {
     "_native",
     "files",
     "heads",
+    "log",
     "image",
     "tables",
     "cpu",

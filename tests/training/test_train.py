@@ -396,3 +396,12 @@ def test_the_progress_bar_runs(few: Split, tmp_path: Path, capsys: pytest.Captur
     shown = capsys.readouterr().out
     for words in ("epoch   1/1", "loss", "accuracy", "test accuracy", "images/s"):
         assert words in shown
+
+
+def test_epochs_are_messages_of_the_logger(
+    few: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO", logger="bbg")
+    train(RECIPE.changed({"epochs": 2}), few, tmp_path, progress=False)
+    assert [message[:11] for message in caplog.messages] == ["epoch   1/2", "epoch   2/2"]
+    assert capsys.readouterr().out == ""

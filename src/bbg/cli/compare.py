@@ -37,6 +37,7 @@ def compare(
     from bbg.comparison import compare as compare_by
     from bbg.comparison import table
     from bbg.data import open_data
+    from bbg.log import terminal
     from bbg.methods import METHODS
 
     folder = out or Path("runs") / f"compare_{Path(recipe).stem}"
@@ -47,5 +48,6 @@ def compare(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise BbgError(f"cannot make folder {str(folder)!r}: {e.strerror}; give a writable --out folder") from e
-    report = compare_by(chosen, split, names, seeds, folder, result, progress=sys.stdout.isatty())
+    with terminal():
+        report = compare_by(chosen, split, names, seeds, folder, result, progress=sys.stdout.isatty())
     show({"methods": table(report), "result": str(result), "plot": str(result.with_suffix(".png"))})

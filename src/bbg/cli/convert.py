@@ -9,12 +9,13 @@ import numpy as np
 
 from bbg.cli.output import show
 from bbg.cli.parser import DATA, FACTORY, JSON, argument, new_file, verb
-from bbg.cli.scoring import accuracy, engine_logits, held_out, torch_logits, trained_network
+from bbg.cli.scoring import engine_logits, held_out, torch_logits, trained_network, trained_task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bbg.data import Split
+    from bbg.heads import Head
     from bbg.training.checkpoint import Checkpoint
 
 CHECK_IMAGES = 32
@@ -38,7 +39,7 @@ def convert(
     from bbg.training.checkpoint import Checkpoint
 
     trained = Checkpoint.load(checkpoint)
-    model = trained_network(trained, factory)
+    model, head = trained_network(trained, factory), trained_task(trained).head
     split = None
     if data is not None or not needs_folder(trained.recipe.dataset):
         split = held_out(trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
@@ -50,10 +51,11 @@ def convert(
         preprocess=trained.preprocess,
         labels=trained.classes,
         provenance=provenance(trained),
+        head=head,
     )
     facts: dict[str, Any] = {}
-    if split is not None:
-        facts = compare(torch_logits(model, trained, split), engine_logits(load(output), split), split)
+    if split is not None and head is not None:
+        facts = compare(head, torch_logits(model, trained, split), engine_logits(load(output), split), split)
     show({**report.as_dict(), **facts}, json)
 
 
@@ -69,14 +71,14 @@ def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     return {key: value for key, value in notes.items() if value is not None}
 
 
-def compare(torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> dict[str, Any]:
-    """Both accuracies, and on how many test images the two sides name another class."""
-    return {
-        "test_images": len(torch_side),
-        "accuracy_torch": accuracy(torch_side, split),
-        "accuracy_engine": accuracy(engine_side, split),
-        "disagreements": int((torch_side.argmax(1) != engine_side.argmax(1)).sum()),
-    }
+def compare(head: Head, torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> dict[str, Any]:
+    """The figures of both sides, and on how many test images they decide otherwise."""
+    in_torch, in_engine = (head.score(side, split.test.labels) for side in (torch_side, engine_side))
+    figures: dict[str, float] = {}
+    for name, value in in_torch.items():
+        figures |= {f"{name}_torch": value, f"{name}_engine": in_engine[name]}
+    differs = head.decide(torch_side) != head.decide(engine_side)
+    return {"test_images": len(torch_side), **figures, "disagreements": int(differs.sum())}
 
 
 def example(trained: Checkpoint, split: Split | None) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bbg.cli.output import show
 from bbg.cli.parser import DATA, FACTORY, JSON, argument, verb
-from bbg.cli.scoring import accuracy, engine_logits, held_out, is_checkpoint, torch_logits, trained_network
+from bbg.cli.scoring import engine_figures, held_out, is_checkpoint, torch_figures, trained_network
 from bbg.errors import BbgError
 
 
@@ -24,7 +24,7 @@ def eval(model: str, data: Path | None, dataset: str | None, factory: str | None
 
         trained = Checkpoint.load(Path(model))
         split = held_out(dataset or trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
-        logits = torch_logits(trained_network(trained, factory), trained, split)
+        figures = torch_figures(trained_network(trained, factory), trained, split)
     elif factory is not None:
         raise BbgError("--factory goes with a checkpoint; a packed file holds its network")
     else:
@@ -35,13 +35,5 @@ def eval(model: str, data: Path | None, dataset: str | None, factory: str | None
         if name is None:
             raise BbgError(f"{model!r} does not say what it was trained on; say which images with --dataset")
         split = held_out(str(name), data, engine.input_shape[1:], engine.labels)
-        logits = engine_logits(engine, split)
-    show(
-        {
-            "model": model,
-            "test_images": len(logits),
-            "skipped": split.test.skipped,
-            "accuracy": accuracy(logits, split),
-        },
-        json,
-    )
+        figures = engine_figures(engine, split)
+    show({"model": model, "test_images": len(split.test), "skipped": split.test.skipped, **figures}, json)

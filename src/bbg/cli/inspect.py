@@ -21,7 +21,7 @@ IMAGES = 1000  # test images that dead filters and stuck activations are looked 
     argument("model", nargs="?", metavar="MODEL", help=MODEL),
     argument("--cpu", action="store_true", help="show the kernel sets instead, and which one runs here"),
     argument("--checkpoint", type=Path, metavar="CKPT", help="look into a checkpoint of bbg train instead"),
-    argument("--data", type=Path, metavar="DIR", help="with --checkpoint: folder of the images; 'digits' needs none"),
+    argument("--data", type=Path, metavar="DIR", help="with --checkpoint: folder of the images"),
     argument("--histograms", type=new_file, metavar="FILE.png", help="with --checkpoint: also draw the distributions"),
     JSON,
 )

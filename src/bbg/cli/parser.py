@@ -85,7 +85,7 @@ def new_file(text: str) -> Path:
 # What several verbs take. ---------------------------------------------------------------------------------------------
 
 MODEL = "a packed file or a name of the zoo"
-DATA = argument("--data", type=Path, metavar="DIR", help="folder of the images; 'digits' needs none")
+DATA = argument("--data", type=Path, metavar="DIR", help="folder of the images, unless they come with bbg")
 RECIPE = argument("recipe", metavar="RECIPE", help="a recipe of bbg by its name, or a TOML file")
 FACTORY = argument(
     "--factory", metavar="MODULE:FUNCTION", help="makes a module of one's own, in place of a network of bbg"

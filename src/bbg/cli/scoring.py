@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bbg.data import Split
     from bbg.engine import Engine
     from bbg.training.checkpoint import Checkpoint
+    from bbg.training.tasks import Task
 
 BATCH = 250  # images per call of the engine
 
@@ -51,6 +52,30 @@ def trained_network(trained: Checkpoint, factory: str | None) -> nn.Module:
     return trained.network(None if factory is None else find_factory(factory))
 
 
+def trained_task(trained: Checkpoint) -> Task:
+    """What the network was trained for."""
+    from bbg.training.tasks import make_task
+
+    return make_task(trained.recipe, len(trained.classes))
+
+
+def torch_figures(network: nn.Module, trained: Checkpoint, split: Split) -> dict[str, float]:
+    """The figures of the task over all test images, by torch."""
+    from bbg.data.loader import Loader
+    from bbg.training.evaluate import EVALUATION_BATCH
+
+    loader = Loader(split.test, EVALUATION_BATCH, preprocess=trained.preprocess)
+    found = trained_task(trained).evaluate(network, loader)
+    return {name: value for name, value in found.items() if name != "loss"}
+
+
+def engine_figures(engine: Engine, split: Split) -> dict[str, float]:
+    """The figures of the engine's head over all test images, without torch."""
+    if engine.head is None:
+        raise BbgError("the model was packed without a head, which says how to score its outputs; score its checkpoint")
+    return engine.head.score(engine_logits(engine, split), split.test.labels)
+
+
 def torch_logits(network: nn.Module, trained: Checkpoint, split: Split) -> np.ndarray:
     """Logits of the test images from torch, float32 `[N, classes]`."""
     from bbg.training.evaluate import logits_of
@@ -64,8 +89,3 @@ def engine_logits(engine: Engine, split: Split) -> np.ndarray:
 
     batches = np.array_split(np.arange(len(split.test)), -(-len(split.test) // BATCH))
     return np.concatenate([engine(read_batch(split.test, indices)[0]) for indices in batches])
-
-
-def accuracy(logits: np.ndarray, split: Split) -> float:
-    """Share of the test images whose largest logit is that of their class."""
-    return float((logits.argmax(1) == split.test.labels).mean())

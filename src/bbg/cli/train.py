@@ -38,6 +38,7 @@ def train(
 
     chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs, seed=seed, factory=factory))
     from bbg.data import open_data
+    from bbg.log import terminal
     from bbg.training.loop import train as train_by
 
     split = open_data(chosen.dataset, data, chosen.size)
@@ -45,7 +46,8 @@ def train(
         print(f"skipped {skipped} files that are no readable images")
     print("\n".join(f"{key} = {value}" for key, value in chosen.to_dict().items() if value is not None), flush=True)
     folder = out or Path("runs") / Path(recipe).stem
-    state = train_by(chosen, split, folder, init=init, resume=resume, progress=sys.stdout.isatty())
+    with terminal():
+        state = train_by(chosen, split, folder, init=init, resume=resume, progress=sys.stdout.isatty())
     show(
         {
             "checkpoint": str(folder / "last.ckpt"),

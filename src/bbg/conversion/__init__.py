@@ -30,7 +30,7 @@ from bbg.conversion.verify import EndToEnd, LayerCheck, difference, verify_netwo
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
-from bbg.heads import Classification
+from bbg.heads import Classification, Head
 from bbg.image import Preprocess
 
 __all__ = ["Edges", "EndToEnd", "LayerCheck", "Part", "Report", "check", "convert"]
@@ -49,6 +49,7 @@ def convert(
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     provenance: Mapping[str, str | int | float] | None = None,
+    head: Head | str | None = "auto",
 ) -> Report:
     """Write `model` as a packed file to `path`, checked against torch on `example`, float `[N, C, H, W]`, normalised.
 
@@ -58,13 +59,16 @@ def convert(
     that costs. None: "int8" where `preprocess` is given and the network has binary layers, else "fp32".
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
-    people (recipe, accuracy). A network that returns one score per class can be asked by `Engine.predict`. It may also
-    return a tuple, list or dict of tensors. The same model gives the same bytes.
+    people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies; "auto": a classification
+    where the network returns one score per class, else None. The network may also return a tuple, list or dict of
+    tensors. The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
     are not finite, labels or preprocessing that do not fit, a layer on which engine and torch differ by more than 1e-5
     of its largest value, and a path that cannot be written.
     """
+    if isinstance(head, str) and head != "auto":
+        raise BbgError(f"head is {head!r}, allowed are 'auto', None and a head of bbg.heads")
     if edges not in (None, *EDGES):
         raise BbgError(f"edges is {edges!r}, allowed are {', '.join(EDGES)}")
     images = _images(example)
@@ -78,7 +82,7 @@ def convert(
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else tuple(labels),
             notes,
-            Classification() if _has_scores(graph, labels) else None,
+            _derived_head(graph, labels) if isinstance(head, str) else head,
         )
         packed.check()
         exact, wanted = packed, None
@@ -109,10 +113,11 @@ def is_binary(graph: Graph) -> bool:
     return any(op.kind == "binary_conv" for op in graph.ops)
 
 
-def _has_scores(graph: Graph, labels: Sequence[str] | None) -> bool:
-    """Whether the network returns one number per class: `[N, classes]`, or another tensor whose numbers have labels."""
+def _derived_head(graph: Graph, labels: Sequence[str] | None) -> Head | None:
+    """A classification where the network returns one number per class: `[N, classes]`, or a tensor with labels."""
     shape = graph.outputs[0].shape
-    return graph.structure == "tensor" and (labels is not None or math.prod(shape) == shape[0])
+    has_scores = graph.structure == "tensor" and (labels is not None or math.prod(shape) == shape[0])
+    return Classification() if has_scores else None
 
 
 @contextmanager

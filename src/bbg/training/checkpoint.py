@@ -1,12 +1,10 @@
-"""Checkpoints of a training: one file, read with `weights_only=True`, written to a temporary file and renamed.
+"""Checkpoints of a training: one file, read with `weights_only=True`, written whole or not at all.
 
 A checkpoint holds numbers and names, never code: a module of one's own is made again by its factory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from torch import nn
 
 from bbg.errors import BbgError
+from bbg.files import whole_file
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
 from bbg.training.factory import Factory, build, call_factory
@@ -47,21 +46,15 @@ class Checkpoint:
     version: int = VERSION
 
     def save(self, path: Path) -> None:
-        """Write to a temporary file beside `path`, flush it to the disk, then rename: never half a checkpoint."""
+        """Write the checkpoint to `path`, whole or not at all; BbgError where it cannot be written."""
         state = {**vars(self), "version": VERSION, "torch": str(torch.__version__)}
         # The name of a factory stays out: a file must not be able to name code.
         state["recipe"] = replace(self.recipe, factory=None).to_dict()
         state["preprocess"] = self.preprocess.to_json()
-        temporary = path.with_name(path.name + ".tmp")
         try:
-            with open(temporary, "wb") as file:
+            with whole_file(path, draft=f"{path.name}.tmp") as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             reason = (isinstance(e, OSError) and e.strerror) or "the disk may be full"
             raise BbgError(f"cannot write checkpoint {str(path)!r}: {reason}; give a writable --out folder") from e
 

@@ -11,20 +11,20 @@ history tells of a resumed epoch are those of its steps since then.
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
 from torch import Tensor, nn
 
 from bbg.data.augment import STEP, draw
 from bbg.data.loader import Loader
 from bbg.data.sets import Split
 from bbg.errors import BbgError
+from bbg.log import LOGGER, terminal
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.evaluate import EVALUATION_BATCH, reestimate_norms
@@ -76,7 +76,10 @@ def fit(
 
     `out`: the folder for checkpoints, `history.csv`, `curves.png` and TensorBoard's files; None: nothing is written.
     `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. `teacher`: any network that
-    makes logits of the same classes from the same inputs; None: that of the recipe, if any. `progress`: show a bar.
+    makes logits of the same classes from the same inputs; None: that of the recipe, if any.
+
+    `progress`: show a bar, and a line after each epoch. These lines are messages of the logger "bbg", level INFO; a
+    program that handles them itself gets them with or without `progress`.
 
     Returns the last checkpoint, whose last row of `history` holds the accuracy over all test images after the last
     epoch: the figure to quote. Ctrl-C (or SIGTERM) ends the training behind the present step, with a checkpoint, and
@@ -131,16 +134,17 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
         optimizer.load_state_dict(state.optimizer)
     loader = training_loader(split, recipe, fabric.device)
     test = Loader(split.test, EVALUATION_BATCH, preprocess=split.preprocess, device=fabric.device)
-    console, steps = Console(), loader.steps
+    steps = loader.steps
     monitor = Monitor(model, state, None if out is None else out / "tensorboard")
 
     def end_if_asked() -> None:
         if stop.asked:
             kept = "" if out is None else f", and kept {str(out / LAST)!r}; go on with --resume"
-            console.print(f"stopped{kept}")
+            LOGGER.info("stopped%s", kept)
             raise KeyboardInterrupt
 
-    with closing(monitor), stop_request() as stop, Progress(console, recipe.epochs, steps, progress) as bar:
+    shown = terminal() if progress else nullcontext()
+    with shown, closing(monitor), stop_request() as stop, Progress(recipe.epochs, steps, progress) as bar:
         for epoch in range(state.epoch, recipe.epochs):
             began, images, totals = time.monotonic(), 0, Totals()
             set_stage(model, recipe, epoch)

@@ -1,12 +1,13 @@
-"""What a training shows on the terminal: a bar while an epoch runs, one line when it is over."""
+"""What a training tells while it runs: a bar on the terminal during an epoch, a line in the log when it is over."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
 import rich.progress
-from rich.console import Console
 from torch import Tensor
+
+from bbg.log import LOGGER
 
 REFRESH = 10  # steps between two readings of the figures: to read one makes the host wait for the device
 
@@ -14,11 +15,11 @@ REFRESH = 10  # steps between two readings of the figures: to read one makes the
 class Progress:
     """The bar over the steps of each epoch (`shown`), and the line at its end."""
 
-    def __init__(self, console: Console, epochs: int, steps: int, shown: bool) -> None:
-        self.console, self.epochs, self.steps = console, epochs, steps
+    def __init__(self, epochs: int, steps: int, shown: bool) -> None:
+        self.epochs, self.steps = epochs, steps
         columns = ("{task.description}", rich.progress.BarColumn(), rich.progress.MofNCompleteColumn())
         timing = (rich.progress.TimeElapsedColumn(), rich.progress.TimeRemainingColumn(), "{task.fields[figures]}")
-        self.bar = rich.progress.Progress(*columns, *timing, console=console, transient=True) if shown else None
+        self.bar = rich.progress.Progress(*columns, *timing, transient=True) if shown else None
         self.row = self.bar.add_task("", total=steps, figures="") if self.bar else rich.progress.TaskID(0)
 
     def __enter__(self) -> Progress:
@@ -39,7 +40,7 @@ class Progress:
                 self.bar.update(self.row, figures=f"{told}  {speed:.0f} images/s")
 
     def epoch(self, row: dict[str, float], images: int) -> None:
-        """Print the `row` of a finished epoch, in which `images` images were trained on."""
+        """Log the `row` of a finished epoch, in which `images` images were trained on."""
         told = [f"epoch {row['epoch']:3.0f}/{self.epochs}"]
         for name, value in row.items():
             if name in ("epoch", "seconds", "flips", "test_loss"):
@@ -47,4 +48,4 @@ class Progress:
             digits = 3 if name == "loss" else 4
             told.append(f"{name.replace('_', ' ')} {value:.{digits}f}")
         told.append(f"{images / row['seconds']:.0f} images/s")
-        self.console.print("  ".join(told))
+        LOGGER.info("  ".join(told))

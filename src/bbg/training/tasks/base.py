@@ -10,13 +10,19 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from bbg.data.loader import Loader
+from bbg.heads import Head
 
 
 class Task(Protocol):
     """Loss and figures of a network whose outputs are compared with targets.
 
     It is made by `(recipe, classes, teacher)`: the recipe, the number of classes, and a network to learn from, or None.
+
+    `head`: what the outputs mean without torch, which conversion stores in the packed file. None where bbg has no head
+    for the task: its network can be packed and called, but `Engine.predict` and `bbg eval` refuse the packed file.
     """
+
+    head: Head | None
 
     def loss(self, outputs: Any, targets: Any, inputs: Tensor) -> Tensor:
         """The loss of a batch, a scalar; `inputs` are the images, for tasks with a teacher."""

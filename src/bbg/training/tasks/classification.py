@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bbg import heads
 from bbg.data.loader import Loader
 from bbg.recipe import Recipe
 
@@ -20,6 +21,8 @@ def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 class Classification:
     """Logits `[N, classes]` against labels `[N]`; `teacher`: a network whose logits are learned too."""
+
+    head: heads.Head | None = heads.Classification()
 
     def __init__(self, recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> None:
         self.recipe, self.classes = recipe, classes

@@ -1,0 +1,19 @@
+"""A head's figures are those of a plain loop over the images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bbg.heads import Classification
+
+
+def test_a_classification_decides_for_the_first_of_the_largest_scores() -> None:
+    logits = np.random.default_rng(0).integers(-3, 4, (200, 7)).astype(np.float32)  # with many ties
+    labels = np.random.default_rng(1).integers(0, 7, 200)
+    best = [max(range(7), key=lambda i, row=row: (row[i], -i)) for row in logits]  # type: ignore[misc]
+    head = Classification()
+    assert head.decide(logits).tolist() == best
+    assert head.decide(logits.reshape(200, 7, 1, 1)).tolist() == best
+    assert [p[0].label for p in head.predict(logits, None, 1)] == [str(i) for i in best]
+    right = sum(int(i == label) for i, label in zip(best, labels, strict=True))
+    assert head.score(logits, labels) == {"accuracy": right / 200}
