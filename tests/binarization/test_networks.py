@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases.torchvision_networks import NETWORKS, build
 from support.binarizing import images, inputs_of_signs, storage
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from bbg.binarization.network import TracedNetwork
 from bbg.binarization.signs import SignFlow
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
 from bbg.methods.base import Hardtanh
+from cases.torchvision_networks import NETWORKS, build
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases.torchvision_networks import build
 from support.binarizing import EXAMPLE, Own, conv, images, inputs_of_signs, what
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from bbg.binarization.network import traced
 from bbg.graph import file as packed
 from bbg.layers import BinaryConv2d, Shortcut
 from bbg.methods import METHODS, Method
+from cases.torchvision_networks import build
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
