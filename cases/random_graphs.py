@@ -11,7 +11,7 @@ from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, Part, Structure, Value, pack_bits
 from bbg.graph.file import PackedModel
 from bbg.graph.formulas import per_channel
-from bbg.graph.kinds import ATTRIBUTES, KINDS, REQUIRED, TENSORS, Kind
+from bbg.graph.kinds import ATTRIBUTES, KINDS, REQUIRED, TENSORS, Attribute, Kind
 from bbg.graph.reference import byte_position, parameter, real_of
 from bbg.image import Preprocess
 
@@ -108,13 +108,9 @@ def _random_op(
         "groups": lambda: int(rng.choice([1, 1, 1, 2, values[main].channels])),
         "channels": lambda: int(rng.choice(channels)),
         "size": lambda: tuple(int(s) for s in rng.integers(1, 8, 2)),
-        "ceil_mode": lambda: bool(rng.integers(2)),
-        "count_include_pad": lambda: bool(rng.integers(2)),
-        "function": lambda: str(rng.choice(ATTRIBUTES["function"].words)),
-        "eps": lambda: float(10 ** rng.uniform(-5, 0)),
-    }
+    }  # where not any integer fits; of the other attributes anything that their form allows
     given = [key for key in rule.attributes if ATTRIBUTES[key].default is REQUIRED or rng.random() < 0.7]
-    attributes = {key: draw[key]() for key in given}
+    attributes = {key: draw[key]() if key in draw else _of_form(rng, ATTRIBUTES[key]) for key in given}
     operands = _operands(rng, rule, main, values)
     real, bits = [(True, True), (True, False), (False, True)][0 if first else int(rng.integers(3))]
     byte = bool(rng.random() < 0.15)
@@ -146,6 +142,16 @@ def _random_op(
         bytes=f"{name}.bytes" if byte else None,
     )
     return _with_tensors(rng, op, values[main], shape[0], integer)
+
+
+def _of_form(rng: np.random.Generator, attribute: Attribute) -> bool | float | str:
+    """A value that the form of the attribute allows."""
+    if attribute.form == "boolean":
+        return bool(rng.integers(2))
+    if attribute.form == "word":
+        return str(rng.choice(attribute.words))
+    assert attribute.form == "number"
+    return float(np.clip(10 ** rng.uniform(-5, 0), attribute.least, attribute.most))
 
 
 def _operands(rng: np.random.Generator, rule: Kind, main: str, values: dict[str, Value]) -> tuple[str, ...]:

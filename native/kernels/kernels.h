@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "bbg.h"
+
 namespace bbg {
 
 // How a value lies in memory: NHWC with strides in bytes. Rows have zeroed margins, so that horizontally padded taps
@@ -168,9 +170,11 @@ struct Unary {
   Epilogue out;
 };
 
-struct LayerNorm {
+// An op of one operand that computes each pixel from the same pixel: a kind of the table at the end of values.inl.
+struct PixelOp {
   Layout input;
-  float eps, part;     // part: 1 / channels
+  bbg_attributes attributes;
+  float part;          // 1 / channels
   const float* valid;  // for the lanes of the last vector of channels: 1 where there is a channel, else -1
   Epilogue out;
 };
@@ -192,10 +196,9 @@ struct ConvPool {
 // one that runs these items.
 using KernelFunction = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
 
-// A scalar function of kernels/unary.inl.
-struct UnaryFunction {
+struct NamedKernel {
   const char* name;
-  KernelFunction run;  // on a Unary
+  KernelFunction run;
 };
 
 struct Kernels {
@@ -206,9 +209,11 @@ struct Kernels {
   bool tail_bytes;                       // whether it gathers TailBytes
   // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
   KernelFunction binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply;
-  KernelFunction layer_norm;
-  const UnaryFunction* functions;  // the same names in the same order in every set
+  // The same names in the same order in every set.
+  const NamedKernel* functions;  // of the kind unary (unary.inl), on a Unary
   int32_t function_count;
+  const NamedKernel* pixel_kinds;  // on a PixelOp
+  int32_t pixel_kind_count;
 };
 
 // Null where this build has no such set.

@@ -331,6 +331,7 @@ const Kernels table = {BBG_SET,
                        match,
                        gather,
                        multiply,
-                       layer_norm,
                        kFunctions,
-                       int32_t(sizeof kFunctions / sizeof *kFunctions)};
+                       int32_t(sizeof kFunctions / sizeof *kFunctions),
+                       kPixelKinds,
+                       int32_t(sizeof kPixelKinds / sizeof *kPixelKinds)};

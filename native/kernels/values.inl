@@ -1,5 +1,6 @@
 // Ops that compute pixel by pixel: pointwise, match_channels, concat, select, multiply, unary, layer_norm. One item is
-// a row. Part of kernels.inl.
+// a row. Part of kernels.inl. A kind of one operand that computes each pixel from the same pixel needs a kernel here,
+// on a PixelOp, and a row of the table at the end.
 
 inline const float* floats_at(const uint8_t* row, int64_t bytes) { return reinterpret_cast<const float*>(row + bytes); }
 
@@ -152,7 +153,7 @@ struct UnaryTable;
 
 template <class... Functions>
 struct UnaryTable<FunctionList<Functions...>> {
-  static constexpr UnaryFunction rows[] = {{Functions::name, unary<Functions>}...};
+  static constexpr NamedKernel rows[] = {{Functions::name, unary<Functions>}...};
 };
 
 // ---- layer_norm ---------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ inline float sum_of_lanes(F v) {
 // Three passes over the channels of P pixels: their mean m; then d, the mean of x - m, which is what rounding left of
 // it, and the mean square q of x - m, so that the variance is q - d^2; then (x - m - d) / sqrt(variance + eps).
 template <int P>
-BBG_BLOCK void layer_norm_pixels(const LayerNorm& norm, const RowPointers& to, const uint8_t* in, int64_t x) {
+BBG_BLOCK void layer_norm_pixels(const PixelOp& norm, const RowPointers& to, const uint8_t* in, int64_t x) {
   const Epilogue& e = norm.out;
   const int last = (e.channels - 1) / kLanes * kLanes;
   const F valid = load(norm.valid);
@@ -197,7 +198,7 @@ BBG_BLOCK void layer_norm_pixels(const LayerNorm& norm, const RowPointers& to, c
   BBG_FOR(p, P) {
     const float d = sum_of_lanes(rest[p]) * norm.part, variance = sum_of_lanes(factor[p]) * norm.part - d * d;
     rest[p] = splat(-d);
-    factor[p] = splat(1.0f / __builtin_sqrtf((variance > 0 ? variance : 0) + norm.eps));
+    factor[p] = splat(1.0f / __builtin_sqrtf((variance > 0 ? variance : 0) + norm.attributes.eps));
   }
   for (int c = 0; c < e.channels; c += kLanes) {
     F value[P][1];
@@ -209,7 +210,7 @@ BBG_BLOCK void layer_norm_pixels(const LayerNorm& norm, const RowPointers& to, c
 }
 
 void layer_norm(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  const LayerNorm& norm = *static_cast<const LayerNorm*>(args);
+  const PixelOp& norm = *static_cast<const PixelOp*>(args);
   const Epilogue& e = norm.out;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
@@ -220,3 +221,9 @@ void layer_norm(const void* args, int64_t, int64_t begin, int64_t end, int64_t) 
     for (; x < e.width; ++x) layer_norm_pixels<1>(norm, to, in, x);
   }
 }
+
+// ---- the kinds that work on a PixelOp -------------------------------------------------------------------------------
+
+constexpr NamedKernel kPixelKinds[] = {
+    {"layer_norm", layer_norm},
+};

@@ -1,5 +1,6 @@
 // Ops that compute pixel by pixel, and the choice of the kernel for all that are no convolutions.
 #include <algorithm>
+#include <cstring>
 
 #include "lower/lower.h"
 
@@ -51,10 +52,18 @@ Multiply make_multiply(const LowerInput& in) {
   return {in.layout(in.op.input()), factor, make_epilogue(in)};
 }
 
-LayerNorm make_layer_norm(const LowerInput& in) {
+PixelOp make_pixel_op(const LowerInput& in) {
   float* valid = in.memory.make<float>(in.lanes);
   for (int64_t i = 0; i < in.lanes; ++i) valid[i] = in.padded - in.lanes + i < in.out.channels ? 1.0f : -1.0f;
-  return {in.layout(in.op.input()), in.op.eps, 1.0f / float(in.out.channels), valid, make_epilogue(in)};
+  return {in.layout(in.op.input()), in.op, 1.0f / float(in.out.channels), valid, make_epilogue(in)};
+}
+
+// The kernel of a kind that computes each pixel from the same pixel of its operand.
+KernelFunction pixel_kernel(const Kernels& kernels, const char* kind) {
+  const NamedKernel *row = kernels.pixel_kinds, *end = row + kernels.pixel_kind_count;
+  row = std::find_if(row, end, [&](const NamedKernel& kernel) { return !std::strcmp(kernel.name, kind); });
+  if (row == end) throw InvalidArgument(std::string("no kernel computes the kind ") + kind);
+  return row->run;
 }
 
 }  // namespace
@@ -74,9 +83,11 @@ KernelCall lower_value(const LowerInput& in, int index) {
     case Kind::multiply: return call(kernels.multiply, make_multiply(in));
     case Kind::unary:
       return call(kernels.functions[in.op.function_index].run, Unary{in.layout(in.op.input()), make_epilogue(in)});
-    case Kind::layer_norm: return call(kernels.layer_norm, make_layer_norm(in));
     case Kind::max_pool_bits: return call(kernels.pool_bits, make_pool(in));
-    default: return call(kernels.pool, make_pool(in));
+    case Kind::max_pool:
+    case Kind::avg_pool:
+    case Kind::adaptive_avg_pool: return call(kernels.pool, make_pool(in));
+    default: return call(pixel_kernel(kernels, in.op.rule->name), make_pixel_op(in));
   }
 }
 

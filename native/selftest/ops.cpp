@@ -99,7 +99,7 @@ struct Case {
         double squares = 0;
         for (int64_t i = 0; i < in.channels; ++i) sum += at(i, y, x) / mean_of;
         for (int64_t i = 0; i < in.channels; ++i) squares += std::pow(at(i, y, x) - sum, 2) / mean_of;
-        return (at(c, y, x) - sum) / std::sqrt(squares + double(1e-3F));
+        return (at(c, y, x) - sum) / std::sqrt(squares + double(kNumber));
       }
       default: return kUnknown;
     }

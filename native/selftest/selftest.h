@@ -48,6 +48,8 @@ inline void require(const char* error) {
 
 using Names = std::vector<const char*>;
 
+constexpr float kNumber = 1e-3F;  // every attribute that is a number
+
 // An op with what a zeroed bbg_op needs besides.
 inline bbg_op op_of(const char* name, const char* kind, const Names& operands, const char* real, const char* bits) {
   static std::deque<Names> kept;  // an op only borrows them
@@ -57,7 +59,10 @@ inline bbg_op op_of(const char* name, const char* kind, const Names& operands, c
   op.operands = kept.back().data(), op.operand_count = static_cast<int64_t>(operands.size());
   bbg_attributes& a = op.attributes;
   for (int axis = 0; axis < 2; ++axis) a.kernel[axis] = a.stride[axis] = a.dilation[axis] = a.size[axis] = 1;
-  a.groups = 1, a.eps = 1e-3F;
+  a.groups = 1;
+  for (const bbg::Attribute& attribute : bbg::kAttributes) {
+    if (attribute.number) a.*attribute.number = kNumber;
+  }
   op.low = -std::numeric_limits<float>::infinity(), op.high = std::numeric_limits<float>::infinity();
   return op;
 }

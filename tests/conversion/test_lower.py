@@ -15,7 +15,9 @@ from support.lowering import EXAMPLE, Functional
 from torch import nn
 
 import bbg
+from bbg.conversion.rules.registry import FUNCTIONS, LAYERS
 from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.tracing.vocabulary import Trait, ops_with
 
 torch.set_num_threads(1)  # small maps
 
@@ -119,6 +121,27 @@ FOREIGN: dict[str, Callable[..., object]] = {
     "gate": lambda x, c: c(x) * torch.arange(3.0).reshape(3, 1, 1),
     "a dict": lambda x, c: {"map": c(x), "vector": c(x).flatten(1)},
 }
+
+
+# Each spelling of an activation that has a rule and needs no argument but its input.
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], object]] = {
+    f"{op.name} as {'layer' if as_layer else 'function'} {i}": spelling() if as_layer else spelling
+    for op in ops_with(Trait.ACTIVATION)
+    for as_layer in (True, False)
+    for i, spelling in enumerate(op.modules if as_layer else op.functions)
+    if spelling in (LAYERS if as_layer else FUNCTIONS) and op.name not in ("hinge", "clamp")
+}
+
+
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_activations(case: str, tmp_path: Path) -> None:
+    spelling, conv = ACTIVATIONS[case], nn.Conv2d(3, 3, 3, padding=1)
+    layers = (spelling,) if isinstance(spelling, nn.Module) else ()
+    model = Functional(lambda x, c, layer=spelling: layer(4 * c(x)), conv, *layers)
+    bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
+    with torch.no_grad():
+        wanted = model(EXAMPLE).numpy()
+    assert np.abs(bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy()) - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("case", FOREIGN)

@@ -56,12 +56,12 @@ def flattened(*layers: nn.Module) -> nn.Module:
 
 REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     "a layer without a rule": (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), nn.Softplus())),
-        ("1.1 (Softplus)", "cannot be converted", "replace it", "BinaryConv2d"),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), nn.FractionalMaxPool2d(2, 3))),
+        ("1.1 (FractionalMaxPool2d)", "cannot be converted", "replace it", "BinaryConv2d"),
     ),
     "a function without a rule": (
-        nn.Sequential(nn.Conv2d(3, 4, 3), Functional(lambda x: torch.softmax(x, 1))),
-        ("1.softmax (Functional)", "cannot be converted", "replace it"),
+        nn.Sequential(nn.Conv2d(3, 4, 3), Functional(lambda x: torch.cumsum(x, 1))),
+        ("1.cumsum (Functional)", "cannot be converted", "replace it"),
     ),
     "a layer with another forward": (nn.Sequential(Centred(3, 4, 3)), ("0.conv2d (Centred)", "cannot be converted")),
     "a branch on numbers": (

@@ -19,7 +19,18 @@ from support.graphs import several, small
 
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
-from bbg.graph.file import FILE_LIMIT, HEADER_LIMIT, PackedModel, byte_breakdown, decode, encode, read, write
+from bbg.graph.file import (
+    FILE_LIMIT,
+    HEADER_LIMIT,
+    PackedModel,
+    byte_breakdown,
+    decode,
+    encode,
+    read,
+    version_name,
+    write,
+)
+from bbg.graph.kinds import VERSION
 from cases.random_graphs import packed, random_graph
 
 
@@ -29,7 +40,7 @@ def test_golden_bytes_pin_the_writer() -> None:
     op = Op("c", "binary_conv", ("b",), "y", None, attributes, tensors, ("scale",), (None, 1.0))
     graph = Graph("x", (3, 1, 1), (Op("s", "pointwise", ("x",), None, "b"), op), (Output.of_flat("", "y", 1),))
     header = (
-        r'{"__metadata__":{"bbg":"{\"version\":\"1.0\",\"checksum\":\"CHECKSUM\",'
+        r'{"__metadata__":{"bbg":"{\"version\":\"VERSION\",\"checksum\":\"CHECKSUM\",'
         r"\"input\":{\"name\":\"x\",\"shape\":[3,1,1]},"
         r"\"structure\":\"tensor\","
         r"\"outputs\":[{\"name\":\"\",\"parts\":[{\"value\":\"y\",\"order\":\"CHW\"}],\"shape\":[1]}],"
@@ -40,7 +51,7 @@ def test_golden_bytes_pin_the_writer() -> None:
         r'"c.weight":{"dtype":"U64","shape":[1,1],"data_offsets":[0,8]},'
         r'"c.epilogue":{"dtype":"F32","shape":[1,1],"data_offsets":[8,12]}}'
     ).encode()
-    header = header.replace(b"CHECKSUM", b"0" * 64)
+    header = header.replace(b"CHECKSUM", b"0" * 64).replace(b"VERSION", version_name(VERSION).encode())
     header += b" " * (-len(header) % 8)
     blank = struct.pack("<Q", len(header)) + header + struct.pack("<Qf", 5, 0.5)
     golden = blank.replace(b"0" * 64, hashlib.sha256(blank).hexdigest().encode())
@@ -113,10 +124,11 @@ def several_outputs(description: dict[str, Any]) -> None:
 
 SIZED = {"kernel": [3, 3], "channels": 5, "size": [1, 1]}
 WIDE = {"kernel": [3, 3], "padding": [30000, 30000], "channels": 5}
+READS = f"this bbg reads format {version_name(VERSION)}"
 DESCRIPTION = {
-    "a later version": (top(version="2.0"), "is of format 2.0; this bbg reads format 1.0: update bbg"),
-    "version zero": (top(version="0.9"), "is of format 0.9; this bbg reads format 1.0"),
-    "the older form": (top(version=1), "is of an older form (version 1); this bbg reads format 1.0: convert"),
+    "a later version": (top(version="2.0"), f"is of format 2.0; {READS}: update bbg"),
+    "version zero": (top(version="0.9"), f"is of format 0.9; {READS}"),
+    "the older form": (top(version=1), f"is of an older form (version 1); {READS}: convert"),
     "a version without its minor": (top(version="1"), "version is '1', it must be a string such as '1.0'"),
     "a version with a sign": (top(version="1.-1"), "version is '1.-1'"),
     "a version of other digits": (top(version="1.٣"), "version is '1.٣'"),

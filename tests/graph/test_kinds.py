@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bbg import _native
-from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, FUNCTIONS, KINDS, TENSORS, Kind
+from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, FUNCTIONS, KINDS, TENSORS, VERSION, Kind
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 
@@ -67,8 +67,8 @@ def test_one_row_that_differs_is_found(name: str, field: str, monkeypatch: pytes
 
 
 def test_a_function_that_the_native_side_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FUNCTIONS, "softplus", FUNCTIONS["silu"])
-    with pytest.raises(AssertionError, match="softplus"):
+    monkeypatch.setitem(FUNCTIONS, "of Python alone", FUNCTIONS["silu"])
+    with pytest.raises(AssertionError, match="of Python alone"):
         assert_same_tables()
 
 
@@ -107,6 +107,12 @@ def test_the_specification_has_the_same_table() -> None:
         named = re.findall(r"`(\w+)(\??)`", tensors)
         assert [tensor for tensor, mark in named if not mark] == list(kind.required), name
         assert [tensor for tensor, mark in named if mark] == list(kind.optional), name
+
+
+def test_the_specification_is_of_this_version() -> None:
+    text, version = FORMAT.read_text(encoding="utf-8"), "{}.{}".format(*VERSION)
+    assert text.startswith(f"# The packed file, format {version}\n")
+    assert f'| `version` | `"{version}"`:' in text
 
 
 def test_the_specification_names_every_function_parameter_and_default() -> None:

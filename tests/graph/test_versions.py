@@ -10,7 +10,8 @@ from support.files import entry, join, model, parts, same, top
 
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
-from bbg.graph.file import PackedModel, decode, encode
+from bbg.graph.file import PackedModel, decode, encode, version_name
+from bbg.graph.kinds import VERSION
 
 ATTRIBUTES = {"kernel": [3, 3], "padding": [1, 1], "channels": 5}
 
@@ -51,8 +52,9 @@ def test_a_later_minor_version_is_refused_by_the_name_of_what_is_unknown(case: s
     change, message = NEWER[case]
     header, description, payload = parts(encode(model()))
     change(description)
-    description["version"] = "1.3"
-    sentence = f"{message}, which format 1.3 has and this bbg (1.0) does not know: update bbg"
+    later = version_name((VERSION[0], VERSION[1] + 2))
+    description["version"] = later
+    sentence = f"{message}, which format {later} has and this bbg ({version_name(VERSION)}) does not know: update bbg"
     with pytest.raises(BbgError, match=re.escape(sentence)):
         decode(join(header, description, payload))
 

@@ -9,10 +9,18 @@ import pytest
 from support.kernel_runs import check, run
 
 from bbg.graph import Graph, Op, reference
-from bbg.graph.kinds import FUNCTIONS
+from bbg.graph.kinds import ATTRIBUTES, FUNCTIONS, KINDS, REQUIRED
 from cases.convolutions import CHANNELS, CONCATS, MAPS, Case, Pair, conv_graph
 
 REPEATS = [(i, o) for i in (1, 3, 8, 16, 24, 40, 48) for o in (16, 48, 49, 96, 144) if i <= o]
+
+# The kinds of one real operand that need neither tensors nor attributes.
+ALONE = [
+    name
+    for name, kind in KINDS.items()
+    if (kind.main, kind.operands, kind.required) == ("real", 1, ())
+    and all(ATTRIBUTES[attribute].default is not REQUIRED for attribute in kind.attributes)
+]
 
 
 def between(kind: str, sources: list[int], size: Pair, rng: np.random.Generator, **more: object) -> Graph:
@@ -76,7 +84,7 @@ def test_select(inputs: int, outputs: int, size: Pair, isa: str) -> None:
 
 @pytest.mark.parametrize("size", MAPS, ids=str)
 @pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("kind", [*FUNCTIONS, "layer_norm", "multiply", "multiply by one number per channel"])
+@pytest.mark.parametrize("kind", [*FUNCTIONS, *ALONE, "multiply", "multiply by one number per channel"])
 def test_values(kind: str, channels: int, size: Pair, isa: str) -> None:
     rng = np.random.default_rng(10)
     more: dict[str, object] = {"attributes": {"function": kind}} if kind in FUNCTIONS else {}

@@ -26,11 +26,10 @@ from bbg.errors import BbgError
 from bbg.files import write_bytes
 from bbg.graph import checked_json as checked
 from bbg.graph.graph import STRUCTURES, Graph, Op, Output, Part, Structure
-from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, KINDS, TENSORS
+from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, KINDS, TENSORS, VERSION
 from bbg.heads import HEADS, Head, head_from_json
 from bbg.image import Preprocess
 
-VERSION = (1, 0)
 HEADER_LIMIT = 4 << 20
 FILE_LIMIT = 2 << 30
 
