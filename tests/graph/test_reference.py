@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -14,50 +16,70 @@ from cases import random_graphs
 F = torch.nn.functional
 
 
-def torch_accumulator(op: Op, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-    """The accumulator column of docs/format.md, by PyTorch, in float64."""
+def torch_conv(op: Op, x: torch.Tensor) -> torch.Tensor:
+    a, weight = op.attributes, op.tensors["weight"]
+    if op.kind == "binary_conv":
+        words = np.ascontiguousarray(weight).view(np.uint8)
+        shape = filter_shape(a, x.shape[1])
+        weight = (np.unpackbits(words, axis=1, bitorder="little")[:, : np.prod(shape[1:])] * 2.0 - 1).reshape(shape)
+    weight = torch.from_numpy(weight.astype(np.float64)).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
+
+
+def torch_max_pool(op: Op, x: torch.Tensor) -> torch.Tensor:
     a = op.attributes
-    if op.kind in ("conv", "byte_conv", "binary_conv"):
-        weight = op.tensors["weight"]
-        if op.kind == "binary_conv":
-            words = np.ascontiguousarray(weight).view(np.uint8)
-            shape = filter_shape(a, x.shape[1])
-            weight = (np.unpackbits(words, axis=1, bitorder="little")[:, : np.prod(shape[1:])] * 2.0 - 1).reshape(shape)
-        weight = torch.from_numpy(weight.astype(np.float64)).permute(0, 3, 1, 2)
-        return F.conv2d(x, weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
-    if op.kind == "max_pool":
-        return F.max_pool2d(x, a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
-    if op.kind == "max_pool_bits":
-        either = F.max_pool2d(x, a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
-        every = -F.max_pool2d(-x, a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
-        mask = np.unpackbits(op.tensors["and_mask"].view(np.uint8), bitorder="little")[: x.shape[1]]
-        return torch.where(torch.from_numpy(mask[:, None, None] > 0), every, either)
-    if op.kind == "avg_pool":
-        return F.avg_pool2d(x, a["kernel"], a["stride"], a["padding"], a["ceil_mode"], a["count_include_pad"])
-    if op.kind == "adaptive_avg_pool":
-        return F.adaptive_avg_pool2d(x, a["size"])
-    if op.kind == "match_channels":
-        have, want = x.shape[1], a["channels"]
-        outs = [x[:, [c % have]] if want >= have else x[:, c::want].mean(1, keepdim=True) for c in range(want)]
-        return torch.cat(outs, 1)
-    if op.kind == "concat":
-        return torch.cat([x, *others], 1)
-    if op.kind == "select":
-        return x.index_select(1, torch.from_numpy(op.tensors["index"]))
-    if op.kind == "multiply":
-        return x * others[0]
-    if op.kind == "unary":
-        function = a["function"]
-        return getattr(torch if hasattr(torch, function) else F, function)(x)
-    if op.kind == "layer_norm":
-        return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=a["eps"]).movedim(-1, 1)
-    return x
+    return F.max_pool2d(x, a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
+
+
+def torch_max_pool_bits(op: Op, x: torch.Tensor) -> torch.Tensor:
+    either, every = torch_max_pool(op, x), -torch_max_pool(op, -x)
+    mask = np.unpackbits(op.tensors["and_mask"].view(np.uint8), bitorder="little")[: x.shape[1]]
+    return torch.where(torch.from_numpy(mask[:, None, None] > 0), every, either)
+
+
+def torch_avg_pool(op: Op, x: torch.Tensor) -> torch.Tensor:
+    a = op.attributes
+    return F.avg_pool2d(x, a["kernel"], a["stride"], a["padding"], a["ceil_mode"], a["count_include_pad"])
+
+
+def torch_match_channels(op: Op, x: torch.Tensor) -> torch.Tensor:
+    have, want = x.shape[1], op.attributes["channels"]
+    outs = [x[:, [c % have]] if want >= have else x[:, c::want].mean(1, keepdim=True) for c in range(want)]
+    return torch.cat(outs, 1)
+
+
+def torch_unary(op: Op, x: torch.Tensor) -> torch.Tensor:
+    function = op.attributes["function"]
+    return getattr(torch if hasattr(torch, function) else F, function)(x)
+
+
+def torch_layer_norm(op: Op, x: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=op.attributes["eps"]).movedim(-1, 1)
+
+
+# The accumulator column of docs/format.md, by PyTorch, in float64.
+ACCUMULATORS: dict[str, Callable[..., torch.Tensor]] = {
+    "conv": torch_conv,
+    "byte_conv": torch_conv,
+    "binary_conv": torch_conv,
+    "max_pool": torch_max_pool,
+    "max_pool_bits": torch_max_pool_bits,
+    "avg_pool": torch_avg_pool,
+    "adaptive_avg_pool": lambda op, x: F.adaptive_avg_pool2d(x, op.attributes["size"]),
+    "match_channels": torch_match_channels,
+    "pointwise": lambda op, x: x,
+    "concat": lambda op, *operands: torch.cat(operands, 1),
+    "select": lambda op, x: x.index_select(1, torch.from_numpy(op.tensors["index"])),
+    "multiply": lambda op, x, factor: x * factor,
+    "unary": torch_unary,
+    "layer_norm": torch_layer_norm,
+}
 
 
 def torch_op(op: Op, inputs: list[torch.Tensor]) -> torch.Tensor:
     """The real value of the op, or its bits as +-1 where it has no epilogue."""
     x = inputs[0]
-    acc = torch_accumulator(op, *inputs[: len(op.operands)])
+    acc = ACCUMULATORS[op.kind](op, *inputs[: len(op.operands)])
     if op.kind == "max_pool_bits":
         return acc
     if "acc_threshold" in op.tensors:
