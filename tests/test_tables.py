@@ -113,3 +113,8 @@ def test_programs_read_numbers_in_full() -> None:
 def test_no_rows_are_no_text(render: object) -> None:
     assert callable(render)
     assert render([]) == ""
+
+
+def test_a_row_may_lack_columns() -> None:
+    rows = [{"a": 1, "b": "x"}, {"a": 2, "c": 3}]
+    assert [line.split() for line in tables.terminal(rows).splitlines()] == [["a", "b", "c"], ["1", "x"], ["2", "3"]]

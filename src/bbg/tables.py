@@ -27,7 +27,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#!&$])")
 def terminal(rows: Sequence[Row], *, bold: bool = False) -> str:
     """Aligned columns, one line per row, no line at the end. `bold`: the headings, by an escape sequence."""
     columns, right = _columns(rows)
-    lines = [[heading(c) for c in columns], *([_visible(cell(row[c])) for c in columns] for row in rows)]
+    lines = [[heading(c) for c in columns], *([_visible(cell(row.get(c))) for c in columns] for row in rows)]
     widths = [max(_width(line[i]) for line in lines) for i in range(len(columns))]
     padded = [
         "  ".join(_pad(text, width, name in right) for text, width, name in zip(line, widths, columns, strict=True))
@@ -45,7 +45,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [
         [_MARKDOWN.sub(r"\\\1", heading(c)) for c in columns],
         ["---:" if c in right else "---" for c in columns],
-        *([_MARKDOWN.sub(r"\\\1", _visible(cell(row[c]))) for c in columns] for row in rows),
+        *([_MARKDOWN.sub(r"\\\1", _visible(cell(row.get(c)))) for c in columns] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) if columns else ""
 
@@ -62,7 +62,7 @@ def html(rows: Sequence[Row]) -> str:
         return f"<tr>{''.join(cells)}</tr>\n"
 
     head = line("th", [heading(c) for c in columns])
-    body = "".join(line("td", [_visible(cell(row[c])) for c in columns]) for row in rows)
+    body = "".join(line("td", [_visible(cell(row.get(c))) for c in columns]) for row in rows)
     return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
 
 
@@ -76,7 +76,7 @@ def csv(rows: Sequence[Row]) -> str:
     if columns:
         writer = csv_writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([_plain(row[c]) for c in columns] for row in rows)
+        writer.writerows([_plain(row.get(c)) for c in columns] for row in rows)
     return file.getvalue()
 
 
@@ -113,9 +113,9 @@ def _plain(value: object) -> str:
 
 
 def _columns(rows: Sequence[Row]) -> tuple[list[str], set[str]]:
-    """The columns, and those that hold numbers alone."""
-    columns = list(rows[0]) if rows else []
-    return columns, {c for c in columns if all(type(row[c]) in (int, float, type(None)) for row in rows)}
+    """The columns, those of all rows, and those that hold numbers alone. A row may lack some."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return columns, {c for c in columns if all(type(row.get(c)) in (int, float, type(None)) for row in rows)}
 
 
 def _visible(text: str) -> str:
