@@ -17,6 +17,7 @@ from support.commands import QUICK, RECIPE, refused, run
 from support.files import join, model, parts, resealed
 
 import bbg
+from bbg.cli import declare
 from bbg.cli.parser import VERBS
 from bbg.engine import load
 from bbg.graph.file import byte_breakdown, encode, read, write
@@ -357,6 +358,7 @@ def test_names_of_users_are_no_markup(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_every_verb_writes_its_figures_as_json() -> None:
+    declare()
     for verb, arguments in VERBS.items():
         assert any("--json" in names for names, _ in arguments), verb.__name__
 

@@ -10,6 +10,7 @@ import pytest
 from support.paths import ROOT
 
 from bbg import __version__
+from bbg.cli import declare
 from bbg.cli.parser import parser
 
 PAGES = sorted(p.relative_to(ROOT) for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -30,6 +31,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_commands_are_understood(page: Path) -> None:
+    declare()
     text = (ROOT / page).read_text(encoding="utf-8")
     for line in re.findall(r"^ *bbg [a-z].*$", text, re.MULTILINE):
         parser(__version__).parse_args(shlex.split(line, comments=True)[1:])

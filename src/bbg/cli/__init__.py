@@ -7,15 +7,35 @@ Whatever a user can get wrong is one sentence on stderr and exit status 2.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from bbg._version import __version__
-from bbg.cli import bench, compare, convert, evaluate, inspect, predict, train, zoo  # noqa: F401  (declare their verbs)
 from bbg.cli.parser import parser
 from bbg.errors import BbgError
+
+# Each verb and the module of this package that declares it.
+MODULES = {
+    "bench": "bench",
+    "compare": "compare",
+    "convert": "convert",
+    "eval": "evaluate",
+    "inspect": "inspect",
+    "predict": "predict",
+    "train": "train",
+    "zoo": "zoo",
+}
+
+
+def declare(verb: str | None = None) -> None:
+    """Import the module of one `verb`, so that it starts at once, or of all of them where it is none."""
+    for module in [MODULES[verb]] if verb in MODULES else MODULES.values():
+        import_module(f"{__name__}.{module}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line `arguments` (None: those of the process); exit with status 2 for bad input."""
+    given = sys.argv[1:] if arguments is None else arguments
+    declare(given[0] if given else None)
     try:
         options = vars(parser(__version__).parse_args(arguments))
         call = options.pop("call")

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bbg.cli.output import show
 from bbg.cli.parser import JSON, MODEL, argument, count, verb
 from bbg.zoo import resolve
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from bbg.engine import Engine
 
 
@@ -29,6 +29,8 @@ def bench(model: str, threads: int, batch: int, seconds: float, json: Path | Non
     from bbg.engine import load
 
     engine = load(resolve(model), threads)
+    import numpy as np
+
     x = np.random.default_rng(0).normal(size=(batch, *engine.input_shape)).astype(np.float32)
     whole = times(lambda: engine(x), seconds)
     profiles = [engine.profile(x)]

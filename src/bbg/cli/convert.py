@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bbg.cli.output import show
 from bbg.cli.parser import DATA, FACTORY, JSON, argument, new_file, verb
 from bbg.cli.scoring import engine_logits, held_out, torch_logits, trained_network, trained_task
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from bbg.data import Split
@@ -83,6 +82,7 @@ def compare(head: Head, torch_side: np.ndarray, engine_side: np.ndarray, split: 
 
 def example(trained: Checkpoint, split: Split | None) -> Tensor:
     """The batch on which conversion is checked: test images where there are some, else seeded random pixels."""
+    import numpy as np
     import torch
 
     from bbg.data import read_batch
