@@ -169,7 +169,6 @@ def _open(source: Source) -> Image:
     elif not isinstance(source, Image.Image):
         kind = type(source).__name__
         raise BbgError(f"an image is a path, bytes, a Pillow image or a uint8 array [H, W, 3], got {kind}")
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image"
     try:
         opened = source if isinstance(source, Image.Image) else Image.open(file)  # type: ignore[arg-type]
         _check_pixels(*opened.size)
