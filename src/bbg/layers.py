@@ -46,6 +46,10 @@ class _Binary(nn.Module):
     def _product(self, x: Tensor, w: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def outline(self, x: Tensor) -> Tensor:
+        """A tensor of the shape and dtype of `forward(x)`, for `x` on the meta device: no number is computed."""
+        return self._product(x, torch.empty_like(self.weight, dtype=x.dtype, device=x.device))
+
     def _forward(self, x: Tensor) -> Tensor:
         # (shift_x + s_x a) * (shift_w + s_w b), a and b being signs, is s_x [ s_w (u * b) + shift_w (u * 1) ] with
         # u = a + shift_x / s_x: with no shift, one product of +-1, and one scale per output channel behind it.

@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg import BbgError
+from bbg.layers import BinaryConv2d, BinaryLinear, pointwise
+from bbg.methods import ACTIVATIONS
 from bbg.tracing.tracer import Trace, Tracer, in_mode
+from bbg.tracing.vocabulary import Trait, ops_with
 
 torch.set_num_threads(1)
 
@@ -313,3 +316,38 @@ def test_in_mode_brings_every_module_back() -> None:
         assert not model.inside.training
     assert model.inside.training
     assert not model.inside.norm.training
+
+
+def elementwise() -> list[nn.Module]:
+    """A layer of each type that torch, or a method of ours, has for an activation, and the batch norm."""
+    types = [
+        module for op in ops_with(Trait.ACTIVATION) for module in op.modules if module.__module__.startswith("torch")
+    ]
+    return [*(module() for module in types), nn.BatchNorm2d(8), *(pointwise(name, 8) for name in ACTIVATIONS)]
+
+
+BINARY = [
+    BinaryConv2d(8, 6, (3, 1), stride=2, padding=(1, 0), dilation=2, method="adabin"),
+    BinaryConv2d(8, 4, 3, padding="same", groups=2, bias=False),
+    BinaryConv2d(8, 8, 1, method="reactnet"),
+    nn.Sequential(nn.Flatten(), BinaryLinear(8 * 12 * 16, 5, method="irnet")),
+]
+
+
+@pytest.mark.parametrize("layer", [*elementwise(), *BINARY], ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_shape_of_a_layer_is_known_without_computing_it(layer: nn.Module, dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), layer).to(dtype).eval()
+    tracer = Tracer(EXAMPLE.to(dtype), lambda module: isinstance(module, (BinaryConv2d, BinaryLinear)))
+    found: list[Tensor] = []
+    compute = tracer._compute
+
+    def recorded(*call: Any) -> Any:
+        found.append(compute(*call))
+        return found[-1]
+
+    tracer._compute = recorded  # type: ignore[method-assign]
+    tracer.run(model, ADVICE)
+    expected = model(EXAMPLE.to(dtype))
+    assert found[-1].device.type == "meta"
+    assert (found[-1].shape[1:], found[-1].dtype) == (expected.shape[1:], expected.dtype)
