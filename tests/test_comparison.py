@@ -57,6 +57,18 @@ def test_each_row_is_the_training_alone(report: dict[str, Any], digits: Split, t
     assert "method" not in report["recipe"]
 
 
+def test_trainings_side_by_side_are_those_one_after_another(digits: Split, tmp_path: Path) -> None:
+    """In processes of their own, with as many threads as here."""
+    assert torch.get_num_threads() == 1
+    methods = ["bbg", "float"]
+    alone = compare(RECIPE, digits, methods, 1, tmp_path / "a", tmp_path / "a.json", progress=False)
+    beside = compare(RECIPE, digits, methods, 1, tmp_path / "b", tmp_path / "b.json", parallel=2, progress=False)
+    order = [untimed(sorted(report["rows"], key=lambda row: row["method"])) for report in (alone, beside)]
+    assert order[0] == order[1]
+    with pytest.raises(BbgError, match="parallel is 0"):
+        compare(RECIPE, digits, methods, 1, tmp_path / "c", tmp_path / "c.json", parallel=0, progress=False)
+
+
 def test_an_interrupted_comparison_goes_on_where_it_stopped(
     report: dict[str, Any], digits: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,9 @@ goes on, one that is finished is not repeated, and the result file is written an
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -30,9 +32,20 @@ _NEWER = {"task": "classification", "factory": None}  # keys that results of old
 
 
 def compare(
-    recipe: Recipe, split: Split, methods: Sequence[str], seeds: int, out: Path, result: Path, *, progress: bool = True
+    recipe: Recipe,
+    split: Split,
+    methods: Sequence[str],
+    seeds: int,
+    out: Path,
+    result: Path,
+    *,
+    parallel: int = 1,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Train `recipe` once for each of `methods` and each of `seeds` seeds, those of the recipe and the ones behind it.
+
+    `parallel`: how many train at a time, each in a process of its own. This pays on a GPU, which one small network
+    does not fill. On CPUs they share the cores, and the number of threads is part of a training's bits.
 
     Returns what it writes to the file `result` (JSON) after each training: `recipe`, `classes`, `test_images`,
     `test_set` (a digest of them), `torch`, and `rows`, one per training (see `row_of`). Rows of other trainings by the
@@ -59,16 +72,57 @@ def compare(
         "torch": str(torch.__version__),
     }
     report["rows"] = _known(result, report)
-    for seed in range(recipe.seed, recipe.seed + seeds):
-        for name in names:
-            folder = out / f"{name}-s{seed}"
-            one = recipe.changed({"method": name, "seed": seed})
-            state = train(one, split, folder, resume=(folder / "last.ckpt").exists(), progress=progress)
-            others = [row for row in report["rows"] if (row["method"], row["seed"]) != (name, seed)]
-            report["rows"] = [*others, row_of(state)]
-            write_json(report, result)
+    if parallel < 1:
+        raise BbgError(f"parallel is {parallel}, allowed are 1 and more")
+    trainings = [
+        (recipe.changed({"method": name, "seed": seed}), out / f"{name}-s{seed}")
+        for seed in range(recipe.seed, recipe.seed + seeds)
+        for name in names
+    ]
+    for row in _rows(trainings, split, parallel, progress):
+        key = (row["method"], row["seed"])
+        others = [other for other in report["rows"] if (other["method"], other["seed"]) != key]
+        report["rows"] = [*others, row]
+        write_json(report, result)
     draw(report, result.with_suffix(".png"))
     return report
+
+
+def _rows(
+    trainings: list[tuple[Recipe, Path]], split: Split, parallel: int, progress: bool
+) -> Iterator[dict[str, Any]]:
+    """The row of each training, as it is finished."""
+    parallel = min(parallel, len(trainings))
+    if parallel == 1:
+        yield from (_row(recipe, split, folder, progress) for recipe, folder in trainings)
+        return
+    threads = max(1, torch.get_num_threads() // parallel)
+    # Not forked: a process that has used torch's threads, or a GPU, leaves its children with broken ones.
+    start = ProcessPoolExecutor(parallel, get_context("spawn"), initializer=_take, initargs=(split, threads))
+    with start as processes:
+        running = [processes.submit(_row_of_taken, recipe, folder) for recipe, folder in trainings]
+        try:
+            for future in as_completed(running):
+                yield future.result()
+        except BaseException:
+            processes.shutdown(cancel_futures=True)
+            raise
+
+
+def _row(recipe: Recipe, split: Split, folder: Path, progress: bool) -> dict[str, Any]:
+    return row_of(train(recipe, split, folder, resume=(folder / "last.ckpt").exists(), progress=progress))
+
+
+_TAKEN: list[Split] = []  # of a process of its own: the images that all its trainings are on
+
+
+def _take(split: Split, threads: int) -> None:
+    _TAKEN.append(split)
+    torch.set_num_threads(threads)
+
+
+def _row_of_taken(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    return _row(recipe, _TAKEN[0], folder, progress=False)
 
 
 def row_of(state: Checkpoint) -> dict[str, Any]:

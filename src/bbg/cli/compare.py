@@ -14,6 +14,7 @@ from bbg.cli.parser import CHANGES, DATA, RECIPE, argument, changes_of, count, n
     DATA,
     argument("--methods", metavar="A,B,...", help="names of methods; default: all"),
     argument("--seeds", type=count, default=1, metavar="N", help="trainings per method; default: 1"),
+    argument("--parallel", type=count, default=1, metavar="N", help="trainings at a time, on a GPU; default: 1"),
     CHANGES,
     argument("--epochs", type=count, metavar="N", help="short for --set epochs=N"),
     argument("--out", type=Path, metavar="DIR", help="folder of the runs; default: runs/compare_<recipe>"),
@@ -24,6 +25,7 @@ def compare(
     data: Path | None,
     methods: str | None,
     seeds: int,
+    parallel: int,
     changes: list[str],
     epochs: int | None,
     out: Path | None,
@@ -49,5 +51,6 @@ def compare(
     except OSError as e:
         raise BbgError(f"cannot make folder {str(folder)!r}: {e.strerror}; give a writable --out folder") from e
     with terminal():
-        report = compare_by(chosen, split, names, seeds, folder, result, progress=sys.stdout.isatty())
+        bar = sys.stdout.isatty()
+        report = compare_by(chosen, split, names, seeds, folder, result, parallel=parallel, progress=bar)
     show({"methods": table(report), "result": str(result), "plot": str(result.with_suffix(".png"))})

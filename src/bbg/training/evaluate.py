@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,17 @@ from bbg.image import Preprocess
 EVALUATION_BATCH = 250
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 as it is written: cuDNN would round the operands of its convolutions to 10 bits (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @torch.no_grad()
@@ -41,4 +54,5 @@ def logits_of(model: nn.Module, images: Dataset, preprocess: Preprocess) -> Tens
     model.eval()
     device = next(model.parameters()).device
     loader = Loader(images, EVALUATION_BATCH, preprocess=preprocess, device=device)
-    return torch.cat([model(x).float().cpu() for x, _ in loader.epoch()])
+    with full_precision():
+        return torch.cat([model(x).float().cpu() for x, _ in loader.epoch()])

@@ -11,7 +11,9 @@ history tells of a resumed epoch are those of its steps since then.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,19 @@ from bbg.data.sets import Split
 from bbg.errors import BbgError
 from bbg.log import LOGGER, terminal
 from bbg.recipe import Recipe
+from bbg.training.captured import CapturedStep
 from bbg.training.checkpoint import Checkpoint
-from bbg.training.evaluate import EVALUATION_BATCH, reestimate_norms
+from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_norms
 from bbg.training.factory import build, call_factory, find_factory
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
 from bbg.training.plots import write_history
 from bbg.training.progress import Progress
 from bbg.training.resume import LAST, first_state, teacher_of
-from bbg.training.schedule import make_optimizer, set_lr, set_stage
+from bbg.training.schedule import make_capturable, make_optimizer, portable_state, set_lr, set_stage
 from bbg.training.tasks import Task, make_task
+
+Step = Callable[[Tensor, Any, int, int], dict[str, Tensor]]  # images, targets, epoch and number of the step
 
 
 def train(
@@ -127,11 +132,7 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
     recipe = state.recipe
     fabric = Fabric(accelerator="auto", devices=1)
     fabric.launch()
-    optimizer = make_optimizer(model, recipe)
-    trained: Any = torch.compile(model) if recipe.compile else model  # shares the parameters of `model`
-    forward, stepper = fabric.setup(trained, optimizer)
-    if state.optimizer:
-        optimizer.load_state_dict(state.optimizer)
+    optimizer, step_on = make_step(fabric, model, task, state)
     loader = training_loader(split, recipe, fabric.device)
     test = Loader(split.test, EVALUATION_BATCH, preprocess=split.preprocess, device=fabric.device)
     steps = loader.steps
@@ -154,19 +155,20 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
                 total = epoch * steps + step
                 seed_step(recipe.seed, epoch, step)
                 set_lr(optimizer, recipe, total, recipe.epochs * steps)
-                figures = train_step(fabric, forward, stepper, task, x, y, recipe, epoch, total)
+                figures = step_on(x, y, epoch, total)
                 state.step, images = step + 1, images + len(x)
                 totals.add(figures, len(x))
                 speed = images / (time.monotonic() - began)
                 if (total + 1) % LOG_STEPS == 0:
-                    monitor.log_step(total, {"loss_step": float(figures["loss"]), "images/s": speed})
+                    monitor.log_step(total, {"loss_step": figures["loss"], "images/s": speed})
                 bar.step(epoch, step, speed, figures)
                 if state.step < steps and (stop.asked or state.step % recipe.checkpoint_steps == 0):
                     keep_state(state, model, optimizer, out, epoch, total)
                     end_if_asked()
-            if recipe.bn_batches and epoch + 1 == recipe.epochs:
-                reestimate_norms(model, loader, epoch, recipe.bn_batches)
-            tested = {f"test_{name}": value for name, value in task.evaluate(model, test).items()}
+            with full_precision():
+                if recipe.bn_batches and epoch + 1 == recipe.epochs:
+                    reestimate_norms(model, loader, epoch, recipe.bn_batches)
+                tested = {f"test_{name}": value for name, value in task.evaluate(model, test).items()}
             row = {"epoch": epoch + 1, **totals.means(), **tested, "seconds": time.monotonic() - began}
             monitor.end_epoch(epoch * steps + steps - 1, row)
             state.history.append(row)
@@ -176,22 +178,57 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
             end_if_asked()
 
 
-def train_step(
-    fabric: Fabric, forward: Any, optimizer: Any, task: Task, x: Tensor, y: Any, recipe: Recipe, epoch: int, step: int
-) -> dict[str, Tensor]:
-    """One step: the loss of a batch and its figures; BbgError where it is not finite, before the weights take harm.
+def make_step(fabric: Fabric, model: nn.Module, task: Task, state: Checkpoint) -> tuple[torch.optim.Optimizer, Step]:
+    """The optimizer as `state` has it, and the step that trains `model` with it, on the device of `fabric`."""
+    recipe = state.recipe
+    optimizer = make_optimizer(model, recipe)
+    # The compiled network shares the parameters of `model`. All batches have one size, and so need one compilation.
+    trained: Any = torch.compile(model, dynamic=False) if recipe.compile else model
+    forward, stepper = fabric.setup(trained, optimizer)
+    if state.optimizer:
+        optimizer.load_state_dict(state.optimizer)
+    if fabric.device.type == "cuda":
+        make_capturable(optimizer, fabric.device)
+        step = partial(gpu_step, trained, optimizer, task, recipe)
+        return optimizer, CapturedStep(step, model, optimizer, recipe)
+    return optimizer, partial(train_step, fabric, forward, stepper, task, recipe)
 
-    The forward pass runs in bf16 autocast where the recipe says so. (Fabric's own bf16 would round the images too.)
-    """
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-        outputs = forward(x)
-    loss = task.loss(outputs, y, x)
+
+def train_step(
+    fabric: Fabric, forward: Any, optimizer: Any, task: Task, recipe: Recipe, x: Tensor, y: Any, epoch: int, step: int
+) -> dict[str, Tensor]:
+    """One step: the loss of a batch and its figures; BbgError where it is not finite, before the weights take harm."""
+    loss, outputs = loss_of(forward, task, x, y, recipe)
     if not torch.isfinite(loss):
         raise diverged(f"the loss is {loss.item()}", epoch, step)
     optimizer.zero_grad()
     fabric.backward(loss)
     optimizer.step()
     return {"loss": loss.detach(), **task.metrics(outputs, y)}
+
+
+def gpu_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, task: Task, recipe: Recipe, x: Tensor, y: Any
+) -> dict[str, Tensor]:
+    """The same step without a look at its numbers, which would make the processor wait for the GPU.
+
+    Whether they are finite is seen at the next checkpoint, which is not written then.
+    """
+    loss, outputs = loss_of(network, task, x, y, recipe)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {"loss": loss.detach(), **task.metrics(outputs, y)}
+
+
+def loss_of(network: Any, task: Task, x: Tensor, y: Any, recipe: Recipe) -> tuple[Tensor, Any]:
+    """The loss and the outputs of a batch; the forward pass runs in bf16 autocast where the recipe says so.
+
+    (Fabric's own bf16 would round the images too.)
+    """
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        outputs = network(x)
+    return task.loss(outputs, y, x), outputs
 
 
 def keep_state(
@@ -202,7 +239,7 @@ def keep_state(
     for name, tensor in state.model.items():
         if not torch.isfinite(tensor).all():
             raise diverged(f"{name!r} is not finite", epoch, step)
-    state.optimizer = optimizer.state_dict()
+    state.optimizer = portable_state(optimizer)
     if out is not None:
         state.save(out / LAST)
         if state.step == 0:

@@ -11,6 +11,7 @@ the same flips as an undisturbed one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,11 @@ class Monitor:
         if self.state.step == 0:
             self.state.signs = packed(signs(self.model))
 
-    def log_step(self, step: int, figures: dict[str, float]) -> None:
+    def log_step(self, step: int, figures: Mapping[str, float | Tensor]) -> None:
         """Log the figures of step number `step`, counted from the start of the training."""
         if self.writer is not None:
             for name, value in figures.items():
-                self.writer.add_scalar(name, value, step)
+                self.writer.add_scalar(name, float(value), step)
 
     def end_epoch(self, step: int, row: dict[str, float]) -> None:
         """Add `flips` to the history's `row`, log all figures, and take the signs that the next epoch begins with.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bbg.layers import BinaryConv2d, BinaryLinear
 from bbg.methods import Binarizer
@@ -44,9 +45,13 @@ def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> None:
-    """Set the learning rate of step `step` of `steps`."""
+    """Set the learning rate of step `step` of `steps`; where it is a tensor, that tensor is filled."""
+    lr = recipe.lr * lr_factor(recipe, step, steps)
     for group in optimizer.param_groups:
-        group["lr"] = recipe.lr * lr_factor(recipe, step, steps)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -59,3 +64,27 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Bring the optimizer's state to a CUDA device, so that its step is two kernels and can be part of a CUDA graph.
+
+    The learning rate becomes a tensor, which a graph reads at each replay.
+    """
+    for group in optimizer.param_groups:
+        group |= {"lr": torch.tensor(float(group["lr"]), device=device), "fused": True, "foreach": False}
+        if "capturable" in group:
+            group["capturable"] = True
+    for values in optimizer.state.values():
+        values |= {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state as a checkpoint holds it: the same whichever device the training ran on."""
+    state = optimizer.state_dict()
+    plain = {"fused": None, "foreach": None, "capturable": False}
+    groups = [
+        {**group, **{key: value for key, value in plain.items() if key in group}, "lr": float(group["lr"])}
+        for group in state["param_groups"]
+    ]
+    return {**state, "param_groups": groups}
