@@ -11,6 +11,7 @@ BENCHMARKS = (
     "runtimes",
     "litert",
     "torchvision_networks",
+    "training",
     "sizes",
     "footprint",
     "larq_engine",

@@ -61,6 +61,8 @@ class CapturedStep:
         self.graph = None
         self.x, self.y = x.clone(), y.clone()
         before = _Kept(self.model, self.optimizer)
+        chooses = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True  # the graph keeps the kernels that are fastest now
         try:
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
@@ -75,6 +77,7 @@ class CapturedStep:
                 self.figures = self.step(self.x, self.y)
             self.graph = graph
         finally:
+            torch.backends.cudnn.benchmark = chooses
             before.restore()
 
 
