@@ -67,7 +67,7 @@ def steps_of(network: str, path: str, split: Split) -> Callable[[int], float]:
     model = build(recipe, CLASSES, split.preprocess).to(memory_format=torch.channels_last)
     fabric = Fabric(accelerator="auto", devices=1)
     state = first_state(model, recipe, split, None, None, resume=False, custom=False)
-    optimizer, step = make_step(fabric, model, make_task(recipe, CLASSES), state)
+    optimizer, step = make_step(fabric, model, make_task(recipe, CLASSES), state, BATCH)
     if isinstance(step, CapturedStep):
         step.possible = captured
     loader = training_loader(split, recipe, fabric.device)

@@ -26,7 +26,7 @@ Gradient = Callable[[Tensor], Tensor]
 
 def sign(x: Tensor) -> Tensor:
     """+1 where `x >= 0`, else -1, in the dtype of `x`; never 0, and -0.0 is +1."""
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+    return torch.where(x >= 0, x.new_ones(()), -1)
 
 
 def broadcast(vector: Tensor, x: Tensor, axis: int = 1) -> Tensor:
@@ -46,7 +46,7 @@ def clipped(x: Tensor) -> Tensor:
 
 def triangle(x: Tensor) -> Tensor:
     """`2 - 2|x|` on [-1, 1], else 0: derivative of a piecewise quadratic sign (Bi-Real Net, arXiv 1808.00278)."""
-    return x.abs().mul_(-2).add_(2).clamp_(min=0)
+    return (2 - 2 * x.abs()).clamp(min=0)
 
 
 class _Sign(torch.autograd.Function):
@@ -54,6 +54,9 @@ class _Sign(torch.autograd.Function):
 
     Both come in, because the quotient may round to 0 and so lose the sign of `u`. `gain`, a tensor that fits `v` or
     None, multiplies the pseudo-gradient.
+
+    The last operation of `forward` must make a new tensor. Where it may give its input, as one in place does, or
+    `.to(dtype)`, torch 2.11 compiles the function without its backward, and without a word.
     """
 
     @staticmethod

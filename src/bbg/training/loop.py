@@ -30,6 +30,7 @@ from bbg.log import LOGGER, terminal
 from bbg.recipe import Recipe
 from bbg.training.captured import CapturedStep
 from bbg.training.checkpoint import Checkpoint
+from bbg.training.compiled import compile_network
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_norms
 from bbg.training.factory import build, call_factory, find_factory
 from bbg.training.interrupt import stop_request
@@ -132,8 +133,8 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
     recipe = state.recipe
     fabric = Fabric(accelerator="auto", devices=1)
     fabric.launch()
-    optimizer, step_on = make_step(fabric, model, task, state)
     loader = training_loader(split, recipe, fabric.device)
+    optimizer, step_on = make_step(fabric, model, task, state, loader.batch_size)
     test = Loader(split.test, EVALUATION_BATCH, preprocess=split.preprocess, device=fabric.device)
     steps = loader.steps
     monitor = Monitor(model, state, None if out is None else out / "tensorboard")
@@ -178,18 +179,26 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
             end_if_asked()
 
 
-def make_step(fabric: Fabric, model: nn.Module, task: Task, state: Checkpoint) -> tuple[torch.optim.Optimizer, Step]:
+def make_step(
+    fabric: Fabric, model: nn.Module, task: Task, state: Checkpoint, batch_size: int
+) -> tuple[torch.optim.Optimizer, Step]:
     """The optimizer as `state` has it, and the step that trains `model` with it, on the device of `fabric`."""
     recipe = state.recipe
     optimizer = make_optimizer(model, recipe)
-    # The compiled network shares the parameters of `model`. All batches have one size, and so need one compilation.
-    trained: Any = torch.compile(model, dynamic=False) if recipe.compile else model
-    forward, stepper = fabric.setup(trained, optimizer)
+    forward, stepper = fabric.setup(model, optimizer)
+    network = model
+    if recipe.compile:
+        set_stage(model, recipe, state.epoch)
+        draws = torch.Generator().manual_seed(recipe.seed)
+        noise = torch.randn(batch_size, len(state.preprocess.mean), *state.preprocess.size, generator=draws)
+        images = noise.to(fabric.device, memory_format=torch.channels_last)
+        network = compile_network(model.train(), images, recipe.precision == "bf16")
+        forward = forward if network is model else network
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
     if fabric.device.type == "cuda":
         make_capturable(optimizer, fabric.device)
-        step = partial(gpu_step, trained, optimizer, task, recipe)
+        step = partial(gpu_step, network, optimizer, task, recipe)
         return optimizer, CapturedStep(step, model, optimizer, recipe)
     return optimizer, partial(train_step, fabric, forward, stepper, task, recipe)
 
