@@ -1,6 +1,6 @@
 """A network through torch.compile, if that is the same network.
 
-A compiler may lose gradients without a word. Torch 2.11 loses them for bf16 on CPUs, below an adaptive average pool, and
+A compiler may lose gradients without a word. Torch 2.11 loses them for bf16 on CPUs below an adaptive average pool, and
 lost those of a binarizer whose last operation was in place. Such a training runs, and learns little. So both networks
 run once, forward and backward, and the sizes of their gradients are compared.
 """
