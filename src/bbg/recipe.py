@@ -44,7 +44,7 @@ class Recipe:
     crop_padding: int = 4  # random crop out of the image with this frame; 0: none
     flip: bool = True  # random mirroring
     precision: str = "fp32"  # of training: fp32, bf16 (autocast); validation is always float32
-    compile: bool = False  # train through torch.compile (needs a C++ compiler)
+    compile: bool = False  # train through torch.compile, where it works and gives the same gradients
     bn_batches: int = 0  # re-estimate the BN statistics over this many batches, in float32, after the last epoch
     checkpoint_steps: int = 200  # steps between two checkpoints inside an epoch
     seed: int = 0  # of weights, data order and augmentation

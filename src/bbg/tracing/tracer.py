@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, BinaryLinear
-from bbg.tracing.vocabulary import Trait, op_of_module
+from bbg.tracing.outline import outline_of
 
 # Divisors of both are many, so that `x.view(N // 8, 8, ...)` works; their quotients differ for divisors up to 120.
 BATCH_SIZES = (240, 360)
@@ -338,7 +337,7 @@ class Tracer(fx.Tracer):
             return self._as_meta(attribute(self.root, target))
         if kind == "call_module":
             module = self.root.get_submodule(target)
-            outline = None if kwargs else _outline(module, *args)
+            outline = None if kwargs else outline_of(module, *args)
             return self._as_meta_module(module).forward(*args, **kwargs) if outline is None else outline
         if kind == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
@@ -372,22 +371,6 @@ class Tracer(fx.Tracer):
                 memo |= {id(value): type(value)() for value in hooks}
             self._meta_modules[module] = copy.deepcopy(module, memo)
         return self._meta_modules[module]
-
-
-def _outline(module: nn.Module, x: Any = None, *others: Any) -> Tensor | None:
-    """A tensor like `module(x)` on the meta device, by a rule; None where there is no rule, and it must be computed.
-
-    Torch takes layers apart in Python on that device, so a rule is some ten times faster. It holds for our own layers
-    and for those that give their input's shape.
-    """
-    op = op_of_module(module)
-    if op is None or others or not isinstance(x, Tensor):
-        return None
-    if Trait.ACTIVATION in op or op.name == "batch_norm":
-        return torch.empty_like(x)
-    if isinstance(module, (BinaryConv2d, BinaryLinear)):
-        return module.outline(x)
-    return None
 
 
 def _chunks(node: fx.Node) -> int | None:
