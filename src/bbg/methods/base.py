@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
@@ -160,7 +159,7 @@ class Pointwise(nn.Module):
             one = torch.ones_like(above)
             x = torch.where(x >= 0, x * broadcast(above, x), x * broadcast(one if below is None else below, x))
         elif below is not None:
-            x = F.prelu(x, below.to(x.dtype))
+            x = torch.where(x >= 0, x, x * broadcast(below, x))
         if bias is not None:
             x = x + broadcast(bias, x)
         return x if low is None and high is None else x.clamp(low, high)

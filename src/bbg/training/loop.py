@@ -38,7 +38,7 @@ from bbg.training.monitor import LOG_STEPS, Monitor
 from bbg.training.plots import write_history
 from bbg.training.progress import Progress
 from bbg.training.resume import LAST, first_state, teacher_of
-from bbg.training.schedule import make_capturable, make_optimizer, portable_state, set_lr, set_stage
+from bbg.training.schedule import make_capturable, make_fused, make_optimizer, portable_state, set_lr, set_stage
 from bbg.training.tasks import Task, make_task
 
 Step = Callable[[Tensor, Any, int, int], dict[str, Tensor]]  # images, targets, epoch and number of the step
@@ -196,6 +196,8 @@ def make_step(
         forward = forward if network is model else network
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
+    if fabric.device.type in ("cpu", "cuda"):
+        make_fused(optimizer)
     if fabric.device.type == "cuda":
         make_capturable(optimizer, fabric.device)
         step = partial(gpu_step, network, optimizer, task, recipe)

@@ -66,13 +66,19 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
+def make_fused(optimizer: torch.optim.Optimizer) -> None:
+    """Let a step be one kernel for all parameters: the small ones of a network cost more to call than to compute."""
+    for group in optimizer.param_groups:
+        group |= {"fused": True, "foreach": False}
+
+
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Bring the optimizer's state to a CUDA device, so that its step is two kernels and can be part of a CUDA graph.
+    """Bring a fused optimizer's state to a CUDA device, so that its step can be part of a CUDA graph.
 
     The learning rate becomes a tensor, which a graph reads at each replay.
     """
     for group in optimizer.param_groups:
-        group |= {"lr": torch.tensor(float(group["lr"]), device=device), "fused": True, "foreach": False}
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)
         if "capturable" in group:
             group["capturable"] = True
     for values in optimizer.state.values():
