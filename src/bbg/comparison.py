@@ -28,7 +28,11 @@ from bbg.training.checkpoint import Checkpoint
 from bbg.training.loop import train
 
 VARIED = ("method", "seed")  # keys of the recipe that differ between the rows
-_NEWER = {"task": "classification", "factory": None}  # keys that results of older versions do not have
+_NEWER = {
+    "task": "classification",
+    "factory": None,
+    "evaluation": "torch",
+}  # keys that results of older versions do not have
 
 
 def compare(

@@ -45,6 +45,7 @@ class Recipe:
     flip: bool = True  # random mirroring
     precision: str = "fp32"  # of training: fp32, bf16 (autocast); validation is always float32
     compile: bool = False  # train through torch.compile, where it works and gives the same gradients
+    evaluation: str = "torch"  # of the epochs: torch, packed (on CPUs by the engine, but the last one by torch)
     bn_batches: int = 0  # re-estimate the BN statistics over this many batches, in float32, after the last epoch
     checkpoint_steps: int = 200  # steps between two checkpoints inside an epoch
     seed: int = 0  # of weights, data order and augmentation
@@ -61,6 +62,7 @@ class Recipe:
             "optimizer": ("adam", "sgd"),
             "schedule": ("onecycle", "cosine", "linear", "constant"),
             "precision": ("fp32", "bf16"),
+            "evaluation": ("torch", "packed"),
         }
         for key, words in allowed_words.items():
             if getattr(self, key) not in words:

@@ -5,8 +5,8 @@ lost those of a binarizer whose last operation was in place; torch 2.14 gives wr
 behind a pooled shortcut. Such a training runs, and learns little. So both networks run once, forward and backward, and
 the sizes of their gradients are compared.
 
-Rounding in bf16 turns signs, which changes single gradients at will, but hardly the norm of many of them. In a ResNet-18
-the norms of the weights' gradients stay within 3 %, those of gates and slopes within a factor of 2.
+Rounding in bf16 turns signs, which changes single gradients at will, but hardly the norm of many of them. In a
+ResNet-18 the norms of the weights' gradients stay within 3 %, those of gates and slopes within a factor of 2.
 """
 
 from __future__ import annotations

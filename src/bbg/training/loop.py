@@ -35,6 +35,7 @@ from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_n
 from bbg.training.factory import build, call_factory, find_factory
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
+from bbg.training.packed import pack
 from bbg.training.plots import write_history
 from bbg.training.progress import Progress
 from bbg.training.resume import LAST, first_state, teacher_of
@@ -169,7 +170,10 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
             with full_precision():
                 if recipe.bn_batches and epoch + 1 == recipe.epochs:
                     reestimate_norms(model, loader, epoch, recipe.bn_batches)
-                tested = {f"test_{name}": value for name, value in task.evaluate(model, test).items()}
+                by_engine = recipe.evaluation == "packed" and fabric.device.type == "cpu"
+                middle = recipe.activation_epochs <= epoch < recipe.epochs - 1
+                network = pack(model, test) if by_engine and middle else model
+                tested = {f"test_{name}": value for name, value in task.evaluate(network, test).items()}
             row = {"epoch": epoch + 1, **totals.means(), **tested, "seconds": time.monotonic() - began}
             monitor.end_epoch(epoch * steps + steps - 1, row)
             state.history.append(row)
