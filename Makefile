@@ -12,7 +12,7 @@ SOURCES := pyproject.toml $(NATIVE)
 INSTALL := install --quiet --disable-pip-version-check
 REQUIREMENTS := $(PYTHON) tools/requirements.py
 
-.PHONY: demo quick test test-oldest lint format bench sanitize sanitize-short wheel clean
+.PHONY: demo quick test test-oldest lint format bench study study-update study-report sanitize sanitize-short wheel clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py --out runs/demo
@@ -37,6 +37,27 @@ format: $(VENV)/dev
 
 bench: $(VENV)/ready $(VENV)/peers
 	$(BIN)/python -m bench
+
+# The trainings of bench/study.toml, in the background: see CONTRIBUTING.md. They run in a clone with an environment of
+# its own, at the commit it was made from, so that work in this folder does not change what is training.
+STUDY ?= ../bbg-study
+DATA ?= $(error DATA is missing; make study DATA=DIR, the folder of CIFAR-10)
+
+study: $(STUDY)/clone
+	$(MAKE) -C $(STUDY)/clone $(abspath $(STUDY))/clone/.venv/ready VENV=$(abspath $(STUDY))/clone/.venv
+	cd $(STUDY)/clone && exec .venv/bin/python -m bench.study --data $(abspath $(DATA)) --runs $(abspath $(STUDY))/runs \
+		--list $(CURDIR)/bench/study.toml --records $(CURDIR)/bench/results/study $(FLAGS)
+
+$(STUDY)/clone:
+	git clone --quiet . $@
+
+# The clone at the commit that is checked out here.
+study-update: $(STUDY)/clone
+	git -C $(STUDY)/clone fetch --quiet $(CURDIR) HEAD
+	git -C $(STUDY)/clone checkout --quiet --detach FETCH_HEAD
+
+study-report: $(VENV)/ready
+	$(BIN)/python -m bench.study.report
 
 SANITIZED := tests/test_engine.py tests/native/test_kernels.py tests/native/test_values.py
 

@@ -30,7 +30,8 @@ class PackedNetwork(nn.Module):
         if isinstance(outputs, dict):
             return {name: torch.from_numpy(array).to(x.device) for name, array in outputs.items()}
         if isinstance(outputs, (tuple, list)):
-            return type(outputs)(torch.from_numpy(array).to(x.device) for array in outputs)
+            tensors = [torch.from_numpy(array).to(x.device) for array in outputs]
+            return tensors if isinstance(outputs, list) else tuple(tensors)
         return torch.from_numpy(outputs).to(x.device)
 
 

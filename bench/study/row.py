@@ -1,0 +1,145 @@
+"""One row of the study, from its start or its last checkpoint to its record.
+
+    python -m bench.study.row resnet20-bbg-8e-s0 --data DIR --runs DIR [--records DIR] [--threads N]
+
+RUNS/NAME keeps the checkpoint, the curves and the packed file; RECORDS/NAME.json says what came of it. A row that is
+stopped (SIGTERM, or after --leg minutes) leaves a record that is not finished, and goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from bbg.conversion import convert
+from bbg.cpu import cores
+from bbg.data import Split, open_data
+from bbg.engine import load
+from bbg.errors import BbgError
+from bbg.files import write_bytes, write_json
+from bbg.recipe import Recipe
+from bbg.training.checkpoint import Checkpoint
+from bbg.training.factory import find_factory
+from bbg.training.loop import train
+from bench.record import machine
+from bench.study.rows import LIST, RECORDS, Row, read
+
+CHECKED = 32  # test images on which the conversion is checked
+
+
+def lock(file: Path) -> IO[str]:
+    """Take `file` for this process alone, with its number inside; BbgError where another one has it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stream = file.open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.seek(0)
+        raise BbgError(f"process {stream.read() or '?'} works in {str(file.parent)!r} already; wait for it") from None
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
+    return stream
+
+
+def work(row: Row, split: Split, folder: Path, records: Path) -> bool:
+    """Train `row` as far as it goes and write its record; whether it is finished."""
+    recipe, last = row.recipe, folder / "last.ckpt"
+    facts = {"name": row.name, "tier": row.tier, **machine(("torch", "numpy")), "threads": torch.get_num_threads()}
+    facts["commits"] = _commits(folder, str(facts.pop("commit")))
+    facts["recipe"] = recipe.to_dict()
+    try:
+        state = train(recipe, split, folder, resume=last.exists(), progress=False)
+    except KeyboardInterrupt:
+        found = Checkpoint.load(last)
+        reached = {"data": found.data, "epochs": found.epoch, "history": found.history}
+        write_json({"finished": False, **facts, **reached}, records / f"{row.name}.json")
+        return False
+    write_json({"finished": True, **facts, **outcome(state, recipe, split, folder)}, records / f"{row.name}.json")
+    return True
+
+
+def outcome(state: Checkpoint, recipe: Recipe, split: Split, folder: Path) -> dict[str, Any]:
+    """What a finished training came to, packed too: its file, with float32 edges, goes to `folder`.
+
+    `weights`: a digest of all tensors of the checkpoint, by which a training done again is seen to be the same.
+    """
+    factory = None if recipe.factory is None else find_factory(recipe.factory)
+    network, file = state.network(factory), folder / "packed.bbg"
+    pixels = np.stack([split.test.read(i)[0] for i in range(CHECKED)])
+    example = torch.from_numpy(state.preprocess.normalize(pixels))
+    notes = {key: value for key in ("dataset", "network", "method", "seed") if (value := getattr(recipe, key))}
+    convert(network, file, example, edges="fp32", preprocess=state.preprocess, labels=state.classes, provenance=notes)
+    engine, right, count = load(file), 0, len(split.test)
+    for start in range(0, count, 250):
+        part = [split.test.read(i) for i in range(start, min(start + 250, count))]
+        answers = engine(np.stack([image for image, _ in part])).argmax(1)
+        right += int((answers == np.array([label for _, label in part])).sum())
+    packed = {"edges": "fp32", "accuracy": right / count, "bytes": file.stat().st_size}
+    return {
+        "data": state.data,
+        "epochs": state.epoch,
+        "accuracy": state.history[-1]["test_accuracy"],
+        "packed": packed,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "weights": digest(state),
+        "seconds": sum(epoch["seconds"] for epoch in state.history),
+        "history": state.history,
+    }
+
+
+def digest(state: Checkpoint) -> str:
+    """SHA-256 of the names and bytes of all tensors of the network."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(state.model.items()):
+        total.update(name.encode() + tensor.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _commits(folder: Path, commit: str) -> list[str]:
+    """The commits that a row was trained at, this one included; more than one where it went on with other code."""
+    file = folder / "commits.txt"
+    known = file.read_text().split() if file.exists() else []
+    if commit not in known:
+        write_bytes(file, "\n".join([*known, commit]).encode())
+        known.append(commit)
+    return known
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="a row of the list")
+    parser.add_argument("--data", type=Path, help="folder of the images")
+    parser.add_argument("--runs", type=Path, required=True, help="where checkpoints and packed files are kept")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--list", type=Path, default=LIST)
+    parser.add_argument("--threads", type=int, default=cores(), help="threads of torch, part of the bits")
+    parser.add_argument("--leg", type=float, help="stop, to be started again, after this many minutes")
+    arguments = parser.parse_args()
+    rows = {row.name: row for row in read(arguments.list)}
+    if arguments.name not in rows:
+        raise SystemExit(f"no row {arguments.name!r} in {arguments.list}")
+    row, folder = rows[arguments.name], arguments.runs / arguments.name
+    arguments.records.mkdir(parents=True, exist_ok=True)
+    with lock(folder / "lock"):
+        torch.set_num_threads(arguments.threads)
+        split = open_data(row.recipe.dataset, arguments.data, row.recipe.size)
+        if arguments.leg is not None:
+            clock = threading.Timer(60 * arguments.leg, os.kill, (os.getpid(), signal.SIGTERM))
+            clock.daemon = True
+            clock.start()
+        work(row, split, folder, arguments.records)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The study's queue: killed again and again it loses nothing, and ends with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bbg.errors import BbgError
+from bench.record import ROOT
+from bench.study import rows
+from bench.study.row import lock
+
+LIST = """
+rows = [
+  { name = "one", recipe = "small", epochs = 8, seed = 0, tier = "A", method = "bbg" },
+  { name = "other-tier", recipe = "small", epochs = 3, seed = 0, tier = "B", method = "bbg" },
+  { name = "two", recipe = "small", epochs = 2, seed = 1, tier = "A", method = "float" },
+]
+[common]
+dataset = "digits"
+network = "resnet8"
+width = 8
+batch_size = 32
+[recipes.small]
+checkpoint_steps = 7
+crop_padding = 0
+flip = false
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "study.toml").write_text(LIST)
+    return tmp_path
+
+
+def start(folder: Path, study: Path) -> subprocess.Popen[str]:
+    """The queue, with its runs and records in `folder`."""
+    command = [sys.executable, "-m", "bench.study", "--threads", "1", "--list", str(study / "study.toml")]
+    places = ["--runs", str(folder / "runs"), "--records", str(folder / "records")]
+    return subprocess.Popen([*command, *places], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def records(folder: Path) -> dict[str, Any]:
+    return {file.stem: json.loads(file.read_text()) for file in sorted((folder / "records").glob("*.json"))}
+
+
+def trains(folder: Path) -> bool:
+    """Whether the first row has an epoch behind it."""
+    return (folder / "runs" / "one" / "history.csv").exists()
+
+
+def wait(until: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_five_kills_change_nothing(study: Path) -> None:
+    quiet, killed = study / "quiet", study / "killed"
+    queue = start(quiet, study)
+    assert queue.wait(120) == 0, queue.stdout and queue.stdout.read()
+    draws, finished = random.Random(0), dict[str, Any]()
+    for number in range(5):
+        queue = start(killed, study)
+        if number == 0:
+            wait(lambda: trains(killed))
+        time.sleep(draws.uniform(2, 6))
+        queue.send_signal(signal.SIGKILL if number % 2 == 0 else signal.SIGTERM)
+        queue.wait(60)
+        now = {name: record for name, record in records(killed).items() if record["finished"]}
+        assert all(now[name] == record for name, record in finished.items())  # none is lost or done again
+        finished = now
+    queue = start(killed, study)
+    assert queue.wait(120) == 0
+    found, wanted = records(killed), records(quiet)
+    assert found.keys() == wanted.keys() == {"one", "two"}
+    for name in wanted:
+        for key in ("finished", "weights", "accuracy", "packed", "recipe", "epochs"):
+            assert found[name][key] == wanted[name][key], (name, key)
+    assert (killed / "runs" / "one" / "packed.bbg").exists()
+
+
+def test_it_pauses_while_the_file_is_there(study: Path) -> None:
+    folder = study / "paused"
+    (folder / "runs").mkdir(parents=True)
+    queue = start(folder, study)
+    try:
+        wait(lambda: trains(folder))
+        (folder / "runs" / "pause").touch()
+        time.sleep(1.5)
+        process = int((folder / "runs" / "one" / "lock").read_text())
+        before = _cpu(process)
+        time.sleep(1.5)
+        assert _cpu(process) == before
+        (folder / "runs" / "pause").unlink()
+        wait(lambda: _cpu(process) > before)
+    finally:
+        queue.terminate()
+        queue.wait(60)
+    assert records(folder)["one"]["finished"] is False
+
+
+def _cpu(process: int) -> int:
+    """Clock ticks that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_second_queue_is_refused(tmp_path: Path) -> None:
+    with lock(tmp_path / "lock"), pytest.raises(BbgError, match=f"process {os.getpid()} works in"):
+        lock(tmp_path / "lock")
+    lock(tmp_path / "lock").close()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('name = "two"', 'name = "one"'), "two rows are called 'one'"),
+        (('tier = "B", ', ""), "no 'tier'"),
+        (('recipe = "small", epochs = 2', 'recipe = "large", epochs = 2'), "has recipe 'large'; the list has small"),
+        (('name = "two"', 'name = "../two"'), "a name is of"),
+        (('method = "float"', 'methods = "float"'), "unknown recipe key 'methods'"),
+    ],
+)
+def test_a_wrong_list_is_refused(study: Path, change: tuple[str, str], told: str) -> None:
+    file = study / "study.toml"
+    file.write_text(LIST.replace(*change))
+    with pytest.raises(BbgError, match=told):
+        rows.read(file)
+
+
+def test_every_row_of_the_list_is_a_training(study: Path) -> None:
+    listed = rows.read()
+    assert {row.tier for row in listed} == {"A", "B"}
+    assert {row.recipe.epochs for row in listed if row.tier == "A"} == {8, 20, 40}
