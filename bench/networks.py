@@ -78,7 +78,7 @@ def build(name: str, method: str) -> nn.Module:
     return network.eval()
 
 
-def pack(name: str, path: Path, edges: str | None = None) -> None:
+def pack(name: str, path: Path, edges: str = "int8") -> None:
     """The binary network as a packed file; `edges` as for bbg.convert."""
     example = torch.from_numpy(normalised(NETWORKS[name], bytes_of(name, 4, seed=2)))
     bbg.convert(build(name, "bbg"), path, example, edges=edges, preprocess=NETWORKS[name].preset)

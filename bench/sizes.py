@@ -37,7 +37,7 @@ def pack(side: int, path: Path) -> None:
     preset = NETWORKS["resnet18"].preprocess
     preprocess = Preprocess(side, mean=preset.mean, std=preset.std)
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    bbg.convert(build("resnet18", "bbg"), path, example, preprocess=preprocess)
+    bbg.convert(build("resnet18", "bbg"), path, example, edges="int8", preprocess=preprocess)
 
 
 def one_after_another(engine: Engine, batches: list[np.ndarray]) -> Callable[[], object]:

@@ -36,7 +36,7 @@ REASONS = {FIRST: "first", LAST: "last", DEPTHWISE: "depthwise"}
 def convert(name: str, folder: Path) -> dict[str, Any]:
     """Make NAME.bbg and the twin's files; what was found on the way."""
     network, original, images, losses = binary_twin(name, SIDE, IMAGENET.classes)
-    report = bbg.convert(network, folder / f"{name}.bbg", images, preprocess=IMAGENET.preset)
+    report = bbg.convert(network, folder / f"{name}.bbg", images, edges="int8", preprocess=IMAGENET.preset)
     export(original, name, images[:1].numpy(), images.numpy(), folder)
     kept = Counter(REASONS.get(row.why, row.why.partition(":")[0]) for row in network.report.of("kept") if row.macs)
     return {

@@ -148,7 +148,10 @@ def test_convert_tells_what_8_bit_edges_cost(trained: Path, converted: Path, tmp
     assert run("convert", trained / "last.ckpt", "-o", tmp_path / "8.bbg", "--json", tmp_path / "out.json") == 0
     report = json.loads((tmp_path / "out.json").read_text())
     sizes = [path.stat().st_size for path in (converted, tmp_path / "8.bbg")]
-    assert report["edges_bytes_saved"] == sizes[0] - sizes[1]
+    # The accuracies that the two files state have other digits.
+    assert abs(report["edges_bytes_saved"] - (sizes[0] - sizes[1])) <= 32
+    assert {row["part"]: row["packed"] for row in report["bytes"]}["total"] == sizes[1]
+    assert report["edges_ranges"] == "recorded in training on 512 images"
     assert report["edges_output_diff_max"] > report["output_diff_max"]
     assert report["accuracy_engine"] > report["accuracy_torch"] - 0.1  # four channels wide, one epoch
 

@@ -101,7 +101,7 @@ def test_report_adds_up(tmp_path: Path) -> None:
         assert text in str(report)
     assert asdict(report)["agreement"]["top1"] == report.agreement.top1
     assert bbg.load(path).labels == ("a", "b", "c", "d")
-    narrow = bbg.convert(model, path, EXAMPLE, preprocess=preprocess)
+    narrow = bbg.convert(model, path, EXAMPLE, preprocess=preprocess, edges="int8")
     assert narrow.edges is not None
     assert narrow.after == sum(part.after for part in narrow.parts) == path.stat().st_size
     assert {part.name: part.bits for part in narrow.parts}["Linear weights"] == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from bbg.conversion import Report
     from bbg.data import Split
     from bbg.heads import Head
     from bbg.training.checkpoint import Checkpoint
@@ -23,7 +25,7 @@ CHECK_IMAGES = 32
 @verb(
     argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of bbg train"),
     argument("-o", "--output", type=new_file, required=True, metavar="FILE", help="the packed file to write"),
-    argument("--edges", help="precision of the layers that are not binary: int8 (default) or fp32"),
+    argument("--edges", help="of the layers that are not binary: int8 (default, where their ranges are known) or fp32"),
     DATA,
     FACTORY,
     JSON,
@@ -32,6 +34,7 @@ def convert(
     checkpoint: Path, output: Path, edges: str | None, data: Path | None, factory: str | None, json: Path | None
 ) -> None:
     """Convert a checkpoint to a packed file, checked layer by layer before it is written."""
+    from bbg.conversion import Ranges
     from bbg.conversion import convert as convert_model
     from bbg.data import needs_folder
     from bbg.engine import load
@@ -46,6 +49,7 @@ def convert(
         model,
         output,
         example(trained, split),
+        calibration=Ranges.from_dict(trained.ranges) or (None if split is None else split.train),
         edges=edges,
         preprocess=trained.preprocess,
         labels=trained.classes,
@@ -53,8 +57,11 @@ def convert(
         head=head,
     )
     facts: dict[str, Any] = {}
+    if split is None and report.edges is not None:  # random pixels judge nothing
+        report = replace(report, edges=replace(report.edges, difference=None))
     if split is not None and head is not None:
         facts = compare(head, torch_logits(model, trained, split), engine_logits(load(output), split), split)
+        report = state_accuracy(report, facts)
     show({**report.as_dict(), **facts}, json)
 
 
@@ -66,8 +73,22 @@ def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
     # Inside an epoch, or with real weights, it is another network that was scored.
     if trained.history and scored and "test_accuracy" in trained.history[-1]:
-        notes["accuracy"] = trained.history[-1]["test_accuracy"]
+        notes["accuracy_of_the_training"] = trained.history[-1]["test_accuracy"]
     return {key: value for key, value in notes.items() if value is not None}
+
+
+def state_accuracy(report: Report, facts: dict[str, Any]) -> Report:
+    """Write into the packed file what it was measured to reach; returns the report with the size that it has then."""
+    from bbg.graph.file import read, write
+
+    if "accuracy_engine" not in facts:
+        return report
+    packed = read(report.path)
+    measured = {"accuracy": facts["accuracy_engine"], "test_images": facts["test_images"]}
+    more = write(report.path, replace(packed, provenance={**packed.provenance, **measured})) - report.after
+    *parts, description = report.parts
+    edges = None if report.edges is None else replace(report.edges, bytes=report.edges.bytes + more)
+    return replace(report, parts=(*parts, replace(description, after=description.after + more)), edges=edges)
 
 
 def compare(head: Head, torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> dict[str, Any]:

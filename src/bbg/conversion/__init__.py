@@ -4,8 +4,8 @@
     print(report)
 
 `bbg.check(model, example)` says beforehand whether that will go. In order: trace.py (the network as a torch.fx graph),
-lowering.py and rules/ (from its nodes to ops), passes/ (from many ops to few), quantize.py (8-bit edges), verify.py
-(the engine against torch), report.py.
+lowering.py and rules/ (from its nodes to ops), passes/ (from many ops to few), 8-bit edges (ranges.py, quantize.py,
+edges.py), verify.py (the engine against torch), report.py.
 """
 
 from __future__ import annotations
@@ -22,18 +22,32 @@ from torch import Tensor, nn
 
 import bbg.conversion.rules  # noqa: F401  (registers the rules)
 from bbg._version import __version__
+from bbg.conversion.edges import byte_edges
 from bbg.conversion.lowering import lower_network
 from bbg.conversion.passes import fold_graph
-from bbg.conversion.quantize import quantize_edges
+from bbg.conversion.quantize import byte_sources
+from bbg.conversion.ranges import Calibration, Ranges, calibration_images, measure
 from bbg.conversion.report import Edges, Part, Report, parts
-from bbg.conversion.verify import EndToEnd, LayerCheck, difference, verify_network
+from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import Classification, Head
 from bbg.image import Preprocess
+from bbg.log import LOGGER
 
-__all__ = ["Edges", "EndToEnd", "LayerCheck", "Part", "Report", "check", "convert"]
+__all__ = [
+    "Calibration",
+    "Edges",
+    "EndToEnd",
+    "LayerCheck",
+    "Part",
+    "Ranges",
+    "Report",
+    "check",
+    "convert",
+    "record_ranges",
+]
 
 EDGES = ("int8", "fp32")
 
@@ -45,6 +59,7 @@ def convert(
     path: str | os.PathLike[str],
     example: Tensor,
     *,
+    calibration: Calibration | None = None,
     edges: str | None = None,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
@@ -53,10 +68,15 @@ def convert(
 ) -> Report:
     """Write `model` as a packed file to `path`, checked against torch on `example`, float `[N, C, H, W]`, normalised.
 
-    The model stays as it is; conversion works on a copy in float32 on the CPU, in evaluation mode. `edges`: precision
-    of the convolutions and linear layers that are not binary, "fp32" or "int8": the latter rounds their weights and
-    inputs to 8 bits, inputs by the ranges they have on `example` (pixels are bytes already), and the report says what
-    that costs. None: "int8" where `preprocess` is given and the network has binary layers, else "fp32".
+    The model stays as it is; conversion works on a copy in float32 on the CPU, in evaluation mode.
+
+    `edges`: precision of the convolutions and linear layers that are not binary, "fp32" or "int8", which rounds their
+    weights and inputs to 8 bits. None: "int8" where `preprocess` is given and the network has binary layers, else
+    "fp32". To round an input takes its range. That of pixels is known; others come from `calibration`: training images
+    (a data set, a folder, uint8 `[N, H, W, C]`, normalised float32 `[N, C, H, W]`; some hundred), of which every fifth
+    judges the ranges of the others, or the `Ranges` that a training recorded, judged on `example`. Where no range is
+    known, the layer stays in float32, and the report says so. "int8" without `calibration` takes them from `example`:
+    file and report call them unverified then, since they are wrong where the example is not like the images to come.
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
     people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies; "auto": a classification
@@ -85,15 +105,36 @@ def convert(
             _derived_head(graph, labels) if isinstance(head, str) else head,
         )
         packed.check()
-        exact, wanted = packed, None
-        if edges == "int8" or (edges is None and preprocess is not None and is_binary(packed.graph)):
-            quantized = quantize_edges(lowered, packed.graph, images, packed.preprocess)
-            lowered, wanted = quantized.lowered, quantized.exact
-            packed = replace(packed, graph=quantized.graph)
-        found = verify_network(lowered, packed, images, checked=CHECKED)
-        cost = None if wanted is None else Edges(len(encode(exact)), difference(found.outputs, wanted))
+        exact, edged = packed, None
+        if edges == "int8" or (edges is None and preprocess is not None and is_binary(graph)):
+            edged = byte_edges(lowered, packed, calibration, images, obeyed=edges == "int8")
+            ranges = {"ranges": str(edged.ranges)} if edged.quantized.quants else {}
+            packed = replace(packed, graph=edged.quantized.graph, provenance={**notes, **ranges})
+        found = verify_network(lowered if edged is None else edged.quantized.lowered, packed, images, checked=CHECKED)
+        cost = None if edged is None else edged.judge(lowered, graph, found.engine, len(encode(exact)))
     size = write(path, packed)
-    return Report(os.fspath(path), parts(network, packed, lowered.layers, size), found.layers, found.end_to_end, cost)
+    real = () if edged is None else edged.quantized.real
+    layers = parts(network, packed, lowered.layers, size)
+    report = Report(os.fspath(path), layers, found.layers, found.end_to_end, cost, real)
+    for warning in report.warnings:
+        LOGGER.warning("%s: %s", report.path, warning)
+    return report
+
+
+def record_ranges(model: nn.Module, images: Calibration, preprocess: Preprocess | str | None = None) -> Ranges:
+    """The ranges of what would become bytes in `model`, on training `images`: what `convert` takes as `calibration`.
+
+    A training calls it behind its last epoch, and its checkpoint keeps them. `preprocess`: how images become inputs.
+    Raises BbgError as `check` does, and for images that do not fit the network.
+    """
+    how = None if preprocess is None else Preprocess.of(preprocess)
+    network = _float32_copy(model)
+    with _single_threaded():
+        given = calibration_images(images, how)
+        lowered = lower_network(network, given[:2])
+        graph = fold_graph(lowered.graph)
+        ranges, _ = measure(lowered, graph, byte_sources(graph, how), given, "training")
+    return ranges
 
 
 def check(model: nn.Module, example: Tensor) -> None:

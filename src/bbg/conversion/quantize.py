@@ -8,8 +8,8 @@ integers q of at most 127 and a scale a: w s = a q. With the rounded weights w' 
 
 and exact from there on: a padded tap adds 0, as in the float convolution. Only two things are rounded: the weights,
 and the numbers that become bytes. The pixels of an image are bytes already; other inputs get their s and b per channel
-from the range of their values on the example, which is widened by `MARGIN` at both ends. Depthwise convolutions stay
-real: a byte of each channel leaves no sums to share, so that the kernel of float32 is the faster one.
+from their range (ranges.py), and stay float32 where none is known. Depthwise convolutions stay real: a byte of each
+channel leaves no sums to share, so that the kernel of float32 is the faster one.
 """
 
 from __future__ import annotations
@@ -22,41 +22,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bbg.conversion.builder import INPUT, Lowered
-from bbg.conversion.oracle import QuantParams, TorchOp, run_free
+from bbg.conversion.builder import Lowered
+from bbg.conversion.oracle import QuantParams, TorchOp
 from bbg.conversion.passes.cleanup import cast_to_float32, drop_unread
 from bbg.conversion.passes.epilogue import parameters_of, with_parameters
-from bbg.conversion.verify import Arrays, batches, concatenated, outputs_of
+from bbg.conversion.ranges import Ranges
 from bbg.conversion.views import TracedTensor
 from bbg.graph import Graph, Op
 from bbg.graph.kinds import INT8
 from bbg.image import Preprocess
-
-MARGIN = 1 / 8  # of the range
 
 
 @dataclass(frozen=True)
 class Quantized:
     """The graph with bytes in place of the real numbers that convolutions read, and how torch computes it.
 
-    `exact`: the outputs of the network with float32 edges on the example, by name.
+    `quants`: what the bytes of each value stand for, pixels left out. `real`: the convolutions that stay in float32
+    because the range of what they read is not known.
     """
 
     lowered: Lowered
     graph: Graph
-    exact: Arrays
+    quants: dict[str, QuantParams]
+    real: tuple[str, ...]
 
 
-def quantize_edges(lowered: Lowered, graph: Graph, images: Tensor, preprocess: Preprocess | None) -> Quantized:
-    """The folded `graph` with edges in 8 bits.
+def byte_sources(graph: Graph, preprocess: Preprocess | None) -> set[str]:
+    """The values that would become bytes, pixels left out: those whose ranges must be known."""
+    return {op.inputs[0] for op in _convolutions(graph, preprocess).values()} - {graph.input_name}
 
-    `images`, the example, float32 `[N, C, H, W]`, tells the ranges; `preprocess` what the pixels of an image stand for:
-    without it a convolution of the input stays as it is.
+
+def quantize_edges(lowered: Lowered, graph: Graph, ranges: Ranges | None, preprocess: Preprocess | None) -> Quantized:
+    """The folded `graph` with edges in 8 bits, as far as their `ranges` are known.
+
+    `preprocess`: what the pixels of an image stand for; without it a convolution of the input stays as it is.
     """
     pixels = graph.input_name
-    convs = _convolutions(graph, preprocess)
+    possible = _convolutions(graph, preprocess)
+
+    def known(name: str) -> bool:
+        return name == pixels or (ranges is not None and ranges.covers(name, graph.values[name].channels))
+
+    convs = {name: op for name, op in possible.items() if known(op.inputs[0])}
     sources = {op.inputs[0] for op in convs.values()}
-    quants, exact = _calibrate(lowered, graph, sources - {pixels}, images)
+    ranged = {} if ranges is None else {name: ranges.quant(name) for name in sorted(sources - {pixels})}
+    quants = dict(ranged)
     if pixels in sources and preprocess is not None:
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
         quants[pixels] = QuantParams((1 / (255 * std)).float(), (-mean / std).float())  # as the engine rounds to pixels
@@ -71,7 +81,8 @@ def quantize_edges(lowered: Lowered, graph: Graph, images: Tensor, preprocess: P
     input_type = "bytes" if pixels in sources else graph.input_type
     quantized = drop_unread(cast_to_float32(replace(graph, ops=ops, input_type=input_type)))
     oracle = _oracle(lowered, convs, quants, pixels)
-    return Quantized(replace(lowered, oracle=oracle), quantized, exact)
+    real = tuple(name for name in possible if name not in convs)
+    return Quantized(replace(lowered, oracle=oracle), quantized, ranged, real)
 
 
 def _convolutions(graph: Graph, preprocess: Preprocess | None) -> dict[str, Op]:
@@ -90,32 +101,6 @@ def _convolutions(graph: Graph, preprocess: Preprocess | None) -> dict[str, Op]:
 
 def _bytes_of(value: str) -> str:
     return f"{value}.bytes"
-
-
-def _calibrate(
-    lowered: Lowered, graph: Graph, sources: set[str], images: Tensor
-) -> tuple[dict[str, QuantParams], Arrays]:
-    """Bytes that cover the values of `sources` on the images with a margin, and the network's outputs on them."""
-    low: dict[str, Tensor] = {}
-    high: dict[str, Tensor] = {}
-    exact = []
-    for _, batch in batches(graph, images):
-        values = run_free(lowered.oracle, {INPUT: batch})
-        exact.append(outputs_of(graph, values))
-        for name in sources:
-            least, most = values[name].amin((0, 2, 3)), values[name].amax((0, 2, 3))
-            low[name] = torch.minimum(low.get(name, least), least)
-            high[name] = torch.maximum(high.get(name, most), most)
-    return {name: _covering(low[name].double(), high[name].double()) for name in sorted(sources)}, concatenated(exact)
-
-
-def _covering(low: Tensor, high: Tensor) -> QuantParams:
-    """Bytes from `low` to `high` `[C]` and `MARGIN` beyond, but not across 0 where the numbers are all on one side."""
-    margin = MARGIN * (high - low)
-    least = torch.where(low >= 0, (low - margin).clamp(min=0), low - margin)
-    most = torch.where(high <= 0, (high + margin).clamp(max=0), high + margin)
-    scale = torch.where(most > least, most - least, 255.0) / 255
-    return QuantParams(scale, least)
 
 
 def _byte_conv(op: Op, quant: QuantParams) -> Op:

@@ -19,6 +19,9 @@ from bbg.graph.file import PackedModel
 if TYPE_CHECKING:
     from rich.console import Group
 
+ENOUGH = 100  # images, below which ranges are not trusted
+CHANGED = 0.01  # of the best classes: more than this is told as a warning
+
 
 @dataclass(frozen=True)
 class Part:
@@ -34,11 +37,30 @@ class Part:
 class Edges:
     """What 8-bit edges save and cost: `bytes` of the file with float32 edges, and how far the outputs are apart.
 
-    `difference`: the engine with 8-bit edges against the network in torch.
+    `difference`: the engine with 8-bit edges against the network in torch, on the images `judged_on`; None where
+    nothing judged it. `ranges`: where the ranges of the rounded inputs come from; `verified`: whether these were enough
+    training images. `clipped`: the share of the rounded numbers that lay outside their range.
     """
 
     bytes: int
-    difference: EndToEnd
+    difference: EndToEnd | None
+    ranges: str
+    verified: bool
+    judged_on: str
+    clipped: float = 0.0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What should not pass in silence."""
+        found = []
+        if not self.verified:
+            advice = f"give calibration=training images, {ENOUGH} or more"
+            found.append(f"the ranges of the 8-bit layers are {self.ranges}; {advice}")
+        top1 = None if self.difference is None else self.difference.top1
+        if top1 is not None and 1 - top1 > CHANGED:
+            changed = f"8-bit edges change the best class of {1 - top1:.1%} of the images (of {self.judged_on})"
+            found.append(f'{changed}; edges="fp32" keeps it')
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,8 @@ class Report:
     """`convert`'s answer. `before`, `after`: bytes of the network in float32 and of the packed file, sums of `parts`.
 
     `findings`: engine and torch layer by layer, one check per value of the graph. `agreement`: both end to end, on the
-    example, with the same edges. `edges`: what 8-bit edges cost; None where they are in float32.
+    example, with the same edges. `edges`: what 8-bit edges cost; None where they are in float32. `real`: layers that
+    stayed in float32 because the range of what they read is not known.
     """
 
     path: str
@@ -54,6 +77,12 @@ class Report:
     findings: tuple[LayerCheck, ...]
     agreement: EndToEnd
     edges: Edges | None = None
+    real: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What should not pass in silence; `convert` logs them too."""
+        return () if self.edges is None else self.edges.warnings
 
     @property
     def before(self) -> int:
@@ -79,7 +108,7 @@ class Report:
         """The report as entries and one table, for JSON.
 
         `output_diff_max`, `output_diff_p99`: engine against torch, of all numbers of the outputs; those that begin with
-        `edges_`: 8-bit edges against float32 edges.
+        `edges_`: 8-bit edges against float32 edges, on `edges_images` images.
         """
         table = [(part.name, part.bits, part.before, part.after) for part in (*self.parts, self._total)]
         entries = {
@@ -92,8 +121,15 @@ class Report:
             **_differences(self.agreement),
         }
         if self.edges is not None:
-            entries["edges_bytes_saved"] = self.edges.bytes - self.after
-            entries |= {f"edges_{key}": value for key, value in _differences(self.edges.difference).items()}
+            entries |= {"edges_bytes_saved": self.edges.bytes - self.after, "edges_ranges": self.edges.ranges}
+            if self.edges.difference is not None:
+                judged = {"images": self.edges.difference.images, **_differences(self.edges.difference)}
+                judged |= {"clipped": self.edges.clipped}
+                entries |= {f"edges_{key}": value for key, value in judged.items()}
+        if self.real:
+            entries["edges_in_float32"] = ", ".join(self.real)
+        if self.warnings:
+            entries["warnings"] = "; ".join(self.warnings)
         return entries
 
     @property
@@ -125,12 +161,22 @@ class Report:
         if a.top1 is not None:
             lines.append(f"the best class is the same on {a.top1:.2%} of them")
         if self.edges is not None:
-            cost = self.edges.difference
-            same = "" if cost.top1 is None else f"; the best class stays the same on {cost.top1:.2%} of the images"
+            less = f"8-bit edges instead of float32: {self.edges.bytes - self.after:,} bytes less"
+            lines.append(f"{less}; ranges: {self.edges.ranges}")
+            if (cost := self.edges.difference) is None:
+                lines.append("what 8 bits change was judged on no images")
+            else:
+                same = "" if cost.top1 is None else f"; the best class stays the same on {cost.top1:.2%}"
+                lines.append(
+                    f"on {cost.images} images (of {self.edges.judged_on}) outputs move by at most {cost.largest:.1e}, "
+                    f"99 % by {cost.percentile99:.1e}{same}; {self.edges.clipped:.2%} of the rounded inputs are clipped"
+                )
+        if self.real:
             lines.append(
-                f"8-bit edges instead of float32: {self.edges.bytes - self.after:,} bytes less; outputs move by at "
-                f"most {cost.largest:.1e}, 99 % by {cost.percentile99:.1e}{same}"
+                f"in float32, since the range of their inputs is not known: {', '.join(self.real)}; give "
+                "calibration=training images for 8 bits"
             )
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return Group(table, *lines)
 
     def __str__(self) -> str:

@@ -74,11 +74,11 @@ class EndToEnd:
 
 @dataclass(frozen=True)
 class Verification:
-    """The checks of the layers, one per value; the comparison end to end; the engine's outputs by name."""
+    """The checks of the layers, one per value; the comparison end to end; the engine of the network as packed."""
 
     layers: tuple[LayerCheck, ...]
     end_to_end: EndToEnd
-    outputs: Arrays
+    engine: Engine
 
 
 def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checked: int) -> Verification:
@@ -92,7 +92,7 @@ def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checke
     every_value = graph.with_outputs([name for op in graph.ops for name in op.written])
     observed = Engine(replace(packed, graph=every_value, head=None))
     checks: dict[str, LayerCheck] = {}
-    compared, given = Comparison(), []
+    compared = Comparison()
     for start, batch in batches(graph, images):
         arrays = observed.run(batch.numpy())
         values = {INPUT: batch, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
@@ -108,8 +108,7 @@ def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checke
                 raise BbgError(f"{name or 'the output'}: the engine's answer depends on what it returns; {_REFUSED}")
         compared.add(outputs, outputs_of(graph, free))
         compared.diverged += diverged(lowered, graph, values, free)
-        given.append(outputs)
-    return Verification(tuple(checks.values()), compared.result(), concatenated(given))
+    return Verification(tuple(checks.values()), compared.result(), engine)
 
 
 def compare_layers(

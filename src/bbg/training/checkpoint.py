@@ -28,8 +28,9 @@ class Checkpoint:
 
     `model` and `optimizer` are state dicts, `history` one row per finished epoch, `signs` the packed weight signs of
     the binary layers (bbg.training.monitor) at the epoch's start. `data`: what identifies the images (`identity` in
-    bbg.training.resume). `custom`: the module was given to `bbg.fit` or made by a factory, rather than built by the
-    recipe. `version`: that of the file it was read from.
+    bbg.training.resume). `ranges`: of the inputs that 8-bit layers round (`bbg.conversion.Ranges`), recorded behind the
+    last epoch. `custom`: the module was given to `bbg.fit` or made by a factory, rather than built by the recipe.
+    `version`: that of the file it was read from.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Checkpoint:
     history: list[dict[str, float]] = field(default_factory=list)
     signs: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(default_factory=dict)
     custom: bool = False
     version: int = VERSION
 

@@ -35,7 +35,7 @@ from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_n
 from bbg.training.factory import build, call_factory, find_factory
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
-from bbg.training.packed import pack
+from bbg.training.packed import pack, recorded_ranges
 from bbg.training.plots import write_history
 from bbg.training.progress import Progress
 from bbg.training.resume import LAST, first_state, teacher_of
@@ -178,6 +178,8 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
             monitor.end_epoch(epoch * steps + steps - 1, row)
             state.history.append(row)
             state.epoch, state.step = epoch + 1, 0
+            if state.epoch == recipe.epochs:
+                state.ranges = recorded_ranges(model, split)
             keep_state(state, model, optimizer, out, epoch, epoch * steps + steps - 1)
             bar.epoch(row, images)
             end_if_asked()

@@ -1,15 +1,17 @@
-"""A network as the engine runs it, to test a training between its epochs: several times faster than torch on CPUs."""
+"""What a training asks of conversion: the network in the engine, to test it between epochs, and ranges for 8 bits."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bbg.conversion import convert
+from bbg.conversion import convert, record_ranges
 from bbg.data.loader import Loader
+from bbg.data.sets import Split
 from bbg.engine import Engine, load
 from bbg.errors import BbgError
 from bbg.log import LOGGER
@@ -49,3 +51,15 @@ def pack(model: nn.Module, loader: Loader) -> nn.Module:
     except BbgError as e:
         LOGGER.warning("the network is tested in torch, which is slower: %s", e)
         return model
+
+
+def recorded_ranges(model: nn.Module, split: Split) -> dict[str, Any]:
+    """The ranges of what 8-bit layers would round, on training images, as a checkpoint keeps them.
+
+    Empty for a network that cannot be converted: that is told when somebody converts it.
+    """
+    try:
+        return record_ranges(model, split.train, split.preprocess).to_dict()
+    except BbgError as e:
+        LOGGER.debug("no ranges are recorded: %s", e)
+        return {}

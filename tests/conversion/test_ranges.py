@@ -1,0 +1,237 @@
+"""Ranges of 8-bit edges: from training images or not at all, and never certified by the images they were taken from.
+
+Before, `convert` took them from whatever the example was: noise, zeros or one picture cost up to 84 points, and the
+report, made from that same picture, said that every image keeps its best class.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bbg
+from bbg.conversion import Ranges, record_ranges
+from bbg.data import ImageSet, Split, open_data
+from bbg.errors import BbgError
+from bbg.graph.file import read
+from bbg.image import Preprocess
+from bbg.recipe import Recipe
+from bbg.training.checkpoint import Checkpoint
+from bbg.training.loop import train
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    return open_data("digits", None)
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = Recipe(dataset="digits", network="resnet8", width=8, act="rprelu", epochs=3, batch_size=32, lr=1e-2)
+    folder = tmp_path_factory.mktemp("run")
+    train(recipe.changed({"crop_padding": 0, "flip": False}), digits, folder, progress=False)
+    return folder / "last.ckpt"
+
+
+def inputs(split: Split, part: slice) -> Tensor:
+    assert isinstance(split.test, ImageSet)
+    return torch.from_numpy(split.preprocess.normalize(split.test.images[part]))
+
+
+def accuracy(file: Path, split: Split) -> float:
+    assert isinstance(split.test, ImageSet)
+    return float((bbg.load(file, threads=1)(split.test.images).argmax(1) == split.test.labels).mean())
+
+
+EXAMPLES: dict[str, Callable[[Split], Tensor]] = {
+    "one picture": lambda split: inputs(split, slice(0, 1)),
+    "pictures": lambda split: inputs(split, slice(0, 32)),
+    "zeros": lambda split: torch.zeros(4, 1, 8, 8),
+    "noise": lambda split: torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "none known"])
+def test_the_example_never_costs_accuracy(
+    example: str, recorded: bool, trained: Path, digits: Split, tmp_path: Path
+) -> None:
+    state, file = Checkpoint.load(trained), tmp_path / "net.bbg"
+    calibration = Ranges.from_dict(state.ranges) if recorded else None
+    report = bbg.convert(
+        state.network(), file, EXAMPLES[example](digits), calibration=calibration, preprocess=state.preprocess
+    )
+    assert state.history[-1]["test_accuracy"] - accuracy(file, digits) <= 0.01
+    kinds = {op.name: op.kind for op in read(file).graph.ops}
+    assert kinds["stem.0"] == "byte_conv"  # pixels are bytes already
+    assert kinds["head"] == ("byte_conv" if recorded else "conv")
+    assert report.real == (() if recorded else ("head",))
+    assert ("head" in str(report).split("in float32, since")[-1]) is not recorded
+    notes = read(file).provenance
+    assert notes.get("ranges") == ("recorded in training on 512 images" if recorded else None)
+
+
+def test_int8_without_ranges_is_obeyed_and_called_unverified(
+    trained: Path, digits: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, file = Checkpoint.load(trained), tmp_path / "net.bbg"
+    with caplog.at_level(logging.WARNING):
+        report = bbg.convert(
+            state.network(), file, inputs(digits, slice(0, 1)), edges="int8", preprocess=state.preprocess
+        )
+    said = "unverified, taken from the 1 image of the example"
+    assert read(file).provenance["ranges"] == said
+    assert report.edges is not None
+    assert not report.edges.verified
+    for place in (str(report).replace("\n", " "), report.as_dict()["warnings"], caplog.text):
+        assert said in place
+
+
+CALIBRATIONS: dict[str, Callable[[Split, Path], Any]] = {
+    "a data set": lambda split, folder: split.train,
+    "bytes": lambda split, folder: split.train.images,  # type: ignore[attr-defined]
+    "floats": lambda split, folder: split.preprocess.normalize(split.train.images),  # type: ignore[attr-defined]
+    "a tensor": lambda split, folder: torch.from_numpy(split.preprocess.normalize(split.train.images)),  # type: ignore[attr-defined]
+    "a folder": lambda split, folder: _as_files(split, folder),
+}
+
+
+def _as_files(split: Split, folder: Path) -> Path:
+    from PIL import Image
+
+    for i in range(150):
+        pixels, label = split.train.read(i)
+        (folder / "images" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., 0]).save(folder / "images" / str(label) / f"{i}.png")
+    return folder / "images"
+
+
+@pytest.mark.parametrize("kind", CALIBRATIONS)
+def test_calibration_in_every_form(kind: str, trained: Path, digits: Split, tmp_path: Path) -> None:
+    state, file = Checkpoint.load(trained), tmp_path / "net.bbg"
+    report = bbg.convert(
+        state.network(),
+        file,
+        torch.zeros(2, 1, 8, 8),
+        calibration=CALIBRATIONS[kind](digits, tmp_path),
+        preprocess=state.preprocess,
+    )
+    count = 150 if kind == "a folder" else 512
+    held_back = count // 5
+    assert report.edges is not None
+    assert report.edges.verified
+    assert report.edges.ranges == f"taken from {count - held_back} images of the calibration"
+    assert report.edges.difference is not None
+    assert report.edges.difference.images == held_back  # which the ranges were not taken from
+    assert report.edges.clipped < 0.01
+    assert report.real == ()
+    assert state.history[-1]["test_accuracy"] - accuracy(file, digits) <= 0.01
+
+
+def test_few_images_are_not_trusted(trained: Path, digits: Split, tmp_path: Path) -> None:
+    state = Checkpoint.load(trained)
+    few = inputs(digits, slice(0, 20))
+    report = bbg.convert(state.network(), tmp_path / "n", few, calibration=few, preprocess=state.preprocess)
+    assert report.edges is not None
+    assert report.edges.ranges == "unverified (fewer than 100 images), taken from 16 images of the calibration"
+    assert "100 or more" in report.warnings[0]
+
+
+def test_numbers_outside_the_ranges_are_counted(trained: Path, digits: Split, tmp_path: Path) -> None:
+    state, file = Checkpoint.load(trained), tmp_path / "net.bbg"
+    found = Ranges.from_dict(state.ranges)
+    assert found is not None
+    narrow = Ranges(
+        {k: v / 8 for k, v in found.low.items()}, {k: v / 8 for k, v in found.high.items()}, 512, "training"
+    )
+    example = inputs(digits, slice(0, 200))
+    report = bbg.convert(state.network(), file, example, calibration=narrow, preprocess=state.preprocess)
+    assert report.edges is not None
+    assert report.edges.clipped > 0.2
+    assert report.edges.difference is not None
+    assert report.edges.difference.top1 is not None
+    assert report.edges.difference.top1 < 0.99
+    assert "change the best class of" in report.as_dict()["warnings"]
+
+
+def test_the_ranges_of_a_training_cover_what_training_images_reach(trained: Path, digits: Split) -> None:
+    state = Checkpoint.load(trained)
+    recorded = Ranges.from_dict(state.ranges)
+    again = record_ranges(state.network(), digits.train, digits.preprocess)
+    assert recorded is not None
+    assert recorded.images == again.images == 512
+    assert recorded.low.keys() == again.low.keys() == {"norm"}
+    # By hand: the values that the head reads, on the same 512 images.
+    pixels = np.linspace(0, len(digits.train) - 1, 512).round().astype(int)
+    network = state.network()
+    seen: list[Tensor] = []
+    network.norm.register_forward_hook(lambda m, a, y: seen.append(y))  # type: ignore[union-attr]
+    with torch.no_grad():
+        network(torch.from_numpy(digits.preprocess.normalize(digits.train.images[pixels])))  # type: ignore[attr-defined]
+    assert torch.allclose(recorded.low["norm"], seen[0].amin(0), atol=1e-5)
+    assert torch.allclose(recorded.high["norm"], seen[0].amax(0), atol=1e-5)
+
+
+class Plain(nn.Module):
+    """A convolution of the pixels, and one behind a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layers(x)
+        return result
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "a word": (["a"], "calibration is list; give training images"),
+    "bytes without a preprocess": (np.zeros((4, 8, 8, 3), np.uint8), r"calibration is uint8 \[4, 8, 8, 3\]"),
+    "another size": (np.zeros((4, 3, 9, 8), np.float32), r"float32 \[4, 3, 9, 8\]; .* float32 \[N, 3, 8, 8\]"),
+    "none": (np.zeros((0, 3, 8, 8), np.float32), r"\[0, 3, 8, 8\]"),
+    "not finite": (np.full((4, 3, 8, 8), np.nan, np.float32), "not finite"),
+    "a folder without a preprocess": ("somewhere", "by a folder needs a preprocess"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_other_calibrations_are_refused(case: str, tmp_path: Path) -> None:
+    given, words = REFUSED[case]
+    with pytest.raises(BbgError, match=words):
+        bbg.convert(Plain(), tmp_path / "n", torch.zeros(2, 3, 8, 8), calibration=given, edges="int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BbgError, match="no images below"):
+        bbg.convert(
+            Plain(), tmp_path / "n", torch.zeros(2, 3, 8, 8), calibration=tmp_path, edges="int8",
+            preprocess=Preprocess(8),
+        )  # fmt: skip
+
+
+def test_ranges_of_another_network_are_not_used(tmp_path: Path) -> None:
+    other = Ranges({"elsewhere": torch.zeros(4)}, {"elsewhere": torch.ones(4)}, 512, "training")
+    with pytest.raises(BbgError, match=r"no range is known of what layers.2 read; give calibration="):
+        bbg.convert(
+            Plain(), tmp_path / "n", torch.zeros(2, 3, 8, 8), calibration=other, edges="int8", preprocess=Preprocess(8)
+        )
+
+
+@pytest.mark.parametrize("damage", [{"low": 3}, {"low": {"a": torch.ones(2)}}, {"images": None}, {"low": {"a": 1.0}}])
+def test_damaged_ranges_of_a_checkpoint_are_refused(damage: dict[str, Any]) -> None:
+    whole = Ranges({"a": torch.zeros(2)}, {"a": torch.zeros(2)}, 512, "training")
+    assert Ranges.from_dict(whole.to_dict()) is not None
+    with pytest.raises(BbgError, match="stored ranges are damaged"):
+        Ranges.from_dict({**whole.to_dict(), **damage})
