@@ -161,8 +161,9 @@ class Report:
         if a.top1 is not None:
             lines.append(f"the best class is the same on {a.top1:.2%} of them")
         if self.edges is not None:
-            less = f"8-bit edges instead of float32: {self.edges.bytes - self.after:,} bytes less"
-            lines.append(f"{less}; ranges: {self.edges.ranges}")
+            saved = self.edges.bytes - self.after
+            size = f"{abs(saved):,} bytes {'less' if saved >= 0 else 'more'}"
+            lines.append(f"8-bit edges instead of float32: {size}; ranges: {self.edges.ranges}")
             if (cost := self.edges.difference) is None:
                 lines.append("what 8 bits change was judged on no images")
             else:
