@@ -59,7 +59,7 @@ def first_difference(
 @torch.inference_mode()
 def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict[str, Any]:
     """Both accuracies over all test images, the differences of the logits, and the first difference of each image."""
-    split = open_data(trained.recipe.dataset, data, trained.preprocess.size[0])
+    split = open_data(trained.recipe.dataset, data, preprocess=trained.preprocess)
     network = trained.network()
     batches = list(Loader(split.test, 250, preprocess=trained.preprocess).epoch())
     if packed is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bbg.errors import BbgError
@@ -44,7 +45,43 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         image = Image.fromarray((grey.astype(np.uint16) * 257).astype(np.uint16 if mode == "I;16" else np.int32))
         assert image.mode == mode
         assert np.array_equal(load_image(image), np.repeat(grey[:, :, None], 3, 2))
-    assert load_image(Image.fromarray(grey).convert(mode)).shape == (8, 8, 3)
+    else:
+        assert load_image(Image.fromarray(grey).convert(mode)).shape == (8, 8, 3)
+
+
+GREY = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+DEEP: dict[str, tuple[np.ndarray, dict[int, int], str | None]] = {  # pixels, tags, and why they are refused
+    "uint8": (GREY, {}, None),
+    "16 bits": (GREY.astype(np.uint16) * 257, {}, None),
+    "12 bits, stated": (GREY.astype(np.uint16) * 16, {281: 4095}, None),
+    "12 bits, not stated": (GREY.astype(np.uint16) * 16, {}, "its largest value is 3,968"),
+    "more than stated": (GREY.astype(np.uint16) * 32, {281: 4095}, "taken from 0 to 4,095, this one has 0 to 7,936"),
+    "int32 of 8 bits": (GREY.astype(np.int32), {}, "32-bit integers has no known range"),
+    "int32 of 32 bits": (GREY.astype(np.int32) * 2**22, {}, "32-bit integers has no known range"),
+    "float32 from 0 to 1": ((GREY / 255).astype(np.float32), {}, None),
+    "float32 of 16 bits": (GREY.astype(np.float32) * 257, {}, "floats is taken from 0 to 1"),
+    "float32 below 0": (-(GREY / 255).astype(np.float32), {}, "floats is taken from 0 to 1"),
+    "not a number": (np.full((4, 4), np.nan, np.float32), {}, "floats is taken from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_deep_pictures_are_scaled_or_refused_and_never_black(case: str) -> None:
+    pixels, tags, refused = DEEP[case]
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "TIFF", tiffinfo=tags)
+    if refused is None:
+        assert np.array_equal(load_image(buffer.getvalue()), np.repeat(GREY[:, :, None], 3, 2))
+        return
+    with pytest.raises(BbgError, match=refused):
+        load_image(buffer.getvalue())
+
+
+def test_a_16_bit_png_and_pgm_are_read_whole() -> None:
+    deep = GREY.astype(np.uint16) * 257
+    pgm = b"P5 32 32 65535\n" + deep.astype(">u2").tobytes()
+    for source in (encoded(deep), pgm):
+        assert np.array_equal(load_image(source)[..., 0], GREY)
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3)])
@@ -69,6 +106,31 @@ def test_exif_turns_the_image_upright(orientation: int) -> None:
         8: array[:, ::-1].swapaxes(0, 1),
     }[orientation]
     assert np.array_equal(turned, expected)
+
+
+def with_odd_tags(orientation: int, array: np.ndarray, damaged: bool) -> bytes:
+    """A JPEG with an orientation, and a resolution that is stored as the pair (-1, 0) or points behind the block."""
+    at = 10**6 if damaged else 38
+    entries = [(0x112, 3, struct.pack("<HH", orientation, 0)), (0x11A, 10, struct.pack("<I", at))]
+    block = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    block += b"".join(struct.pack("<HHI", tag, kind, 1) + value for tag, kind, value in entries)
+    return encoded(array, "JPEG", quality=100, exif=b"Exif\0\0" + block + struct.pack("<Iii", 0, -1, 0))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_odd_metadata_costs_no_picture(damaged: bool) -> None:
+    array = np.repeat(picture(20, 30)[:, :, :1], 3, 2)
+    upright, turned = (load_image(with_odd_tags(turn, array, damaged)) for turn in (1, 6))
+    assert np.array_equal(turned, upright[::-1].swapaxes(0, 1))
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    pixels = np.stack([picture(8, 9), picture(8, 9)])
+    mean, std = pixels.mean((0, 1, 2)) / 255, pixels.std((0, 1, 2)) / np.float32(255)
+    made = Preprocess(np.int64(8), np.int32(9), mean=mean, std=list(std))
+    assert made == Preprocess(8, 9, mean=tuple(float(m) for m in mean), std=tuple(float(s) for s in std))
+    assert made == Preprocess(np.array([8, 8]), 9, mean=torch.from_numpy(mean), std=torch.from_numpy(std))
+    assert Preprocess.from_json(json.loads(json.dumps(made.to_json()))) == made
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (61, 33), (300, 257), (32, 32), (8, 500)])

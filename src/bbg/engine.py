@@ -24,7 +24,7 @@ from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel, read
 from bbg.graph.types import Shape
 from bbg.heads import Prediction
-from bbg.image import Source
+from bbg.image import Source, plain
 
 Outputs = np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray] | dict[str, np.ndarray]
 S = TypeVar("S", bound=Source)
@@ -125,6 +125,7 @@ class Engine:
             raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
         if self.head is None:
             raise BbgError("this network was packed without a head, which says what its outputs mean: call it")
+        top = plain(top)
         if type(top) is not int or top < 1:
             raise BbgError(f"top is {top!r}, it must be an integer of at least 1")
         images: Sequence[Source] = image if isinstance(image, (list, tuple)) else [image]
@@ -203,6 +204,7 @@ def _tensors(op: Op) -> Mapping[str, np.ndarray]:
 def _threads(asked: int | None) -> int:
     if asked is None:
         return cores()
+    asked = plain(asked)
     if type(asked) is not int or not 1 <= asked <= 1024:
         raise BbgError(f"threads is {asked!r}, it must be None or an integer from 1 to 1024")
     return asked

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,10 +27,17 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.nda
 
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for a "decompression bomb", and checked before anything is decoded
 CHANNELS = {"RGB": 3, "L": 1}
+ORIENTATION, MAX_SAMPLE_VALUE = 0x0112, 281  # tags of EXIF and of TIFF
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy or torch as Python's own, an array as a list; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:
-    return tuple(values) if isinstance(values, (list, tuple)) else (values,)
+    values = plain(values)
+    return tuple(map(plain, values)) if isinstance(values, (list, tuple)) else (values,)
 
 
 def _finite(value: Any) -> bool:
@@ -52,15 +60,15 @@ class Preprocess:
 
     def __init__(
         self,
-        size: int | tuple[int, int] | list[int],
+        size: int | Sequence[int] | np.ndarray,
         resize: int | None = None,
         mode: str = "RGB",
-        mean: tuple[float, ...] | list[float] = (0.0, 0.0, 0.0),
-        std: tuple[float, ...] | list[float] = (1.0, 1.0, 1.0),
+        mean: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
+        std: Sequence[float] | np.ndarray = (1.0, 1.0, 1.0),
     ) -> None:
         values = {
-            "size": (size, size) if isinstance(size, int) else _tuple(size),
-            "resize": resize,
+            "size": (plain(size), plain(size)) if isinstance(plain(size), int) else _tuple(size),
+            "resize": plain(resize),
             "mode": mode,
             "mean": _tuple(mean),
             "std": _tuple(std),
@@ -150,13 +158,16 @@ PRESETS = {
 def load_image(source: Source) -> np.ndarray:
     """`source` (a path, bytes, a Pillow image, or a uint8 array) as uint8 `[H, W, 3]`, turned upright by its EXIF tag.
 
-    Raises BbgError for a file that is missing, truncated, no image, or larger than 80 million pixels.
+    Deeper pictures are brought to 8 bits: 16-bit greys from 0 to 65,535 (or the largest value that a TIFF states), and
+    floats from 0 to 1. Raises BbgError for a file that is missing, truncated, no image, or larger than 80 million
+    pixels, and for a picture whose range is not known: integers of 32 bits, other floats, 16 bits of which fewer than
+    13 are used.
     """
     return _pixels(_open(source).convert("RGB"))
 
 
 def _open(source: Source) -> Image:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -172,8 +183,7 @@ def _open(source: Source) -> Image:
     try:
         opened = source if isinstance(source, Image.Image) else Image.open(file)  # type: ignore[arg-type]
         _check_pixels(*opened.size)
-        upright = ImageOps.exif_transpose(opened)
-        return _eight_bits(upright)
+        return _eight_bits(_upright(opened), opened)
     except BbgError as error:
         raise BbgError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise whatever they like on damaged data
@@ -189,14 +199,55 @@ def _from_array(array: np.ndarray) -> Image:
     return Image.fromarray(np.ascontiguousarray(array.reshape(array.shape[:2]) if channels == (1,) else array))
 
 
-def _eight_bits(image: Image) -> Image:
-    """`image` decoded, with 16-bit greys brought to 8 (Pillow's own conversion clips them to white)."""
+def _upright(image: Image) -> Image:
+    """The pixels turned as the EXIF tag says. Pillow's own function writes all tags anew, and fails on odd ones."""
+    from PIL.Image import Transpose
+
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged block of tags says nothing of the pixels
+        return image
+    turn = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bits(image: Image, file: Image) -> Image:
+    """`image` decoded, with deeper greys brought to 8 bits, which Pillow's own conversion clips to black or white.
+
+    `file`: the image as it was opened, which knows its format and its tags.
+    """
     from PIL import Image
 
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     image.load()
-    return image
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN is neither
+            raise BbgError("a picture of floats is taken from 0 to 1, this one has others; scale it to 8 bits first")
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    stated = getattr(file, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
+    largest = int(stated[0] if isinstance(stated, tuple) else stated or 65_535)
+    if image.mode == "I" and file.format not in (None, "PPM") and stated is None:
+        raise BbgError("a picture of 32-bit integers has no known range; scale it to 8 bits first")
+    if values.min() < 0 or values.max() > largest:
+        came = f"{values.min():,} to {values.max():,}"
+        raise BbgError(f"a picture of 16 bits is taken from 0 to {largest:,}, this one has {came}; scale it to 8 bits")
+    if stated is None and 0 < values.max() < 2**12:
+        raise BbgError(
+            f"a picture of 16 bits is taken from 0 to 65,535, but its largest value is {values.max():,}, as if it had "
+            "fewer bits; scale it to 8 bits first"
+        )
+    return Image.fromarray((values * 256 // (largest + 1)).astype(np.uint8))
 
 
 def _check_pixels(width: int, height: int) -> None:

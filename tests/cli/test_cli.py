@@ -321,7 +321,7 @@ def test_bad_conversion(trained: Path, tmp_path: Path, capsys: Any) -> None:
 
 def test_bad_evaluation(converted: Path, packed: Path, tmp_path: Path, capsys: Any) -> None:
     refused(tmp_path, capsys, "--dataset", "eval", packed)
-    refused(tmp_path, capsys, "images of [6, 6]", "eval", packed, "--dataset", "digits")
+    refused(tmp_path, capsys, "the model has the classes", "eval", packed, "--dataset", "digits")
     refused(tmp_path, capsys, "--data", "eval", packed, "--dataset", "folders")
     refused(tmp_path, capsys, "unknown dataset", "eval", converted, "--dataset", "letters")
     refused(tmp_path, capsys, "nope", "eval", "nope", "--dataset", "digits")

@@ -144,7 +144,19 @@ ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
     "preset": ({"preprocess": "mnist"}, "unknown preprocessing 'mnist'"),
     "size": ({"preprocess": "cifar10"}, r"\[3, 32, 32\]"),
     "provenance": ({"provenance": {"x": [1]}}, "provenance"),
+    "a set of labels": ({"labels": {"a", "b", "c", "d"}}, "labels are a set; give the names in the order"),
+    "a word of labels": ({"labels": "abcd"}, "labels are a str"),
+    "labels with their numbers": ({"labels": {"a": 0, "b": 1, "c": 2, "d": 3}}, "labels are a dict"),
 }
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
+    notes = {"accuracy": np.float32(0.5), "epochs": torch.tensor(3), "seed": np.int64(1)}
+    bbg.convert(network(), tmp_path / "n", EXAMPLE, labels=np.arange(4), provenance=notes)
+    found = packed.read(tmp_path / "n")
+    assert found.labels == ("0", "1", "2", "3")
+    assert {name: found.provenance[name] for name in notes} == {"accuracy": 0.5, "epochs": 3, "seed": 1}
+    assert bbg.load(tmp_path / "n", threads=np.int64(1)).labels == found.labels
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)

@@ -44,7 +44,7 @@ def convert(
     model, head = trained_network(trained, factory), trained_task(trained).head
     split = None
     if data is not None or not needs_folder(trained.recipe.dataset):
-        split = held_out(trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
+        split = held_out(trained.recipe.dataset, data, trained.preprocess, trained.classes)
     report = convert_model(
         model,
         output,

@@ -23,7 +23,7 @@ def eval(model: str, data: Path | None, dataset: str | None, factory: str | None
         from bbg.training.checkpoint import Checkpoint
 
         trained = Checkpoint.load(Path(model))
-        split = held_out(dataset or trained.recipe.dataset, data, trained.preprocess.size, trained.classes)
+        split = held_out(dataset or trained.recipe.dataset, data, trained.preprocess, trained.classes)
         figures = torch_figures(trained_network(trained, factory), trained, split)
     elif factory is not None:
         raise BbgError("--factory goes with a checkpoint; a packed file holds its network")
@@ -34,6 +34,6 @@ def eval(model: str, data: Path | None, dataset: str | None, factory: str | None
         name = dataset or engine.provenance.get("dataset")
         if name is None:
             raise BbgError(f"{model!r} does not say what it was trained on; say which images with --dataset")
-        split = held_out(str(name), data, engine.input_shape[1:], engine.labels)
+        split = held_out(str(name), data, engine.preprocess, engine.labels)
         figures = engine_figures(engine, split)
     show({"model": model, "test_images": len(split.test), "skipped": split.test.skipped, **figures}, json)

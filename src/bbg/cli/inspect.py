@@ -93,7 +93,7 @@ def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[s
     model, preprocess = trained.network(), trained.preprocess
     split = None
     if data is not None or not needs_folder(trained.recipe.dataset):
-        split = held_out(trained.recipe.dataset, data, preprocess.size, trained.classes)
+        split = held_out(trained.recipe.dataset, data, preprocess, trained.classes)
     blank = torch.zeros(1, len(preprocess.mean), *preprocess.size)
     cost = analysis.costs(model, blank)
     report: dict[str, Any] = {"weights": [_weights(row) for row in analysis.weight_entropy(model)]}

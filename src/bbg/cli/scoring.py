@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bbg.data import Split
     from bbg.engine import Engine
+    from bbg.image import Preprocess
     from bbg.training.checkpoint import Checkpoint
     from bbg.training.tasks import Task
 
@@ -33,13 +34,16 @@ def is_checkpoint(model: str) -> bool:
         return False
 
 
-def held_out(dataset: str, data: Path | None, size: Sequence[int], classes: Sequence[str] | None) -> Split:
-    """The images of `dataset` at the model's size; BbgError where they or their classes do not fit the model."""
+def held_out(dataset: str, data: Path | None, preprocess: Preprocess | None, classes: Sequence[str] | None) -> Split:
+    """The images of `dataset` as the model's own preprocessing brings them to pixels, as `predict` does.
+
+    BbgError for a model without preprocessing, or of other classes.
+    """
     from bbg.data import open_data
 
-    split = open_data(dataset, data, size[0])
-    if split.preprocess.size != tuple(size):
-        raise BbgError(f"the model takes images of {list(size)}, {dataset!r} has {list(split.preprocess.size)}")
+    if preprocess is None:
+        raise BbgError("the model was packed without preprocessing, so images cannot be scored; convert it with one")
+    split = open_data(dataset, data, preprocess=preprocess)
     if classes is not None and list(split.classes) != list(classes):
         raise BbgError(f"the model has the classes {', '.join(classes)}; {dataset!r} has {', '.join(split.classes)}")
     return split

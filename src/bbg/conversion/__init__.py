@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import Classification, Head
-from bbg.image import Preprocess
+from bbg.image import Preprocess, plain
 from bbg.log import LOGGER
 
 __all__ = [
@@ -95,12 +96,13 @@ def convert(
     network = _float32_copy(model)
     with _single_threaded():
         lowered = lower_network(network, images[:2])
-        notes = {"bbg": __version__, "torch": str(torch.__version__), **(provenance or {})}
+        stated = {name: plain(note) for name, note in (provenance or {}).items()}
+        notes = {"bbg": __version__, "torch": str(torch.__version__), **stated}
         graph = fold_graph(lowered.graph)
         packed = PackedModel(
             graph,
             None if preprocess is None else Preprocess.of(preprocess),
-            None if labels is None else tuple(labels),
+            None if labels is None else _names(labels),
             notes,
             _derived_head(graph, labels) if isinstance(head, str) else head,
         )
@@ -152,6 +154,13 @@ def check(model: nn.Module, example: Tensor) -> None:
 def is_binary(graph: Graph) -> bool:
     """Whether anything in the network is computed at 1 bit."""
     return any(op.kind == "binary_conv" for op in graph.ops)
+
+
+def _names(labels: Any) -> tuple[str, ...]:
+    if isinstance(labels, (str, bytes)) or not isinstance(plain(labels), (list, tuple)):
+        raise BbgError(f"labels are a {type(labels).__name__}; give the names in the order of the classes, a list")
+    names = map(plain, labels)
+    return tuple(str(name) if type(name) is int else name for name in names)
 
 
 def _derived_head(graph: Graph, labels: Sequence[str] | None) -> Head | None:

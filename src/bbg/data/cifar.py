@@ -13,14 +13,14 @@ from bbg.errors import BbgError
 from bbg.image import Preprocess
 
 
-def cifar(root: Path, size: int, dataset: str) -> Split:
+def cifar(root: Path, how: int | Preprocess, dataset: str) -> Split:
     """CIFAR as published: `cifar-10-batches-py` or `cifar-100-python` inside `root`, through torchvision.
 
     The files are pickles, so each is read only after its MD5 checksum matched torchvision's list. A `root` that holds
-    class folders instead (`train/<class>/*`) is read as such, at `size` x `size`.
+    class folders instead (`train/<class>/*`) is read as such, `how` says at which size.
     """
     if (root / "train").is_dir():
-        return folders(root, size)
+        return folders(root, how)
     from torchvision.datasets import CIFAR10, CIFAR100
 
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[dataset]

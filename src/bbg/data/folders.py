@@ -16,8 +16,9 @@ MEMORY = 2 * 2**30  # bytes of pixels, per split, that are held in memory
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-def folders(root: Path, size: int) -> Split:
-    """Images of `root/train/<class>` and `root/test/<class>` (or `val`), brought to `size` x `size` RGB.
+def folders(root: Path, how: int | Preprocess) -> Split:
+    """Images of `root/train/<class>` and `root/test/<class>` (or `val`), brought to pixels: `how` x `how` RGB, or by
+    that preprocessing.
 
     Classes are the folder names of `train` in sorted order. Hidden files and folders do not count; any other file that
     is no readable image is skipped and counted. Where the pixels of a split take more than `MEMORY` bytes, its files
@@ -33,7 +34,7 @@ def folders(root: Path, size: int) -> Split:
     classes = tuple(sorted(p.name for p in _visible(train_dir) if p.is_dir()))
     if len(classes) < 2:
         raise BbgError(f"{len(classes)} class folders in {str(train_dir)!r}; an image set has two or more in train/")
-    preprocess = replace(Preprocess.of("cifar10"), size=(size, size))
+    preprocess = how if isinstance(how, Preprocess) else replace(Preprocess.of("cifar10"), size=(how, how))
     train, test = (_read_classes(folder, classes, preprocess) for folder in (train_dir, test_dir))
     return Split(train, test)
 

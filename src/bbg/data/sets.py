@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -118,10 +118,27 @@ class Split(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A data set of the registry: `open(folder, size)` makes its split."""
+    """A data set of the registry: `open(folder, how)` makes its split.
 
-    open: Callable[[Path, int], Split]
+    `how`: the side of the images, or the preprocessing that brings files to pixels. A set that has its images as pixels
+    may leave it aside.
+    """
+
+    open: Callable[[Path, int | Preprocess], Split]
     needs_folder: bool = True
+
+
+def brought(data: Dataset, preprocess: Preprocess) -> Dataset:
+    """The images of `data` as `preprocess` brings them to pixels, and with its statistics of the colours."""
+    own = data.preprocess
+    if own == preprocess:
+        return data
+    if (own.size, own.resize, own.mode) == (preprocess.size, preprocess.resize, preprocess.mode):
+        assert isinstance(data, (ImageSet, FileSet))
+        return replace(data, preprocess=preprocess)
+    images = [np.squeeze(data.read(i)[0]) for i in range(len(data))]  # grey ones without an axis of channels
+    pixels = np.stack([preprocess.apply(image) for image in images])
+    return ImageSet(pixels, np.asarray(data.labels), data.classes, preprocess, data.skipped)
 
 
 def read_batch(data: Dataset, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
