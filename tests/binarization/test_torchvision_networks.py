@@ -24,7 +24,7 @@ def test_a_network_of_torchvision_runs_at_one_bit(name: str, tmp_path: Path) -> 
     side = NETWORKS[name][1]
     network, original, images, losses = binary_twin(name, side)
     assert all(math.isfinite(loss) for loss in losses)
-    report = bbg.convert(network, tmp_path / "net.bbg", images, preprocess=bbg.Preprocess(side))
+    report = bbg.convert(network, tmp_path / "net.bbg", images, edges="int8", preprocess=bbg.Preprocess(side))
     assert report.difference <= 1e-5
     assert report.agreement.images == len(images) == 8
     ops = packed.read(tmp_path / "net.bbg").graph.ops

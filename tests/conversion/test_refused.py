@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from support.lowering import EXAMPLE, Functional
 from torch import nn
+from torch.nn.utils import weight_norm
+from torch.optim.swa_utils import AveragedModel
 
 import bbg
 from bbg import BbgError
@@ -182,23 +185,69 @@ def test_refused_by_name(case: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_unknown_layers_are_found_before_anything_is_computed(tmp_path: Path) -> None:
+def test_unknown_layers_are_found_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that sleeps comes first, one without a rule last."""
-
-    class Slow(nn.ReLU):
-        pass
-
-    slow = Slow()
-    slow.register_forward_pre_hook(lambda *_: time.sleep(10))
+    monkeypatch.setattr(nn.ReLU, "forward", lambda layer, x: time.sleep(10))
     start = time.perf_counter()
     with pytest.raises(BbgError, match=r"1 \(Softmax2d\)"):
-        bbg.convert(nn.Sequential(slow, nn.Softmax2d()), tmp_path / "net.bbg", EXAMPLE)
+        bbg.convert(nn.Sequential(nn.ReLU(), nn.Softmax2d()), tmp_path / "net.bbg", EXAMPLE)
     assert time.perf_counter() - start < 1
 
 
-def test_a_hook_that_changes_values_is_noticed(tmp_path: Path) -> None:
-    layer = nn.Conv2d(3, 4, 3)
-    model = nn.Sequential(layer, nn.ReLU())
-    model.register_forward_hook(lambda module, args, out: out + 1)
-    with pytest.raises(BbgError, match="computes something else"):
-        bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+
+
+def _hooked(model: nn.Module, name: str, before: bool) -> nn.Module:
+    module = model.get_submodule(name)
+    if before:
+        module.register_forward_pre_hook(lambda m, args: (args[0] / 4 + 1,))
+    else:
+        module.register_forward_hook(lambda m, args, out: out + 1)
+    return model
+
+
+def _patched(model: nn.Module, name: str) -> nn.Module:
+    module = model.get_submodule(name)
+    forward = module.forward
+    module.forward = lambda x: forward(x) + 1  # type: ignore[assignment]
+    return model
+
+
+UNSEEN: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
+    "a hook before the network": (lambda m: _hooked(m, "", True), r"the network \(\w+\): it has a forward hook"),
+    "a hook behind the network": (lambda m: _hooked(m, "", False), "it has a forward hook"),
+    "a hook of a layer": (lambda m: _hooked(m, "2", True), r"2 \(\w+\): it has a forward hook"),
+    "a hook of a replaced activation": (lambda m: _hooked(m, "1", False), r"1 \(\w+\): it has a forward hook"),
+    "a patched network": (lambda m: _patched(m, ""), r"the network \(\w+\): its forward was replaced"),
+    "a patched layer": (lambda m: _patched(m, "7"), r"7 \(Linear\): its forward was replaced"),
+    "data parallel": (nn.DataParallel, "wrapped in DataParallel; give what it wraps, model.module"),
+    "averaged weights": (AveragedModel, "wrapped in AveragedModel"),
+    "compiled": (lambda m: torch.compile(m, backend="eager"), "result of torch.compile"),  # type: ignore[arg-type,return-value]
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+@pytest.mark.parametrize("step", ["convert", "binarize", "check"])
+@pytest.mark.parametrize("binarized", [False, True])
+def test_what_no_forward_says_is_refused_and_never_lost(case: str, step: str, binarized: bool, tmp_path: Path) -> None:
+    change, words = UNSEEN[case]
+    example = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = change(bbg.binarize(small(), example=example).eval() if binarized else small())
+    steps: dict[str, Callable[[], object]] = {
+        "convert": lambda: bbg.convert(model, tmp_path / "net.bbg", example),
+        "binarize": lambda: bbg.binarize(model, example=example),
+        "check": lambda: bbg.check(model, example),
+    }
+    with pytest.raises(BbgError, match=words):
+        steps[step]()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hook_that_makes_a_weight_is_no_fault(tmp_path: Path) -> None:
+    model = small()
+    weight_norm(model[2])
+    report = bbg.convert(model, tmp_path / "net.bbg", torch.randn(4, 3, 16, 16))
+    assert report.agreement.largest < 1e-5

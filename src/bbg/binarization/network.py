@@ -23,6 +23,7 @@ from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
 from bbg.methods import Pointwise
 from bbg.tracing.tracer import Trace, Tracer, cannot_trace, in_mode, reads_mode
+from bbg.tracing.unseen import refuse_unseen
 from bbg.tracing.vocabulary import Op, Trait, op_of, ops_with
 
 ADVICE = "write it without branches on tensors"
@@ -92,6 +93,7 @@ class TracedNetwork:
     @classmethod
     def of(cls, model: nn.Module, example: Tensor) -> TracedNetwork:
         """Trace `model` in evaluation mode; BbgError names the module that cannot be traced for images of any size."""
+        refuse_unseen(model)
         with in_mode(model, False):
             return cls._of(traced(model, example), torch.cat([example, example])[:2])
 

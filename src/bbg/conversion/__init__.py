@@ -36,6 +36,7 @@ from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import Classification, Head
 from bbg.image import Preprocess, plain
 from bbg.log import LOGGER
+from bbg.tracing.unseen import refuse_unseen
 
 __all__ = [
     "Calibration",
@@ -199,6 +200,7 @@ def _float32_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         came = type(model).__name__
         raise BbgError(f"the model is a {came}; give the torch.nn.Module itself, not compiled or scripted")
+    refuse_unseen(model)
     attributes = [value for module in model.modules() for value in vars(module).values()]
     results = {id(v): v.detach().clone() for v in attributes if isinstance(v, Tensor) and not v.is_leaf}
     try:
