@@ -147,3 +147,8 @@ def test_bad_files_are_refused(tmp_path: Path, content: bytes, words: str) -> No
 def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BbgError, match=r"cannot read recipe .*; give the path of a TOML file"):
         Recipe.load(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(b'\xef\xbb\xbfdataset = "digits"\nnetwork = "resnet8"\n')
+    assert Recipe.load(tmp_path / "r.toml").network == "resnet8"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -54,6 +54,8 @@ def load(source: str | os.PathLike[str], threads: int | None = None) -> Engine:
     `threads` None: as many as this process has physical cores. Raises BbgError for a file that is no packed network,
     and for a name that the zoo does not have.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise BbgError(f"a packed file is loaded by its path, or by a name of the zoo, got a {type(source).__name__}")
     return Engine(read(zoo.resolve(source)), threads)
 
 
@@ -84,6 +86,12 @@ class Engine:
         except ValueError as error:
             raise BbgError(str(error)) from None
         self.kernels = self._native.isa
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise BbgError(
+            "an Engine cannot be pickled, since it holds the network as this CPU runs it; send the path of the packed "
+            "file, and load it in the other process"
+        )
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """Run a batch: what the torch model returns, as numpy float32: an array, or a tuple, list or dict of arrays.

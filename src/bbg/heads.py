@@ -67,7 +67,8 @@ def head_from_json(value: Any) -> Head:
 
 
 def _rank(logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[Prediction]:
-    odds = np.exp(logits - logits.max(), dtype=np.float64)
+    with np.errstate(under="ignore"):  # far below the best, a probability is 0
+        odds = np.exp(logits - logits.max(), dtype=np.float64)
     best = np.argsort(-odds, kind="stable")[:top]
     names = labels or [str(i) for i in range(len(logits))]
     return [Prediction(names[i], float(odds[i] / odds.sum())) for i in best]

@@ -129,7 +129,7 @@ class Recipe:
     def load(path: Path) -> Recipe:
         """The recipe in the TOML file at `path`; BbgError for a missing or malformed file."""
         try:
-            return Recipe.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+            return Recipe.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
         except OSError as e:
             raise BbgError(f"cannot read recipe {str(path)!r}: {e.strerror}; give the path of a TOML file") from e
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:

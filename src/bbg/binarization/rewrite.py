@@ -29,6 +29,7 @@ from bbg.binarization.signs import SignFlow, constant_sign_layers
 from bbg.errors import BbgError
 from bbg.layers import Unit, pointwise
 from bbg.methods import Method, Pointwise, get
+from bbg.tracing.neutral import neutral
 from bbg.tracing.vocabulary import OPS, Trait
 
 
@@ -40,6 +41,20 @@ class Binarized(fx.GraphModule):
         """What was replaced, kept and why."""
         report: BinarizeReport = self.meta["report"]
         return report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The same module, with its report, in another process."""
+        make, (attributes, *more) = super().__reduce__()
+        # A module is pickled as its code, which torch.fx traces again; our own tracer needs an example for that.
+        module = (make, {**attributes, "_tracer_cls": fx.Tracer}, *more)
+        return _unpickled, (type(self).__name__, self.training, dict(self.meta), *module)
+
+
+def _unpickled(name: str, training: bool, meta: dict[str, Any], make: Any, *arguments: Any) -> Binarized:
+    module = make(*arguments)
+    result = Binarized(module, module.graph, name)
+    result.meta |= meta
+    return result.train(training)
 
 
 def binarize(
@@ -78,9 +93,15 @@ def binarize(
         raise BbgError(f"the example is {came}; give example=images, a float tensor [N, C, H, W]")
     if isinstance(model, (nn.Conv2d, nn.Linear)):
         model = nn.Sequential(model)
-    network = TracedNetwork.of(model, example)
-    result = _Rewriter(network, chosen, act).run((keep,) if isinstance(keep, str) else tuple(keep))
-    result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise BbgError(
+                f"{name} was made in torch.inference_mode, so it cannot be trained; build the network outside"
+            )
+    with neutral(grad=True):
+        network = TracedNetwork.of(model, example.clone())
+        result = _Rewriter(network, chosen, act).run((keep,) if isinstance(keep, str) else tuple(keep))
+        result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
     return result
 
 

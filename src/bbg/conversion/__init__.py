@@ -36,6 +36,7 @@ from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import Classification, Head
 from bbg.image import Preprocess, plain
 from bbg.log import LOGGER
+from bbg.tracing.neutral import neutral
 from bbg.tracing.unseen import refuse_unseen
 
 __all__ = [
@@ -93,9 +94,9 @@ def convert(
         raise BbgError(f"head is {head!r}, allowed are 'auto', None and a head of bbg.heads")
     if edges not in (None, *EDGES):
         raise BbgError(f"edges is {edges!r}, allowed are {', '.join(EDGES)}")
-    images = _images(example)
-    network = _float32_copy(model)
     with _single_threaded():
+        images = _images(example)
+        network = _float32_copy(model)
         lowered = lower_network(network, images[:2])
         stated = {name: plain(note) for name, note in (provenance or {}).items()}
         notes = {"bbg": __version__, "torch": str(torch.__version__), **stated}
@@ -131,8 +132,8 @@ def record_ranges(model: nn.Module, images: Calibration, preprocess: Preprocess 
     Raises BbgError as `check` does, and for images that do not fit the network.
     """
     how = None if preprocess is None else Preprocess.of(preprocess)
-    network = _float32_copy(model)
     with _single_threaded():
+        network = _float32_copy(model)
         given = calibration_images(images, how)
         lowered = lower_network(network, given[:2])
         graph = fold_graph(lowered.graph)
@@ -146,9 +147,9 @@ def check(model: nn.Module, example: Tensor) -> None:
     To be called before a training. One image of the `example`, float `[N, C, H, W]`, goes through the network; nothing
     is written, and the model stays as it is.
     """
-    images = _images(example)
-    network = _float32_copy(model)
     with _single_threaded():
+        images = _images(example)
+        network = _float32_copy(model)
         PackedModel(fold_graph(lower_network(network, images[:2]).graph)).check()
 
 
@@ -173,13 +174,13 @@ def _derived_head(graph: Graph, labels: Sequence[str] | None) -> Head | None:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Torch without gradients and autocast, on one thread: its threads wait for each other by spinning, which makes
-    many small layers a hundred times slower where something else, a training, keeps the cores busy.
+    """Torch in its neutral state, on one thread: its threads wait for each other by spinning, which makes many small
+    layers a hundred times slower where something else, a training, keeps the cores busy.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with neutral():
             yield
     finally:
         torch.set_num_threads(threads)

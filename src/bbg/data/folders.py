@@ -32,6 +32,11 @@ def folders(root: Path, how: int | Preprocess) -> Split:
         if not folder.is_dir():
             raise BbgError(f"no folder {str(folder)!r}; an image set has train/<class>/* and test/<class>/*")
     classes = tuple(sorted(p.name for p in _visible(train_dir) if p.is_dir()))
+    for name in classes:
+        if not name.isprintable():
+            raise BbgError(
+                f"class folder {name!r} is named by what is no text; rename it, since a packed file holds it"
+            )
     if len(classes) < 2:
         raise BbgError(f"{len(classes)} class folders in {str(train_dir)!r}; an image set has two or more in train/")
     preprocess = how if isinstance(how, Preprocess) else replace(Preprocess.of("cifar10"), size=(how, how))

@@ -174,7 +174,14 @@ def _describe(model: PackedModel) -> str:
         "provenance": model.provenance,
     }
     try:
-        return json.dumps(description, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(description, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text.encode()
+        return text
+    except UnicodeEncodeError as error:
+        raise BbgError(
+            f"a name or a note holds {error.object[error.start : error.end]!r}, which is no character; give it as text "
+            "that UTF-8 can hold"
+        ) from error
     except (TypeError, ValueError) as error:
         raise BbgError(f"the model's description is no JSON ({error}); provenance holds strings and numbers") from error
 
