@@ -16,13 +16,20 @@ from bbg.errors import BbgError
 def whole_file(path: str | os.PathLike[str], draft: str | None = None) -> Iterator[BinaryIO]:
     """A binary file to write, which becomes `path` in one step at the end of the context.
 
+    A link stays, and the file that it leads to is replaced. What is no regular file (a pipe, a device) stays too: it is
+    written through, as there is nothing to replace.
+
     Readers see the older file, which stays until then, or the whole new one: the data is on the disk before the file
     has its name. Where the context raises, `path` stays as it was. Raises OSError where the path cannot be written.
 
     `draft`: the file's name until then. None: a name that no other writer has. A process that is killed leaves its
     draft behind; one who is often killed gives a name, so that the next draft takes the place of the last.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        with open(target, "wb") as stream:
+            yield cast(BinaryIO, stream)
+        return
     name, mode = (f".{target.name}.{os.urandom(4).hex()}", "xb") if draft is None else (draft, "wb")
     temporary = target.with_name(name)
     try:

@@ -6,8 +6,12 @@ Whatever a user can get wrong is one sentence on stderr and exit status 2.
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 from bbg._version import __version__
 from bbg.cli.parser import parser
@@ -34,12 +38,26 @@ def declare(verb: str | None = None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line `arguments` (None: those of the process); exit with status 2 for bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name need not be text
+            stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     declare(given[0] if given else None)
     try:
         options = vars(parser(__version__).parse_args(arguments))
         call = options.pop("call")
         call(**options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end(2, f"cannot write the output: {error.strerror}")
+    except MemoryError:
+        _end(2, "there is not enough memory for that; give a smaller batch, or a smaller network")
     except BbgError as error:
         _end(2, str(error))
     except ModuleNotFoundError as error:

@@ -1,10 +1,11 @@
 """How a verb reports: one mapping whose lists of rows print as tables, whose other entries print as lines.
 
-`--json FILE` writes that same mapping, so what a program reads is what a person sees.
+`--json FILE` writes that same mapping, so what a program reads is what a person sees; `--json -` prints nothing else.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,14 @@ from typing import Any
 from bbg.files import write_json
 from bbg.tables import cell, heading, terminal
 
+STDOUT = Path("-")
+
 
 def show(report: Mapping[str, Any], file: Path | None = None) -> None:
     """Print `report`, and write it to `file` as JSON where one is given."""
+    if file == STDOUT:
+        print(json.dumps(report, indent=2))
+        return
     for key, value in report.items():
         if isinstance(value, list):
             print(f"{heading(key)}\n{terminal(value, bold=sys.stdout.isatty())}\n")

@@ -75,8 +75,10 @@ def count(text: str) -> int:
 
 
 def new_file(text: str) -> Path:
-    """A path that can be written, which is asked before any work is done."""
+    """A path that can be written, which is asked before any work is done; "-" is the standard output."""
     path = Path(text)
+    if text == "-":
+        return path
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"cannot write {text!r}; give a file in a folder that exists and is writable")
     return path
@@ -93,7 +95,7 @@ FACTORY = argument(
 CHANGES = argument(
     "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
 )
-JSON = argument("--json", type=new_file, metavar="FILE", help="also write the figures as JSON")
+JSON = argument("--json", type=new_file, metavar="FILE", help="also write the figures as JSON; -: print nothing else")
 
 
 def changes_of(pairs: list[str], **more: int | str | None) -> dict[str, Any]:

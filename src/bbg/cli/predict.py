@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bbg.cli.output import STDOUT, show
 from bbg.cli.parser import JSON, MODEL, argument, count, verb
 from bbg.files import write_json
 from bbg.zoo import resolve
@@ -24,8 +25,12 @@ def predict(images: list[str], model: str, top: int, json: Path | None) -> None:
     # One image on one thread: waking others would cost more time than they save.
     engine = load(resolve(model), threads=1)
     found = dict(zip(images, engine.predict(images, top), strict=True))
+    report = {image: [p._asdict() for p in predictions] for image, predictions in found.items()}
+    if json == STDOUT:
+        show(report, json)
+        return
     if json is not None:
-        write_json({image: [p._asdict() for p in predictions] for image, predictions in found.items()}, json)
+        write_json(report, json)
     for image, predictions in found.items():
         print(image)
         for label, score in predictions:

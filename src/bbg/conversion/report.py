@@ -139,14 +139,17 @@ class Report:
     def __rich__(self) -> Group:
         from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table("part", "bits", "float32 bytes", "packed bytes", "ratio", title=self.path, show_footer=False)
+        # Names come from people: as Text they are shown as they are, and not read as rich's markup.
+        title = Text(self.path, "italic")
+        table = Table("part", "bits", "float32 bytes", "packed bytes", "ratio", title=title, show_footer=False)
         for column in table.columns[1:]:
             column.justify = "right"
         for part in (*self.parts, self._total):
             ratio = f"{part.before / part.after:.1f}" if part.before and part.after else ""
             cells = (part.name, str(part.bits or ""), f"{part.before:,}", f"{part.after:,}", ratio)
-            table.add_row(*cells, style="bold" if part.name == "total" else None)
+            table.add_row(*map(Text, cells), style="bold" if part.name == "total" else None)
         a = self.agreement
         lines = [
             f"layer by layer: {len(self.findings)} values agree; largest difference {self.difference:.1e} of the "
@@ -178,7 +181,7 @@ class Report:
                 "calibration=training images for 8 bits"
             )
         lines += [f"warning: {warning}" for warning in self.warnings]
-        return Group(table, *lines)
+        return Group(table, *map(Text, lines))
 
     def __str__(self) -> str:
         from rich.console import Console

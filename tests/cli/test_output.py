@@ -1,0 +1,98 @@
+"""Where the command line writes: links, pipes and devices stay, and names are shown as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import bbg
+from bbg.cli import main
+from bbg.files import write_text
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "dangling").symlink_to("new")
+    for name, target in (("link", "target"), ("dangling", "new")):
+        main(["zoo", "--json", str(tmp_path / name)])
+        assert (tmp_path / name).is_symlink()
+        assert json.loads((tmp_path / target).read_text())["zoo"]
+
+
+def test_a_pipe_is_written_through(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    main(["zoo", "--json", str(tmp_path / "pipe")])
+    reader.join(10)
+    assert json.loads(read[0])["zoo"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_device_is_written_through() -> None:
+    write_text(os.devnull, "nothing")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_json_to_the_standard_output_is_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["zoo", "--json", "-"])
+    assert json.loads(capsys.readouterr().out)["zoo"]
+    assert not Path("-").exists()
+
+
+def run(*words: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "bbg", *map(str, words)]
+    return subprocess.run(command, capture_output=True, check=False, timeout=60, **options)
+
+
+def test_a_closed_pipe_ends_it_quietly() -> None:
+    shell = f"PYTHONUNBUFFERED=1 {sys.executable} -m bbg zoo | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=False, timeout=60)
+    assert b"Traceback" not in done.stderr
+    assert done.returncode in (0, 141)  # 0 where all was written before the pipe was closed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_one_sentence() -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "bbg", "zoo"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"bbg: cannot write the output: No space left")
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    try:
+        Image.new("RGB", (8, 8)).save(path := os.fsdecode(name), "PNG")
+    except OSError:
+        pytest.skip("this file system takes text only")
+    done = run("predict", path, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9.png" in done.stdout
+
+
+def test_names_are_not_markup(tmp_path: Path) -> None:
+    (folder := tmp_path / "e[").mkdir()
+    model = bbg.create("resnet8", width=4, num_classes=3)
+    odd = torch.nn.Sequential()
+    odd.add_module("[bold]x", model)
+    report = bbg.convert(odd, folder / "n[b]m[x].bbg", torch.randn(2, 3, 16, 16), edges="int8")
+    assert "n[b]m[x].bbg" in "".join(str(report).split())
+    note = {"note": "[/data/x] [bold]"}
+    bbg.convert(model, tmp_path / "l.bbg", torch.randn(2, 3, 16, 16), provenance=note)
+    done = run("inspect", tmp_path / "l.bbg")
+    assert done.returncode == 0
+    assert b"[/data/x] [bold]" in done.stdout
