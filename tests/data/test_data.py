@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,47 @@ def test_unreadable_files_are_skipped_with_a_count(tmp_path: Path) -> None:
     assert split.train.labels.tolist().count(1) == 4
 
 
+def test_nested_folders_and_links_are_followed(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "set")
+    folder = root / "train" / "zebra"
+    picture(folder / "herd" / "young" / "3.png", 63)
+    picture(tmp_path / "elsewhere" / "4.png", 64)
+    (folder / "far").symlink_to(tmp_path / "elsewhere")
+    (folder / "5.png").symlink_to(tmp_path / "elsewhere" / "4.png")
+    (folder / "round").symlink_to(folder)
+    (folder / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    picture(folder / ".thumbnails" / "6.png", 99)
+    split = open_data("folders", root)
+    zebras = split.train.images[split.train.labels == split.classes.index("zebra"), 0, 0, 0]
+    assert sorted(zebras.tolist()) == [0, 1, 2, 63, 64, 64]
+    assert split.train.skipped == 1  # the dangling link
+
+
+def test_classes_without_a_split_are_split_by_name(tmp_path: Path) -> None:
+    for i, name in enumerate(["cat", "dog"]):
+        for k in range(50):
+            picture(tmp_path / name / f"{k}.png", 100 * i + k)
+    split = open_data("folders", tmp_path)
+    assert split.classes == ("cat", "dog")
+    assert 10 <= len(split.test) <= 30  # a fifth of 100
+    assert set(split.test.labels.tolist()) == {0, 1}
+    levels = [set(half.images[:, 0, 0, 0].tolist()) for half in split]
+    assert levels[0] | levels[1] == {*range(50), *range(100, 150)}
+    assert not levels[0] & levels[1]
+    for k in range(50, 90):
+        picture(tmp_path / "cat" / f"{k}.png", 150 + k)
+    more = [set(half.images[:, 0, 0, 0].tolist()) for half in open_data("folders", tmp_path)]
+    assert more[0] > levels[0]
+    assert more[1] > levels[1]
+    for count in (2, 3):
+        picture(tmp_path / "few" / f"{count}.png", count)
+        if count == 2:
+            picture(tmp_path / "few" / "1.png", 1)
+        few = [half.labels.tolist().count(2) for half in open_data("folders", tmp_path)]
+        assert min(few) >= 1
+        assert sum(few) == count
+
+
 def remove(path: Path) -> None:
     for file in path.iterdir():
         file.unlink()
@@ -178,6 +220,7 @@ def spoil(path: Path) -> None:
         (lambda r: (r / "test").rename(r / "tests"), "no folder '.*test'; an image set has train/"),
         (lambda r: (r / "train").rename(r / "training"), "no folder '.*train'; an image set has train/"),
         (lambda r: ((r / "train").rename(r / "t"), (r / "train").mkdir()), "0 class folders in '.*train'"),
+        (lambda r: (rmtree(r / "train"), rmtree(r / "test"), (r / "one").mkdir()), "1 class folders in '.*'; an image"),
     ],
 )
 def test_bad_folders_are_refused(tmp_path: Path, damage: Callable[[Path], object], words: str) -> None:
@@ -210,6 +253,7 @@ def test_which_sets_need_a_folder() -> None:
 UNREADABLE = """
 import os, sys
 from pathlib import Path
+from shutil import rmtree
 from bbg.data import open_data
 from bbg.errors import BbgError
 if os.getuid() == 0:

@@ -42,6 +42,8 @@ def train(
     from bbg.training.loop import train as train_by
 
     split = open_data(chosen.dataset, data, chosen.size)
+    print(f"{len(split.train):,} training images, {len(split.test):,} test images")
+    print(f"{len(split.classes)} classes: {', '.join(split.classes[:20])}{', ...' if len(split.classes) > 20 else ''}")
     if skipped := split.train.skipped + split.test.skipped:
         print(f"skipped {skipped} files that are no readable images")
     print("\n".join(f"{key} = {value}" for key, value in chosen.to_dict().items() if value is not None), flush=True)

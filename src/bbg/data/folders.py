@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from bbg.errors import BbgError
 from bbg.image import Preprocess
 
 MEMORY = 2 * 2**30  # bytes of pixels, per split, that are held in memory
+TEST_SHARE = 0.2  # of each class, where the images come without a split
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -20,42 +24,92 @@ def folders(root: Path, how: int | Preprocess) -> Split:
     """Images of `root/train/<class>` and `root/test/<class>` (or `val`), brought to pixels: `how` x `how` RGB, or by
     that preprocessing.
 
-    Classes are the folder names of `train` in sorted order. Hidden files and folders do not count; any other file that
-    is no readable image is skipped and counted. Where the pixels of a split take more than `MEMORY` bytes, its files
-    are not read here: those without the suffix of an image are skipped, and a damaged one is an error when it is read.
-    Raises BbgError for a missing split, a class folder without a readable image, or a class that is in only one of the
-    splits.
+    Where `root` has no folder `train`, its own folders are the classes, and `TEST_SHARE` of the images of each are for
+    testing, about: those of whose names a hash is low, so that new images move no old ones.
+
+    Classes are the folder names of `train` in sorted order. Images may lie in folders below, and links are followed.
+    Hidden files and folders do not count; any other file that is no readable image is skipped and counted. Where the
+    pixels of a split take more than `MEMORY` bytes, its files are not read here: those without the suffix of an image
+    are skipped, and a damaged one is an error when it is read. Raises BbgError for a missing split, a class folder
+    without a readable image, or a class that is in only one of the splits.
     """
+    preprocess = how if isinstance(how, Preprocess) else replace(Preprocess.of("cifar10"), size=(how, how))
     train_dir = root / "train"
     test_dir = next((root / n for n in ("test", "val") if (root / n).is_dir()), root / "test")
+    if not train_dir.is_dir() and not test_dir.is_dir():
+        return _split(root, preprocess)
     for folder in (train_dir, test_dir):
         if not folder.is_dir():
             raise BbgError(f"no folder {str(folder)!r}; an image set has train/<class>/* and test/<class>/*")
-    classes = tuple(sorted(p.name for p in _visible(train_dir) if p.is_dir()))
-    for name in classes:
-        if not name.isprintable():
-            raise BbgError(
-                f"class folder {name!r} is named by what is no text; rename it, since a packed file holds it"
-            )
-    if len(classes) < 2:
-        raise BbgError(f"{len(classes)} class folders in {str(train_dir)!r}; an image set has two or more in train/")
-    preprocess = how if isinstance(how, Preprocess) else replace(Preprocess.of("cifar10"), size=(how, how))
-    train, test = (_read_classes(folder, classes, preprocess) for folder in (train_dir, test_dir))
+    classes = _classes(train_dir)
+    if odd := sorted(set(_class_names(test_dir)).symmetric_difference(classes)):
+        raise BbgError(f"class {odd[0]!r} is in only one split, see {str(test_dir)!r}; give both the same classes")
+    train, test = (
+        _read_classes({folder / name: _files(folder / name) for name in classes}, preprocess)
+        for folder in (train_dir, test_dir)
+    )
     return Split(train, test)
 
 
 FOLDERS = Entry(folders)
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+def _split(root: Path, preprocess: Preprocess) -> Split:
+    """The images of one folder per class, split by their names."""
+    train: dict[Path, list[Path]] = {}
+    test: dict[Path, list[Path]] = {}
+    for name in _classes(root):
+        folder = root / name
+        files = _files(folder)
+        share = {p: _share(p.relative_to(root).as_posix()) for p in files}
+        order = sorted(files, key=share.__getitem__)
+        least = sum(share[p] < TEST_SHARE for p in files)
+        held_out = set(order[: min(max(least, 1), max(len(files) - 1, 1))])  # few images: one at least for either half
+        test[folder] = [p for p in files if p in held_out]
+        train[folder] = [p for p in files if p not in held_out]
+    return Split(_read_classes(train, preprocess), _read_classes(test, preprocess))
 
 
-def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess) -> Dataset:
-    found = {p.name for p in _visible(folder) if p.is_dir()}
-    if odd := sorted(found.symmetric_difference(classes)):
-        raise BbgError(f"class {odd[0]!r} is in only one split, see {str(folder)!r}; give both the same classes")
-    files = {name: [p for p in _visible(folder / name) if p.is_file()] for name in classes}
+def _share(name: str) -> float:
+    """A number from 0 to 1 that is a function of the name alone, as good as drawn."""
+    return int.from_bytes(sha256(name.encode(errors="surrogateescape")).digest()[:7]) / 2**56
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    classes = tuple(_class_names(folder))
+    for name in classes:
+        if not name.isprintable():
+            raise BbgError(
+                f"class folder {name!r} is named by what is no text; rename it: a packed file holds the name"
+            )
+    if len(classes) < 2:
+        raise BbgError(
+            f"{len(classes)} class folders in {str(folder)!r}; an image set has train/<class>/* and test/<class>/* of "
+            "two classes or more, or the classes alone, which are split"
+        )
+    return classes
+
+
+def _class_names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
+
+
+def _files(folder: Path) -> list[Path]:
+    """The visible files below `folder`, and links that lead nowhere, in order; a folder is entered once."""
+    found, entered = [], set()
+    for here, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if (place := os.path.realpath(here)) in entered:
+            inner.clear()
+            continue
+        entered.add(place)
+        found += [Path(here, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _read_classes(files: Mapping[Path, list[Path]], preprocess: Preprocess) -> Dataset:
+    """The images of `files`, those of each class folder, in its order."""
+    classes = tuple(folder.name for folder in files)
     height, width = preprocess.size
     in_memory = sum(map(len, files.values())) * height * width * len(preprocess.mean) <= MEMORY
     images: list[np.ndarray] = []
@@ -63,7 +117,7 @@ def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess
     labels: list[int] = []
     skipped = 0
     with ThreadPoolExecutor() as pool:
-        for label, (name, here) in enumerate(files.items()):
+        for label, (folder, here) in enumerate(files.items()):
             if in_memory:
                 decoded = [x for x in pool.map(lambda p: _pixels(preprocess, p), here) if x is not None]
                 images += decoded
@@ -73,7 +127,7 @@ def _read_classes(folder: Path, classes: tuple[str, ...], preprocess: Preprocess
                 paths += named
                 count = len(named)
             if not count:
-                raise BbgError(f"class folder {str(folder / name)!r} has no readable image; add some, or remove it")
+                raise BbgError(f"class folder {str(folder)!r} has no readable image; add some, or remove it")
             labels += [label] * count
             skipped += len(here) - count
     targets = np.asarray(labels, np.int64)
