@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from support.paths import ROOT
 
 from bbg.errors import BbgError
-from bbg.recipe import Recipe, recipe_names
+from bbg.recipe import Recipe, keys_of_recipes, recipe_names
 
 FILES = sorted((ROOT / "src" / "bbg" / "recipes").glob("*.toml"))
 LEAST = {"dataset": "digits", "network": "resnet8"}
@@ -152,3 +153,24 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_bytes(b'\xef\xbb\xbfdataset = "digits"\nnetwork = "resnet8"\n')
     assert Recipe.load(tmp_path / "r.toml").network == "resnet8"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_is_written_with_all_its_keys_and_read_again(name: str, tmp_path: Path) -> None:
+    recipe = Recipe.find(name)
+    (tmp_path / "r.toml").write_text(recipe.to_toml())
+    assert Recipe.load(tmp_path / "r.toml") == recipe
+    assert all(f"{field.name} = " in recipe.to_toml() for field in fields(Recipe))
+
+
+def test_odd_values_survive_the_file(tmp_path: Path) -> None:
+    recipe = Recipe(dataset='quoted "set"', network="b\\c", lr=1e-7, teacher="run/\u00e4.ckpt", compile=True)
+    (tmp_path / "r.toml").write_text(recipe.to_toml(), encoding="utf-8")
+    assert Recipe.load(tmp_path / "r.toml") == recipe
+
+
+def test_every_key_says_what_it_means() -> None:
+    keys = keys_of_recipes()
+    assert [key.key for key in keys] == [field.name for field in fields(Recipe)]
+    assert all(key.meaning for key in keys)
+    assert {key.key: key.default for key in keys}["batch_size"] == 128

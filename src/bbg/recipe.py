@@ -5,14 +5,26 @@ Those that come with the package are found by name: `Recipe.find("cifar10_resnet
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from bbg.errors import BbgError
 
 FOLDER = Path(__file__).parent / "recipes"
+
+
+class Key(NamedTuple):
+    """A key of a recipe: the type of its value, what it is where a recipe does not state it, and what it means."""
+
+    key: str
+    type: str
+    default: Any
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class Recipe:
     weight_decay: float = 0.0  # decoupled for adam; never on gates, BN, thresholds or biases
     schedule: str = "onecycle"  # onecycle, cosine, linear, constant
     warmup: float = 0.3  # share of the steps in which onecycle rises
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of the label that all classes have
     activation_epochs: int = 0  # first epochs with real-valued weights and binary activations; the schedule runs twice
     teacher: str | None = None  # checkpoint whose outputs are learned too (distillation)
     distill: float = 1.0  # share of the teacher's outputs in the loss, the labels have the rest
@@ -98,6 +110,15 @@ class Recipe:
         """The keys and values, as a checkpoint stores them."""
         return asdict(self)
 
+    def to_toml(self) -> str:
+        """The recipe as a file, with every key and what it means; keys that are not set stand there as comments."""
+        lines = []
+        for key in keys_of_recipes():
+            value = getattr(self, key.key)
+            stated = f"{key.key} = {json.dumps(value, ensure_ascii=False)}" if value is not None else f"# {key.key} = "
+            lines.append(f"{stated}  # {key.meaning}" if key.meaning else stated)
+        return "\n".join(lines) + "\n"
+
     def changed(self, changes: dict[str, Any]) -> Recipe:
         """A copy with some keys set; a value that comes as text is read as TOML, or taken as a plain word.
 
@@ -139,6 +160,15 @@ class Recipe:
 def recipe_names() -> list[str]:
     """The names of the recipes that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def keys_of_recipes() -> list[Key]:
+    """All keys of a recipe, in the order of `Recipe`, with the comments that stand beside them there."""
+    comments = dict(re.findall(r"^    (\w+): [^#\n]*?  # (.*)$", inspect.getsource(Recipe), re.MULTILINE))
+    return [
+        Key(f.name, str(f.type), None if f.default is MISSING else f.default, comments.get(f.name, ""))
+        for f in fields(Recipe)
+    ]
 
 
 def _refuse_unknown(values: dict[str, Any]) -> None:

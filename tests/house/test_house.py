@@ -19,10 +19,10 @@ PACKAGE = ROOT / "src" / "bbg"
 # A room is a file or a folder of the package. It imports from rooms on lower floors, and from no other.
 FLOORS = {
     "errors": 1, "_version": 1, "recipes": 1, "_native": 1,
-    "files": 2, "heads": 2, "log": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2,
+    "files": 2, "sources": 2, "heads": 2, "log": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2,
     "zoo": 3, "graph": 3, "layers": 3, "data": 3,
     "engine": 4, "tracing": 4, "models": 4, "analysis": 4,
-    "binarization": 5,
+    "binarization": 5, "scoring": 5,
     "conversion": 6,
     "training": 7,
     "comparison": 8,
@@ -46,7 +46,7 @@ RUNTIME = {
     "zoo",
     "graph",
 }
-RUNTIME |= {"engine"}
+RUNTIME |= {"engine", "sources", "scoring"}
 RUNTIME |= {"__init__"}
 VERBS = {"cli", "__main__"}
 TORCH = ("torch", "torchvision", "lightning", "pytorch_lightning", "torchmetrics", "tensorboard")

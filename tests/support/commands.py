@@ -27,11 +27,11 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(folder: Path, capsys: Any, words: str, *arguments: object) -> None:
-    """Assert that `bbg arguments` ends with status 2 and one line holding `words`, and leaves `folder` as it was."""
+def refused(folder: Path, capsys: Any, words: str, *arguments: object, status: int = 2) -> None:
+    """Assert that `bbg arguments` ends with `status` and one line holding `words`, and leaves `folder` as it was."""
     before = contents(folder)
     capsys.readouterr()
-    assert run(*arguments) == 2
+    assert run(*arguments) == status
     error = capsys.readouterr().err
     assert error.startswith("bbg: ")
     assert error.count("\n") == 1

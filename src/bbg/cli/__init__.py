@@ -25,6 +25,7 @@ MODULES = {
     "eval": "evaluate",
     "inspect": "inspect",
     "predict": "predict",
+    "recipe": "recipe",
     "train": "train",
     "zoo": "zoo",
 }

@@ -2,36 +2,112 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from bbg.cli.output import STDOUT, show
-from bbg.cli.parser import JSON, MODEL, argument, count, verb
-from bbg.files import write_json
+from bbg.cli.output import STDOUT
+from bbg.cli.parser import MODEL, argument, count, new_file, verb
+from bbg.errors import BbgError
+from bbg.files import whole_file
+from bbg.sources import find
 from bbg.zoo import resolve
 
+if TYPE_CHECKING:
+    from bbg.engine import Prediction
+
+    Answer = list[Prediction] | BbgError
+
 DEFAULT_MODEL = "resnet20-cifar10"
+COLUMNS = ("image", "place", "label", "score", "error")
 
 
 @verb(
-    argument("images", nargs="+", metavar="IMAGE", help="image files"),
+    argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns ('*.jpg'); -: standard input"),
     argument("--model", default=DEFAULT_MODEL, help=f"{MODEL}; default: %(default)s"),
     argument("--top", type=count, default=5, metavar="N", help="classes to show; default: %(default)s"),
-    JSON,
+    argument("--threads", type=count, default=1, metavar="N", help="of the network; default: %(default)s"),
+    argument("--batch", type=count, default=32, metavar="N", help="images at a time; default: %(default)s"),
+    argument(
+        "--json", type=new_file, metavar="FILE", help="also write a JSON object per line and image; -: nothing else"
+    ),
+    argument("--csv", type=new_file, metavar="FILE", help="also write a row per image and class; -: nothing else"),
 )
-def predict(images: list[str], model: str, top: int, json: Path | None) -> None:
-    """Say what is in an image: classes with their probabilities."""
+def predict(
+    images: list[str], model: str, top: int, threads: int, batch: int, json: Path | None, csv: Path | None
+) -> None:
+    """Say what is in images: classes with their probabilities. Exit status 1 where one of them could not be read."""
     from bbg.engine import load
+    from bbg.scoring import predictions
 
     # One image on one thread: waking others would cost more time than they save.
-    engine = load(resolve(model), threads=1)
-    found = dict(zip(images, engine.predict(images, top), strict=True))
-    report = {image: [p._asdict() for p in predictions] for image, predictions in found.items()}
-    if json == STDOUT:
-        show(report, json)
+    engine = load(resolve(model), threads=threads)
+    bad = 0
+    with lines(json) as json_file, lines(csv) as csv_file:
+        writers = [
+            *([_json(json_file)] if json_file else []),
+            *([_csv(csv_file)] if csv_file else []),
+            *([_text] if STDOUT not in (json, csv) else []),
+        ]
+        for name, answer in predictions(engine, find(images), top, batch):
+            if isinstance(answer, BbgError):
+                bad += 1
+                print("bbg:", " ".join(str(answer).split()), file=sys.stderr)
+            for write in writers:
+                write(name, answer)
+    if bad:
+        sys.exit(1)
+
+
+@contextmanager
+def lines(file: Path | None) -> Iterator[TextIO | None]:
+    """A file of text that is written line by line, or the standard output; None for none."""
+    if file is None or file == STDOUT:
+        yield None if file is None else sys.stdout
         return
-    if json is not None:
-        write_json(report, json)
-    for image, predictions in found.items():
-        print(image)
-        for label, score in predictions:
-            print(f"  {100 * score:5.1f} %  {label}")
+    try:
+        with whole_file(file) as raw:
+            text = TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
+            yield text
+            text.flush()
+            text.detach()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BbgError(f"{str(file)!r}: cannot be written ({error.strerror}); choose another path") from error
+
+
+def _text(name: str, answer: Answer) -> None:
+    if not isinstance(answer, BbgError):
+        print("\n".join([name, *(f"  {100 * score:5.1f} %  {label}" for label, score in answer)]))
+
+
+def _json(file: TextIO) -> Callable[[str, Answer], None]:
+    from json import dumps
+
+    def write(name: str, answer: Answer) -> None:
+        bad = isinstance(answer, BbgError)
+        found = {"error": str(answer)} if bad else {"predictions": [p._asdict() for p in answer]}  # type: ignore[union-attr]
+        print(dumps({"image": name, **found}), file=file, flush=file is sys.stdout)
+
+    return write
+
+
+def _csv(file: TextIO) -> Callable[[str, Answer], None]:
+    from csv import writer
+
+    table = writer(file, lineterminator="\n")
+    table.writerow(COLUMNS)
+
+    def write(name: str, answer: Answer) -> None:
+        if isinstance(answer, BbgError):
+            table.writerow((name, "", "", "", str(answer)))
+        else:
+            table.writerows((name, place, p.label, p.score, "") for place, p in enumerate(answer, 1))
+        if file is sys.stdout:
+            file.flush()
+
+    return write

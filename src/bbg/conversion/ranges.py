@@ -20,11 +20,11 @@ from bbg.conversion.builder import INPUT, Lowered
 from bbg.conversion.oracle import QuantParams, run_free
 from bbg.conversion.report import ENOUGH
 from bbg.conversion.verify import Arrays, batches, concatenated, outputs_of
-from bbg.data.folders import SUFFIXES
 from bbg.data.sets import Dataset, ImageSet, read_batch
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.image import Preprocess
+from bbg.sources import SUFFIXES, files_below
 
 RECORDED = 512  # images that ranges are recorded on where there are that many
 MARGIN = 1 / 8  # of a range, added at both ends
@@ -172,7 +172,7 @@ def _folder(folder: Path, preprocess: Preprocess | None) -> ImageSet:
     """The images below `folder`, evenly spread, as a data set without classes."""
     if preprocess is None:
         raise BbgError("calibration by a folder needs a preprocess, which brings its images to the network's inputs")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = [p for p in files_below(folder) if p.suffix.lower() in SUFFIXES and p.is_file()]
     if not files:
         raise BbgError(f"calibration: no images below {str(folder)!r}; give a folder of training images")
     spread = np.linspace(0, len(files) - 1, min(len(files), RECORDED)).round().astype(int)

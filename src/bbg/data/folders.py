@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,10 +13,10 @@ import numpy as np
 from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Split
 from bbg.errors import BbgError
 from bbg.image import Preprocess
+from bbg.sources import SUFFIXES, files_below
 
 MEMORY = 2 * 2**30  # bytes of pixels, per split, that are held in memory
 TEST_SHARE = 0.2  # of each class, where the images come without a split
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def folders(root: Path, how: int | Preprocess) -> Split:
@@ -45,7 +44,7 @@ def folders(root: Path, how: int | Preprocess) -> Split:
     if odd := sorted(set(_class_names(test_dir)).symmetric_difference(classes)):
         raise BbgError(f"class {odd[0]!r} is in only one split, see {str(test_dir)!r}; give both the same classes")
     train, test = (
-        _read_classes({folder / name: _files(folder / name) for name in classes}, preprocess)
+        _read_classes({folder / name: files_below(folder / name) for name in classes}, preprocess)
         for folder in (train_dir, test_dir)
     )
     return Split(train, test)
@@ -60,7 +59,7 @@ def _split(root: Path, preprocess: Preprocess) -> Split:
     test: dict[Path, list[Path]] = {}
     for name in _classes(root):
         folder = root / name
-        files = _files(folder)
+        files = files_below(folder)
         share = {p: _share(p.relative_to(root).as_posix()) for p in files}
         order = sorted(files, key=share.__getitem__)
         least = sum(share[p] < TEST_SHARE for p in files)
@@ -92,19 +91,6 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 def _class_names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
-
-
-def _files(folder: Path) -> list[Path]:
-    """The visible files below `folder`, and links that lead nowhere, in order; a folder is entered once."""
-    found, entered = [], set()
-    for here, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if (place := os.path.realpath(here)) in entered:
-            inner.clear()
-            continue
-        entered.add(place)
-        found += [Path(here, name) for name in names if not name.startswith(".")]
-    return sorted(found)
 
 
 def _read_classes(files: Mapping[Path, list[Path]], preprocess: Preprocess) -> Dataset:

@@ -1,0 +1,55 @@
+"""Where images come from: every kind of source, in order, and nothing opened before its turn."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bbg.sources import find
+
+
+def names(*sources: object, stdin: bytes = b"") -> list[str]:
+    return [name for name, _ in find(map(str, sources), BytesIO(stdin))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.JPG", "a.png", "deep/c.webp", ".hidden.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_files_are_given_as_they_are(folder: Path) -> None:
+    assert names("x.jpg", folder / "a.png", "x.jpg") == ["x.jpg", str(folder / "a.png"), "x.jpg"]
+
+
+def test_a_folder_is_all_images_below_it(folder: Path) -> None:
+    assert names(folder) == [str(folder / name) for name in ("a.png", "b.JPG", "deep/c.webp")]
+
+
+def test_a_pattern_is_what_fits_it(folder: Path) -> None:
+    assert names(folder / "*.png") == [str(folder / "a.png")]
+    assert names(folder / "**" / "*.webp") == [str(folder / "deep" / "c.webp")]
+    assert names(folder / "*.gif") == [str(folder / "*.gif")]  # reading it says that there is none
+    (folder / "[odd].png").touch()
+    assert names(folder / "[odd].png") == [str(folder / "[odd].png")]
+
+
+def test_the_standard_input_is_a_list(folder: Path) -> None:
+    lines = f"{folder}/a.png\n\n{folder}/deep\r\nBMW.png\n-\n".encode() + b"caf\xe9.png"
+    assert names("-", stdin=lines) == [
+        str(folder / "a.png"), str(folder / "deep" / "c.webp"), "BMW.png", "caf\udce9.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
+def test_the_standard_input_may_be_an_image(form: str) -> None:
+    buffer = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)).save(buffer, form)
+    assert list(find(["-"], BytesIO(buffer.getvalue()))) == [("-", buffer.getvalue())]
+    assert names("-") == []
