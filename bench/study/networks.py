@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from bbg.layers import Unit, pointwise
+from bbg.layers import Unit
 from bbg.methods import get
+from bbg.models.resnet import ResNetCifar
 
 
-class Stages(nn.Module):
-    """ResNetCifar with a method of its own for each stage: channels, and the method that binarizes them or does not."""
-
-    def __init__(self, num_classes: int, stages: list[tuple[int, str]], blocks: int, act: str = "rprelu") -> None:
-        super().__init__()
-        channels = stages[0][0]
-        conv = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-        self.stem = nn.Sequential(conv, nn.BatchNorm2d(channels), pointwise(act, channels))
-        units: list[nn.Module] = []
-        for number, (out, method) in enumerate(stages):
-            for i in range(2 * blocks):
-                stride = 2 if number and not i else 1
-                units.append(Unit.build(channels, out, 3, stride=stride, padding=1, method=get(method), act=act))
-                channels = out
-        self.units = nn.Sequential(*units)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.norm = nn.BatchNorm1d(channels)
-        self.head = nn.Linear(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images `[N, 3, H, W]` to logits."""
-        logits: Tensor = self.head(self.norm(self.pool(self.units(self.stem(x))).flatten(1)))
-        return logits
+def staged(num_classes: int, stages: list[tuple[int, str]], blocks: int, act: str = "rprelu") -> nn.Module:
+    """A ResNet (CIFAR) whose stages have channels and a method of their own, which binarizes them or does not."""
+    channels = stages[0][0]
+    network = ResNetCifar(num_classes, "float", blocks=blocks, width=channels, act=act)
+    units: list[nn.Module] = []
+    for number, (out, method) in enumerate(stages):
+        for i in range(2 * blocks):
+            stride = 2 if number and not i else 1
+            units.append(Unit.build(channels, out, 3, stride=stride, padding=1, method=get(method), act=act))
+            channels = out
+    network.units = nn.Sequential(*units)
+    network.norm, network.head = nn.BatchNorm1d(channels), nn.Linear(channels, num_classes)
+    return network
 
 
 def resnet8_mixed(num_classes: int) -> nn.Module:
     """ResNet-8 with 16 and 32 channels real-valued and 128 at 1 bit."""
-    return Stages(num_classes, [(16, "float"), (32, "float"), (128, "bbg")], blocks=1)
+    return staged(num_classes, [(16, "float"), (32, "float"), (128, "bbg")], blocks=1)
 
 
 def resnet8_mixed_twin(num_classes: int) -> nn.Module:
     """The same at the widths of ResNet-8 and real-valued throughout, for the same recipe."""
-    return Stages(num_classes, [(16, "float"), (32, "float"), (64, "float")], blocks=1)
+    return staged(num_classes, [(16, "float"), (32, "float"), (64, "float")], blocks=1)
 
 
 def resnet18_mixed(num_classes: int) -> nn.Module:
     """ResNet-18 (CIFAR) w16 with its stages of 16 and 32 channels real-valued and those of 64 and 128 at 1 bit."""
-    return Stages(num_classes, [(16, "float"), (32, "float"), (64, "bbg"), (128, "bbg")], blocks=2)
+    return staged(num_classes, [(16, "float"), (32, "float"), (64, "bbg"), (128, "bbg")], blocks=2)
 
 
 def depthwise(num_classes: int) -> nn.Module:
