@@ -114,7 +114,12 @@ def draw(rows: Sequence[Row], records: Path, file: Path) -> None:
         tested = [100 * epoch["test_accuracy"] for epoch in line["history"]]
         right.plot(range(1, len(tested) + 1), tested, color=colours[label])
         named.add(label)
+    sizes = [line["packed"]["bytes"] / 1000 for line in finished]
+    reached = [100 * line["accuracy"] for line in finished]
     left.set(xscale="log", xlabel="packed file with float32 edges (kB)", ylabel="test accuracy (%)")
+    left.set(xlim=(min(sizes) / 2, max(sizes) * 2), ylim=(min(reached) - 3, max(reached) + 3))
+    for axis in (left.xaxis.set_major_formatter, left.xaxis.set_minor_formatter):
+        axis(lambda kilobytes, _: f"{kilobytes:g}")
     right.set(xlabel="epoch", ylabel="test accuracy (%)")
     for axes in (left, right):
         axes.grid(alpha=0.3)
