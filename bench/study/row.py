@@ -17,9 +17,10 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 
+from bbg.cli.convert import example, provenance
+from bbg.cli.scoring import engine_figures, trained_network
 from bbg.conversion import convert
 from bbg.cpu import cores
 from bbg.data import Split, open_data
@@ -28,12 +29,9 @@ from bbg.errors import BbgError
 from bbg.files import write_bytes, write_json
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import Checkpoint
-from bbg.training.factory import find_factory
 from bbg.training.loop import train
 from bench.record import machine
 from bench.study.rows import LIST, RECORDS, Row, read
-
-CHECKED = 32  # test images on which the conversion is checked
 
 
 def lock(file: Path) -> IO[str]:
@@ -73,18 +71,17 @@ def outcome(state: Checkpoint, recipe: Recipe, split: Split, folder: Path) -> di
 
     `weights`: a digest of all tensors of the checkpoint, by which a training done again is seen to be the same.
     """
-    factory = None if recipe.factory is None else find_factory(recipe.factory)
-    network, file = state.network(factory), folder / "packed.bbg"
-    pixels = np.stack([split.test.read(i)[0] for i in range(CHECKED)])
-    example = torch.from_numpy(state.preprocess.normalize(pixels))
-    notes = {key: value for key in ("dataset", "network", "method", "seed") if (value := getattr(recipe, key))}
-    convert(network, file, example, edges="fp32", preprocess=state.preprocess, labels=state.classes, provenance=notes)
-    engine, right, count = load(file), 0, len(split.test)
-    for start in range(0, count, 250):
-        part = [split.test.read(i) for i in range(start, min(start + 250, count))]
-        answers = engine(np.stack([image for image, _ in part])).argmax(1)
-        right += int((answers == np.array([label for _, label in part])).sum())
-    packed = {"edges": "fp32", "accuracy": right / count, "bytes": file.stat().st_size}
+    network, file = trained_network(state, recipe.factory), folder / "packed.bbg"
+    convert(
+        network,
+        file,
+        example(state, split),
+        edges="fp32",
+        preprocess=state.preprocess,
+        labels=state.classes,
+        provenance=provenance(state),
+    )
+    packed = {"edges": "fp32", **engine_figures(load(file), split), "bytes": file.stat().st_size}
     return {
         "data": state.data,
         "epochs": state.epoch,

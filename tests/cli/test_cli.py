@@ -168,6 +168,7 @@ def test_convert_tells_what_8_bit_edges_cost(trained: Path, converted: Path, tmp
     assert abs(report["edges_bytes_saved"] - (sizes[0] - sizes[1])) <= 32
     assert {row["part"]: row["packed"] for row in report["bytes"]}["total"] == sizes[1]
     assert report["edges_ranges"] == "recorded in training on 512 images"
+    assert ("warning" in report) is (report["disagreements"] > 3.6)  # one per cent of the test images
     assert report["edges_output_diff_max"] > report["output_diff_max"]
     assert report["accuracy_engine"] > report["accuracy_torch"] - 0.1  # four channels wide, one epoch
 

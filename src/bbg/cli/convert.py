@@ -36,6 +36,7 @@ def convert(
     """Convert a checkpoint to a packed file, checked layer by layer before it is written."""
     from bbg.conversion import Ranges
     from bbg.conversion import convert as convert_model
+    from bbg.conversion.report import CHANGED
     from bbg.data import needs_folder
     from bbg.engine import load
     from bbg.training.checkpoint import Checkpoint
@@ -62,6 +63,9 @@ def convert(
     if split is not None and head is not None:
         facts = compare(head, torch_logits(model, trained, split), engine_logits(load(output), split), split)
         report = state_accuracy(report, facts)
+        if report.edges is not None and facts["disagreements"] > CHANGED * len(split.test):
+            share = facts["disagreements"] / len(split.test)
+            facts["warning"] = f"8-bit edges change the answer on {share:.1%} of the test images; --edges fp32 keeps it"
     show({**report.as_dict(), **facts}, json)
 
 

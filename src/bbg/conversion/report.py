@@ -56,7 +56,8 @@ class Edges:
         if not self.verified:
             advice = f"give calibration=training images, {ENOUGH} or more"
             found.append(f"the ranges of the 8-bit layers are {self.ranges}; {advice}")
-        top1 = None if self.difference is None else self.difference.top1
+        judged = self.difference is not None and self.difference.images >= ENOUGH  # fewer say little of a per cent
+        top1 = self.difference.top1 if judged and self.difference is not None else None
         if top1 is not None and 1 - top1 > CHANGED:
             changed = f"8-bit edges change the best class of {1 - top1:.1%} of the images (of {self.judged_on})"
             found.append(f'{changed}; edges="fp32" keeps it')
