@@ -13,7 +13,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 import bbg
-from bbg.binarization.rewrite import Binarized
+from bbg.binarization import Binarized
 from bbg.image import Preprocess
 from cases.images import photographs
 

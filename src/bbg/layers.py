@@ -43,8 +43,12 @@ class _Binary(nn.Module):
             binarizer.to(layer.weight.device, layer.weight.dtype)
         return self.train(layer.training)
 
-    def _product(self, x: Tensor, w: Tensor) -> Tensor:
+    def _product(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         raise NotImplementedError
+
+    def real(self, x: Tensor) -> Tensor:
+        """The layer with the identity for both binarizers: what `nn.Conv2d` or `nn.Linear` computes."""
+        return self._product(x, self.weight, self.bias)
 
     def outline(self, x: Tensor) -> Tensor:
         """A tensor of the shape and dtype of `forward(x)`, for `x` on the meta device: no number is computed."""
@@ -101,8 +105,8 @@ class BinaryConv2d(_Binary, nn.Conv2d):
             method=method,
         )._take(layer)
 
-    def _product(self, x: Tensor, w: Tensor) -> Tensor:
-        return F.conv2d(x, w, None, self.stride, self.padding, self.dilation, self.groups)
+    def _product(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, w, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def forward(self, input: Tensor) -> Tensor:
         """The binary convolution of `input` `[N, C, H, W]`; raises BbgError for any other rank."""
@@ -124,8 +128,8 @@ class BinaryLinear(_Binary, nn.Linear):
         twin = cls(layer.in_features, layer.out_features, bias=False, device="meta", method=method)
         return twin._take(layer)
 
-    def _product(self, x: Tensor, w: Tensor) -> Tensor:
-        return F.linear(x, w)
+    def _product(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, w, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """The binary product of `input` `[N, C]`; raises BbgError for any other rank."""

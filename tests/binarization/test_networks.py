@@ -63,6 +63,12 @@ def test_nothing_is_assumed(case: Case) -> None:
     assert case.binary.report.assumptions == ()
 
 
+def test_it_is_proved(case: Case) -> None:
+    proof = case.binary.report.proof
+    assert proof is not None
+    assert max(proof.evaluation, proof.training, proof.gradients, proof.statistics) <= 1e-4
+
+
 def test_parameters_are_the_given_ones_with_the_numbers_that_were_loaded(case: Case) -> None:
     for row in case.binary.report.of("binary"):
         unit, layer = case.binary.get_submodule(row.name), case.model.get_submodule(row.name)

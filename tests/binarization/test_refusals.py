@@ -134,18 +134,6 @@ class Noise(nn.Module):
         return x + torch.randn_like(x) if self.training else x
 
 
-class ActivatedNorm(nn.BatchNorm2d):
-    """A batch norm by a call, as timm writes it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        mean, var = self.running_mean, self.running_var
-        return F.relu(F.batch_norm(input, mean, var, self.weight, self.bias, self.training, 0.1, self.eps))
-
-
-def unlike_in_training(m: Any, x: Any) -> Any:
-    return m.conv(x) * (torch.rand(x.shape[0], 1, 1, 1) if m.training else 1)
-
-
 ASSUMED: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "an operation without a row": (
         lambda: block(lambda m, x: m.conv(torch.special.entr(F.relu(x)))),
@@ -163,13 +151,6 @@ ASSUMED: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
         lambda: nn.Sequential(conv(3), nn.ReLU(), Noise(), conv(), conv()),
         ["2 (Noise): gives its input in evaluation mode"],
     ),
-    "a batch norm that the trace has frozen": (
-        lambda: nn.Sequential(conv(3), conv(), ActivatedNorm(4), conv()),
-        [
-            "2.batch_norm (batch_norm): a call, no layer: in training mode too it uses the statistics that it has, "
-            "and keeps them"
-        ],
-    ),
     "an operation that no sign depends on": (lambda: block(lambda m, x: m.conv(x).pow(2)), []),
 }
 
@@ -181,11 +162,6 @@ def test_what_the_signs_depend_on_is_known_or_told(name: str) -> None:
     assert list(report.assumptions) == expected
     assert report.to_dict()["assumptions"] == expected
     assert [f"assumed: {sentence}" in str(report).splitlines() for sentence in expected] == [True] * len(expected)
-
-
-def test_it_is_told_where_the_training_mode_cannot_be_traced() -> None:
-    (sentence,) = bbg.binarize(block(unlike_in_training), example=EXAMPLE).report.assumptions
-    assert sentence.startswith("the network: in training mode it does nothing more, but for dropout (1 (Block): ")
 
 
 # ---- networks that once raised something else ------------------------------------------------------------------------

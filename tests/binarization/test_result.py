@@ -96,7 +96,7 @@ def test_the_share_is_that_of_the_products_between_the_ends(mobilenet: Binarized
 def test_the_report_as_data(mobilenet: Binarized) -> None:
     report = mobilenet.report
     data = report.to_dict()
-    assert set(data) == {"method", "rows", "assumptions", "share", "share_beside_depthwise"}
+    assert set(data) == {"method", "rows", "assumptions", "proof", "share", "share_beside_depthwise"}
     assert set(data["rows"][0]) == {"name", "layer", "action", "why", "macs"}
     assert [row["name"] for row in data["rows"]] == [row.name for row in report.rows]
     assert (data["share"], data["share_beside_depthwise"]) == (report.share, report.share_beside_depthwise)
@@ -106,7 +106,8 @@ def test_the_report_as_data(mobilenet: Binarized) -> None:
 def test_the_report_as_a_table(mobilenet: Binarized) -> None:
     report = mobilenet.report
     lines = str(report).splitlines()
-    assert len(lines) == len(report.rows) + 2
+    assert len(lines) == len(report.rows) + 3
+    assert lines[-2].startswith("proved: without binarizers, gates and what was added it equals the given network")
     assert lines[-1].startswith(f"method bbg: {report.share:.1%} of the multiply-accumulates outside the first")
     assert "100.0% beside the depthwise ones" in lines[-1]
     starts = {line.index(row.action) for line, row in zip(lines[1:], report.rows, strict=False)}
@@ -177,11 +178,6 @@ def test_heads_of_the_training_alone_are_dropped() -> None:
         ("aux1", "not reached in evaluation mode"),
         ("aux2", "not reached in evaluation mode"),
     ]
-
-
-def test_what_only_training_does_is_named() -> None:
-    rows = bbg.binarize(nn.Sequential(conv(3), Noisy(), conv()), example=EXAMPLE).report.of("dropped")
-    assert [(row.name, row.why) for row in rows] == [("1", "it does more in training mode")]
 
 
 def test_the_model_gets_no_attribute() -> None:

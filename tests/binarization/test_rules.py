@@ -120,6 +120,83 @@ def excite(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module, d: nn.Module, e:
     return c(y * torch.sigmoid(e(F.relu(d(y.mean((2, 3)))))).unsqueeze(-1).unsqueeze(-1))
 
 
+# The gates of a squeeze-excite, of what its last layer `e` gives; x is the map that is scaled.
+GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sigmoid": lambda g, x: torch.sigmoid(g)[:, :, None, None],
+    "hardsigmoid": lambda g, x: F.hardsigmoid(g).view(-1, 4, 1, 1),
+    "relu6, shifted and scaled before": lambda g, x: (F.relu6(g + 3) / 6).reshape(-1, 4, 1, 1),
+    "relu6, scaled by a factor": lambda g, x: F.relu6(g + 3.0).mul(1 / 6).unsqueeze(2).unsqueeze(3),
+    "clamp": lambda g, x: (g + 0.5).clamp(0, 1)[..., None, None],
+    "hardtanh from 0, shifted behind": lambda g, x: (F.hardtanh(g, 0.0, 2.0) - 0.5)[:, :, None, None],
+    "relu": lambda g, x: F.relu(g)[:, :, None, None],
+    "softplus": lambda g, x: F.softplus(g)[:, :, None, None],
+    "expand_as": lambda g, x: torch.sigmoid(g).view(-1, 4, 1, 1).expand_as(x),
+    "expand": lambda g, x: (g + 0.5).clamp(0, 1).view(-1, 4, 1, 1).expand(-1, 4, 12, 12),
+    "repeat": lambda g, x: F.relu6(g).view(-1, 4, 1, 1).repeat(1, 1, 12, 12),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gates_stay_however_they_are_written(name: str) -> None:
+    torch.manual_seed(0)
+
+    def forward(x: Tensor, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        y = F.relu(a(x))
+        return c(b(y * GATES[name](e(F.relu(d(y.mean((2, 3))))), y)))
+
+    binary = three(forward, nn.Linear(4, 2), nn.Linear(2, 4))
+    rows = what(binary)
+    assert rows["d"] == rows["e"] == ("kept", "squeeze-excite: a pooled map that becomes a factor")
+    assert [row.name for row in binary.report.of("binary")] == ["b"]
+    replaced = [row.name for row in binary.report.of("replaced")]
+    assert replaced == ([] if "shifted behind" in name else ["relu"])  # the one before the product
+    gates = [row for row in binary.report.rows if row.why == "a gate: it gives shares"]
+    assert len(gates) == 2
+    assert all((x < 0).any() for x in inputs_of_signs(binary, EXAMPLE).values())
+
+
+def test_a_factor_of_the_whole_map_is_no_gate_but_a_sigmoid() -> None:
+    """What scales each pixel alone is an activation: it may be replaced, so that its product has both signs."""
+    binary = three(lambda x, a, b, c: c(b(F.relu(a(x)) * F.relu(x[:, :1]))))
+    assert len(binary.report.of("replaced")) == 2
+
+
+class Conv3x3(nn.Conv2d):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+
+class Features(nn.Linear):
+    def extra(self) -> int:
+        return self.in_features
+
+
+class Norm(nn.BatchNorm2d):
+    pass
+
+
+class Standardized(nn.Conv2d):
+    """Its weight is computed, in the method that computes."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, weight - weight.mean(), bias)
+
+
+def test_a_subclass_that_keeps_its_forward_is_the_layer_that_it_is_of() -> None:
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), Features(6, 5), nn.Linear(5, 2))
+    model = nn.Sequential(conv(3), Conv3x3(4, 6), Norm(6), nn.ReLU(), *head)
+    rows = what(bbg.binarize(model, example=EXAMPLE))
+    assert rows["1"] == ("binary", "2 goes inside")
+    assert rows["6"][0] == "binary"
+
+
+def test_a_subclass_that_computes_with_other_numbers_stays() -> None:
+    model = nn.Sequential(conv(3), conv(), Standardized(4, 4, 1), conv())
+    rows = what(bbg.binarize(model, example=EXAMPLE))
+    assert rows["1"][0] == "binary"
+    assert not [name for name, (action, _) in rows.items() if name.startswith("2") and action == "binary"]
+
+
 def test_why_layers_stay() -> None:
     reasons = what(three(excite, nn.Linear(4, 2), nn.Linear(2, 4)))
     assert reasons["a"] == ("kept", "first: it reads the images")

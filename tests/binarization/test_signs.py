@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from support.binarizing import EXAMPLE, Functional
 from torch import Tensor, fx, nn
 
-from bbg.binarization.network import TracedNetwork, works_in_place
+from bbg.binarization.network import TracedNetwork
 from bbg.binarization.signs import SignFlow
+from bbg.tracing.in_place import works_in_place
 
 torch.set_num_threads(1)
 

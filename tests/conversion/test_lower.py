@@ -107,6 +107,7 @@ FOREIGN: dict[str, Callable[..., object]] = {
     "features as a map": lambda x, c: c(x.mean((2, 3))[:, :, None, None]),
     "features in another order": lambda x, c: (lambda y: torch.cat([turned(y), y.mean((2, 3))], 1))(four(x, c)),
     "a product of features in two orders": lambda x, c: (lambda y: turned(y) * y.mean((2, 3)) - turned(y))(four(x, c)),
+    "in place, read again": lambda x, c: (lambda y: torch.cat([F.relu(y, inplace=True), y, y + 1], 1))(c(x)),
     "in place": lambda x, c: F.leaky_relu_(c(x), 0.2).clamp_(-0.5, 0.75).tanh_(),
     "copies": lambda x, c: c(x).clone().float() + x.detach().type_as(x),
     "cat by axis": lambda x, c: torch.concatenate([c(x), x], axis=1),

@@ -104,9 +104,16 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     ),
     "a quotient": (Functional(lambda x: x / (x + 1)), ("truediv (Functional)", "depends on the input")),
     "a division by zero": (Functional(lambda x: x / 0), ("truediv (Functional)", "divides by 0")),
-    "a tensor changed that is read again": (
-        Functional(lambda x, c: (lambda y: torch.cat([F.relu(y, inplace=True), y], 1))(c(x)), nn.Conv2d(3, 4, 3)),
-        ("relu (Functional)", "in place", "'layers_0'", "copy"),
+    "a tensor changed of which a view is read again": (
+        Functional(
+            lambda x, c: (lambda y, z: torch.cat([F.relu(y, inplace=True), z], 1))(*(lambda y: (y, y[:, :2]))(c(x))),
+            nn.Conv2d(3, 4, 3),
+        ),
+        ("relu (Functional)", "in place", "'getitem'", "copy"),
+    ),
+    "a random number in evaluation mode": (
+        Functional(lambda x, c: c(x) + torch.randn(1, 4, 1, 1), nn.Conv2d(3, 4, 3)),
+        ("(Functional)", "draws random numbers in evaluation mode", "training mode only"),
     ),
     "one of the images": (
         Functional(lambda x, c: c(x)[:1], nn.Conv2d(3, 4, 3)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bbg.binarization.binarized import Binarized
+from bbg.binarization.proof import Proof
 from bbg.binarization.report import BinarizeReport, LayerRow
-from bbg.binarization.rewrite import Binarized, binarize
+from bbg.binarization.rewrite import binarize
 
-__all__ = ["BinarizeReport", "Binarized", "LayerRow", "binarize"]
+__all__ = ["BinarizeReport", "Binarized", "LayerRow", "Proof", "binarize"]

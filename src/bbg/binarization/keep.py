@@ -46,7 +46,8 @@ def reason_to_keep(network: TracedNetwork, node: fx.Node) -> str:
         return ALREADY
     if layer is None:
         return f"a call of {kind}: there is no layer to replace"
-    if type(layer) not in (nn.Conv2d, nn.Linear):
+    op = network.op(node)
+    if op is None or op.name not in ("conv2d", "linear"):
         return f"{kind} has no binary twin"
     assert isinstance(layer, (nn.Conv2d, nn.Linear))
     if network.times(node) > 1:

@@ -10,7 +10,6 @@ signs of the numbers from `signs.py`.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,22 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bbg.binarization.by_mode import ByMode
 from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
 from bbg.methods import Pointwise
-from bbg.tracing.tracer import Trace, Tracer, cannot_trace, in_mode, reads_mode
+from bbg.tracing.in_place import read_results_of_in_place_calls
+from bbg.tracing.tracer import Trace, Tracer, attribute, cannot_trace, in_mode, reads_mode
 from bbg.tracing.unseen import refuse_unseen
-from bbg.tracing.vocabulary import Op, Trait, op_of, ops_with
+from bbg.tracing.vocabulary import Op, Trait, op_of, op_of_module, ops_with
 
 ADVICE = "write it without branches on tensors"
+_REPEATS = ("expand", "expand_as", "repeat", "repeat_interleave", "interpolate")
 LAYERS = tuple(kind for op in ops_with(Trait.LAYER) for kind in op.modules)
-_IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Beside torch's layers: this package's own, and those that do nothing but differ between the modes."""
-    ours = isinstance(module, (BinaryConv2d, BinaryLinear, Shortcut, Pointwise))
-    return ours or (is_bare(module) and reads_mode(module))
+    """Beside torch's layers: what computes as one of them does, this package's own, and what only reads its mode."""
+    ours = isinstance(module, (BinaryConv2d, BinaryLinear, Shortcut, Pointwise, ByMode))
+    return ours or op_of_module(module) is not None or (is_bare(module) and reads_mode(module))
 
 
 def is_bare(module: nn.Module) -> bool:
@@ -77,6 +78,9 @@ class TracedNetwork:
 
     `shapes`: of the nodes that are tensors, for the two `images`. `live`: those among them that depend on the images.
     `channel_axis`: where their channels run. `calls`: those of each convolution and linear layer, by qualified name.
+    `added`: the modules that a rewriting has put in, by the names that the graph calls them by. `owners`: the qualified
+    names of the modules whose mode some of them follow, for they do what stood in the forwards of these. `untraceable`:
+    why the network cannot be traced in training mode, where it cannot.
     """
 
     model: nn.Module
@@ -86,6 +90,9 @@ class TracedNetwork:
     live: set[fx.Node] = field(default_factory=set)
     channel_axis: dict[fx.Node, int] = field(default_factory=dict)
     calls: dict[str, list[fx.Node]] = field(default_factory=dict)
+    added: dict[str, nn.Module] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+    untraceable: BbgError | None = None
     order: dict[fx.Node, int] = field(default_factory=dict)
     _modules: dict[str, nn.Module] = field(default_factory=dict)
     _times: Counter[Any] = field(default_factory=Counter)
@@ -136,23 +143,54 @@ class TracedNetwork:
             return int(list(moved.shape).index(2))
         return axis if rank == len(self.shapes[before]) and not self.is_layer(node) else 1
 
-    def only_in_training(self) -> list[str]:
-        """The modules that call something in training mode that they do not call in evaluation mode.
-
-        BbgError where the network cannot be traced in training mode.
-        """
-        with in_mode(self.model, True):
-            graph = traced(self.model, self.images).graph
-        there, here = (
-            Counter((self.path(node), self.kind(node)) for node in nodes if node.op.startswith("call"))
-            for nodes in (graph.nodes, self.trace.graph.nodes)
-        )
-        return sorted({path for path, _ in there - here})
+    # ---- changes
 
     def add(self, node: fx.Node, like: fx.Node) -> None:
         """Enter a new node of the graph, whose value is of the shape of `like`'s."""
         self.live.add(node)
         self.shapes[node], self.channel_axis[node] = self.shapes[like], self.channel_axis[like]
+
+    def insert_call(self, source: fx.Node, like: fx.Node, name: str, module: nn.Module) -> fx.Node:
+        """A call of the new `module` behind `source`, whose value is of the shape of `like`'s."""
+        with self.trace.graph.inserting_after(source):
+            new = self.trace.graph.create_node("call_module", name, (source,))
+        return self._entered(new, like, name, module)
+
+    def replace_call(self, node: fx.Node, source: fx.Node, name: str, module: nn.Module) -> fx.Node:
+        """A call of the new `module` in the place of `node`."""
+        with self.trace.graph.inserting_before(node):
+            new = self.trace.graph.create_node("call_module", name, (source,))
+        node.replace_all_uses_with(new)
+        self.trace.graph.erase_node(node)
+        return self._entered(new, node, name, module)
+
+    def _entered(self, new: fx.Node, like: fx.Node, name: str, module: nn.Module) -> fx.Node:
+        new.meta["nn_module_stack"] = like.meta.get("nn_module_stack")
+        self.added[name] = self._modules[name] = module
+        self._times[name] += 1
+        self.order[new] = self.order.get(like, 0)
+        self.add(new, like)
+        return new
+
+    def forget(self, node: fx.Node) -> None:
+        """Take back what was entered for a node that is gone."""
+        self.live.discard(node)
+        self.calls = {name: calls for name, calls in self.calls.items() if node not in calls}
+
+    def unique_name(self, name: str, own: bool = False) -> str:
+        """`name`, or one like it that nothing has; `own`: it may be that of a module which goes."""
+        model = self.model
+        taken = {n for n, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())}
+        free, i = name, 0
+        while free in self.added or (free in taken and not (own and free == name)):
+            i += 1
+            free = f"{name}_{i}"
+        return free
+
+    def attribute(self, node: fx.Node) -> Any:
+        """The parameter, buffer or constant that a node gets."""
+        name = str(node.target)
+        return self.trace.constants[name] if name in self.trace.constants else attribute(self.model, name)
 
     # ---- one node
 
@@ -246,13 +284,25 @@ class TracedNetwork:
             before = self.inputs(before[0]) if before else []
             if len(before) != 1 or not self._is_pooled(before[0]):
                 return False
-        seen, todo = {node}, [node]
+        return self.is_factor(node)
+
+    def is_factor(self, node: fx.Node) -> bool:
+        """Whether the value of a node is pooled, and comes to be a factor of a map.
+
+        On its way it may be scaled, shifted, reshaped or repeated, and go through layers and activations.
+        """
+        seen, todo = {node}, [node] if self._is_pooled(node) else []
         while todo:
-            for user in todo.pop().users:
+            one = todo.pop()
+            for user in one.users:
                 op = self.op(user)
-                if op is not None and op.name == "mul":
+                if op is None or user not in self.live or user in seen:
+                    continue
+                others = [other for other in self.inputs(user) if other is not one]
+                if Trait.MULTIPLIES in op and not all(map(self._is_pooled, others)):
                     return True
-                if user in self.live and user not in seen and len(self.inputs(user)) == 1 and self._is_pooled(user):
+                repeated = op.name in _REPEATS and others != self.inputs(user)[:1]
+                if repeated or (self._is_pooled(user) and all(map(self._is_pooled, others))):
                     seen.add(user)
                     todo.append(user)
         return False
@@ -272,31 +322,3 @@ class TracedNetwork:
                 return (shape[1], shape[2], shape[3]) if same else None
             node = before[0]
         return None
-
-
-def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether the call changes its first argument: `relu_`, `iadd`, `inplace=True` of a layer or a function."""
-    if module is not None:
-        return bool(getattr(module, "inplace", False))
-    if isinstance(node.target, str):
-        return node.target.endswith("_") and not node.target.startswith("__")
-    name = getattr(node.target, "__name__", "")
-    if node.op != "call_function" or name in _IN_PLACE or name.endswith("_"):
-        return node.op == "call_function"
-    try:
-        return bool(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace", False))
-    except (TypeError, ValueError):  # a builtin: it has no signature and no such argument
-        return bool(node.kwargs.get("inplace", False))
-
-
-def read_results_of_in_place_calls(trace: Trace) -> None:
-    """Give each value one node: who reads a tensor after a call changed it in place, reads the result of the call."""
-    modules = dict(trace.model.named_modules(remove_duplicate=False))
-    order = {node: i for i, node in enumerate(trace.graph.nodes)}
-    for node in trace.graph.nodes:
-        module = modules[str(node.target)] if node.op == "call_module" else None
-        changed = node.args[0] if node.args else None
-        if isinstance(changed, fx.Node) and works_in_place(node, module):
-            for user in list(changed.users):
-                if order[user] > order[node]:
-                    user.replace_input_with(changed, node)

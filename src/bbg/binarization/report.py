@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bbg.binarization.proof import Proof
+
 FIRST = "first: it reads the images"
 LAST = "last: the output comes from it"
 DEPTHWISE = "depthwise: one input channel per filter"
@@ -26,12 +28,14 @@ class BinarizeReport:
     """The table of what `binarize` did. `str()` prints it.
 
     `assumptions`: what it took for granted of operations that it does not know, one sentence each. None if it knows
-    all that the signs of the binary layers depend on.
+    all that the signs of the binary layers depend on. `proof`: how close the network comes to the given one with all
+    of this undone.
     """
 
     method: str
     rows: tuple[LayerRow, ...]
     assumptions: tuple[str, ...] = ()
+    proof: Proof | None = None
 
     def of(self, action: str) -> list[LayerRow]:
         """The rows with one action."""
@@ -60,6 +64,7 @@ class BinarizeReport:
             "method": self.method,
             "rows": [asdict(row) for row in self.rows],
             "assumptions": list(self.assumptions),
+            "proof": None if self.proof is None else asdict(self.proof),
             "share": self.share,
             "share_beside_depthwise": self.share_beside_depthwise,
         }
@@ -76,4 +81,5 @@ class BinarizeReport:
         if any(row.why == DEPTHWISE for row in self.rows):
             total += f"; {self.share_beside_depthwise:.1%} beside the depthwise ones"
         assumed = [f"assumed: {sentence}" for sentence in self.assumptions]
-        return "\n".join([*(line.rstrip() for line in table), *assumed, f"method {self.method}: {total}"])
+        proved = [f"proved: {self.proof}"] if self.proof is not None else []
+        return "\n".join([*(line.rstrip() for line in table), *assumed, *proved, f"method {self.method}: {total}"])

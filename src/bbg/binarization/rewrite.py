@@ -22,39 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bbg.binarization.binarized import Binarized
 from bbg.binarization.keep import ALREADY, reasons_to_keep
+from bbg.binarization.modes import follow_modes
 from bbg.binarization.network import TracedNetwork
+from bbg.binarization.proof import Proof, RealUnit, prove
 from bbg.binarization.report import BinarizeReport, LayerRow
 from bbg.binarization.signs import SignFlow, constant_sign_layers
 from bbg.errors import BbgError
 from bbg.layers import Unit, pointwise
 from bbg.methods import Method, Pointwise, get
-from bbg.tracing.neutral import neutral
-from bbg.tracing.vocabulary import OPS, Trait
-
-
-class Binarized(fx.GraphModule):
-    """A network that `binarize` has made, with the table of what it did."""
-
-    @property
-    def report(self) -> BinarizeReport:
-        """What was replaced, kept and why."""
-        report: BinarizeReport = self.meta["report"]
-        return report
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """The same module, with its report, in another process."""
-        make, (attributes, *more) = super().__reduce__()
-        # A module is pickled as its code, which torch.fx traces again; our own tracer needs an example for that.
-        module = (make, {**attributes, "_tracer_cls": fx.Tracer}, *more)
-        return _unpickled, (type(self).__name__, self.training, dict(self.meta), *module)
-
-
-def _unpickled(name: str, training: bool, meta: dict[str, Any], make: Any, *arguments: Any) -> Binarized:
-    module = make(*arguments)
-    result = Binarized(module, module.graph, name)
-    result.meta |= meta
-    return result.train(training)
+from bbg.tracing.neutral import single_threaded
+from bbg.tracing.tracer import in_mode
 
 
 def binarize(
@@ -73,12 +52,15 @@ def binarize(
     called more than once and those without a binary twin stay real-valued too; the report says which and why. `act`:
     what replaces an activation that is never negative, None for the method's nonlinearity.
 
-    The trace is that of the evaluation mode: what only the training mode does (auxiliary heads) is not in the result,
-    but for dropout and layers like it. A linear layer over `[N, H, W, C]` becomes a 1x1 convolution, whose weight is a
-    view of the given one's.
+    Outputs of the training mode alone (auxiliary heads) are not in the result. A linear layer over `[N, H, W, C]`
+    becomes a 1x1 convolution, whose weight is a view of the given one's.
 
-    Raises BbgError for a network that cannot be traced for images of any size or that does not run on the example, a
-    pattern that fits no layer, an unknown or real-valued method, and where nothing is left to binarize.
+    What is done under `if self.training` stays so. The result is proved: with all undone that was changed on purpose,
+    it gives the outputs, gradients and running statistics of `model` on two images of the example (`report.proof`).
+
+    Raises BbgError for a network that cannot be traced for images of any size, that does not run on the example in
+    either mode, or for which the proof fails (the module is named); for a pattern that fits no layer, an unknown or
+    real-valued method, and where nothing is left to binarize.
     """
     chosen = get(method)
     if chosen.weight is None:
@@ -98,9 +80,11 @@ def binarize(
             raise BbgError(
                 f"{name} was made in torch.inference_mode, so it cannot be trained; build the network outside"
             )
-    with neutral(grad=True):
+    with single_threaded(grad=True):
         network = TracedNetwork.of(model, example.clone())
-        result = _Rewriter(network, chosen, act).run((keep,) if isinstance(keep, str) else tuple(keep))
+        rewriter = _Rewriter(network, chosen, act)
+        result = rewriter.run((keep,) if isinstance(keep, str) else tuple(keep))
+        result.meta["report"] = replace(result.report, proof=rewriter.proof(result, example))
         result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
     return result
 
@@ -121,16 +105,13 @@ class _Rewriter:
 
     def __init__(self, network: TracedNetwork, method: Method, act: str) -> None:
         self.network, self.graph, self.method, self.act = network, network.trace.graph, method, act
+        by_mode, self.lost = follow_modes(network)
         self.signs = SignFlow(network)
-        self.modules: dict[str, nn.Module] = {}  # the new ones, by qualified name
-        self.rows: dict[fx.Node, list[LayerRow]] = {}
+        self.modules = network.added
+        self.undone: dict[str, nn.Module] = {}  # what stands in the proof at the places of new modules
+        self.twins: dict[str, nn.Parameter] = {}  # parameters that are views of the model's, by the names of these
+        self.rows = {node: [row] for node, row in by_mode.items()}
         self.order = list(self.graph.nodes)
-        self.lost: list[str] = []
-        self.assumptions: list[str] = []
-        try:
-            self.lost = network.only_in_training()
-        except BbgError as error:  # it need not be traceable in this mode
-            self.assumptions.append(f"the network: in training mode it does nothing more, but for dropout ({error})")
 
     def run(self, keep: tuple[str, ...]) -> Binarized:
         """Decide by the facts of the network first, then rewrite it."""
@@ -147,7 +128,6 @@ class _Rewriter:
         blamed = {node for source in inputs for node in signs.nonnegative_sources(source)}
         pools = dict.fromkeys(pool for source in inputs for pool in signs.max_pool_sources(source))
         activations = [node for node in self.order if signs.is_nonnegative_activation(node)]
-        dropouts = [n for n in self.order if n.op == "call_function" and network.has(n, Trait.DROPOUT)]
         staying = {node.target for node in activations if node not in blamed}
         for pool in pools:
             self.insert_batch_norm(pool)
@@ -159,14 +139,9 @@ class _Rewriter:
             if node in blamed:
                 self.replace_activation(node, staying)
             else:
-                self.record(node, network.name(node), "kept", "its values reach no sign, or not alone")
-        for node in dropouts:
-            self.replace_dropout(node)
-        for node in self.order:
-            in_training = node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
-            if node.op == "call_function" and network.op(node) is OPS["batch_norm"] and not in_training:
-                frozen = "a call, no layer: in training mode too it uses the statistics that it has, and keeps them"
-                self.assumptions.append(f"{network.name(node)} (batch_norm): {frozen}")
+                gate = signs.is_gate(node)
+                why_kept = "a gate: it gives shares" if gate else "its values reach no sign, or not alone"
+                self.record(node, network.name(node), "kept", why_kept)
         return self.assemble()
 
     def record(self, node: fx.Node, name: str, action: str, why: str) -> None:
@@ -189,8 +164,10 @@ class _Rewriter:
         if whole:
             assert isinstance(layer, nn.Linear)
             layer = _as_conv(layer)
+            self.twins[f"{row.name}.weight"] = layer.weight  # type: ignore[assignment]
         shape = network.flattened(source) if isinstance(layer, nn.Linear) else None
         unit = self.modules[row.name] = Unit.around(layer, norm, method=self.method, shape=shape)
+        self.undone[row.name] = RealUnit(unit, norm)
         if norm is not None and follower is not None:
             follower.replace_all_uses_with(node)
             self.graph.erase_node(follower)
@@ -202,16 +179,14 @@ class _Rewriter:
 
     def insert_batch_norm(self, pool: fx.Node) -> None:
         """A BN behind a max-pool: the largest of some numbers is rarely negative, and the next sign would be +1."""
-        name = self.unique_name(f"{self.network.name(pool)}_norm", False)
+        name = self.network.unique_name(f"{self.network.name(pool)}_norm")
         like = self.like()
         norm = nn.BatchNorm2d(self.network.shapes[pool][1], device=like.device, dtype=like.dtype)
         norm.training = self.network.model.training
-        self.modules[name] = norm
+        self.undone[name] = nn.Identity()
         self.rows.setdefault(pool, []).append(LayerRow(name, "BatchNorm2d", "added", "a max-pool before a sign"))
-        with self.graph.inserting_after(pool):
-            new = self.graph.create_node("call_module", name, (pool,))
+        new = self.network.insert_call(pool, pool, name, norm)
         pool.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
-        self.network.add(new, pool)
 
     def permute_around(self, node: fx.Node, source: fx.Node, axis: int) -> None:
         """Bring the channels of the node's input to axis 1, and those of its output back."""
@@ -235,65 +210,66 @@ class _Rewriter:
         before = network.module(node)
         module = pointwise(self.act, network.shapes[source][axis]).to(self.like())
         module.training = network.model.training if before is None else before.training
-        name = self.unique_name(network.name(node), node.op == "call_module" and node.target not in staying)
+        name = network.unique_name(network.name(node), node.op == "call_module" and node.target not in staying)
         self.record(node, name, "replaced", f"never negative: {self.act}")
-        new = self.replace_call(node, source, name, module)
+        self.undone[name] = network.trace.body([node], source, node)
+        new = network.replace_call(node, source, name, module)
         if axis != 1:
             self.permute_around(new, source, axis)
 
-    def replace_dropout(self, node: fx.Node) -> None:
-        """A call of dropout, which the trace has switched off, becomes a layer that follows the mode."""
-        network = self.network
-        given: dict[str, Any] = dict(zip(("p", "training"), node.args[1:], strict=False)) | node.kwargs
-        op = network.op(node)
-        if op is None or not op.modules or given.get("training", True):
-            return  # active in both modes: the network's own affair
-        layer = op.modules[0](given.get("p", 0.5))
-        path = network.model.get_submodule(network.path(node))
-        layer.training = path.training
-        name = self.unique_name(network.name(node), False)
-        self.record(node, name, "replaced", f"a call becomes {type(layer).__name__}, which follows the mode")
-        self.replace_call(node, network.inputs(node)[0], name, layer)
-
-    def replace_call(self, node: fx.Node, source: fx.Node, name: str, module: nn.Module) -> fx.Node:
-        """A call of the new `module` in the place of `node`."""
-        self.modules[name] = module
-        with self.graph.inserting_before(node):
-            new = self.graph.create_node("call_module", name, (source,))
-        self.network.add(new, node)
-        node.replace_all_uses_with(new)
-        self.graph.erase_node(node)
-        return new
-
     def like(self) -> Tensor:
         return next(self.network.model.parameters())
-
-    def unique_name(self, name: str, own: bool) -> str:
-        """`name`, or one like it that nothing has; `own`: it may be that of the module that goes."""
-        model = self.network.model
-        taken = {n for n, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())}
-        free, i = name, 0
-        while free in self.modules or (free in taken and not (own and free == name)):
-            i += 1
-            free = f"{name}_{i}"
-        return free
 
     # ---- the result
 
     def assemble(self) -> Binarized:
         """The traced module; all its parts have the mode that they had."""
         model = self.network.model
-        parts = {**self.network.trace.parts(self.modules), **self.modules}
+        parts = self.parts = {**self.network.trace.parts(self.modules), **self.modules}
         result = Binarized(parts, self.graph, type(model).__name__)
         result.training = model.training
         for name, module in model.named_modules():
             if name and any(part.startswith(f"{name}.") for part in parts):
                 result.get_submodule(name).training = module.training
         rows = [row for node in self.order for row in self.rows.get(node, ())]
-        assumptions = (*self.signs.assumptions.values(), *self.assumptions)
+        assumptions = tuple(self.signs.assumptions.values())
         report = BinarizeReport(self.method.name, (*rows, *self.dropped()), assumptions)
         result.meta["report"] = report
+        result.meta["fixed_modes"] = self.fixed_modes(result)
         return result
+
+    def fixed_modes(self, result: Binarized) -> dict[str, bool]:
+        """The modules that are in one mode whatever `model.train(mode)` is called with, by their names in the result.
+
+        A new module that follows the mode in the place of a function has the mode of the module with that forward.
+        """
+        model = self.network.model
+        found: list[dict[int, bool]] = []
+        for mode in (True, False):
+            with in_mode(model, mode):
+                found.append({id(module): module.training for module in model.modules()})
+        fixed = {key: mode for key, mode in found[0].items() if mode is found[1][key]}
+        owner = {name: model.get_submodule(path) for name, path in self.network.owners.items()}
+        names = dict(result.named_modules(remove_duplicate=False))
+        return {n: fixed[id(owner.get(n, m))] for n, m in names.items() if id(owner.get(n, m)) in fixed}
+
+    def proof(self, result: Binarized, example: Tensor) -> Proof:
+        """That the result, with all undone that was done on purpose, is the given network."""
+        undone = Binarized({**self.parts, **self.undone}, self.graph, type(result).__name__)
+        names = dict(undone.named_modules(remove_duplicate=False))
+        fixed: dict[str, bool] = result.meta["fixed_modes"]
+        undone.meta["fixed_modes"] = {name: mode for name, mode in fixed.items() if name in names}
+        modes = {module: module.training for module in (*result.modules(), *self.network.model.modules())}
+        try:
+            dropped = tuple(row.name for row in result.report.of("dropped"))
+            return prove(self.network.model, undone, example, self.twins, dropped)
+        except BbgError as error:
+            if self.network.untraceable is None:
+                raise
+            raise BbgError(f"{error}. Its training mode cannot be traced: {self.network.untraceable}") from error
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     def dropped(self) -> list[LayerRow]:
         """What the evaluation mode does not do: the outermost modules with parameters that it does not reach, and more.

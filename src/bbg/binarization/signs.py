@@ -14,7 +14,8 @@ about the inputs to the fact about the output, by the first line that fits:
     JOINS                          those of all inputs together: each fills channels of its own
     ADDS                           those of all inputs, if every input has some; a constant may be negative: none
     MULTIPLIES                     those of all factors, if every factor has some; constants do not count. A factor that
-                                   comes of a gate alone is a share and not to blame, unless all are
+                                   comes of gates alone is a share and not to blame, unless all are. A gate is a
+                                   sigmoid, or any activation whose pooled value comes to be a factor of a map
     SIGNED                         none
     NONNEGATIVE                    none, and that is an assumption: nothing can take its place
     not in the vocabulary          none, and that is an assumption
@@ -29,9 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bbg.binarization.by_mode import ByMode
 from bbg.binarization.network import TracedNetwork, is_bare
 from bbg.layers import BinaryConv2d, BinaryLinear
 from bbg.methods import Pointwise
+from bbg.tracing.state import kept
 from bbg.tracing.tracer import in_mode, reads_mode
 from bbg.tracing.vocabulary import Op, Trait
 
@@ -72,6 +75,10 @@ class SignFlow:
             return False
         return self._lower_bound(node) >= 0 if Trait.CLAMPS in op else Trait.NONNEGATIVE in op
 
+    def is_gate(self, node: fx.Node) -> bool:
+        """Whether an activation gives the shares of a product, whatever function it is."""
+        return self.network.has(node, Trait.GATE) or self.network.is_factor(node)
+
     def _lower_bound(self, node: fx.Node) -> float:
         module = self.network.module(node)
         if isinstance(module, Pointwise):
@@ -111,7 +118,7 @@ class SignFlow:
         found = [self.nonnegative_sources(factor) for factor in inputs]
         if not all(found):
             return ()
-        gates = [len(some) == 1 and self.network.has(some[0], Trait.GATE) for some in found]
+        gates = [all(map(self.is_gate, some)) for some in found]
         return _union(some for some, gate in zip(found, gates, strict=True) if all(gates) or not gate)
 
     # ---- what is not known
@@ -125,6 +132,8 @@ class SignFlow:
             return op
         if op is None or Trait.QUERY in op:  # an attribute that is a tensor, as `x.T` is, is not known either
             module = network.module(node)
+            if isinstance(module, ByMode) and module.in_evaluation is None:
+                return _GIVES_ITS_INPUT
             if module is not None and is_bare(module) and reads_mode(module) and len(network.inputs(node)) == 1:
                 self.assumptions[node] = f"{what}: gives its input in evaluation mode"
                 return _GIVES_ITS_INPUT
@@ -150,7 +159,10 @@ def _union(lists: Iterable[Sources]) -> Sources:
 
 @torch.no_grad()
 def constant_sign_layers(model: nn.Module, example: Tensor) -> set[str]:
-    """The binary layers whose input, with the example in evaluation mode, becomes the same sign everywhere."""
+    """The binary layers whose input, with the example, becomes the same sign everywhere.
+
+    In training mode, with the statistics of the example: those of a network that was not trained say nothing yet.
+    """
     found: set[str] = set()
 
     def look(name: str, binarizer: Any, x: Tensor) -> None:
@@ -163,7 +175,7 @@ def constant_sign_layers(model: nn.Module, example: Tensor) -> set[str]:
         m.register_forward_pre_hook(lambda m, args, n=n: look(n, m.activation_binarizer, args[0])) for n, m in layers
     ]
     try:
-        with in_mode(model, False):
+        with in_mode(model, True), kept(model):
             model(example)
     finally:
         for handle in handles:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +35,7 @@ from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import Classification, Head
 from bbg.image import Preprocess, plain
 from bbg.log import LOGGER
-from bbg.tracing.neutral import neutral
+from bbg.tracing.neutral import single_threaded
 from bbg.tracing.unseen import refuse_unseen
 
 __all__ = [
@@ -94,7 +93,7 @@ def convert(
         raise BbgError(f"head is {head!r}, allowed are 'auto', None and a head of bbg.heads")
     if edges not in (None, *EDGES):
         raise BbgError(f"edges is {edges!r}, allowed are {', '.join(EDGES)}")
-    with _single_threaded():
+    with single_threaded():
         images = _images(example)
         network = _float32_copy(model)
         lowered = lower_network(network, images[:2])
@@ -132,7 +131,7 @@ def record_ranges(model: nn.Module, images: Calibration, preprocess: Preprocess 
     Raises BbgError as `check` does, and for images that do not fit the network.
     """
     how = None if preprocess is None else Preprocess.of(preprocess)
-    with _single_threaded():
+    with single_threaded():
         network = _float32_copy(model)
         given = calibration_images(images, how)
         lowered = lower_network(network, given[:2])
@@ -147,7 +146,7 @@ def check(model: nn.Module, example: Tensor) -> None:
     To be called before a training. One image of the `example`, float `[N, C, H, W]`, goes through the network; nothing
     is written, and the model stays as it is.
     """
-    with _single_threaded():
+    with single_threaded():
         images = _images(example)
         network = _float32_copy(model)
         PackedModel(fold_graph(lower_network(network, images[:2]).graph)).check()
@@ -170,20 +169,6 @@ def _derived_head(graph: Graph, labels: Sequence[str] | None) -> Head | None:
     shape = graph.outputs[0].shape
     has_scores = graph.structure == "tensor" and (labels is not None or math.prod(shape) == shape[0])
     return Classification() if has_scores else None
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Torch in its neutral state, on one thread: its threads wait for each other by spinning, which makes many small
-    layers a hundred times slower where something else, a training, keeps the cores busy.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with neutral():
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _images(example: Tensor) -> Tensor:

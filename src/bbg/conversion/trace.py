@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 from bbg.conversion.rules.registry import FUNCTIONS, LAYERS, QUERIES, rule_of
 from bbg.errors import BbgError
-from bbg.tracing.tracer import Trace, Tracer, attribute
+from bbg.tracing.in_place import read_results_of_in_place_calls
+from bbg.tracing.tracer import RANDOM, Trace, Tracer, attribute
 
 ADVICE = "write it without branches on tensors, or move what cannot be traced into a layer that has a rule"
 
@@ -57,6 +58,7 @@ def trace_network(model: nn.Module, example: Tensor) -> Traced:
     Sizes that a forward branches on are those of the `example` `[N, C, H, W]`: so are those of the packed file.
     """
     traced = Traced(Tracer(example, lambda layer: rule_of(layer) is not None).run(model, ADVICE))
+    read_results_of_in_place_calls(traced.trace)
     _check(traced)
     return traced
 
@@ -66,6 +68,12 @@ def _check(traced: Traced) -> None:
     for node in traced.graph.nodes:
         if node.op == "placeholder" and not tensors:
             tensors.add(node)
+        elif node.target in RANDOM:
+            qualname, layer_name = traced.module_of(node)
+            raise BbgError(
+                f"{qualname} ({layer_name}): it draws random numbers in evaluation mode, and the file would hold one "
+                "draw for good; draw them in training mode only"
+            )
         elif not tensors.intersection(node.all_input_nodes) or node.op == "output" or node.target in QUERIES:
             continue
         elif node.op == "call_module":

@@ -26,3 +26,17 @@ def neutral(grad: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def single_threaded(grad: bool = False) -> Iterator[None]:
+    """Torch in its neutral state, on one thread: its threads wait for each other by spinning, which makes many small
+    layers a hundred times slower where something else, a training, keeps the cores busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with neutral(grad):
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import operator
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,12 @@ from torch import Tensor, fx, nn
 
 from bbg.errors import BbgError
 from bbg.tracing.outline import outline_of
+from bbg.tracing.proxies import Attribute, ValueProxy
+
+# Functions that make a tensor of nothing but sizes. Those that draw random numbers are nodes always, the others where a
+# size is one: a tensor made while tracing would be a constant.
+RANDOM = tuple(getattr(torch, name) for name in ("rand", "randn", "randint", "randperm", "normal"))
+MAKERS = (*RANDOM, *(getattr(torch, name) for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "eye")))
 
 # Divisors of both are many, so that `x.view(N // 8, 8, ...)` works; their quotients differ for divisors up to 120.
 BATCH_SIZES = (240, 360)
@@ -68,6 +73,15 @@ class Trace:
         """The graph as a module that shares all parts with the model."""
         return fx.GraphModule(self.parts(), self.graph)
 
+    def body(self, region: Sequence[fx.Node], source: fx.Node, result: fx.Node) -> fx.GraphModule:
+        """The nodes of `region`, which read nothing else but `source`, as a module: what `source` is to `result`."""
+        graph = fx.Graph()
+        copies = {source: graph.placeholder("x")}
+        for node in region:
+            copies[node] = graph.node_copy(node, lambda one: copies[one])
+        graph.output(copies[result])
+        return Trace(self.model, graph, (), self.constants).module()
+
 
 def cannot_trace(model: nn.Module, qualname: str, reason: object, advice: str) -> BbgError:
     """The error that names the module whose forward cannot be traced."""
@@ -90,85 +104,6 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 def reads_mode(module: nn.Module) -> bool:
     """Whether the module's forward asks for `self.training`, which a trace would answer for good."""
     return "training" in getattr(getattr(type(module).forward, "__code__", None), "co_names", ())
-
-
-class ValueProxy(fx.Proxy):
-    """A proxy that knows what its node gives for either batch size.
-
-    `of_batch`: whether the value depends on the number of images, other than as the size of an axis.
-    """
-
-    tracer: Tracer
-
-    def __init__(self, node: fx.Node, tracer: Tracer, values: tuple[Any, Any], of_batch: bool) -> None:
-        super().__init__(node, tracer)
-        self.values, self.of_batch = values, of_batch
-
-    def __getattr__(self, k: str) -> _Attribute:  # type: ignore[override]
-        return _Attribute(self, k)
-
-    def __bool__(self) -> bool:
-        return bool(self.tracer.decide(self))
-
-    def __int__(self) -> int:
-        return int(self.tracer.decide(self))
-
-    def __index__(self) -> int:
-        return operator.index(self.tracer.decide(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.decide(self))
-
-    def __round__(self, digits: int | None = None) -> Any:
-        return round(self.tracer.decide(self), digits)
-
-    def __trunc__(self) -> int:
-        value: float = self.tracer.decide(self)
-        return math.trunc(value)
-
-    def __ceil__(self) -> int:
-        value: float = self.tracer.decide(self)
-        return math.ceil(value)
-
-    def __floor__(self) -> int:
-        value: float = self.tracer.decide(self)
-        return math.floor(value)
-
-    def __len__(self) -> int:
-        return self.tracer.length(self)
-
-
-class _Attribute(ValueProxy):
-    """`x.shape`, or `x.view` before it is called: the node of an attribute is made where one is needed."""
-
-    def __init__(self, root: ValueProxy, name: str) -> None:
-        self.root, self.name, self.tracer = root, name, root.tracer
-        self.made: fx.Proxy | None = None
-
-    def proxy(self) -> fx.Proxy:
-        """The proxy of the attribute's node."""
-        if self.made is None:
-            self.made = self.tracer.create_proxy("call_function", getattr, (self.root, self.name), {})
-        return self.made
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]
-        return self.proxy().node
-
-    @property
-    def values(self) -> tuple[Any, Any]:  # type: ignore[override]
-        made = self.proxy()
-        if not isinstance(made, ValueProxy):
-            raise fx.proxy.TraceError(f"the value of {self.name!r} is not known")
-        return made.values
-
-    @property
-    def of_batch(self) -> bool:  # type: ignore[override]
-        made = self.proxy()
-        return isinstance(made, ValueProxy) and made.of_batch
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy("call_method", self.name, (self.root, *args), kwargs)
 
 
 def _refused_count() -> Exception:
@@ -200,7 +135,8 @@ class Tracer(fx.Tracer):
         self._parameters = {id(p): name for name, p in model.named_parameters()}
         attributes = set(vars(model))
         try:
-            graph = self.trace(model)
+            with self._makers_as_nodes():
+                graph = self.trace(model)
         except BbgError:
             raise
         except Exception as error:  # the forward of a stranger's module, run on proxies, may raise anything
@@ -208,6 +144,27 @@ class Tracer(fx.Tracer):
         finally:  # torch.fx leaves the constants at the model
             constants = {name: vars(model).pop(name) for name in set(vars(model)) - attributes}
         return Trace(model, graph, tuple(self.decisions), constants)
+
+    @contextmanager
+    def _makers_as_nodes(self) -> Iterator[None]:
+        """MAKERS, as torch has them by name, make nodes meanwhile."""
+
+        def node(function: Callable[..., Any]) -> Callable[..., Any]:
+            def make(*args: Any, **kwargs: Any) -> Any:
+                sized = bool(_proxies((args, kwargs)))
+                if self._computing or not (sized or function in RANDOM):
+                    return function(*args, **kwargs)
+                return self.create_proxy("call_function", function, args, kwargs)
+
+            return make
+
+        try:
+            for function in MAKERS:
+                setattr(torch, function.__name__, node(function))
+            yield
+        finally:
+            for function in MAKERS:
+                setattr(torch, function.__name__, function)
 
     # ---- what torch.fx asks its tracer
 
@@ -277,7 +234,7 @@ class Tracer(fx.Tracer):
             raise fx.proxy.TraceError("it decides by the numbers of a tensor")
         if proxy.of_batch or value != other:
             raise _refused_count()
-        name = proxy.name if isinstance(proxy, _Attribute) else proxy.node.name
+        name = proxy.name if isinstance(proxy, Attribute) else proxy.node.name
         self._record(f"it decides by {name} = {value}, a size or type of the example")
         return value
 
@@ -301,8 +258,7 @@ class Tracer(fx.Tracer):
 
     def _values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, Any], bool] | None:
         """What a call gives for either batch size, and whether it is of the batch; None where that is not known."""
-        proxies: list[Any] = []
-        fx.node.map_aggregate((args, kwargs), lambda a: proxies.append(a) if isinstance(a, fx.Proxy) else None)
+        proxies = _proxies((args, kwargs))
         if not all(isinstance(proxy, ValueProxy) for proxy in proxies) or kind in ("placeholder", "output"):
             return None
         self._computing = True
@@ -346,6 +302,10 @@ class Tracer(fx.Tracer):
                 return self.example.device
             if args[1] in ("is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta"):
                 return args[1] == f"is_{self.example.device.type}"
+        if target in MAKERS:
+            kwargs = (
+                {**kwargs, "device": "meta", "generator": None} if target in RANDOM else {**kwargs, "device": "meta"}
+            )
         return target(*args, **kwargs)
 
     def _as_meta(self, tensor: Any) -> Any:
@@ -371,6 +331,13 @@ class Tracer(fx.Tracer):
                 memo |= {id(value): type(value)() for value in hooks}
             self._meta_modules[module] = copy.deepcopy(module, memo)
         return self._meta_modules[module]
+
+
+def _proxies(arguments: Any) -> list[Any]:
+    """The proxies in the arguments of a call."""
+    found: list[Any] = []
+    fx.node.map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, fx.Proxy) else None)
+    return found
 
 
 def _chunks(node: fx.Node) -> int | None:

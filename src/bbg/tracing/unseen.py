@@ -6,6 +6,7 @@ binarized to one that computes something else. Wrappers are refused by name: wha
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.optim.swa_utils import AveragedModel
@@ -13,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel
 from bbg.errors import BbgError
 
 _WEIGHTS = "torch.nn.utils."  # hooks of weight_norm and spectral_norm make the weight that the layer then has
-
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -27,6 +27,10 @@ def refuse_unseen(model: nn.Module) -> None:
         raise BbgError("the network is the result of torch.compile; give the module that was compiled")
     for name, module in model.named_modules(remove_duplicate=False):
         where = f"{name or 'the network'} ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise BbgError(
+                f"{where}: it is scripted, so what it does cannot be seen; give the module that was scripted"
+            )
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         lazy = isinstance(module, LazyModuleMixin)  # its hook makes its parameters at the first call
         if not lazy and any(not type(hook).__module__.startswith(_WEIGHTS) for hook in hooks):

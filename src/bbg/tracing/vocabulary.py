@@ -258,7 +258,8 @@ def ops_with(trait: Trait) -> Iterator[Op]:
 
 def keeps_forward(kind: type[nn.Module], base: type[nn.Module]) -> bool:
     """Whether a type of layer computes what its `base` does: it has the methods that the base computes with."""
-    return all(getattr(kind, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))
+    names = ("forward", "_conv_forward", "__call__")
+    return all(getattr(kind, name, None) is getattr(base, name, None) for name in names)
 
 
 def op_of_module(module: nn.Module) -> Op | None:

@@ -1,0 +1,40 @@
+"""The module that `binarize` gives."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import fx
+
+from bbg.binarization.report import BinarizeReport
+
+
+class Binarized(fx.GraphModule):
+    """A network that `binarize` has made, with the table of what it did."""
+
+    @property
+    def report(self) -> BinarizeReport:
+        """What was replaced, kept and why."""
+        report: BinarizeReport = self.meta["report"]
+        return report
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module, but for the modules whose mode the given network holds fixed, as of frozen batch norms."""
+        super().train(mode)
+        for name, fixed in self.meta.get("fixed_modes", {}).items():
+            self.get_submodule(name).training = fixed
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The same module, with its report, in another process."""
+        make, (attributes, *more) = super().__reduce__()
+        # A module is pickled as its code, which torch.fx traces again; our own tracer needs an example for that.
+        module = (make, {**attributes, "_tracer_cls": fx.Tracer}, *more)
+        return _unpickled, (type(self).__name__, self.training, dict(self.meta), *module)
+
+
+def _unpickled(name: str, training: bool, meta: dict[str, Any], make: Any, *arguments: Any) -> Binarized:
+    module = make(*arguments)
+    result = Binarized(module, module.graph, name)
+    result.meta |= meta
+    return result.train(training)
