@@ -98,6 +98,7 @@ POOLED: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
 
 @pytest.mark.parametrize("name", POOLED)
 def test_behind_a_max_pool_signs_are_balanced(name: str) -> None:
+    torch.manual_seed(0)
     function, names = POOLED[name]
     binary = three(function)
     assert [row.name for row in binary.report.of("added") if row.why != "no BN followed"] == names
