@@ -255,7 +255,7 @@ def test_a_bad_preprocess_is_refused(case: str) -> None:
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BbgError, match="allowed are cifar10, cifar100, imagenet, digits"):
+    with pytest.raises(BbgError, match=r"give a bbg\.Preprocess or one of cifar10, cifar100, imagenet, digits"):
         Preprocess.of("mnist")
 
 

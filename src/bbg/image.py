@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,7 +96,8 @@ class Preprocess:
         if isinstance(given, Preprocess):
             return given
         if given not in PRESETS:
-            raise BbgError(f"unknown preprocessing {given!r}; allowed are {', '.join(PRESETS)} or a bbg.Preprocess")
+            choice = allowed(given, PRESETS, "give a bbg.Preprocess or one of")
+            raise BbgError(f"unknown preprocessing {given!r}; {choice}")
         return PRESETS[given]
 
     @classmethod

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 from bbg.methods import ACTIVATIONS, Method, get
 from bbg.methods.base import broadcast
 
@@ -316,5 +316,5 @@ def _through(module: nn.Module | None, x: Tensor) -> Tensor:
 def pointwise(name: str, channels: int) -> nn.Module:
     """The nonlinearity called `name` for `channels` channels; BbgError for an unknown name."""
     if name not in ACTIVATIONS:
-        raise BbgError(f"unknown nonlinearity {name!r}; allowed are {', '.join(ACTIVATIONS)}")
+        raise BbgError(f"unknown nonlinearity {name!r}; {allowed(name, ACTIVATIONS)}")
     return ACTIVATIONS[name](channels)

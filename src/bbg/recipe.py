@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -68,8 +68,8 @@ class Recipe:
             if isinstance(value, int) and not isinstance(value, bool) and hints[key] is float:
                 object.__setattr__(self, key, float(value))
             elif not any(type(value) is t for t in get_args(hints[key]) or (hints[key],)):
-                allowed = getattr(hints[key], "__name__", str(hints[key]))
-                raise BbgError(f"recipe key {key!r} is {value!r}, allowed is {allowed}")
+                wanted = getattr(hints[key], "__name__", str(hints[key]))
+                raise BbgError(f"recipe key {key!r} is {value!r}, allowed is {wanted}")
         allowed_words = {
             "optimizer": ("adam", "sgd"),
             "schedule": ("onecycle", "cosine", "linear", "constant"),
@@ -77,8 +77,8 @@ class Recipe:
             "evaluation": ("torch", "packed"),
         }
         for key, words in allowed_words.items():
-            if getattr(self, key) not in words:
-                raise BbgError(f"recipe key {key!r} is {getattr(self, key)!r}, allowed are {', '.join(words)}")
+            if (value := getattr(self, key)) not in words:
+                raise BbgError(f"recipe key {key!r} is {value!r}, {allowed(value, words)}")
         for key, low in {
             "epochs": 1,
             "batch_size": 2,
@@ -143,7 +143,8 @@ class Recipe:
             return Recipe.load(FOLDER / f"{given}.toml")
         path = Path(given)
         if path.suffix != ".toml" and not path.exists():
-            raise BbgError(f"no recipe {str(given)!r}; give the path of a TOML file or one of {', '.join(names)}")
+            choice = allowed(given, names, "give the path of a TOML file or one of")
+            raise BbgError(f"no recipe {str(given)!r}; {choice}")
         return Recipe.load(path)
 
     @staticmethod
@@ -175,7 +176,7 @@ def _refuse_unknown(values: dict[str, Any]) -> None:
     known = [f.name for f in fields(Recipe)]
     for key in values:
         if key not in known:
-            raise BbgError(f"unknown recipe key {key!r}; allowed are {', '.join(known)}")
+            raise BbgError(f"unknown recipe key {key!r}; {allowed(key, known)}")
 
 
 def _parse(text: str) -> Any:

@@ -246,12 +246,12 @@ def test_a_damaged_packed_file(case: str, verb: str, tmp_path: Path, photo: Path
 
 
 USAGE = {
-    "no verb of this name": (["frobnicate"], "invalid choice: 'frobnicate'"),
+    "no verb of this name": (["frobnicate"], "unknown verb 'frobnicate'"),
     "no image": (["predict"], "required: IMAGE"),
-    "no such option": (["zoo", "--frob"], "unrecognized arguments: --frob"),
+    "no such option": (["zoo", "--frob"], "unknown option '--frob'"),
+    "a word too many": (["zoo", "all"], "'all' is one argument too many"),
     "top below 1": (["predict", "x.jpg", "--top", "0"], "argument --top: '0'"),
     "top no number": (["predict", "x.jpg", "--top", "many"], "argument --top: 'many'"),
-    "no verb": ([], "required: VERB"),
     "inspect nothing": (["inspect"], "either a MODEL or --cpu"),
     "inspect both": (["inspect", "x", "--cpu"], "either a MODEL or --cpu"),
     "unknown model": (["inspect", "resnet1000"], "resnet1000"),
@@ -377,7 +377,7 @@ def test_names_of_users_are_no_markup(tmp_path: Path, capsys: Any) -> None:
 def test_every_verb_writes_its_figures_as_json() -> None:
     declare()
     for verb, arguments in VERBS.items():
-        assert any("--json" in names for names, _ in arguments), verb.__name__
+        assert verb.__name__ == "completion" or any("--json" in names for names, _ in arguments), verb.__name__
 
 
 def test_the_package_runs_as_a_module() -> None:

@@ -15,12 +15,13 @@ from io import TextIOWrapper
 
 from bbg._version import __version__
 from bbg.cli.parser import parser
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 
 # Each verb and the module of this package that declares it.
 MODULES = {
     "bench": "bench",
     "compare": "compare",
+    "completion": "completion",
     "convert": "convert",
     "eval": "evaluate",
     "inspect": "inspect",
@@ -42,10 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a file's name need not be text
             stream.reconfigure(errors="backslashreplace")
-    given = sys.argv[1:] if arguments is None else arguments
-    declare(given[0] if given else None)
     try:
-        options = vars(parser(__version__).parse_args(arguments))
+        given = _helped(sys.argv[1:] if arguments is None else arguments)
+        declare(given[0])
+        options = vars(parser(__version__).parse_args(given))
         call = options.pop("call")
         call(**options)
         sys.stdout.flush()
@@ -67,6 +68,14 @@ def main(arguments: list[str] | None = None) -> None:
         _end(2, f"this verb needs {error.name}, which is not installed; run pip install 'bbg[train]'")
     except KeyboardInterrupt:
         _end(130, "interrupted")
+
+
+def _helped(given: list[str]) -> list[str]:
+    """The command line, its help where it names no verb; `bbg help VERB` is `bbg VERB --help`."""
+    words = [*given[1:2], "--help"] if given[:1] == ["help"] else given or ["--help"]
+    if words[0] not in MODULES and not words[0].startswith("-"):
+        raise BbgError(f"unknown verb {words[0]!r}; {allowed(words[0], MODULES)}; see bbg --help")
+    return words
 
 
 def _end(status: int, message: str) -> None:

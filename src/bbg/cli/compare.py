@@ -40,10 +40,14 @@ def compare(
     from bbg.comparison import table
     from bbg.data import open_data
     from bbg.log import terminal
-    from bbg.methods import METHODS
+    from bbg.methods import METHODS, get
+    from bbg.training.check import check_recipe
 
+    check_recipe(chosen)
     folder = out or Path("runs") / f"compare_{Path(recipe).stem}"
     names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
+    for name in names:
+        get(name)
     split = open_data(chosen.dataset, data, chosen.size)
     result = json or folder / "compare.json"
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import show
-from bbg.cli.parser import DATA, FACTORY, JSON, argument, new_file, verb
+from bbg.cli.parser import DATA, FACTORY, JSON, argument, packed_file, verb
 from bbg.cli.scoring import engine_logits, held_out, torch_logits, trained_network, trained_task
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ CHECK_IMAGES = 32
 
 @verb(
     argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of bbg train"),
-    argument("-o", "--output", type=new_file, required=True, metavar="FILE", help="the packed file to write"),
+    argument("-o", "--output", type=packed_file, required=True, metavar="FILE", help="the packed file to write, .bbg"),
     argument("--edges", help="of the layers that are not binary: int8 (default, where their ranges are known) or fp32"),
     DATA,
     FACTORY,

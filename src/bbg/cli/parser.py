@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 
 Call = TypeVar("Call", bound=Callable[..., None])
 
@@ -52,13 +52,28 @@ class Parser(argparse.ArgumentParser):
         raise BbgError(f"{message}; see {self.prog} --help")
 
 
+class VerbParser(Parser):
+    """The parser of one verb: it names what it does not know itself, since the one above would only name `bbg`."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """All of `args`; BbgError for an unknown option, and for a word too many."""
+        found, rest = super().parse_known_args(args, namespace)
+        options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for word in rest:
+            name = word.partition("=")[0]
+            if name.startswith("-"):
+                self.error(f"unknown option {name!r}; {allowed(name, options)}")
+            self.error(f"{word!r} is one argument too many")
+        return found, rest
+
+
 def parser(version: str) -> Parser:
     """The parser of all verbs; what it returns has the verb's function as `call` and its arguments beside."""
     top = Parser(
         "bbg", description="Train convolutional networks 1 bit wide and run them at 1 bit.", allow_abbrev=False
     )
     top.add_argument("--version", action="version", version=f"bbg {version}")
-    below = top.add_subparsers(metavar="VERB", required=True, title="verbs")
+    below = top.add_subparsers(metavar="VERB", required=True, title="verbs", parser_class=VerbParser)
     for call, arguments in VERBS.items():
         one = below.add_parser(call.__name__, help=call.__doc__, description=call.__doc__, allow_abbrev=False)
         for names, keywords in arguments:
@@ -81,6 +96,16 @@ def new_file(text: str) -> Path:
         return path
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"cannot write {text!r}; give a file in a folder that exists and is writable")
+    return path
+
+
+def packed_file(text: str) -> Path:
+    """A packed file that can be written: a path that ends in `.bbg`, or a device or a pipe."""
+    path = new_file(text)
+    if path.suffix != ".bbg" and (path.is_file() or not path.exists()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} does not end in .bbg, as every packed file does; it is the only form"
+        )
     return path
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bbg.errors import BbgError
+from bbg.graph.file import looks_like_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +30,7 @@ def is_checkpoint(model: str) -> bool:
     """Whether `model` is a file that torch.save wrote, a zip archive, rather than a packed file or a name."""
     try:
         with open(model, "rb") as file:
-            return file.read(2) == b"PK"
+            return looks_like_checkpoint(file.read(4))
     except OSError:
         return False
 

@@ -39,7 +39,10 @@ def train(
     chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs, seed=seed, factory=factory))
     from bbg.data import open_data
     from bbg.log import terminal
+    from bbg.training.check import check_recipe
     from bbg.training.loop import train as train_by
+
+    check_recipe(chosen)
 
     split = open_data(chosen.dataset, data, chosen.size)
     print(f"{len(split.train):,} training images, {len(split.test):,} test images")

@@ -8,7 +8,7 @@ from bbg.data.cifar import CIFAR10, CIFAR100
 from bbg.data.digits import DIGITS
 from bbg.data.folders import FOLDERS
 from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Split, brought, read_batch
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 from bbg.image import Preprocess
 
 __all__ = ["DATASETS", "Dataset", "FileSet", "ImageSet", "Split", "needs_folder", "open_data", "read_batch"]
@@ -31,7 +31,7 @@ def open_data(dataset: str, root: Path | None, size: int = 32, preprocess: Prepr
     read as such. `digits` needs no folder. Raises BbgError for a missing or unreadable folder or an unknown name.
     """
     if dataset not in DATASETS:
-        raise BbgError(f"unknown dataset {dataset!r}; allowed are {', '.join(DATASETS)}")
+        raise BbgError(f"unknown dataset {dataset!r}; {allowed(dataset, DATASETS)}")
     entry = DATASETS[dataset]
     split = _opened(entry, dataset, root, size if preprocess is None else preprocess)
     return split if preprocess is None else Split(*(brought(half, preprocess) for half in split))

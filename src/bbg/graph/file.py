@@ -16,6 +16,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -113,10 +114,28 @@ def read(path: str | os.PathLike[str]) -> PackedModel:
         raise BbgError(f"{path}: cannot be read ({error}); give the path of a packed file") from error
     if not likely:
         raise BbgError(f"{path}: is no packed file; one is a regular file below 2 GiB")
+    if looks_like_checkpoint(data):
+        raise BbgError(
+            f"{path}: is a checkpoint of bbg, a packed file is wanted; convert it first with: bbg convert {path} -o "
+            f"{Path(path).with_suffix('.bbg').name}"
+        )
     try:
         return decode(data)
     except BbgError as error:
         raise BbgError(f"{path}: {error}") from error
+
+
+def looks_like_checkpoint(head: bytes) -> bool:
+    """Whether a file that begins with `head` is one of torch.save, a zip archive.
+
+    A packed file begins with the length of its header, which these four bytes would make 67 MB: more than it may be.
+    """
+    return head[:4] == b"PK\x03\x04"
+
+
+def looks_packed(head: bytes) -> bool:
+    """Whether a file that begins with `head` is one of safetensors: a header's length, and its first brace."""
+    return len(head) > 8 and 0 < int.from_bytes(head[:8], "little") <= HEADER_LIMIT and head[8:9] == b"{"
 
 
 def byte_breakdown(model: PackedModel) -> list[Item]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 from bbg.methods.base import ACTIVATIONS, Binarizer, BinarizerForm, Hinge, Method, Pointwise
 
 MODULES = (
@@ -34,5 +34,5 @@ def get(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
     if method not in METHODS:
-        raise BbgError(f"unknown method {method!r}; allowed are {', '.join(METHODS)}")
+        raise BbgError(f"unknown method {method!r}; {allowed(method, METHODS)}")
     return METHODS[method]

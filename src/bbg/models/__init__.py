@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 from bbg.methods import Method, get
 
 __all__ = ["NETWORKS", "allowed_options", "create", "list_models"]
@@ -47,10 +47,10 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
 
     Raises BbgError for an unknown name, method or option.
     """
-    allowed = allowed_options(name)
-    unknown = [k for k in options if k not in allowed]
-    if unknown:
-        raise BbgError(f"network {name!r} has no option {unknown[0]!r}; allowed are {', '.join(allowed)}")
+    known = allowed_options(name)
+    for option in options:
+        if option not in known:
+            raise BbgError(f"network {name!r} has no option {option!r}; {allowed(option, known)}")
     if num_classes < 1:
         raise BbgError(f"num_classes is {num_classes}, allowed are 1 and more")
     return NETWORKS[name](num_classes, get(method), **options)
@@ -64,6 +64,6 @@ def list_models() -> list[str]:
 def allowed_options(name: str) -> dict[str, Any]:
     """The options of the network `name` and their defaults; BbgError for an unknown name."""
     if name not in NETWORKS:
-        raise BbgError(f"unknown network {name!r}; allowed are {', '.join(NETWORKS)}")
+        raise BbgError(f"unknown network {name!r}; {allowed(name, NETWORKS)}")
     parameters = inspect.signature(NETWORKS[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in ("num_classes", "method")}

@@ -15,6 +15,7 @@ from torch import nn
 
 from bbg.errors import BbgError
 from bbg.files import whole_file
+from bbg.graph.file import looks_packed
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
 from bbg.training.factory import Factory, build, call_factory
@@ -79,6 +80,8 @@ class Checkpoint:
         except BbgError:
             raise
         except Exception as e:  # unpickling raises whatever the damaged bytes happen to mean
+            if looks_packed(content):
+                raise BbgError(f"{str(path)!r} is a packed file, a checkpoint is wanted; give one of bbg train") from e
             raise BbgError(f"{str(path)!r} is damaged or no checkpoint of bbg; give one that `bbg train` wrote") from e
 
     def network(self, factory: Factory | None = None) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 
 FOLDER = Path(__file__).parent
 
@@ -18,7 +18,7 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """The packed file of the model `name`; BbgError for an unknown name."""
     if name not in names():
-        raise BbgError(f"unknown model {name!r}; {_known(name)}")
+        raise BbgError(f"unknown model {name!r}; {allowed(name, names(), 'the zoo has')}")
     return FOLDER / f"{name}.bbg"
 
 
@@ -32,18 +32,11 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     if found.exists() or found.name != str(model) or found.suffix:
         return found
     if str(model) not in names():
-        raise BbgError(f"no file and no model of the zoo is called {str(model)!r}; {_known(str(model))}")
+        has = allowed(model, names(), "the zoo has")
+        raise BbgError(f"no file and no model of the zoo is called {str(model)!r}; {has}")
     return path(str(model))
 
 
 def card(name: str) -> str:
     """The card of the model `name`, in Markdown; BbgError for an unknown name."""
     return path(name).with_suffix(".md").read_text(encoding="utf-8")
-
-
-def _known(name: str) -> str:
-    """What the zoo has, and which of it is spelled most like `name`."""
-    import difflib  # only an error needs it
-
-    close = difflib.get_close_matches(name, names(), 1, 0)
-    return f"the zoo has {', '.join(names()) or 'none'}" + (f"; did you mean {close[0]!r}?" if close else "")

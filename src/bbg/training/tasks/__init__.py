@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 from bbg.recipe import Recipe
 from bbg.training.tasks.base import Task
 from bbg.training.tasks.classification import Classification
@@ -21,5 +21,5 @@ TASKS: dict[str, Callable[[Recipe, int, nn.Module | None], Task]] = {
 def make_task(recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> Task:
     """The recipe's task; BbgError for an unknown name."""
     if recipe.task not in TASKS:
-        raise BbgError(f"recipe key 'task' is {recipe.task!r}, allowed are {', '.join(TASKS)}")
+        raise BbgError(f"recipe key 'task' is {recipe.task!r}, {allowed(recipe.task, TASKS)}")
     return TASKS[recipe.task](recipe, classes, teacher)
