@@ -22,9 +22,11 @@ from bbg.analysis import gates, weight_entropy
 from bbg.data import Split
 from bbg.errors import BbgError
 from bbg.files import write_json
+from bbg.log import LOGGER
 from bbg.methods import get
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import Checkpoint
+from bbg.training.folder import LAST
 from bbg.training.loop import train
 
 VARIED = ("method", "seed")  # keys of the recipe that differ between the rows
@@ -32,6 +34,8 @@ _NEWER = {
     "task": "classification",
     "factory": None,
     "evaluation": "torch",
+    "keep_best": False,
+    "held_out": 0.1,
 }  # keys that results of older versions do not have
 
 
@@ -87,6 +91,8 @@ def compare(
         key = (row["method"], row["seed"])
         others = [other for other in report["rows"] if (other["method"], other["seed"]) != key]
         report["rows"] = [*others, row]
+        if parallel > 1:  # their own lines stay in their processes
+            LOGGER.info("%s, seed %d  test accuracy %.4f", row["method"], row["seed"], row["accuracy"])
         write_json(report, result)
     draw(report, result.with_suffix(".png"))
     return report
@@ -114,7 +120,8 @@ def _rows(
 
 
 def _row(recipe: Recipe, split: Split, folder: Path, progress: bool) -> dict[str, Any]:
-    return row_of(train(recipe, split, folder, resume=(folder / "last.ckpt").exists(), progress=progress))
+    name = f"{recipe.method}, seed {recipe.seed}"
+    return row_of(train(recipe, split, folder, resume=(folder / LAST).exists(), progress=progress, name=name))
 
 
 _TAKEN: list[Split] = []  # of a process of its own: the images that all its trainings are on

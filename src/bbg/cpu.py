@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -40,6 +41,13 @@ def quota(mount: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -
             if share.isdigit() and period.isdigit() and int(period):
                 granted.append(-(-int(share) // int(period)))
     return max(1, min(granted)) if granted else None
+
+
+def name_of_cpu() -> str:
+    """What the processor calls itself, or the architecture where it does not say."""
+    lines = [line.partition(":") for line in _read(Path("/proc/cpuinfo")).splitlines()]
+    named = [value.strip() for key, _, value in lines if key.strip() == "model name"]
+    return named[0] if named else platform.machine()
 
 
 def _upwards(path: str) -> list[str]:

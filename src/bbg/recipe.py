@@ -59,6 +59,8 @@ class Recipe:
     compile: bool = False  # train through torch.compile, where it works and gives the same gradients
     evaluation: str = "torch"  # of the epochs: torch, packed (on CPUs by the engine, but the last one by torch)
     bn_batches: int = 0  # re-estimate the BN statistics over this many batches, in float32, after the last epoch
+    keep_best: bool = False  # keep best.ckpt too, the epoch that is best on images held out of the training set
+    held_out: float = 0.1  # share of the training images of each class that keep_best holds out, drawn by seed
     checkpoint_steps: int = 200  # steps between two checkpoints inside an epoch
     seed: int = 0  # of weights, data order and augmentation
 
@@ -98,6 +100,8 @@ class Recipe:
         for key in ("momentum", "warmup", "label_smoothing", "distill"):
             if not 0 <= getattr(self, key) <= 1:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is 0 to 1")
+        if not 0 < self.held_out < 1:
+            raise BbgError(f"recipe key 'held_out' is {self.held_out}, allowed is a share between 0 and 1")
         if not 0.01 <= self.temperature <= 100:
             raise BbgError(f"recipe key 'temperature' is {self.temperature}, allowed is 0.01 to 100")
         if self.activation_epochs >= self.epochs:

@@ -71,12 +71,16 @@ def test_the_file_holds_plain_data_only(tmp_path: Path) -> None:
     """The torch version is an object in torch: stored as such, `weights_only` would refuse the whole file."""
     some_checkpoint().save(tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert (state["version"], type(state["torch"]), state["torch"]) == (3, str, str(torch.__version__))
+    assert (state["version"], type(state["torch"]), state["torch"]) == (4, str, str(torch.__version__))
     assert state["recipe"] == RECIPE.to_dict()
     assert state["preprocess"] == GREY.to_json()
 
 
-OLDER = {1: ("signs", "data", "custom"), 2: ("data", "custom")}  # what the files of older versions do not have
+OLDER = {  # what the files of older versions do not have
+    1: ("signs", "data", "custom", "since"),
+    2: ("data", "custom", "since"),
+    3: ("since",),
+}
 
 
 @pytest.mark.parametrize("version", OLDER)
@@ -85,7 +89,7 @@ def test_a_checkpoint_of_an_older_version_stays_readable(tmp_path: Path, version
     absent = dict.fromkeys(OLDER[version])
     state = Checkpoint.load(rewritten(tmp_path / "a.ckpt", version=version, recipe=recipe, **absent))
     assert (state.version, state.recipe, state.history) == (version, RECIPE, some_checkpoint().history)
-    assert (state.data, state.custom) == ({}, False)
+    assert (state.data, state.custom, state.since) == ({} if version < 3 else some_checkpoint().data, False, 0)
     x = torch.randn(2, 1, 8, 8)
     (rebuilt := build(RECIPE, 3, GREY)).load_state_dict(some_checkpoint().model)
     assert torch.equal(state.network()(x), rebuilt.eval()(x))
@@ -140,7 +144,7 @@ def rewritten(path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 4}, "has version 4, allowed is 3; update bbg"),
+        ({"version": 5}, "has version 5, allowed is 4; update bbg"),
         ({"version": "one"}, "is damaged or no checkpoint of bbg"),
         ({"version": None}, "is damaged or no checkpoint of bbg"),
         ({"model": None}, "is damaged or no checkpoint of bbg"),

@@ -22,7 +22,8 @@ from bbg.errors import BbgError
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.factory import call_factory, find_factory
-from bbg.training.loop import LAST, train
+from bbg.training.folder import LAST
+from bbg.training.loop import train
 
 torch.set_num_threads(1)
 

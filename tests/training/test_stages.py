@@ -12,7 +12,8 @@ from bbg.data import Split, open_data
 from bbg.errors import BbgError
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import Checkpoint
-from bbg.training.loop import LAST, train
+from bbg.training.folder import LAST
+from bbg.training.loop import train
 
 RECIPE = Recipe(
     dataset="digits",

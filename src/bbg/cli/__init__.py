@@ -7,6 +7,7 @@ Whatever a user can get wrong is one sentence on stderr and exit status 2.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -14,8 +15,10 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from bbg._version import __version__
+from bbg.cli.output import STDOUT
 from bbg.cli.parser import parser
 from bbg.errors import BbgError, allowed
+from bbg.log import terminal
 
 # Each verb and the module of this package that declares it.
 MODULES = {
@@ -48,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         declare(given[0])
         options = vars(parser(__version__).parse_args(given))
         call = options.pop("call")
-        call(**options)
+        with terminal(_level(options.pop("quiet"), options.pop("verbose")), _messages(options)):
+            call(**options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output wants no more of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,6 +72,17 @@ def main(arguments: list[str] | None = None) -> None:
         _end(2, f"this verb needs {error.name}, which is not installed; run pip install 'bbg[train]'")
     except KeyboardInterrupt:
         _end(130, "interrupted")
+
+
+def _level(quiet: bool, verbose: bool) -> int:
+    if quiet and verbose:
+        raise BbgError("--quiet and --verbose are opposites; give one of them")
+    return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+
+
+def _messages(options: dict[str, object]) -> str:
+    """Where messages go: not to stdout where that is a file for a program."""
+    return "stderr" if STDOUT in options.values() else "stdout"
 
 
 def _helped(given: list[str]) -> list[str]:

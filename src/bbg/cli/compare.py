@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from bbg.cli.output import show
+from bbg.cli.output import tell
 from bbg.cli.parser import CHANGES, DATA, RECIPE, argument, changes_of, count, new_file, verb
 
 
@@ -39,7 +38,6 @@ def compare(
     from bbg.comparison import compare as compare_by
     from bbg.comparison import table
     from bbg.data import open_data
-    from bbg.log import terminal
     from bbg.methods import METHODS, get
     from bbg.training.check import check_recipe
 
@@ -54,7 +52,5 @@ def compare(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise BbgError(f"cannot make folder {str(folder)!r}: {e.strerror}; give a writable --out folder") from e
-    with terminal():
-        bar = sys.stdout.isatty()
-        report = compare_by(chosen, split, names, seeds, folder, result, parallel=parallel, progress=bar)
-    show({"methods": table(report), "result": str(result), "plot": str(result.with_suffix(".png"))})
+    report = compare_by(chosen, split, names, seeds, folder, result, parallel=parallel)
+    tell({"methods": table(report), "result": str(result), "plot": str(result.with_suffix(".png"))})

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bbg.cli.output import show
+from bbg.cli.output import tell
 from bbg.cli.parser import DATA, FACTORY, JSON, argument, packed_file, verb
 from bbg.cli.scoring import engine_logits, held_out, torch_logits, trained_network, trained_task
 
@@ -66,7 +66,7 @@ def convert(
         if report.edges is not None and facts["disagreements"] > CHANGED * len(split.test):
             share = facts["disagreements"] / len(split.test)
             facts["warning"] = f"8-bit edges change the answer on {share:.1%} of the test images; --edges fp32 keeps it"
-    show({**report.as_dict(), **facts}, json)
+    tell({**report.as_dict(), **facts}, json)
 
 
 def provenance(trained: Checkpoint) -> dict[str, str | int | float]:

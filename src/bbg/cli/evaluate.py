@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bbg.cli.output import show
-from bbg.cli.parser import DATA, FACTORY, JSON, argument, verb
+from bbg.cli.parser import DATA, DEVICE, FACTORY, JSON, argument, verb
 from bbg.cli.scoring import engine_figures, held_out, is_checkpoint, torch_figures, trained_network
 from bbg.errors import BbgError
 
@@ -15,18 +15,25 @@ from bbg.errors import BbgError
     DATA,
     argument("--dataset", help="name of the data set; default: that of the training"),
     FACTORY,
+    DEVICE,
     JSON,
 )
-def eval(model: str, data: Path | None, dataset: str | None, factory: str | None, json: Path | None) -> None:
+def eval(
+    model: str, data: Path | None, dataset: str | None, factory: str | None, device: str | None, json: Path | None
+) -> None:
     """Score a checkpoint or a packed model over all test images."""
     if is_checkpoint(model):
         from bbg.training.checkpoint import Checkpoint
+        from bbg.training.device import choose_device
 
+        place = choose_device(device)
         trained = Checkpoint.load(Path(model))
         split = held_out(dataset or trained.recipe.dataset, data, trained.preprocess, trained.classes)
-        figures = torch_figures(trained_network(trained, factory), trained, split)
+        figures = torch_figures(trained_network(trained, factory).to(place), trained, split)
     elif factory is not None:
         raise BbgError("--factory goes with a checkpoint; a packed file holds its network")
+    elif device is not None:
+        raise BbgError("--device goes with a checkpoint; a packed file runs on the CPU")
     else:
         from bbg.engine import load
 

@@ -6,15 +6,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bbg.files import write_json
+from bbg.log import LOGGER
 from bbg.tables import cell, heading, terminal
 
 STDOUT = Path("-")
+
+
+def tell(report: Mapping[str, Any], file: Path | None = None) -> None:
+    """`show` for a verb whose result is a file: what is said about it is left out with --quiet, but for a warning."""
+    if file == STDOUT or LOGGER.isEnabledFor(logging.INFO):
+        show(report, file)
+        return
+    if "warning" in report:
+        LOGGER.warning("%s", report["warning"])
+    if file is not None:
+        write_json(report, file)
 
 
 def show(report: Mapping[str, Any], file: Path | None = None) -> None:

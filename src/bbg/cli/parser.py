@@ -76,7 +76,7 @@ def parser(version: str) -> Parser:
     below = top.add_subparsers(metavar="VERB", required=True, title="verbs", parser_class=VerbParser)
     for call, arguments in VERBS.items():
         one = below.add_parser(call.__name__, help=call.__doc__, description=call.__doc__, allow_abbrev=False)
-        for names, keywords in arguments:
+        for names, keywords in (*arguments, *EVERY):
             one.add_argument(*names, **keywords)
         one.set_defaults(call=call)
     return top
@@ -109,8 +109,12 @@ def packed_file(text: str) -> Path:
     return path
 
 
-# What several verbs take. ---------------------------------------------------------------------------------------------
+# What every verb takes, and what several do.  --------------------------------------------------------------------------------------------
 
+EVERY = (
+    argument("-q", "--quiet", action="store_true", help="no messages and no bars; warnings and errors only"),
+    argument("-v", "--verbose", action="store_true", help="more messages"),
+)
 MODEL = "a packed file or a name of the zoo"
 DATA = argument("--data", type=Path, metavar="DIR", help="folder of the images, unless they come with bbg")
 RECIPE = argument("recipe", metavar="RECIPE", help="a recipe of bbg by its name, or a TOML file")
@@ -120,6 +124,7 @@ FACTORY = argument(
 CHANGES = argument(
     "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
 )
+DEVICE = argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: a GPU where there is one")
 JSON = argument("--json", type=new_file, metavar="FILE", help="also write the figures as JSON; -: print nothing else")
 
 

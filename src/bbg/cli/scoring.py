@@ -65,12 +65,14 @@ def trained_task(trained: Checkpoint) -> Task:
 
 
 def torch_figures(network: nn.Module, trained: Checkpoint, split: Split) -> dict[str, float]:
-    """The figures of the task over all test images, by torch."""
+    """The figures of the task over all test images, by torch on the device of the network, in float32."""
     from bbg.data.loader import Loader
-    from bbg.training.evaluate import EVALUATION_BATCH
+    from bbg.training.evaluate import EVALUATION_BATCH, full_precision
 
-    loader = Loader(split.test, EVALUATION_BATCH, preprocess=trained.preprocess)
-    found = trained_task(trained).evaluate(network, loader)
+    device = next(network.parameters()).device
+    loader = Loader(split.test, EVALUATION_BATCH, preprocess=trained.preprocess, device=device)
+    with full_precision():
+        found = trained_task(trained).evaluate(network, loader)
     return {name: value for name, value in found.items() if name != "loss"}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from bbg.cli.output import show
-from bbg.cli.parser import CHANGES, DATA, FACTORY, JSON, RECIPE, argument, changes_of, verb
+from bbg.cli.output import tell
+from bbg.cli.parser import CHANGES, DATA, DEVICE, FACTORY, JSON, RECIPE, argument, changes_of, verb
+from bbg.log import LOGGER
 
 
 @verb(
@@ -17,8 +17,10 @@ from bbg.cli.parser import CHANGES, DATA, FACTORY, JSON, RECIPE, argument, chang
     argument("--epochs", type=int, metavar="N", help="short for --set epochs=N"),
     argument("--seed", type=int, metavar="N", help="short for --set seed=N"),
     argument("--init", type=Path, metavar="CKPT", help="start from the weights of this checkpoint"),
-    argument("--resume", action="store_true", help="go on with the run in --out"),
-    argument("--out", type=Path, metavar="DIR", help="folder of the run; default: runs/<recipe>"),
+    argument("--resume", action="store_true", help="go on with the run in --out; default: the newest runs/<recipe>*"),
+    argument("--overwrite", action="store_true", help="put the new run in the place of the one in --out"),
+    argument("--out", type=Path, metavar="DIR", help="folder of the run; default: a new one, runs/<recipe>[-N]"),
+    DEVICE,
     JSON,
 )
 def train(
@@ -30,7 +32,9 @@ def train(
     seed: int | None,
     init: Path | None,
     resume: bool,
+    overwrite: bool,
     out: Path | None,
+    device: str | None,
     json: Path | None,
 ) -> None:
     """Train a network by a recipe."""
@@ -38,27 +42,35 @@ def train(
 
     chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs, seed=seed, factory=factory))
     from bbg.data import open_data
-    from bbg.log import terminal
     from bbg.training.check import check_recipe
+    from bbg.training.device import choose_device
+    from bbg.training.folder import BEST, LAST, new_folder, newest_folder, refuse_used
     from bbg.training.loop import train as train_by
 
     check_recipe(chosen)
-
+    choose_device(device)
+    name = Path(recipe).stem
+    if resume and out is None:
+        out = newest_folder(name)
+    elif out is not None and not (resume or overwrite):
+        refuse_used(out)
     split = open_data(chosen.dataset, data, chosen.size)
-    print(f"{len(split.train):,} training images, {len(split.test):,} test images")
-    print(f"{len(split.classes)} classes: {', '.join(split.classes[:20])}{', ...' if len(split.classes) > 20 else ''}")
+    LOGGER.info("%s training images, %s test images", f"{len(split.train):,}", f"{len(split.test):,}")
+    some = ", ".join(split.classes[:20]) + (", ..." if len(split.classes) > 20 else "")
+    LOGGER.info("%d classes: %s", len(split.classes), some)
     if skipped := split.train.skipped + split.test.skipped:
-        print(f"skipped {skipped} files that are no readable images")
-    print("\n".join(f"{key} = {value}" for key, value in chosen.to_dict().items() if value is not None), flush=True)
-    folder = out or Path("runs") / Path(recipe).stem
-    with terminal():
-        state = train_by(chosen, split, folder, init=init, resume=resume, progress=sys.stdout.isatty())
-    show(
-        {
-            "checkpoint": str(folder / "last.ckpt"),
-            "epochs": state.epoch,
-            "test_images": len(split.test),
-            **{name: value for name, value in state.history[-1].items() if name.startswith("test_")},
-        },
-        json,
-    )
+        LOGGER.info("skipped %s files that are no readable images", f"{skipped:,}")
+    for key, value in chosen.to_dict().items():
+        if value is not None:
+            LOGGER.info("%s = %s", key, value)
+    folder = out or new_folder(name)
+    state = train_by(chosen, split, folder, init=init, resume=resume, overwrite=overwrite, device=device)
+    report = {
+        "checkpoint": str(folder / LAST),
+        "epochs": state.epoch,
+        "test_images": len(split.test),
+        **{name: value for name, value in state.history[-1].items() if name.startswith("test_")},
+    }
+    if chosen.keep_best:
+        report["best_checkpoint"] = str(folder / BEST)
+    tell(report, json)

@@ -100,6 +100,54 @@ class FileSet:
         return found.hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some images of a data set of one's own, by their indices."""
+
+    whole: Dataset
+    indices: np.ndarray
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the whole."""
+        return self.whole.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """That of the whole."""
+        return self.whole.preprocess
+
+    @property
+    def labels(self) -> Any:
+        """The targets of these images."""
+        return np.asarray(self.whole.labels)[self.indices]
+
+    @property
+    def skipped(self) -> int:
+        """Files left out of the whole."""
+        return self.whole.skipped
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[np.ndarray, Target]:
+        """Image and target number `index` of this part."""
+        return self.whole.read(int(self.indices[index]))
+
+    def digest(self) -> str:
+        """A hash of that of the whole and the indices."""
+        return hashlib.sha256(self.whole.digest().encode() + self.indices.astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def part(data: Dataset, indices: np.ndarray) -> Dataset:
+    """The images of `data` that have these indices, in that order."""
+    if isinstance(data, ImageSet):
+        return replace(data, images=data.images[indices], labels=data.labels[indices])
+    if isinstance(data, FileSet):
+        return replace(data, paths=[data.paths[i] for i in indices], labels=data.labels[indices])
+    return Part(data, indices)
+
+
 class Split(NamedTuple):
     """The training and the test images of one set."""
 

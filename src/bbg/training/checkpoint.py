@@ -20,7 +20,8 @@ from bbg.image import Preprocess
 from bbg.recipe import Recipe
 from bbg.training.factory import Factory, build, call_factory
 
-VERSION = 3  # 1 has no `signs`, 2 no `data` and no `custom`; both drew other crops and another order
+VERSION = 4  # 1 has no `signs`, 2 no `data` and no `custom`, 3 no `since`
+ORDERED = 3  # the first version with the present order and crops of the images
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Checkpoint:
     `model` and `optimizer` are state dicts, `history` one row per finished epoch, `signs` the packed weight signs of
     the binary layers (bbg.training.monitor) at the epoch's start. `data`: what identifies the images (`identity` in
     bbg.training.resume). `ranges`: of the inputs that 8-bit layers round (`bbg.conversion.Ranges`), recorded behind the
-    last epoch. `custom`: the module was given to `bbg.fit` or made by a factory, rather than built by the recipe.
+    last epoch. `since`: the epoch that the present schedule began with, not 0 where a finished run was extended.
+    `custom`: the module was given to `bbg.fit` or made by a factory, rather than built by the recipe.
     `version`: that of the file it was read from.
     """
 
@@ -45,6 +47,7 @@ class Checkpoint:
     signs: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     ranges: dict[str, Any] = field(default_factory=dict)
+    since: int = 0
     custom: bool = False
     version: int = VERSION
 

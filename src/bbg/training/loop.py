@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,29 @@ from bbg.data.sets import Split
 from bbg.errors import BbgError
 from bbg.log import LOGGER, terminal
 from bbg.recipe import Recipe
+from bbg.training.best import hold_out, last_is_best
 from bbg.training.captured import CapturedStep
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.compiled import compile_network
+from bbg.training.device import choose_device, fabric_on
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_norms
 from bbg.training.factory import build, call_factory, find_factory
+from bbg.training.folder import LAST, keep, session
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
 from bbg.training.packed import pack, recorded_ranges
 from bbg.training.plots import write_history
 from bbg.training.progress import Progress
-from bbg.training.resume import LAST, first_state, teacher_of
-from bbg.training.schedule import make_capturable, make_fused, make_optimizer, portable_state, set_lr, set_stage
+from bbg.training.resume import first_state, teacher_of
+from bbg.training.schedule import (
+    make_capturable,
+    make_fused,
+    make_optimizer,
+    portable_state,
+    present_schedule,
+    set_lr,
+    set_stage,
+)
 from bbg.training.tasks import Task, make_task
 
 Step = Callable[[Tensor, Any, int, int], dict[str, Tensor]]  # images, targets, epoch and number of the step
@@ -52,16 +64,23 @@ def train(
     *,
     init: Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
     progress: bool = True,
+    name: str = "",
     teacher: nn.Module | None = None,
 ) -> Checkpoint:
-    """Train the recipe's network, or the module that its `factory` makes, on `split`; see `fit` for the rest."""
+    """Train the recipe's network, or the module that its `factory` makes, on `split`; see `fit` for the rest.
+
+    `name`: what its lines begin with, where it is one training of many.
+    """
     torch.manual_seed(recipe.seed)
     if recipe.factory is not None:
         model = call_factory(find_factory(recipe.factory), len(split.classes), split.preprocess)
     else:
         model = build(recipe, len(split.classes), split.preprocess)
-    return _fit(model, recipe, split, out, init, resume, teacher, progress, custom=recipe.factory is not None)
+    custom = recipe.factory is not None
+    return _fit(model, recipe, split, out, init, resume, overwrite, device, teacher, progress, name, custom)
 
 
 def fit(
@@ -72,6 +91,8 @@ def fit(
     out: Path | str | None = None,
     init: Path | str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
     teacher: nn.Module | None = None,
     progress: bool = True,
 ) -> Checkpoint:
@@ -81,22 +102,24 @@ def fit(
     `bbg.binarize`, or one's own. `recipe`: a Recipe, its name or its file; its keys `network`, `factory`, `method`,
     `act`, `width` and `shortcut` say nothing here. `data`: training and test images (`bbg.data.open_data`).
 
-    `out`: the folder for checkpoints, `history.csv`, `curves.png` and TensorBoard's files; None: nothing is written.
-    `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`. `teacher`: any network that
+    `out`: the folder for what `bbg.training.folder` lists: checkpoints, recipe, facts, curves; None: nothing is
+    written. `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`; a run that was
+    finished goes on where the recipe has more epochs, with its schedule anew. `overwrite`: put the new run in the place
+    of the one in `out`. `device`: cpu, cuda, cuda:1 or mps; None: a GPU where there is one. `teacher`: any network that
     makes logits of the same classes from the same inputs; None: that of the recipe, if any.
 
-    `progress`: show a bar, and a line after each epoch. These lines are messages of the logger "bbg", level INFO; a
-    program that handles them itself gets them with or without `progress`.
+    `progress`: print a line after each epoch, and show a bar on a terminal. The lines are messages of the logger "bbg",
+    level INFO; a program that handles them itself gets them with or without `progress`.
 
     Returns the last checkpoint, whose last row of `history` holds the accuracy over all test images after the last
     epoch: the figure to quote. Ctrl-C (or SIGTERM) ends the training behind the present step, with a checkpoint, and
-    raises KeyboardInterrupt. Raises BbgError where `out` holds a run already and `resume` is not given, or a run of
-    another recipe or other images, where `out` cannot be written, where the teacher does not fit, and where the loss
-    or a weight is no longer finite.
+    raises KeyboardInterrupt. Raises BbgError where `out` holds a run already and neither `resume` nor `overwrite` is
+    given, or a run of another recipe or other images, where `out` cannot be written, where the device is not there, the
+    teacher does not fit, and where the loss or a weight is no longer finite.
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.find(recipe)
     folder, start = (None if path is None else Path(path) for path in (out, init))
-    return _fit(module, chosen, data, folder, start, resume, teacher, progress, custom=True)
+    return _fit(module, chosen, data, folder, start, resume, overwrite, device, teacher, progress, "", custom=True)
 
 
 def _fit(
@@ -106,39 +129,42 @@ def _fit(
     out: Path | None,
     init: Path | None,
     resume: bool,
+    overwrite: bool,
+    device: str | None,
     teacher: nn.Module | None,
     progress: bool,
+    name: str,
     custom: bool,
 ) -> Checkpoint:
-    if resume and init is not None:
-        raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
-    task = make_task(recipe, len(split.classes), teacher_of(recipe, split) if teacher is None else teacher)
-    model.to(memory_format=torch.channels_last)
-    state = first_state(model, recipe, split, out, init, resume, custom)
-    if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise BbgError(f"cannot make folder {str(out)!r}: {e.strerror}; give a writable --out folder") from e
-        if not resume:
-            state.save(out / LAST)
-    if state.epoch < recipe.epochs:
-        run(model, task, split, state, out, progress)
-    elif out is not None:
-        write_history(state.history, out)  # a run may have been killed behind its last checkpoint
+    with terminal() if progress else nullcontext():
+        place = choose_device(device)
+        task = make_task(recipe, len(split.classes), teacher_of(recipe, split) if teacher is None else teacher)
+        model.to(memory_format=torch.channels_last)
+        state = first_state(model, recipe, split, out, init, resume, overwrite, custom)
+        with session(out, state, split, place, overwrite):
+            if state.epoch < recipe.epochs:
+                run(model, task, split, state, out, place, name)
+            elif out is not None:
+                write_history(state.history, out)  # a run may have been killed behind its last checkpoint
     return state
 
 
-def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path | None, progress: bool) -> None:
+def run(
+    model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path | None, device: torch.device, name: str
+) -> None:
     """The training itself, from `state` on."""
-    recipe = state.recipe
-    fabric = Fabric(accelerator="auto", devices=1)
-    fabric.launch()
-    loader = training_loader(split, recipe, fabric.device)
+    recipe, schedule = state.recipe, present_schedule(state.recipe, state.since)
+    fabric = fabric_on(device)
+    split, held_out = hold_out(split, recipe)
+    loader = training_loader(split, recipe, device)
     optimizer, step_on = make_step(fabric, model, task, state, loader.batch_size)
-    test = Loader(split.test, EVALUATION_BATCH, preprocess=split.preprocess, device=fabric.device)
+    sets = {"test": split.test} if held_out is None else {"test": split.test, "held_out": held_out}
+    judged = {
+        name: Loader(data, EVALUATION_BATCH, preprocess=split.preprocess, device=device) for name, data in sets.items()
+    }
     steps = loader.steps
     monitor = Monitor(model, state, None if out is None else out / "tensorboard")
+    bar = Progress(recipe.epochs, steps, state.epoch * steps + state.step, name)
 
     def end_if_asked() -> None:
         if stop.asked:
@@ -146,41 +172,36 @@ def run(model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path
             LOGGER.info("stopped%s", kept)
             raise KeyboardInterrupt
 
-    shown = terminal() if progress else nullcontext()
-    with shown, closing(monitor), stop_request() as stop, Progress(recipe.epochs, steps, progress) as bar:
+    with closing(monitor), stop_request() as stop, bar:
         for epoch in range(state.epoch, recipe.epochs):
             began, images, totals = time.monotonic(), 0, Totals()
-            set_stage(model, recipe, epoch)
+            set_stage(model, schedule, epoch - state.since)
             monitor.begin_epoch()
             model.train()
             for step, (x, y) in enumerate(loader.epoch(epoch, state.step), state.step):
                 total = epoch * steps + step
                 seed_step(recipe.seed, epoch, step)
-                set_lr(optimizer, recipe, total, recipe.epochs * steps)
+                lr = set_lr(optimizer, schedule, total - state.since * steps, schedule.epochs * steps)
                 figures = step_on(x, y, epoch, total)
                 state.step, images = step + 1, images + len(x)
                 totals.add(figures, len(x))
                 speed = images / (time.monotonic() - began)
                 if (total + 1) % LOG_STEPS == 0:
-                    monitor.log_step(total, {"loss_step": figures["loss"], "images/s": speed})
-                bar.step(epoch, step, speed, figures)
+                    monitor.log_step(total, {"loss_step": figures["loss"], "lr": lr, "images/s": speed})
+                bar.trained(epoch, step, speed, figures)
                 if state.step < steps and (stop.asked or state.step % recipe.checkpoint_steps == 0):
                     keep_state(state, model, optimizer, out, epoch, total)
                     end_if_asked()
-            with full_precision():
-                if recipe.bn_batches and epoch + 1 == recipe.epochs:
-                    reestimate_norms(model, loader, epoch, recipe.bn_batches)
-                by_engine = recipe.evaluation == "packed" and fabric.device.type == "cpu"
-                middle = recipe.activation_epochs <= epoch < recipe.epochs - 1
-                network = pack(model, test) if by_engine and middle else model
-                tested = {f"test_{name}": value for name, value in task.evaluate(network, test).items()}
-            row = {"epoch": epoch + 1, **totals.means(), **tested, "seconds": time.monotonic() - began}
+            tested = figures_of(model, task, loader, judged, recipe, epoch)
+            row = {"epoch": epoch + 1, **totals.means(), **tested, "lr": lr, "seconds": time.monotonic() - began}
             monitor.end_epoch(epoch * steps + steps - 1, row)
             state.history.append(row)
             state.epoch, state.step = epoch + 1, 0
             if state.epoch == recipe.epochs:
                 state.ranges = recorded_ranges(model, split)
             keep_state(state, model, optimizer, out, epoch, epoch * steps + steps - 1)
+            if held_out is not None and last_is_best(state.history, task.figure, recipe.activation_epochs):
+                keep(out, replace(state, ranges=state.ranges or recorded_ranges(model, split)), best=True)
             bar.epoch(row, images)
             end_if_asked()
 
@@ -194,7 +215,7 @@ def make_step(
     forward, stepper = fabric.setup(model, optimizer)
     network = model
     if recipe.compile:
-        set_stage(model, recipe, state.epoch)
+        set_stage(model, present_schedule(recipe, state.since), state.epoch - state.since)
         draws = torch.Generator().manual_seed(recipe.seed)
         noise = torch.randn(batch_size, len(state.preprocess.mean), *state.preprocess.size, generator=draws)
         images = noise.to(fabric.device, memory_format=torch.channels_last)
@@ -248,6 +269,20 @@ def loss_of(network: Any, task: Task, x: Tensor, y: Any, recipe: Recipe) -> tupl
     return task.loss(outputs, y, x), outputs
 
 
+def figures_of(
+    model: nn.Module, task: Task, loader: Loader, judged: dict[str, Loader], recipe: Recipe, epoch: int
+) -> dict[str, float]:
+    """The task's figures behind epoch number `epoch` on each set of `judged`, called `<set>_<figure>`."""
+    with full_precision():
+        if recipe.bn_batches and (recipe.keep_best or epoch + 1 == recipe.epochs):
+            reestimate_norms(model, loader, epoch, recipe.bn_batches)
+        by_engine = recipe.evaluation == "packed" and loader.device.type == "cpu"
+        middle = recipe.activation_epochs <= epoch < recipe.epochs - 1
+        network = pack(model, judged["test"]) if by_engine and middle else model
+        found = {name: task.evaluate(network, images) for name, images in judged.items()}
+    return {f"{name}_{figure}": value for name, figures in found.items() for figure, value in figures.items()}
+
+
 def keep_state(
     state: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, out: Path | None, epoch: int, step: int
 ) -> None:
@@ -257,10 +292,7 @@ def keep_state(
         if not torch.isfinite(tensor).all():
             raise diverged(f"{name!r} is not finite", epoch, step)
     state.optimizer = portable_state(optimizer)
-    if out is not None:
-        state.save(out / LAST)
-        if state.step == 0:
-            write_history(state.history, out)
+    keep(out, state)
 
 
 def training_loader(split: Split, recipe: Recipe, device: torch.device | str = "cpu") -> Loader:

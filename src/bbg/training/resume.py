@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from bbg.data.sets import Split
 from bbg.errors import BbgError
+from bbg.log import LOGGER
 from bbg.recipe import Recipe
-from bbg.training.checkpoint import VERSION, Checkpoint, load_weights
+from bbg.training.checkpoint import ORDERED, Checkpoint, load_weights
+from bbg.training.folder import LAST, identity, refuse_used
 
-LAST = "last.ckpt"
-CODE = ("factory",)  # recipe keys that name code and no numbers: they may differ when a run is resumed
-
-
-def identity(split: Split) -> dict[str, Any]:
-    """What tells these images from others: how many there are, and a digest of them, for both halves."""
-    halves = {"training": split.train, "test": split.test}
-    return {name: {"images": len(data), "digest": data.digest()} for name, data in halves.items()}
+# Recipe keys that may differ when a run is resumed, since the result means the same. `factory` names code alone.
+FREE = ("checkpoint_steps", "compile", "epochs", "evaluation", "factory")
+OTHER_BITS = ("compile",)  # of these, those that round otherwise
 
 
 def first_state(
-    model: nn.Module, recipe: Recipe, split: Split, out: Path | None, init: Path | None, resume: bool, custom: bool
+    model: nn.Module,
+    recipe: Recipe,
+    split: Split,
+    out: Path | None,
+    init: Path | None,
+    resume: bool,
+    overwrite: bool,
+    custom: bool,
 ) -> Checkpoint:
     """The state that the training starts with, its weights loaded into `model`."""
-    last = None if out is None else out / LAST
+    if resume and init is not None:
+        raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
+    if resume and overwrite:
+        raise BbgError("--overwrite starts a new run and --resume goes on with an old one; give one of them")
     if resume:
-        if last is None:
+        if out is None:
             raise BbgError("nothing to resume: the run has no folder; say which with out")
-        state = _resumed(last, recipe, split)
-        load_weights(model, state.model, str(last))
+        state = _resumed(out / LAST, recipe, split)
+        load_weights(model, state.model, str(out / LAST))
         return state
-    if last is not None and os.path.exists(last):
-        raise BbgError(f"{str(out)!r} holds a run already; go on with --resume, or give another --out")
+    if out is not None and not overwrite:
+        refuse_used(out)
     if init is not None:
         load_weights(model, Checkpoint.load(init).model, str(init))
     weights = model.state_dict()
@@ -47,22 +53,44 @@ def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
     if not os.path.exists(last):
         raise BbgError(f"nothing to resume: no {str(last)!r}; start without --resume")
     state = Checkpoint.load(last)
-    if state.version < VERSION:
+    refused, instead = f"cannot resume {str(last)!r}", f"or start a new run from its weights with --init {last}"
+    if state.version < ORDERED:
         came = f"its checkpoint has version {state.version}, whose order and crops of the images were others"
-        raise BbgError(f"cannot resume {str(last)!r}: {came}; start a new run, with --init to keep the weights")
+        raise BbgError(f"{refused}: {came}; start a new run, with --init to keep the weights")
     new, old = recipe.to_dict(), state.recipe.to_dict()
     for key in new:
-        if new[key] != old[key] and key not in CODE:
-            raise BbgError(f"cannot resume {str(last)!r}: recipe key {key!r} is {new[key]!r}, the run has {old[key]!r}")
+        if new[key] != old[key] and key not in FREE:
+            came = f"recipe key {key!r} is {new[key]!r}, the run has {old[key]!r}"
+            raise BbgError(f"{refused}: {came}; give the same, {instead}")
     if list(split.classes) != state.classes:
-        raise BbgError(f"cannot resume {str(last)!r}: the images have other classes than the run; give the same --data")
+        raise BbgError(f"{refused}: the images have other classes than the run; give the same --data, {instead}")
     for half, found in identity(split).items():
         if found != (before := state.data.get(half, {})):
             counts = f"{found['images']:,} of digest {found['digest']}"
             ours = f"the run has {before.get('images', 0):,} of {before.get('digest')}"
-            raise BbgError(f"cannot resume {str(last)!r}: the {half} images are {counts}, {ours}; give the same --data")
+            raise BbgError(f"{refused}: the {half} images are {counts}, {ours}; give the same --data, {instead}")
+    if recipe.epochs != state.recipe.epochs:
+        done = state.epoch + (state.step > 0)
+        if recipe.epochs <= state.epoch or recipe.epochs < done:
+            came = f"the run has trained {done} epochs already, asked are {recipe.epochs}"
+            raise BbgError(f"{refused}: {came}; give more epochs, {instead}")
+    for key in FREE:
+        if new[key] != old[key] and key != "factory":
+            LOGGER.info("%s is %s now, the run had %s%s", key, new[key], old[key], _means(key, state, recipe))
+    if state.epoch == state.recipe.epochs < recipe.epochs:
+        state.since, state.ranges = state.epoch, {}
     state.recipe = recipe
     return state
+
+
+def _means(key: str, state: Checkpoint, recipe: Recipe) -> str:
+    """What it means for the rest of the training that `key` is another one than the run had."""
+    if key == "epochs" and state.epoch == state.recipe.epochs:
+        more = recipe.epochs - state.epoch
+        return f": it was finished, and its schedule begins anew for {more} more epochs"
+    if key == "epochs":
+        return f": from here on the learning rate is that of {recipe.epochs} epochs"
+    return ": from here on the bits are not those of a run without this change" if key in OTHER_BITS else ""
 
 
 def teacher_of(recipe: Recipe, split: Split) -> nn.Module | None:

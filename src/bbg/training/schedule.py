@@ -32,6 +32,14 @@ def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
     return 1 - t if recipe.schedule == "linear" else 1.0
 
 
+def present_schedule(recipe: Recipe, since: int) -> Recipe:
+    """The recipe whose schedule began with epoch `since`, as a recipe for the epochs from there on.
+
+    It is the recipe itself, unless a finished run was extended.
+    """
+    return recipe.changed({"epochs": recipe.epochs - since, "activation_epochs": 0}) if since else recipe
+
+
 def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
     """What changes in the network from epoch to epoch: pseudo-gradients, and whether weights are binary yet.
 
@@ -44,14 +52,15 @@ def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
             module.real_weight = epoch < recipe.activation_epochs
 
 
-def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> None:
-    """Set the learning rate of step `step` of `steps`; where it is a tensor, that tensor is filled."""
+def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> float:
+    """Set the learning rate of step `step` of `steps`, and return it; where it is a tensor, that tensor is filled."""
     lr = recipe.lr * lr_factor(recipe, step, steps)
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+    return lr
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

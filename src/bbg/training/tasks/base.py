@@ -23,6 +23,7 @@ class Task(Protocol):
     """
 
     head: Head | None
+    figure: str  # of those of `evaluate`, the one by which an epoch is better than others: the higher the better
 
     def loss(self, outputs: Any, targets: Any, inputs: Tensor) -> Tensor:
         """The loss of a batch, a scalar; `inputs` are the images, for tasks with a teacher."""

@@ -23,6 +23,7 @@ class Classification:
     """Logits `[N, classes]` against labels `[N]`; `teacher`: a network whose logits are learned too."""
 
     head: heads.Head | None = heads.Classification()
+    figure = "accuracy"
 
     def __init__(self, recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> None:
         self.recipe, self.classes = recipe, classes

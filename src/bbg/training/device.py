@@ -1,0 +1,44 @@
+"""The device that a training or an evaluation runs on: one, chosen by its name, whatever a cluster's variables say."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+from bbg.errors import BbgError
+
+ALLOWED = "allowed are cpu, cuda, cuda:N and mps"
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device called `name`; None: a GPU where torch sees one, else the CPU. BbgError for one that is not there."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise BbgError(f"unknown device {name!r}; {ALLOWED}") from e
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise BbgError(f"unknown device {name!r}; {ALLOWED}")
+    if device.type == "cuda":
+        there = torch.cuda.device_count()
+        if not there:
+            why = "" if torch.version.cuda else ": it is built for CPUs"
+            raise BbgError(f"device {name!r}: torch {torch.__version__} sees no CUDA device here{why}; give cpu")
+        if (device.index or 0) >= there:
+            raise BbgError(f"device {name!r}: torch sees {there} CUDA devices; give cuda:0 to cuda:{there - 1}")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise BbgError(f"device {name!r}: torch {torch.__version__} sees no such device here; give cpu")
+    if device.index:
+        raise BbgError(f"device {name!r}: there is one only; give {device.type}")
+    return torch.device(device.type)
+
+
+def fabric_on(device: torch.device) -> Fabric:
+    """Fabric on this one device, launched. A process of its own, also inside the job of a cluster."""
+    devices = [device.index] if device.type == "cuda" else 1
+    fabric = Fabric(accelerator=device.type, devices=devices, plugins=[LightningEnvironment()])
+    fabric.launch()
+    return fabric
