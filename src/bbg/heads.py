@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bbg import metrics
 from bbg.errors import BbgError
 
 
@@ -37,7 +38,15 @@ class Classification:
 
     def predict(self, logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[list[Prediction]]:
         """The `top` classes of each image, best first. Equal scores keep the order of the classes."""
-        return [_rank(row, labels, top) for row in logits.reshape(len(logits), -1)]
+        logits = logits.reshape(len(logits), -1)
+        scores = self.scores(logits)
+        names = labels or [str(i) for i in range(logits.shape[1])]
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+        return [[Prediction(names[i], float(row[i])) for i in order] for row, order in zip(scores, best, strict=True)]
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """The probability of each class, float64 `[N, classes]`."""
+        return metrics.probabilities(logits.reshape(len(logits), -1))
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """The index of the best class of each image, `[N]`; of equal scores the first."""
@@ -46,7 +55,7 @@ class Classification:
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Top-1 accuracy: the share of the images whose best class is their label."""
-        return {"accuracy": float((self.decide(logits) == labels).mean())}
+        return {"accuracy": metrics.top(metrics.places_of(logits.reshape(len(logits), -1), labels), 1)}
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this head."""
@@ -64,11 +73,3 @@ def head_from_json(value: Any) -> Head:
     if set(value) != {"kind"}:
         raise BbgError(f"head has the keys {sorted(value)}, allowed is 'kind'")
     return HEADS[value["kind"]]()
-
-
-def _rank(logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[Prediction]:
-    with np.errstate(under="ignore"):  # far below the best, a probability is 0
-        odds = np.exp(logits - logits.max(), dtype=np.float64)
-    best = np.argsort(-odds, kind="stable")[:top]
-    names = labels or [str(i) for i in range(len(logits))]
-    return [Prediction(names[i], float(odds[i] / odds.sum())) for i in best]

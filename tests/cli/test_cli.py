@@ -334,8 +334,8 @@ def test_bad_conversion(trained: Path, tmp_path: Path, capsys: Any) -> None:
 
 
 def test_bad_evaluation(converted: Path, packed: Path, tmp_path: Path, capsys: Any) -> None:
-    refused(tmp_path, capsys, "--dataset", "eval", packed)
-    refused(tmp_path, capsys, "the model has the classes", "eval", packed, "--dataset", "digits")
+    refused(tmp_path, capsys, "does not say what it was trained on", "eval", packed)
+    refused(tmp_path, capsys, "which the model does not know", "eval", packed, "--dataset", "digits")
     refused(tmp_path, capsys, "--data", "eval", packed, "--dataset", "folders")
     refused(tmp_path, capsys, "unknown dataset", "eval", converted, "--dataset", "letters")
     refused(tmp_path, capsys, "nope", "eval", "nope", "--dataset", "digits")

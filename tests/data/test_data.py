@@ -20,6 +20,7 @@ from support.cifar import checksums
 from support.paths import ROOT, SHARED
 
 from bbg.data import DATASETS, needs_folder, open_data
+from bbg.data.cifar import ARCHIVES
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 
@@ -69,6 +70,17 @@ def test_official_cifar(tmp_path: Path, dataset: str) -> None:
     assert split.test.labels.tolist() == [i % len(NAMES[dataset]) for i in range(5)]
     assert split.classes == tuple(NAMES[dataset])
     assert split.preprocess == Preprocess.of(dataset)
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+def test_the_checksums_are_those_that_torchvision_knows(dataset: str) -> None:
+    kind: Any = getattr(pytest.importorskip("torchvision.datasets"), dataset.upper())
+    ours = ARCHIVES[dataset]
+    assert (ours.folder, ours.meta[0]) == (kind.base_folder, kind.meta["filename"])
+    assert (ours.meta[1], ours.names) == (kind.meta["md5"], kind.meta["key"])
+    assert [[*ours.train.items()], [*ours.test.items()]] == [
+        [tuple(pair) for pair in pairs] for pairs in (kind.train_list, kind.test_list)
+    ]
 
 
 @pytest.mark.parametrize("dataset", NAMES)

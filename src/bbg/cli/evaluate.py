@@ -1,46 +1,157 @@
-"""The verb eval."""
+"""The verb eval. Of a packed file it never imports torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bbg.cli.output import show
-from bbg.cli.parser import DATA, DEVICE, FACTORY, JSON, argument, verb
-from bbg.cli.scoring import engine_figures, held_out, is_checkpoint, torch_figures, trained_network
+from bbg.cli.output import STDOUT, lines, rows_to, show
+from bbg.cli.parser import DATA, DEVICE, FACTORY, JSON, argument, count, new_file, verb
+from bbg.cli.scoring import Scored, is_checkpoint, scored_checkpoint, scored_file
 from bbg.errors import BbgError
+
+if TYPE_CHECKING:
+    from bbg.data import Labelled
+    from bbg.scoring import Evaluation, ImageScore
+
+ALL_CLASSES = 30  # up to so many classes the table of classes is printed whole
+SOME_CLASSES, SOME_PAIRS, SOME_IMAGES = 10, 10, 5  # rows that are printed of longer tables; --json has all of them
+DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row holds all others
+PARTS = ("test", "train", "all")
 
 
 @verb(
     argument("model", metavar="MODEL", help="a checkpoint, a packed file or a name of the zoo"),
     DATA,
-    argument("--dataset", help="name of the data set; default: that of the training"),
+    argument("--dataset", help="name of the data set; default: that of the training, or class folders in --data"),
+    argument("--part", choices=PARTS, default="test", help="which images to score; default: %(default)s"),
+    argument("--threads", type=count, metavar="N", help="of the network; default: one per core"),
+    argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a checkpoint 250"),
     FACTORY,
     DEVICE,
     JSON,
+    argument("--csv", type=new_file, metavar="FILE", help="also write a row per image; -: print nothing else"),
+    argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="also draw the confusion matrix, the worst images (and list them in worst.csv) and the calibration there",
+    ),
 )
 def eval(
-    model: str, data: Path | None, dataset: str | None, factory: str | None, device: str | None, json: Path | None
+    model: str,
+    data: Path | None,
+    dataset: str | None,
+    part: str,
+    threads: int | None,
+    batch: int | None,
+    factory: str | None,
+    device: str | None,
+    json: Path | None,
+    csv: Path | None,
+    out: Path | None,
 ) -> None:
-    """Score a checkpoint or a packed model over all test images."""
-    if is_checkpoint(model):
-        from bbg.training.checkpoint import Checkpoint
-        from bbg.training.device import choose_device
+    """Score a checkpoint or a packed model over all test images: accuracy, confusions, the worst images."""
+    from bbg.scoring import COLUMNS, Evaluation, image_scores, row_of
 
-        place = choose_device(device)
-        trained = Checkpoint.load(Path(model))
-        split = held_out(dataset or trained.recipe.dataset, data, trained.preprocess, trained.classes)
-        figures = torch_figures(trained_network(trained, factory).to(place), trained, split)
+    if json == csv == STDOUT:
+        raise BbgError("--json - and --csv - both take the standard output; give one of them a file")
+    if is_checkpoint(model):
+        scored = scored_checkpoint(Path(model), factory, device, dataset, data, part, threads)
     elif factory is not None:
         raise BbgError("--factory goes with a checkpoint; a packed file holds its network")
     elif device is not None:
         raise BbgError("--device goes with a checkpoint; a packed file runs on the CPU")
     else:
-        from bbg.engine import load
+        scored = scored_file(model, dataset, data, part, threads)
+    facts: dict[str, Any] = {"model": model, "data": None if data is None else str(data), "part": part}
+    if not isinstance(scored, Scored):  # a task that has other figures than those of classes
+        if csv is not None or out is not None:
+            raise BbgError("--csv and --out are for networks that name a class; leave them out for this one")
+        show({**facts, **scored}, json)
+        return
+    if out is not None:
+        make_folder(out)
+    evaluation = Evaluation(scored.images.classes)
+    with lines(csv) as csv_file:
+        write = None if csv_file is None else rows_to(csv_file, COLUMNS)
+        for score in image_scores(scored.images, scored.run, batch or scored.batch):
+            evaluation.add(score)
+            if write is not None:
+                write(row_of(score, evaluation.classes))
+    report = evaluation.as_dict()
+    if out is not None:
+        facts["pictures"] = str(out)
+    show({**report, **facts}, json, {} if csv == STDOUT else printed(evaluation, report, facts))
+    if out is not None:
+        draw(evaluation, scored.images, model, out)
 
-        engine = load(model)
-        name = dataset or engine.provenance.get("dataset")
-        if name is None:
-            raise BbgError(f"{model!r} does not say what it was trained on; say which images with --dataset")
-        split = held_out(str(name), data, engine.preprocess, engine.labels)
-        figures = engine_figures(engine, split)
-    show({"model": model, "test_images": len(split.test), "skipped": split.test.skipped, **figures}, json)
+
+def make_folder(path: Path) -> None:
+    """Make a folder where it is missing; BbgError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BbgError(f"cannot make folder {str(path)!r}: {error.strerror}; give a writable --out folder") from error
+
+
+def printed(evaluation: Evaluation, report: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """What a terminal shows of the report: short tables, then the figures."""
+    from bbg.data.labelled import some
+
+    classes = report["per_class"]
+    if len(classes) > ALL_CLASSES:
+        counted = sorted((row for row in classes if row["images"]), key=lambda row: row["recall"])
+        shown = {f"the {SOME_CLASSES} worst of {len(classes):,} classes": counted[:SOME_CLASSES]}
+    else:
+        shown = {"per_class": classes}
+    pairs = report["confused"]
+    more = f"the {SOME_PAIRS} most frequent of {len(pairs):,} confusions" if len(pairs) > SOME_PAIRS else "confused"
+    worst = [{key: row[key] for key in ("image", "truth", "truth_score", "answer", "score")} for row in report["worst"]]
+    skipped = report["skipped_files"]
+    tables = {**shown, more: pairs[:SOME_PAIRS], "worst_images": worst[:SOME_IMAGES], "skipped_files": skipped[:10]}
+    absent = {"classes_without_images": some(evaluation.absent)} if evaluation.absent else {}
+    figures = {key: report[key] for key in ("test_images", "skipped", "accuracy", "top_5", "calibration_error")}
+    named = {key: value for key, value in {**facts, **absent, **figures}.items() if value is not None}
+    return {**{name: rows for name, rows in tables.items() if rows}, **named}
+
+
+def draw(evaluation: Evaluation, images: Labelled, model: str, out: Path) -> None:
+    """`confusion.png`, `worst.png`, `worst.csv` and `calibration.png` in the folder `out`."""
+    from bbg import drawing, style, tables
+    from bbg.files import write_bytes, write_text
+    from bbg.scoring import row_of
+
+    name, classes = Path(model).name, evaluation.classes
+    numbers = {label: f"#{i}" for i, label in enumerate(classes)}
+    right = f"{len(evaluation):,} images, {100 * evaluation.accuracy:.1f} % right"
+
+    counts, names = evaluation.matrix(DRAWN_CLASSES)
+    labels = [drawing.Label(label, numbers.get(label, "?")) for label in names]
+    note = f"{right}; the darker a cell, the larger its share of the row"
+    picture = drawing.matrix(f"Confusions of {name}", note, counts, labels, "truth", "answer")
+    write_bytes(out / "confusion.png", drawing.encoded(picture))
+
+    def tile(score: ImageScore) -> drawing.Tile:
+        answer, truth = classes[score.answer], classes[score.truth]
+        share = f"{100 * score.score:.0f} %"
+        colour = style.GREEN if score.answer == score.truth else style.ORANGE
+        lines = (
+            (drawing.Label(f"{answer} {share}", f"{numbers[answer]} {share}"), colour),
+            (drawing.Label(f"is {truth}", f"is {numbers[truth]}"), style.INK),
+        )
+        return drawing.Tile(images.read(score.number), lines)
+
+    worst = evaluation.worst()
+    title = f"The worst {len(worst)} of {len(evaluation):,} images for {name}"
+    note = "Those whose true class got the least probability, the least first. Orange: the wrong answer"
+    sheet = drawing.contact_sheet(title, note, [tile(score) for score in worst])
+    write_bytes(out / "worst.png", drawing.encoded(sheet))
+    write_text(out / "worst.csv", tables.csv([row_of(score, classes) for score in worst]))
+
+    found = evaluation.calibration
+    note = f"{right}; calibration error {100 * found.error:.1f} %"
+    write_bytes(
+        out / "calibration.png",
+        drawing.encoded(drawing.reliability(f"Calibration of {name}", note, *found)),
+    )

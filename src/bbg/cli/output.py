@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from bbg.files import write_json
+from bbg.errors import BbgError
+from bbg.files import whole_file, write_json
 from bbg.log import LOGGER
 from bbg.tables import cell, heading, terminal
 
@@ -30,15 +33,48 @@ def tell(report: Mapping[str, Any], file: Path | None = None) -> None:
         write_json(report, file)
 
 
-def show(report: Mapping[str, Any], file: Path | None = None) -> None:
-    """Print `report`, and write it to `file` as JSON where one is given."""
+def show(report: Mapping[str, Any], file: Path | None = None, printed: Mapping[str, Any] | None = None) -> None:
+    """Print `report`, or `printed` in its place, and write `report` to `file` as JSON where one is given."""
     if file == STDOUT:
         print(json.dumps(report, indent=2))
         return
-    for key, value in report.items():
+    for key, value in (report if printed is None else printed).items():
         if isinstance(value, list):
             print(f"{heading(key)}\n{terminal(value, bold=sys.stdout.isatty())}\n")
         else:
             print(f"{heading(key)}: {cell(value)}")
     if file is not None:
         write_json(report, file)
+
+
+@contextmanager
+def lines(file: Path | None) -> Iterator[TextIO | None]:
+    """A file of text that is written line by line, or the standard output; None for none."""
+    if file is None or file == STDOUT:
+        yield None if file is None else sys.stdout
+        return
+    try:
+        with whole_file(file) as raw:
+            text = TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
+            yield text
+            text.flush()
+            text.detach()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BbgError(f"{str(file)!r}: cannot be written ({error.strerror}); choose another path") from error
+
+
+def rows_to(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, Any]], None]:
+    """A function that writes a row of `columns` to `file` as CSV, None as an empty cell; the heading is written now."""
+    from csv import DictWriter
+
+    table = DictWriter(file, columns, lineterminator="\n")
+    table.writeheader()
+
+    def write(row: Mapping[str, Any]) -> None:
+        table.writerow(row)
+        if file is sys.stdout:
+            file.flush()
+
+    return write

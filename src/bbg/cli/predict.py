@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from io import TextIOWrapper
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from bbg.cli.output import STDOUT
+from bbg.cli.output import STDOUT, lines, rows_to
 from bbg.cli.parser import MODEL, argument, count, new_file, verb
 from bbg.errors import BbgError
-from bbg.files import whole_file
 from bbg.sources import find
 from bbg.zoo import resolve
 
@@ -62,24 +59,6 @@ def predict(
         sys.exit(1)
 
 
-@contextmanager
-def lines(file: Path | None) -> Iterator[TextIO | None]:
-    """A file of text that is written line by line, or the standard output; None for none."""
-    if file is None or file == STDOUT:
-        yield None if file is None else sys.stdout
-        return
-    try:
-        with whole_file(file) as raw:
-            text = TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
-            yield text
-            text.flush()
-            text.detach()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise BbgError(f"{str(file)!r}: cannot be written ({error.strerror}); choose another path") from error
-
-
 def _text(name: str, answer: Answer) -> None:
     if not isinstance(answer, BbgError):
         print("\n".join([name, *(f"  {100 * score:5.1f} %  {label}" for label, score in answer)]))
@@ -97,17 +76,13 @@ def _json(file: TextIO) -> Callable[[str, Answer], None]:
 
 
 def _csv(file: TextIO) -> Callable[[str, Answer], None]:
-    from csv import writer
-
-    table = writer(file, lineterminator="\n")
-    table.writerow(COLUMNS)
+    add = rows_to(file, COLUMNS)
 
     def write(name: str, answer: Answer) -> None:
         if isinstance(answer, BbgError):
-            table.writerow((name, "", "", "", str(answer)))
-        else:
-            table.writerows((name, place, p.label, p.score, "") for place, p in enumerate(answer, 1))
-        if file is sys.stdout:
-            file.flush()
+            add({"image": name, "error": str(answer)})
+            return
+        for place, prediction in enumerate(answer, 1):
+            add({"image": name, "place": place, **prediction._asdict()})
 
     return write

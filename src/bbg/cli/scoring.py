@@ -5,9 +5,9 @@ Everything that needs torch is imported when it is used, so that the verbs of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,13 +17,15 @@ from bbg.graph.file import looks_like_checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
-    from bbg.data import Split
+    from bbg.data import Labelled, Split
     from bbg.engine import Engine
     from bbg.image import Preprocess
     from bbg.training.checkpoint import Checkpoint
     from bbg.training.tasks import Task
 
 BATCH = 250  # images per call of the engine
+UNPREPROCESSED = "the model was packed without preprocessing, so images cannot be scored; convert it with one"
+HEADLESS = "the model was packed without a head, which says how to score its outputs; score its checkpoint"
 
 
 def is_checkpoint(model: str) -> bool:
@@ -43,11 +45,100 @@ def held_out(dataset: str, data: Path | None, preprocess: Preprocess | None, cla
     from bbg.data import open_data
 
     if preprocess is None:
-        raise BbgError("the model was packed without preprocessing, so images cannot be scored; convert it with one")
+        raise BbgError(UNPREPROCESSED)
     split = open_data(dataset, data, preprocess=preprocess)
     if classes is not None and list(split.classes) != list(classes):
         raise BbgError(f"the model has the classes {', '.join(classes)}; {dataset!r} has {', '.join(split.classes)}")
     return split
+
+
+class Scored(NamedTuple):
+    """Labelled images, and the network that scores them: `run` makes logits `[N, classes]` of uint8 pixels."""
+
+    images: Labelled
+    run: Callable[[np.ndarray], np.ndarray]
+    batch: int
+
+
+def scored_file(model: str, dataset: str | None, data: Path | None, part: str, threads: int | None) -> Scored:
+    """A packed file, or a network of the zoo, and the images that it is to be scored on."""
+    from bbg.engine import load
+    from bbg.scoring import BATCH
+
+    engine = load(model, threads)
+    if engine.preprocess is None:
+        raise BbgError(UNPREPROCESSED)
+    if engine.head is None:
+        raise BbgError(HEADLESS)
+    name = dataset or engine.provenance.get("dataset")
+    if name is None and data is None:
+        raise BbgError(f"{model!r} does not say what it was trained on; say which images with --data DIR")
+    images = labelled(dataset, name, data, engine.preprocess, engine.labels, part)
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        (logits,) = engine.run(pixels).values()
+        return logits
+
+    return Scored(images, run, BATCH)
+
+
+def scored_checkpoint(
+    path: Path,
+    factory: str | None,
+    device: str | None,
+    dataset: str | None,
+    data: Path | None,
+    part: str,
+    threads: int | None,
+) -> Scored | dict[str, float]:
+    """A checkpoint in torch and the images that it is to be scored on; of a task without classes, its own figures."""
+    import torch
+
+    from bbg.data import ImageSet
+    from bbg.heads import Classification
+    from bbg.training.checkpoint import Checkpoint
+    from bbg.training.device import choose_device
+    from bbg.training.evaluate import EVALUATION_BATCH, logits_of
+
+    place = choose_device(device)
+    trained = Checkpoint.load(path)
+    network, preprocess = trained_network(trained, factory).to(place), trained.preprocess
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if not isinstance(trained_task(trained).head, Classification):
+        split = held_out(dataset or trained.recipe.dataset, data, preprocess, trained.classes)
+        return torch_figures(network, trained, split)
+    images = labelled(dataset, trained.recipe.dataset, data, preprocess, trained.classes, part)
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        batch = ImageSet(pixels, np.zeros(len(pixels), np.int64), images.classes, preprocess)
+        return logits_of(network, batch, preprocess).numpy()
+
+    return Scored(images, run, EVALUATION_BATCH)
+
+
+def labelled(
+    asked: str | None,
+    dataset: object,
+    data: Path | None,
+    preprocess: Preprocess,
+    classes: Sequence[str] | None,
+    part: str,
+) -> Labelled:
+    """The images of `part`, with the classes of the model where it names them.
+
+    `asked`: the data set that the user names; `dataset`: that, or the one of the training. Folders of a set that bbg
+    does not know by name are read as class folders.
+    """
+    from bbg.data import DATASETS, open_labelled
+
+    name = asked or (str(dataset) if dataset in DATASETS or data is None else "folders")
+    images = open_labelled(name, data, preprocess, part)
+    if classes is not None:
+        images = images.by(classes)
+    if not len(images):
+        raise BbgError(f"the part {part!r} of {str(data or name)!r} has no images; give another --part or --data")
+    return images
 
 
 def trained_network(trained: Checkpoint, factory: str | None) -> nn.Module:
@@ -79,7 +170,7 @@ def torch_figures(network: nn.Module, trained: Checkpoint, split: Split) -> dict
 def engine_figures(engine: Engine, split: Split) -> dict[str, float]:
     """The figures of the engine's head over all test images, without torch."""
     if engine.head is None:
-        raise BbgError("the model was packed without a head, which says how to score its outputs; score its checkpoint")
+        raise BbgError(HEADLESS)
     return engine.head.score(engine_logits(engine, split), split.test.labels)
 
 

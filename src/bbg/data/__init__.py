@@ -7,11 +7,24 @@ from pathlib import Path
 from bbg.data.cifar import CIFAR10, CIFAR100
 from bbg.data.digits import DIGITS
 from bbg.data.folders import FOLDERS
+from bbg.data.labelled import PARTS, Labelled, labelled_files, labelled_images
 from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Split, brought, read_batch
 from bbg.errors import BbgError, allowed
 from bbg.image import Preprocess
 
-__all__ = ["DATASETS", "Dataset", "FileSet", "ImageSet", "Split", "needs_folder", "open_data", "read_batch"]
+__all__ = [
+    "DATASETS",
+    "PARTS",
+    "Dataset",
+    "FileSet",
+    "ImageSet",
+    "Labelled",
+    "Split",
+    "needs_folder",
+    "open_data",
+    "open_labelled",
+    "read_batch",
+]
 
 DATASETS: dict[str, Entry] = {
     "cifar10": CIFAR10,
@@ -37,6 +50,37 @@ def open_data(dataset: str, root: Path | None, size: int = 32, preprocess: Prepr
     return split if preprocess is None else Split(*(brought(half, preprocess) for half in split))
 
 
+def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part: str = "test") -> Labelled:
+    """The images of a `part` of `dataset` (test, train, all), none of them read yet, for evaluation by `preprocess`.
+
+    They are those that `open_data` finds, and the files of class folders where it would need more than these: there may
+    be one part alone, and one class. Raises BbgError as `open_data` does, and for images without labels.
+    """
+    entry = DATASETS.get(dataset)
+    folder = root is not None and root.is_dir()
+    if entry is not None and entry.needs_folder and root is not None and folder:
+        published = entry.archive is not None and (root / entry.archive).is_dir() and not (root / "train").is_dir()
+        if not published:
+            try:
+                return labelled_files(root, preprocess, part)
+            except OSError as e:
+                raise unreadable(root, e) from e
+    if entry is not None and not entry.needs_folder and root is not None:
+        raise BbgError(
+            f"dataset {dataset!r} comes with bbg and needs no --data; leave it out, or say --dataset folders to score "
+            "the images of that folder"
+        )
+    split = open_data(dataset, root)
+    halves: dict[str, Dataset] = {"train": split.train, "test": split.test}
+    return labelled_images(halves if part == "all" else {part: halves[part]}, preprocess)
+
+
+def unreadable(root: Path, error: OSError) -> BbgError:
+    """What to say of a folder that the system does not let one read."""
+    came = f"cannot read {str(error.filename or root)!r}: {error.strerror}"
+    return BbgError(f"{came}; --data takes a readable folder")
+
+
 def _opened(entry: Entry, dataset: str, root: Path | None, how: int | Preprocess) -> Split:
     if not entry.needs_folder:
         return entry.open(Path(), how)
@@ -47,7 +91,7 @@ def _opened(entry: Entry, dataset: str, root: Path | None, how: int | Preprocess
             raise BbgError(f"no folder {str(root)!r}; --data takes the folder that holds the images of {dataset!r}")
         return entry.open(root, how)
     except OSError as e:
-        raise BbgError(f"cannot read {str(e.filename or root)!r}: {e.strerror}; --data takes a readable folder") from e
+        raise unreadable(root, e) from e
 
 
 def needs_folder(dataset: str) -> bool:

@@ -55,18 +55,28 @@ FOLDERS = Entry(folders)
 
 def _split(root: Path, preprocess: Preprocess) -> Split:
     """The images of one folder per class, split by their names."""
-    train: dict[Path, list[Path]] = {}
-    test: dict[Path, list[Path]] = {}
-    for name in _classes(root):
-        folder = root / name
-        files = files_below(folder)
-        share = {p: _share(p.relative_to(root).as_posix()) for p in files}
-        order = sorted(files, key=share.__getitem__)
-        least = sum(share[p] < TEST_SHARE for p in files)
-        held_out = set(order[: min(max(least, 1), max(len(files) - 1, 1))])  # few images: one at least for either half
-        test[folder] = [p for p in files if p in held_out]
-        train[folder] = [p for p in files if p not in held_out]
+    _classes(root)
+    files = class_files(root)
+    kept = held_out(root, files)
+    test = {root / name: [p for p in found if p in kept] for name, found in files.items()}
+    train = {root / name: [p for p in found if p not in kept] for name, found in files.items()}
     return Split(_read_classes(train, preprocess), _read_classes(test, preprocess))
+
+
+def class_files(folder: Path) -> dict[str, list[Path]]:
+    """The visible files of each class folder in `folder`, at any depth, in order; none is opened."""
+    return {name: files_below(folder / name) for name in _class_names(folder)}
+
+
+def held_out(root: Path, files: Mapping[str, list[Path]]) -> set[Path]:
+    """Those of the `files` of each class that are for testing, where a set comes without a split."""
+    kept: set[Path] = set()
+    for found in files.values():
+        share = {p: _share(p.relative_to(root).as_posix()) for p in found}
+        least = sum(share[p] < TEST_SHARE for p in found)
+        few = min(max(least, 1), max(len(found) - 1, 1))  # few images: one at least for either half
+        kept.update(sorted(found, key=share.__getitem__)[:few])
+    return kept
 
 
 def _share(name: str) -> float:

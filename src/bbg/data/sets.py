@@ -169,11 +169,13 @@ class Entry(NamedTuple):
     """A data set of the registry: `open(folder, how)` makes its split.
 
     `how`: the side of the images, or the preprocessing that brings files to pixels. A set that has its images as pixels
-    may leave it aside.
+    may leave it aside. `archive`: what the folder has inside where it holds the set as published; None for a set that
+    is always one folder per class.
     """
 
     open: Callable[[Path, int | Preprocess], Split]
     needs_folder: bool = True
+    archive: str | None = None
 
 
 def brought(data: Dataset, preprocess: Preprocess) -> Dataset:

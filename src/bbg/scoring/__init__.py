@@ -1,0 +1,8 @@
+"""A source of images through a network: what is in them (`predictions`), and how good that is (`Evaluation`)."""
+
+from __future__ import annotations
+
+from bbg.scoring.evaluation import COLUMNS, Evaluation, ImageScore, image_scores, row_of
+from bbg.scoring.stream import BATCH, predictions
+
+__all__ = ["BATCH", "COLUMNS", "Evaluation", "ImageScore", "image_scores", "predictions", "row_of"]
