@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
+from bbg import style
 from bbg.analysis import gates, weight_entropy
 from bbg.data import Split
 from bbg.errors import BbgError
-from bbg.files import write_json
+from bbg.files import write_bytes, write_json
 from bbg.log import LOGGER
 from bbg.methods import get
 from bbg.recipe import Recipe
@@ -49,14 +50,18 @@ def compare(
     *,
     parallel: int = 1,
     progress: bool = True,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Train `recipe` once for each of `methods` and each of `seeds` seeds, those of the recipe and the ones behind it.
+
+    `data`: what the images are called, for the title of the picture; None: the name of the data set.
 
     `parallel`: how many train at a time, each in a process of its own. This pays on a GPU, which one small network
     does not fill. On CPUs they share the cores, and the number of threads is part of a training's bits.
 
     Returns what it writes to the file `result` (JSON) after each training: `recipe`, `classes`, `test_images`,
-    `test_set` (a digest of them), `torch`, and `rows`, one per training (see `row_of`). Rows of other trainings by the
+    `test_set` (a digest of them), `torch`, `data`, `studied` (the method that the picture sets apart: that of the
+    recipe, or the first of `methods`), and `rows`, one per training (see `row_of`). Rows of other trainings by the
     same recipe that the file has already are kept. The curves are drawn beside it, as PNG.
 
     Raises BbgError for an unknown method or one that comes twice, for a `result` that holds rows of another recipe or
@@ -78,6 +83,8 @@ def compare(
         "test_images": len(split.test),
         "test_set": split.test.digest(),
         "torch": str(torch.__version__),
+        "data": data or recipe.dataset,
+        "studied": recipe.method if recipe.method in names else names[0],
     }
     report["rows"] = _known(result, report)
     if parallel < 1:
@@ -183,28 +190,60 @@ def table(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Test accuracy by epoch and after the last one, mean and range over the seeds, as PNG."""
-    from matplotlib.figure import Figure
+    """Test accuracy by epoch and after the last one, mean and range over the seeds, as PNG.
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    The method under study has the accent's colour; every line is named at its end.
+    """
     rows = table(report)
-    for i, row in enumerate(rows):
-        curves = [run["curve"] for run in report["rows"] if run["method"] == row["method"]]
-        epochs = range(1, len(curves[0]) + 1)
-        low, middle, high = ([100 * pick(points) for points in zip(*curves, strict=True)] for pick in (min, mean, max))
-        left.plot(epochs, middle, marker=".", label=row["method"], color=f"C{i}")
-        left.fill_between(epochs, low, high, alpha=0.2, color=f"C{i}")
-        right.barh(row["method"], middle[-1], color=f"C{i}", xerr=[[middle[-1] - low[-1]], [high[-1] - middle[-1]]])
-        right.annotate(f" {middle[-1]:.1f}", (high[-1], i), va="center")
-    recipe = report["recipe"]
-    left.set(xlabel="epoch", ylabel="test accuracy (%)", title=f"{recipe['network']}, {recipe['dataset']}")
-    left.grid(alpha=0.3)
-    left.legend(ncols=2, fontsize="small")
-    right.invert_yaxis()
-    right.margins(x=0.12)
-    right.set(xlabel="test accuracy after the last epoch (%)")
-    figure.savefig(path, dpi=120)
+    studied = report.get("studied", rows[0]["method"])
+    runs = {row["method"]: [run for run in report["rows"] if run["method"] == row["method"]] for row in rows}
+    seeds = max(len(of_method) for of_method in runs.values())
+    others = [name for name in runs if name != studied]
+    colours = {name: style.SHADES[i % len(style.SHADES)] for i, name in enumerate(others)} | {studied: style.GREEN}
+    with style.applied():
+        figure = style.figure(11, max(3.8, 0.34 * len(rows) + 1.6))
+        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+        style.axis(left, title="test accuracy by epoch", x="epoch")
+        style.axis(right, title="after the last epoch" + (f", {seeds} seeds" if seeds > 1 else ""))
+        right.grid(visible=False)
+        right.grid(axis="x")
+        ends = []
+        for i, (name, of_method) in enumerate(runs.items()):
+            curves = [run["curve"] for run in of_method]
+            low, middle, high = ([pick(points) for points in zip(*curves, strict=False)] for pick in (min, mean, max))
+            epochs, front = range(1, len(middle) + 1), 3 if name == studied else 2
+            left.plot(
+                epochs,
+                middle,
+                color=colours[name],
+                lw=2.4 if name == studied else 1.3,
+                zorder=front,
+                marker="o" if len(middle) == 1 else None,
+            )
+            left.fill_between(epochs, low, high, alpha=0.15, color=colours[name], lw=0, zorder=front)
+            ends.append((len(middle), middle[-1]))
+            reached = [run["accuracy"] for run in of_method]
+            right.hlines(i, min(reached), max(reached), color=colours[name], lw=5, alpha=0.3)
+            if len(reached) > 1:
+                right.plot(reached, [i] * len(reached), "|", color=colours[name], markersize=9, markeredgewidth=1.2)
+            right.plot(mean(reached), i, "o", color=colours[name], markersize=8 if name == studied else 6)
+            right.annotate(
+                f"{100 * mean(reached):.1f}", (max(reached), i), (7, 0), textcoords="offset points", va="center",
+                color=colours[name], fontweight="bold" if name == studied else "normal",
+            )  # fmt: skip
+        style.percent(left)
+        style.percent(right, "x")
+        style.whole_numbers(left)
+        style.label_ends(left, max(x for x, _ in ends), [y for _, y in ends], list(runs), [colours[n] for n in runs])
+        right.set_yticks(range(len(runs)), list(runs))
+        for text, name in zip(right.get_yticklabels(), runs, strict=True):
+            text.set(color=colours[name], fontweight="bold" if name == studied else "normal")
+        right.set_ylim(len(runs) - 0.5, -0.5)
+        right.margins(x=0.14)
+        right.spines["left"].set_visible(False)
+        title = style.run_title({**report["recipe"], "method": None}, report.get("data", report["recipe"]["dataset"]))
+        figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+        write_bytes(path, style.png(figure))
 
 
 def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ side, grey is the rest. Matplotlib is imported where a figure is made; colours a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -24,9 +24,8 @@ INK, GREY, PALE, PAPER = "#22303c", "#8b96a3", "#c9ced6", "#f5f7f9"
 
 # For more series than an accent and grey can tell: Okabe and Ito's, without yellow, which is faint on white.
 SERIES = (GREEN, ORANGE, VIOLET, "#0072b2", "#cc79a7", "#56b4e9", "#e69f00", "#22303c")
+SHADES = ("#5b6673", "#8b96a3", "#a9743a", "#6a7fa8", "#9a6a8c")  # quiet colours, for what stands beside the accent
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits", "folders": "own images"}
 
 _RC: Any = {
     "font.size": 10,
@@ -89,10 +88,7 @@ def whole_numbers(of: Any) -> None:
 
 def percent(of: Any, direction: str = "y") -> None:
     """Numbers of a direction, which are shares, as per cent."""
-    from matplotlib.ticker import PercentFormatter
-
-    decimals = None
-    getattr(of, f"{direction}axis").set_major_formatter(PercentFormatter(1, decimals, " %"))
+    getattr(of, f"{direction}axis").set_major_formatter(lambda share, _: f"{round(100 * share, 6):g} %")
 
 
 def apart(heights: list[float], least: float) -> list[float]:
@@ -113,6 +109,32 @@ def apart(heights: list[float], least: float) -> list[float]:
     return placed
 
 
+def shades() -> Any:
+    """From paper to the accent, for maps of shares."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("bbg", [PAPER, GREEN, "#0b3d2e"])
+
+
+def label_ends(of: Any, x: float, heights: Sequence[float], texts: Sequence[str], colours: Sequence[str]) -> None:
+    """A text behind the end of each line, in its colour, none over another: it needs no legend."""
+    low, high = of.get_ylim()
+    size = 9.5
+    tall = of.get_position().height * of.figure.get_figheight() * 72  # points, about: before the layout is made
+    places = apart(list(heights), (high - low) * 1.25 * size / max(tall, 1))
+    for place, text, colour in zip(places, texts, colours, strict=True):
+        of.annotate(
+            text,
+            (x, place),
+            (8, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=size,
+            va="center",
+            clip_on=False,
+        )
+
+
 def png(of: Any, dpi: int = 130) -> bytes:
     """The figure as a PNG file."""
     return _file(of, "png", dpi=dpi, metadata={"Software": None})
@@ -129,10 +151,8 @@ def _file(of: Any, form: str, **how: Any) -> bytes:
     return drawn.getvalue()
 
 
-def run_title(recipe: Any, dataset: str | None = None) -> str:
-    """What was trained: network, method and data set of a recipe (its mapping), as a title."""
-    name = recipe.get("network") or recipe.get("factory") or ""
-    width = recipe.get("width")
-    method = recipe.get("method")
-    data = dataset or DATASETS.get(str(recipe.get("dataset")), str(recipe.get("dataset")))
-    return " · ".join(part for part in (f"{name} w{width}" if width else str(name), method, data) if part)
+def run_title(recipe: Mapping[str, Any], *more: str) -> str:
+    """What was trained, as a title: network and method of a recipe, and `more`."""
+    name, width = recipe.get("network") or recipe.get("factory") or "", recipe.get("width")
+    parts = (f"{name} w{width}" if width else str(name), recipe.get("method"), *more)
+    return " · ".join(str(part) for part in parts if part)

@@ -19,7 +19,7 @@ from PIL import Image
 from support.cifar import checksums
 from support.paths import ROOT, SHARED
 
-from bbg.data import DATASETS, needs_folder, open_data
+from bbg.data import DATASETS, needs_folder, open_data, title_of
 from bbg.data.cifar import ARCHIVES
 from bbg.errors import BbgError
 from bbg.image import Preprocess
@@ -117,6 +117,18 @@ def test_a_missing_cifar_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py" / "data_batch_2").unlink()
     with checksums("cifar10", **lists), pytest.raises(BbgError, match="holds no intact 'cifar-10-batches-py'"):
         open_data("cifar10", tmp_path)
+
+
+def test_what_people_call_the_images(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert title_of("cifar10", tmp_path) == title_of("cifar10", None) == "CIFAR-10"
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "1.JPG").touch()
+    assert title_of("cifar10", tmp_path) == "CIFAR-10 (JPEG)"
+    (tmp_path / "train" / "cat" / "1.png").touch()
+    assert title_of("cifar10", tmp_path) == "CIFAR-10 (files of its own)"
+    assert title_of("folders", tmp_path) == tmp_path.name
+    assert (title_of("digits", None), title_of("another", tmp_path)) == ("digits", "another")
 
 
 # One folder per class

@@ -37,7 +37,7 @@ def compare(
     chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs))
     from bbg.comparison import compare as compare_by
     from bbg.comparison import table
-    from bbg.data import open_data
+    from bbg.data import open_data, title_of
     from bbg.methods import METHODS, get
     from bbg.training.check import check_recipe
 
@@ -52,5 +52,6 @@ def compare(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise BbgError(f"cannot make folder {str(folder)!r}: {e.strerror}; give a writable --out folder") from e
-    report = compare_by(chosen, split, names, seeds, folder, result, parallel=parallel)
+    title = title_of(chosen.dataset, data)
+    report = compare_by(chosen, split, names, seeds, folder, result, parallel=parallel, data=title)
     tell({"methods": table(report), "result": str(result), "plot": str(result.with_suffix(".png"))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from bbg.data.cifar import CIFAR10, CIFAR100
@@ -24,6 +25,7 @@ __all__ = [
     "open_data",
     "open_labelled",
     "read_batch",
+    "title_of",
 ]
 
 DATASETS: dict[str, Entry] = {
@@ -73,6 +75,23 @@ def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part:
     split = open_data(dataset, root)
     halves: dict[str, Dataset] = {"train": split.train, "test": split.test}
     return labelled_images(halves if part == "all" else {part: halves[part]}, preprocess)
+
+
+def title_of(dataset: str, root: Path | None) -> str:
+    """What people call the images: "CIFAR-10", but "CIFAR-10 (JPEG)" where `root` has files of that format instead.
+
+    Of class folders it is the name of `root`.
+    """
+    entry = DATASETS.get(dataset)
+    if entry is None or root is None or not entry.needs_folder:
+        return dataset if entry is None else entry.title or dataset
+    if not entry.title:
+        return root.resolve().name
+    if entry.archive is not None and (root / entry.archive).is_dir() and not (root / "train").is_dir():
+        return entry.title
+    endings = {path.suffix.lower().lstrip(".") for path in islice((root / "train").glob("*/*"), 100)} - {""}
+    format_ = "JPEG" if endings and endings <= {"jpg", "jpeg"} else "files of its own"
+    return f"{entry.title} ({format_})"
 
 
 def unreadable(root: Path, error: OSError) -> BbgError:

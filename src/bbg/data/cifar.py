@@ -95,5 +95,5 @@ def _intact(path: Path, checksum: str) -> dict[str, Any]:
     return found
 
 
-CIFAR10 = Entry(partial(cifar, dataset="cifar10"), archive=ARCHIVES["cifar10"].folder)
-CIFAR100 = Entry(partial(cifar, dataset="cifar100"), archive=ARCHIVES["cifar100"].folder)
+CIFAR10 = Entry(partial(cifar, dataset="cifar10"), archive=ARCHIVES["cifar10"].folder, title="CIFAR-10")
+CIFAR100 = Entry(partial(cifar, dataset="cifar100"), archive=ARCHIVES["cifar100"].folder, title="CIFAR-100")

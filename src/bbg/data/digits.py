@@ -28,4 +28,4 @@ def digits() -> Split:
     )
 
 
-DIGITS = Entry(lambda root, how: digits(), needs_folder=False)
+DIGITS = Entry(lambda root, how: digits(), needs_folder=False, title="digits")

@@ -170,12 +170,13 @@ class Entry(NamedTuple):
 
     `how`: the side of the images, or the preprocessing that brings files to pixels. A set that has its images as pixels
     may leave it aside. `archive`: what the folder has inside where it holds the set as published; None for a set that
-    is always one folder per class.
+    is always one folder per class. `title`: what people call the set.
     """
 
     open: Callable[[Path, int | Preprocess], Split]
     needs_folder: bool = True
     archive: str | None = None
+    title: str = ""
 
 
 def brought(data: Dataset, preprocess: Preprocess) -> Dataset:
