@@ -2,38 +2,42 @@
 
     python examples/digits.py --out runs/demo      (or: make demo)
 
-Prints one table that sets torch beside the engine, and draws `digits.png`. Latency: one image, one thread, best of 200.
+Beside it stands its float twin: the same network with real-valued weights and ReLU, trained for half the epochs, in the
+fastest engine that is installed. (Torch only simulates bits; its time would say nothing.) Prints one table, and draws
+`digits.png`. Latency: one image, one thread, best of 300.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import sys
 import time
 import timeit
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import nn
 
 import bbg
+from bbg import style, tables
 from bbg.data import Split, open_data
+from bbg.files import write_bytes
 from bbg.layers import BinaryConv2d
 from bbg.recipe import Recipe
 from bbg.training.evaluate import logits_of
 from bbg.training.loop import train
 
-GREEN, ORANGE, GREY, INK = "#1b9e77", "#d95f02", "#c9ced6", "#22303c"
-
 
 class Side(NamedTuple):
-    """One side of the comparison: its logits on the held-out digits, its bytes, the seconds for one image."""
+    """One side of the comparison: who computes, logits on the held-out digits, bytes, seconds for one image."""
 
+    engine: str
     logits: np.ndarray
     bytes: int
     seconds: float
@@ -43,135 +47,254 @@ class Side(NamedTuple):
         return float((self.logits.argmax(1) == labels).mean())
 
 
-def run(out: Path, **changes: Any) -> tuple[Side, Side]:
-    """Train, convert and compare in the folder `out`; returns (torch, engine). `changes` are recipe keys."""
+class Sides(NamedTuple):
+    """The 1-bit network as torch simulates it, its float twin, and the 1-bit network in bbg's engine.
+
+    `seconds`: of the twin for one image, by engine, the fastest first.
+    """
+
+    simulated: Side
+    twin: Side
+    packed: Side
+    seconds: dict[str, float]
+
+
+def run(out: Path, **changes: Any) -> Sides:
+    """Train, convert and compare in the folder `out`. `changes` are recipe keys."""
     torch.set_num_threads(1)  # 8x8 images give a second thread nothing to do
     recipe = Recipe.find("digits_resnet8").changed(changes)
     split = open_data(recipe.dataset, None)
-    trained = train(recipe, split, out, progress=sys.stdout.isatty())
+    show = sys.stdout.isatty()
+    trained = train(recipe, split, out, progress=show)
     model = trained.network()
+    half = recipe.changed({"method": "float", "act": "relu", "epochs": max(1, recipe.epochs // 2)})
+    twin = train(half, split, out / "twin", progress=show).network()
 
-    first = torch.from_numpy(split.preprocess.normalize(split.test.images[:32]))
     # So small a network has few weights at its edges: in float32 they cost a kilobyte and change nothing.
-    bbg.convert(model, out / "digits.bbg", first, edges="fp32", preprocess=split.preprocess, labels=list(split.classes))
-    engine = bbg.load(str(out / "digits.bbg"), threads=1)
-
-    logits = logits_of(model, split.test, split.preprocess).numpy()
+    file, first = out / "digits.bbg", torch.from_numpy(split.preprocess.normalize(split.test.images[:32]))
+    bbg.convert(model, file, first, edges="fp32", preprocess=split.preprocess, labels=list(split.classes))
+    engine, one = bbg.load(file, threads=1), split.test.images[:1]
+    packed = Side("bbg", engine(split.test.images), file.stat().st_size, best_time(lambda: engine(one)))
     with torch.inference_mode():
-        in_torch = Side(logits, float_bytes(model), best_time(lambda: model(first[:1])))
-    one = split.test.images[:1]
-    packed = (out / "digits.bbg").stat().st_size
-    in_engine = Side(engine(split.test.images), packed, best_time(lambda: engine(one)))
+        logits = logits_of(model, split.test, split.preprocess).numpy()
+        simulated = Side("torch", logits, float_bytes(model), best_time(lambda: model(first[:1])))
+    of_twin = logits_of(twin, split.test, split.preprocess).numpy()
+    seconds = times_of(twin, split, of_twin)
+    best = next(iter(seconds))
+    sides = Sides(simulated, Side(best, of_twin, float_bytes(twin), seconds[best]), packed, seconds)
+    print_table(sides, split)
+    draw(out / "digits.png", sides, split, trained.history, model)
+    return sides
 
-    print_table(in_torch, in_engine, split)
-    draw(out / "digits.png", in_torch, in_engine, split, trained.history, model)
-    return in_torch, in_engine
+
+def times_of(twin: nn.Module, split: Split, logits: np.ndarray) -> dict[str, float]:
+    """Seconds for one image in each engine that is here and computes what torch computes, the fastest first."""
+    one = np.ascontiguousarray(split.preprocess.normalize(split.test.images[:1]))
+    times = {}
+    for name, make in ENGINES.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what exporters say among themselves
+                call = make(twin, one)
+                right = np.allclose(call(), logits[:1], rtol=0.05, atol=0.05 * np.abs(logits).max())
+                if right:
+                    times[name] = best_time(call)
+        except ImportError:
+            continue  # it is not installed
+        except Exception as error:
+            print(f"{name} is left out: {type(error).__name__}")
+    return dict(sorted(times.items(), key=lambda entry: entry[1]))
 
 
-def float_bytes(model: torch.nn.Module) -> int:
+Call = Callable[[], Any]
+
+
+def in_bbg(twin: nn.Module, one: np.ndarray) -> Call:
+    """Its own engine, with float32 weights."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "twin.bbg"
+        bbg.convert(twin, file, torch.from_numpy(one).repeat(2, 1, 1, 1), edges="fp32")
+        engine = bbg.load(file, threads=1)
+    return lambda: engine(one)
+
+
+def in_torch(twin: nn.Module, one: np.ndarray) -> Call:
+    """Torch, traced and frozen."""
+    x = torch.from_numpy(one)
+    with torch.inference_mode():
+        frozen = torch.jit.freeze(torch.jit.trace(twin.eval(), x))
+
+    def call() -> np.ndarray:
+        with torch.inference_mode():
+            return frozen(x).numpy()  # type: ignore[no-any-return]
+
+    for _ in range(3):
+        call()  # the first calls compile
+    return call
+
+
+def in_openvino(twin: nn.Module, one: np.ndarray) -> Call:
+    """OpenVINO in its latency mode."""
+    import openvino as ov
+
+    settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+    model = ov.convert_model(twin.eval(), example_input=torch.from_numpy(one), input=[list(one.shape)])
+    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request.set_input_tensor(ov.Tensor(one, shared_memory=True))
+
+    def call() -> np.ndarray:
+        request.infer()
+        return request.get_output_tensor().data  # type: ignore[no-any-return]
+
+    return call
+
+
+def in_onnxruntime(twin: nn.Module, one: np.ndarray) -> Call:
+    """ONNX Runtime with everything optimised."""
+    import onnx  # noqa: F401  # torch's exporter asks for it
+    import onnxruntime as ort
+
+    file = io.BytesIO()
+    x = torch.from_numpy(one)
+    torch.onnx.export(twin.eval(), (x,), file, input_names=["x"], output_names=["y"], dynamo=False)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = 1, 1, 3
+    session = ort.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    y = session.run(None, {"x": one})[0]
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(one))
+    binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
+
+    def call() -> np.ndarray:
+        session.run_with_iobinding(binding)
+        return y  # type: ignore[no-any-return]
+
+    return call
+
+
+ENGINES = {
+    "OpenVINO": in_openvino,
+    "ONNX Runtime": in_onnxruntime,
+    "torch, frozen": in_torch,
+    "bbg in float32": in_bbg,
+}
+
+
+def float_bytes(model: nn.Module) -> int:
     """Bytes of all weights and statistics in float32."""
     return sum(4 * tensor.numel() for tensor in model.state_dict().values() if tensor.is_floating_point())
 
 
-def best_time(call: Callable[[], object], runs: int = 200) -> float:
+def best_time(call: Callable[[], object], runs: int = 300) -> float:
     """Seconds of the fastest of `runs` calls."""
     return min(timeit.repeat(call, number=1, repeat=runs))
 
 
-def print_table(in_torch: Side, in_engine: Side, split: Split) -> None:
+def rows(sides: Sides, split: Split) -> Iterator[dict[str, str]]:
+    """The comparison, a row per figure."""
+    labels, twin, packed = split.test.labels, sides.twin, sides.packed
+    heads = f"float twin, {twin.engine}", "1 bit, bbg"
+
+    def row(name: str, left: str, right: str, ratio: str) -> dict[str, str]:
+        return {"": name, heads[0]: left, heads[1]: right, "ratio": ratio}
+
+    yield row("accuracy", *(f"{100 * side.accuracy(labels):.1f} %" for side in (twin, packed)), "")
+    yield row("size", f"{twin.bytes:,} bytes", f"{packed.bytes:,} bytes", f"{twin.bytes / packed.bytes:.1f}")
+    micro = 1e6 * twin.seconds, 1e6 * packed.seconds
+    yield row("one image", f"{micro[0]:,.1f} us", f"{micro[1]:,.1f} us", f"{micro[0] / micro[1]:.1f}")
+
+
+def print_table(sides: Sides, split: Split) -> None:
     """The comparison on the terminal."""
-    labels, count = split.test.labels, len(split.test.labels)
-    table = Table(title=f"BBG on {count} held-out digits", box=None, header_style="bold", pad_edge=False)
-    for heading in ("", "torch, float32", "engine, 1 bit", "ratio"):
-        table.add_column(heading, justify="left" if heading == "" else "right")
-    table.add_row("accuracy", *(f"{100 * side.accuracy(labels):.2f} %" for side in (in_torch, in_engine)), "")
-    table.add_row("bytes", f"{in_torch.bytes:,}", f"{in_engine.bytes:,}", f"{in_torch.bytes / in_engine.bytes:.1f}")
-    micro = [1e6 * side.seconds for side in (in_torch, in_engine)]
-    table.add_row("one image", f"{micro[0]:,.0f} us", f"{micro[1]:,.1f} us", f"{micro[0] / micro[1]:.0f}")
-    other = int((in_torch.logits.argmax(1) != in_engine.logits.argmax(1)).sum())
-    Console().print("", table, f"other class named on {other} of {count} digits", "", sep="\n", highlight=False)
+    labels = split.test.labels
+    other = int((sides.simulated.logits.argmax(1) != sides.packed.logits.argmax(1)).sum())
+    print(f"\n{len(labels)} held-out digits, one thread\n")
+    print(tables.terminal(list(rows(sides, split)), bold=sys.stdout.isatty()))
+    others = ", ".join(f"{1e6 * taken:,.1f} us in {name}" for name, taken in list(sides.seconds.items())[1:])
+    print(
+        f"\nThe float twin takes {others}; the fastest counts.\n"
+        f"The packed file names another class than the trained network on {other} of {len(labels)} digits.\n"
+        f"(Torch, which only simulates bits, takes {1e6 * sides.simulated.seconds:,.0f} us for one.)\n"
+    )
 
 
-def draw(
-    path: Path, in_torch: Side, in_engine: Side, split: Split, history: list[dict[str, float]], model: torch.nn.Module
-) -> None:
+# The picture ----------------------------------------------------------------------------------------------------------
+
+
+def draw(path: Path, sides: Sides, split: Split, history: list[dict[str, float]], model: nn.Module) -> None:
     """One picture: digits with the engine's answers, the learning curve, learned weight bits, and the comparison."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update(
-        {
-            "font.size": 10,
-            "axes.titlesize": 11.5,
-            "axes.titleweight": "bold",
-            "axes.titlepad": 9,
-            "axes.titlelocation": "left",
-            "axes.edgecolor": GREY,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
+    with style.applied():
+        figure = style.figure(13, 7.2)
+        grid = figure.add_gridspec(2, 3, width_ratios=(1.3, 1.1, 1), height_ratios=(1.55, 1))
+        draw_digits(figure.add_subplot(grid[:, 0]), sides.packed, split)
+        draw_curve(figure.add_subplot(grid[0, 1]), history)
+        draw_bits(figure.add_subplot(grid[0, 2]), model)
+        bars = grid[1, 1:].subgridspec(1, 2)
+        twin, packed = sides.twin, sides.packed
+        sizes = {"1 bit": packed.bytes / 1e3, "float": twin.bytes / 1e3}
+        draw_bars(figure.add_subplot(bars[0]), "Size", sizes, lambda v: f"{v:,.0f} kB")
+        times = {"1 bit, bbg": 1e6 * packed.seconds} | {
+            f"float, {name.removesuffix(' in float32')}": 1e6 * taken for name, taken in sides.seconds.items()
         }
-    )
-    figure = plt.figure(figsize=(13, 7), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.2, h_pad=0.2, wspace=0.03, hspace=0.05)
-    grid = figure.add_gridspec(2, 3, width_ratios=(1.35, 1.1, 1), height_ratios=(1.6, 1))
-    draw_digits(figure.add_subplot(grid[:, 0]), in_engine, split)
-    draw_curve(figure.add_subplot(grid[0, 1]), history)
-    draw_bits(figure.add_subplot(grid[0, 2]), model)
-    bars = grid[1, 1:].subgridspec(1, 2)
-    draw_pair(figure.add_subplot(bars[0]), "Size:", in_torch.bytes, in_engine.bytes, lambda v: f"{v / 1e3:,.1f} kB")
-    draw_pair(
-        figure.add_subplot(bars[1]),
-        "Time for one image:",
-        in_torch.seconds,
-        in_engine.seconds,
-        lambda v: f"{1e6 * v:,.0f} µs",
-    )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        draw_bars(
+            figure.add_subplot(bars[1]), "One image", times, lambda v: f"{v:,.0f} µs" if v >= 100 else f"{v:.1f} µs"
+        )
+        labels = split.test.labels
+        note = (
+            f"float: the same network with real-valued weights ({100 * twin.accuracy(labels):.1f} % right); its "
+            "time is that of the fastest engine that is installed here. One thread."
+        )
+        figure.supxlabel(note, x=0.995, ha="right", fontsize=9, color=style.GREY)
+        write_bytes(path, style.png(figure, dpi=150))
 
 
-def draw_digits(axis: Any, side: Side, split: Split, columns: int = 10, rows: int = 14) -> None:
-    """The first held-out digits, the engine's answer in the corner of each: green where right."""
+def draw_digits(axis: Any, side: Side, split: Split, columns: int = 10, rows: int = 13) -> None:
+    """Held-out digits with the engine's answer below the corner of each: first the wrong ones, with the truth."""
+    from matplotlib.patches import Rectangle
+
     images, labels = split.test.images[..., 0], split.test.labels
     answers = side.logits.argmax(1)
-    cell = 11
-    sheet = np.zeros((rows * cell, columns * cell))
-    for i in range(rows * columns):
-        y, x = divmod(i, columns)
-        sheet[y * cell + 1 : y * cell + 9, x * cell + 1 : x * cell + 9] = images[i]
+    wide, high = 11, 12  # of a cell
+    sheet = np.zeros((rows * high, columns * wide))
+    order = np.argsort(answers == labels, kind="stable")[: rows * columns]
+    for place, i in enumerate(order):
+        x, y = place % columns * wide, place // columns * high
+        sheet[y + 1 : y + 9, x + 1 : x + 9] = images[i]
         right = answers[i] == labels[i]
-        axis.text(
-            x * cell + 9.6,
-            y * cell + 9.6,
-            split.classes[answers[i]],
-            color=GREEN if right else ORANGE,
-            ha="center",
-            va="center",
-            fontsize=9,
-            fontweight="bold",
-        )
+        answer = {"color": style.GREEN if right else style.ORANGE, "fontsize": 9, "fontweight": "bold"}
+        axis.text(x + 9.2, y + 10, split.classes[answers[i]], ha="center", va="center", **answer)
+        if not right:
+            truth = {"color": style.INK, "fontsize": 9, "fontweight": "bold"}
+            axis.text(x + 1.6, y + 10, split.classes[labels[i]], ha="center", va="center", **truth)
+            axis.add_patch(Rectangle((x - 0.4, y - 0.4), wide - 0.2, high - 0.4, fill=False, ec=style.ORANGE, lw=1.2))
     axis.imshow(sheet, cmap="Greys", vmin=0, vmax=255, interpolation="nearest")
-    axis.set_title(f"The engine on held-out digits: {100 * side.accuracy(labels):.1f} % right")
+    axis.set_title(f"{len(labels)} held-out digits at 1 bit: {100 * side.accuracy(labels):.1f} % right")
+    wrong = int((answers != labels).sum())
+    legend = (
+        f"{len(order)} of them, the {wrong} wrong ones first. Right below: the engine's\n"
+        "answer; left below: the truth, where it differs."
+    )
+    axis.text(0, rows * high + 1.5, legend, color=style.GREY, fontsize=9, va="top")
     axis.set_anchor("N")
     axis.axis("off")
 
 
 def draw_curve(axis: Any, history: list[dict[str, float]]) -> None:
     """Accuracy by epoch."""
-    epochs = [row["epoch"] for row in history]
-    axis.plot(epochs, [100 * row["accuracy"] for row in history], color=GREY, lw=2, label="training")
-    axis.plot(epochs, [100 * row["test_accuracy"] for row in history], color=GREEN, lw=2, label="held-out")
-    axis.set(xlabel="epoch", ylabel="accuracy, %", title="Learning")
-    axis.grid(axis="y", color=GREY, alpha=0.5)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower right")
+    epochs = [int(row["epoch"]) for row in history]
+    style.axis(axis, title="Accuracy by epoch", x="epoch")
+    sides = [[row[name] for row in history] for name in ("accuracy", "test_accuracy")]
+    for values, colour in zip(sides, (style.GREY, style.GREEN), strict=True):
+        axis.plot(epochs, values, color=colour)
+    style.percent(axis)
+    style.whole_numbers(axis)
+    words = [f"{name} {100 * values[-1]:.1f} %" for name, values in zip(("training", "held-out"), sides, strict=True)]
+    style.label_ends(axis, epochs[-1], [values[-1] for values in sides], words, (style.GREY, style.GREEN))
 
 
-def draw_bits(axis: Any, model: torch.nn.Module) -> None:
+def draw_bits(axis: Any, model: nn.Module) -> None:
     """The weight signs of the first binary convolution: a row per filter, a 3x3 square per input channel."""
     layer = next(m for m in model.modules() if isinstance(m, BinaryConv2d))
     with torch.no_grad():
@@ -180,22 +303,25 @@ def draw_bits(axis: Any, model: torch.nn.Module) -> None:
     sheet = np.full((filters * (height + 1), channels * (width + 1)), np.nan)
     for o, c in np.ndindex(filters, channels):
         sheet[o * (height + 1) : o * (height + 1) + height, c * (width + 1) : c * (width + 1) + width] = bits[o, c]
-    axis.imshow(sheet, cmap="Greens", vmin=-0.35, vmax=1.25, interpolation="nearest")
-    axis.set_title(f"{bits.size:,} learned weights in {bits.size // 8} bytes")
+    from matplotlib.colors import ListedColormap
+
+    axis.imshow(sheet, cmap=ListedColormap([style.LIGHT, style.GREEN]), vmin=0, vmax=1, interpolation="nearest")
+    axis.set(title=f"{bits.size:,} learned weights in {bits.size // 8} bytes", xticks=[], yticks=[])
     axis.set_anchor("NW")
-    axis.set(xlabel=f"{channels} input channels", ylabel=f"{filters} filters", xticks=[], yticks=[])
+    axis.set(xlabel=f"{channels} input channels; dark +1, light -1", ylabel=f"{filters} filters")
     axis.spines[:].set_visible(False)
 
 
-def draw_pair(axis: Any, title: str, float_value: float, bit_value: float, text: Callable[[float], str]) -> None:
-    """Two bars, torch above the engine."""
-    axis.barh(["torch", "engine"], [float_value, bit_value], color=[GREY, GREEN], height=0.5)
-    for y, value in enumerate((float_value, bit_value)):
-        axis.text(value + 0.02 * float_value, y, text(value), va="center", fontweight="bold")
-    axis.set(title=f"{title} {float_value / bit_value:.0f} times less", xticks=[], xlim=(0, 1.35 * float_value))
-    axis.invert_yaxis()
-    axis.spines[["top", "right", "bottom"]].set_visible(False)
-    axis.tick_params(length=0)
+def draw_bars(axis: Any, title: str, values: dict[str, float], text: Callable[[float], str]) -> None:
+    """A bar for the 1-bit network, above those of its float twin; the title compares it with the lowest of these."""
+    axis.barh(list(values), list(values.values()), color=[style.GREEN] + [style.PALE] * (len(values) - 1), height=0.6)
+    for y, value in enumerate(values.values()):
+        axis.annotate(text(value), (value, y), (5, 0), textcoords="offset points", va="center", fontweight="bold")
+    one, best = list(values.values())[:2]
+    axis.set(title=f"{title}: {best / one:.{0 if best / one >= 10 else 1}f} times less", xticks=[])
+    axis.set_xlim(0, 1.35 * max(values.values()))
+    axis.set_ylim(max(len(values), 4) - 0.5, -0.5)
+    axis.spines[["left", "bottom"]].set_visible(False)
 
 
 def main() -> None:

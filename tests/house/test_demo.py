@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.paths import ROOT
+from torch import nn
 
+import bbg
 from bbg.data import open_data
+from bbg.training.evaluate import logits_of
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +32,34 @@ def demo() -> ModuleType:
 
 
 def test_the_demo_compares_both_sides_and_draws(demo: ModuleType, tmp_path: Path, capsys: Any) -> None:
-    in_torch, in_engine = demo.run(tmp_path, epochs=4)
+    sides = demo.run(tmp_path, epochs=4)
+    simulated, twin, packed = sides.simulated, sides.twin, sides.packed
     labels = open_data("digits", None).test.labels
-    assert in_torch.accuracy(labels) > 0.5, "ten classes, so chance is 0.1"
-    assert abs(in_torch.accuracy(labels) - in_engine.accuracy(labels)) <= 1 / 360
-    assert (in_torch.logits.argmax(1) != in_engine.logits.argmax(1)).sum() <= 1
-    assert in_engine.bytes == (tmp_path / "digits.bbg").stat().st_size < in_torch.bytes / 8
-    assert 0 < in_engine.seconds < in_torch.seconds
+    assert twin.accuracy(labels) > 0.5, "ten classes, so chance is 0.1"
+    assert abs(simulated.accuracy(labels) - packed.accuracy(labels)) <= 1 / 360
+    assert (simulated.logits.argmax(1) != packed.logits.argmax(1)).sum() <= 1
+    assert packed.bytes == (tmp_path / "digits.bbg").stat().st_size < twin.bytes / 8
+    assert {"bbg in float32", "torch, frozen"} <= set(sides.seconds)
+    assert sides.seconds[twin.engine] == twin.seconds == min(sides.seconds.values()), "the fastest is the one to beat"
+    assert 0 < packed.seconds < twin.seconds < simulated.seconds
     out = capsys.readouterr().out
-    assert f"{100 * in_engine.accuracy(labels):.2f} %" in out
-    assert f"{in_engine.bytes:,}" in out
+    assert f"float twin, {twin.engine}" in out
+    assert f"{100 * packed.accuracy(labels):.1f} %" in out
+    assert f"{packed.bytes:,} bytes" in out
     with Image.open(tmp_path / "digits.png") as picture:
         assert picture.width > 1000
         assert np.asarray(picture.convert("L")).std() > 10, "something is drawn"
+
+
+def test_an_engine_that_computes_something_else_is_not_compared(
+    demo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(twin: nn.Module, one: np.ndarray) -> None:
+        raise ImportError
+
+    wrong, split = np.zeros((1, 10), np.float32), open_data("digits", None)
+    twin = bbg.create("resnet8", "float", num_classes=10, in_channels=1).eval()
+    logits = logits_of(twin, split.test, split.preprocess).numpy()
+    others = {"wrong": lambda twin, one: lambda: wrong, "absent": absent, "torch": demo.in_torch}
+    monkeypatch.setattr(demo, "ENGINES", others)
+    assert list(demo.times_of(twin, split, logits)) == ["torch"]
