@@ -162,6 +162,20 @@ def test_attributes_profile_and_summary(engine: Engine) -> None:
     summary = engine.summary()
     assert all(t.name in summary for t in times)
     assert f"{32 * 9 * 32 * SIZE * SIZE:,}" in summary
+    assert isinstance(summary, str)
+    assert all(f"<td>{t.name}</td>" in summary._repr_html_() for t in times)
+
+
+def test_an_engine_says_what_it_is_in_one_line(engine: Engine) -> None:
+    line = repr(engine)
+    assert line.startswith(f"<bbg.Engine {CHANNELS}x{SIZE}x{SIZE}, {len(LABELS)} classes, ")
+    assert line.endswith(f" of the products at 1 bit, {engine.kernels}, 2 threads>")
+    assert "\n" not in line
+    nasty = Engine(PackedModel(classifier(), PREPROCESS, LABELS, provenance={"note": "<script>"}), 1)
+    shown = nasty._repr_html_()
+    assert "&lt;bbg.Engine" in shown
+    assert "<td>&lt;script&gt;</td>" in shown
+    assert nasty.summary()._repr_html_() in shown
 
 
 def test_load_reads_a_packed_file(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import html
 import html.parser
 import io
 import json
+import pickle
 
 import pytest
 
 from bbg import tables
-from bbg.tables import cell
+from bbg.tables import Shown, cell
 
 ROWS = [
     {"layer": "stem", "weight_bits": 32, "output": (16, 32, 32), "share": 0.123456, "note": None},
@@ -102,6 +104,21 @@ def test_no_value_acts_as_markup(text: str) -> None:
     assert parser.cells[2] == text.replace("\x1b", r"\x1b").replace("\n", r"\n")
     assert list(csv.reader(io.StringIO(tables.csv(rows)))) == [["name", "number"], [text, "1"]]
     assert json.loads(tables.json(rows)) == rows
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_shown_table_is_text_and_html_and_neither_is_markup(text: str) -> None:
+    rows = [{"name": text, "number": 1}]
+    shown = Shown(rows, [f"said: {text}"], text)
+    assert isinstance(shown, str)
+    assert "\x1b" not in shown
+    assert shown.splitlines()[1:3] == tables.terminal(rows).splitlines()
+    parser = Cells()
+    parser.feed(shown._repr_html_())
+    assert parser.tags == {"table", "thead", "tbody", "tr", "th", "td", "p"}
+    assert html.unescape(shown._repr_html_()).count(text.replace("\x1b", r"\x1b").replace("\n", r"\n")) == 3
+    again = pickle.loads(pickle.dumps(shown))
+    assert (again, again._repr_html_()) == (shown, shown._repr_html_())
 
 
 def test_programs_read_numbers_in_full() -> None:

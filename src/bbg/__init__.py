@@ -18,6 +18,7 @@ from bbg.errors import BbgError
 __all__ = [
     "BbgError",
     "Engine",
+    "Prediction",
     "Preprocess",
     "__version__",
     "analysis",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from bbg.binarization import binarize
     from bbg.conversion import check, convert
     from bbg.engine import Engine, load
+    from bbg.heads import Prediction
     from bbg.image import Preprocess
     from bbg.models import create, list_models
     from bbg.training.loop import fit
@@ -44,6 +46,7 @@ else:  # hidden from type checkers, so that a misspelt name is an error there
     # Where each name is found when it is first used; a room stands for itself.
     _LAZY = {
         "Engine": "bbg.engine",
+        "Prediction": "bbg.heads",
         "Preprocess": "bbg.image",
         "analysis": "bbg.analysis",
         "binarize": "bbg.binarization",

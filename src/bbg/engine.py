@@ -25,6 +25,7 @@ from bbg.graph.file import PackedModel, read
 from bbg.graph.types import Shape
 from bbg.heads import Prediction
 from bbg.image import Source, plain
+from bbg.tables import Row, Shown, html, paragraphs
 
 Outputs = np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray] | dict[str, np.ndarray]
 S = TypeVar("S", bound=Source)
@@ -156,18 +157,32 @@ class Engine:
             for cost, taken in zip(self._costs, seconds, strict=True)
         ]
 
-    def summary(self) -> str:
-        """A table of the ops: kind, result shape, bit width of the weight, bytes, multiply-accumulates."""
-        lines = [f"{'op':<32}{'kind':<18}{'result':>16}{'bits':>6}{'bytes':>12}{'MACs':>14}"]
-        for c in self._costs:
-            shape = " x ".join(map(str, c.shape))
-            lines.append(f"{c.name:<32}{c.kind:<18}{shape:>16}{c.bits or '':>6}{c.bytes:>12,}{c.macs:>14,}")
-        total = sum(c.bytes for c in self._costs), sum(c.macs for c in self._costs)
+    def summary(self) -> Shown:
+        """A table of the ops: kind, result shape, bit width of the weight, bytes, multiply-accumulates.
+
+        It is a string, which a notebook shows as a table.
+        """
+        rows: list[Row] = [
+            {"op": c.name, "kind": c.kind, "result": c.shape, "bits": c.bits, "bytes": c.bytes, "MACs": c.macs}
+            for c in self._costs
+        ]
+        rows.append(
+            {"op": "total", "bytes": sum(c.bytes for c in self._costs), "MACs": sum(c.macs for c in self._costs)}
+        )
         constants, workspace = self._native.bytes
-        lines.append(f"{'total':<32}{'':<18}{'':>16}{'':>6}{total[0]:>12,}{total[1]:>14,}")
         memory = f"{constants:,} bytes of constants and {workspace:,} of workspace"
-        lines.append(f"kernels: {self.kernels}; threads: {self.threads}; in memory: {memory}")
-        return "\n".join(lines)
+        return Shown(rows, [f"kernels: {self.kernels}; threads: {self.threads}; in memory: {memory}"])
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.input_shape))
+        outputs = f"{len(self.labels)} classes" if self.labels else "no labels"
+        bits = sum(c.macs for c in self._costs if c.bits == 1) / max(sum(c.macs for c in self._costs), 1)
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"<bbg.Engine {shape}, {outputs}, {bits:.0%} of the products at 1 bit, {self.kernels}, {threads}>"
+
+    def _repr_html_(self) -> str:
+        notes = [{"note": note, "value": value} for note, value in self.provenance.items()]
+        return paragraphs([repr(self)]) + (html(notes) if notes else "") + self.summary()._repr_html_()
 
     def _check(self, images: np.ndarray) -> None:
         channels, height, width = self.input_shape

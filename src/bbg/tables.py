@@ -66,6 +66,37 @@ def html(rows: Sequence[Row]) -> str:
     return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
 
 
+class Shown(str):
+    """A text that a notebook shows as a table, and that is a plain string in every other respect.
+
+    `above` is the line above the table of `rows`, `lines` stand below it.
+    """
+
+    rows: Sequence[Row]
+    lines: Sequence[str]
+    above: str
+
+    def __new__(cls, rows: Sequence[Row], lines: Sequence[str] = (), above: str = "") -> Shown:
+        """The text, for a terminal."""
+        first = [_visible(above)] if above else []
+        made = super().__new__(cls, "\n".join([*first, terminal(rows), *map(_visible, lines)]))
+        made.rows, made.lines, made.above = rows, lines, above
+        return made
+
+    def __getnewargs__(self) -> tuple[Sequence[Row], Sequence[str], str]:  # type: ignore[override]
+        return self.rows, self.lines, self.above
+
+    def _repr_html_(self) -> str:
+        return paragraphs([self.above] if self.above else []) + html(self.rows) + paragraphs(self.lines)
+
+
+def paragraphs(lines: Sequence[str]) -> str:
+    """Sentences as HTML, each a `<p>`."""
+    from html import escape
+
+    return "".join(f"<p>{escape(_visible(line))}</p>\n" for line in lines)
+
+
 def csv(rows: Sequence[Row]) -> str:
     """Comma-separated values (RFC 4180, but lines end in a line feed), the columns' names first; numbers in full."""
     from csv import writer as csv_writer

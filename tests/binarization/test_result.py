@@ -108,6 +108,7 @@ def test_the_report_as_a_table(mobilenet: Binarized) -> None:
     lines = str(report).splitlines()
     assert len(lines) == len(report.rows) + 3
     assert lines[-2].startswith("proved: without binarizers, gates and what was added it equals the given network")
+    assert report._repr_html_().count("<tr>") == len(report.rows) + 1
     assert lines[-1].startswith(f"method bbg: {report.share:.1%} of the multiply-accumulates outside the first")
     assert "100.0% beside the depthwise ones" in lines[-1]
     starts = {line.index(row.action) for line, row in zip(lines[1:], report.rows, strict=False)}

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import bbg
 from bbg.cli import main
@@ -84,13 +86,25 @@ def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path: Path) -> None:
     assert b"caf\\udce9.png" in done.stdout
 
 
+def tiny(name: str) -> torch.nn.Module:
+    """A network whose first layer has the name."""
+    net = torch.nn.Sequential()
+    net.add_module(name, torch.nn.Conv2d(3, 8, 3))
+    net.add_module("second", torch.nn.Conv2d(8, 8, 3))
+    net.add_module("last", torch.nn.Conv2d(8, 2, 3))
+    return net
+
+
 def test_names_are_not_markup(tmp_path: Path) -> None:
     (folder := tmp_path / "e[").mkdir()
     model = bbg.create("resnet8", width=4, num_classes=3)
     odd = torch.nn.Sequential()
     odd.add_module("[bold]x", model)
     report = bbg.convert(odd, folder / "n[b]m[x].bbg", torch.randn(2, 3, 16, 16), edges="int8")
-    assert "n[b]m[x].bbg" in "".join(str(report).split())
+    assert "n[b]m[x].bbg" in str(report)
+    Console(file=(shown := StringIO()), width=200).print(report)
+    assert "n[b]m[x].bbg" in shown.getvalue()
+    assert bbg.binarize(tiny("<b>"), example=torch.randn(2, 3, 8, 8)).report._repr_html_().count("<td>&lt;b&gt;") == 1
     note = {"note": "[/data/x] [bold]"}
     bbg.convert(model, tmp_path / "l.bbg", torch.randn(2, 3, 16, 16), provenance=note)
     done = run("inspect", tmp_path / "l.bbg")

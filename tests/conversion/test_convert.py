@@ -99,6 +99,8 @@ def test_report_adds_up(tmp_path: Path) -> None:
     assert by_name["Linear weights"].after == 4 * model.head.weight.numel()
     for text in ("BinaryConv2d weights", f"{report.after:,}", "layer by layer", "end to end: 5 images", "best class"):
         assert text in str(report)
+        assert text in report._repr_html_()
+    assert report._repr_html_().count("<tr>") == len(report.parts) + 2, "the headings, and the total"
     assert asdict(report)["agreement"]["top1"] == report.agreement.top1
     assert bbg.load(path).labels == ("a", "b", "c", "d")
     narrow = bbg.convert(model, path, EXAMPLE, preprocess=preprocess, edges="int8")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bbg.binarization.proof import Proof
+from bbg.tables import Row, Shown
 
 FIRST = "first: it reads the images"
 LAST = "last: the output comes from it"
@@ -69,17 +70,21 @@ class BinarizeReport:
             "share_beside_depthwise": self.share_beside_depthwise,
         }
 
-    def __str__(self) -> str:
-        head = ("name", "layer", "action", "why", "MACs")
-        lines = [head, *((r.name, r.layer, r.action, r.why, f"{r.macs:,}" if r.macs else "") for r in self.rows)]
-        widths = [max(len(line[i]) for line in lines) for i in range(5)]
-        table = [
-            "  ".join(c.rjust(w) if i == 4 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines
+    @property
+    def _shown(self) -> Shown:
+        rows: list[Row] = [
+            {"name": r.name, "layer": r.layer, "action": r.action, "why": r.why, "MACs": r.macs or None}
+            for r in self.rows
         ]
         total = f"{self.share:.1%} of the multiply-accumulates outside the first and the last layer run at 1 bit"
         if any(row.why == DEPTHWISE for row in self.rows):
             total += f"; {self.share_beside_depthwise:.1%} beside the depthwise ones"
         assumed = [f"assumed: {sentence}" for sentence in self.assumptions]
         proved = [f"proved: {self.proof}"] if self.proof is not None else []
-        return "\n".join([*(line.rstrip() for line in table), *assumed, *proved, f"method {self.method}: {total}"])
+        return Shown(rows, [*assumed, *proved, f"method {self.method}: {total}"])
+
+    def __str__(self) -> str:
+        return str(self._shown)
+
+    def _repr_html_(self) -> str:
+        return self._shown._repr_html_()

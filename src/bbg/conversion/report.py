@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from bbg.conversion.verify import TOLERANCE, EndToEnd, LayerCheck
 from bbg.graph.file import PackedModel
+from bbg.tables import Row, Shown
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.text import Text
 
 ENOUGH = 100  # images, below which ranges are not trusted
 CHANGED = 0.01  # of the best classes: more than this is told as a warning
@@ -137,20 +137,22 @@ class Report:
     def _total(self) -> Part:
         return Part("total", None, self.before, self.after)
 
-    def __rich__(self) -> Group:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
+    @property
+    def _shown(self) -> Shown:
+        rows: list[Row] = [
+            {
+                "part": part.name,
+                "bits": part.bits,
+                "float32_bytes": part.before,
+                "packed_bytes": part.after,
+                "ratio": round(part.before / part.after, 1) if part.before and part.after else None,
+            }
+            for part in (*self.parts, self._total)
+        ]
+        return Shown(rows, self._lines, self.path)
 
-        # Names come from people: as Text they are shown as they are, and not read as rich's markup.
-        title = Text(self.path, "italic")
-        table = Table("part", "bits", "float32 bytes", "packed bytes", "ratio", title=title, show_footer=False)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for part in (*self.parts, self._total):
-            ratio = f"{part.before / part.after:.1f}" if part.before and part.after else ""
-            cells = (part.name, str(part.bits or ""), f"{part.before:,}", f"{part.after:,}", ratio)
-            table.add_row(*map(Text, cells), style="bold" if part.name == "total" else None)
+    @property
+    def _lines(self) -> list[str]:
         a = self.agreement
         lines = [
             f"layer by layer: {len(self.findings)} values agree; largest difference {self.difference:.1e} of the "
@@ -182,15 +184,18 @@ class Report:
                 "calibration=training images for 8 bits"
             )
         lines += [f"warning: {warning}" for warning in self.warnings]
-        return Group(table, *map(Text, lines))
+        return lines
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        return Text(str(self))  # names come from people: as Text they are not read as rich's markup
 
     def __str__(self) -> str:
-        from rich.console import Console
+        return str(self._shown)
 
-        console = Console(file=StringIO(), width=110)
-        console.print(self)
-        text: str = console.file.getvalue()  # type: ignore[attr-defined]
-        return text.rstrip()
+    def _repr_html_(self) -> str:
+        return self._shown._repr_html_()
 
 
 def _differences(compared: EndToEnd) -> dict[str, float | None]:
