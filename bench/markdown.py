@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -64,19 +63,3 @@ def not_measured(absent: Iterable[Row]) -> str:
     return "".join(
         f"\n\nNot measured: {r['runtime']}, {r['precision']} on {r['network']}: {r['reason']}" for r in absent
     )
-
-
-def pyplot() -> Any:
-    """Matplotlib's pyplot, set up so that the same figures give the same file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "bbg"
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
-def save(figure: Any, to: Path) -> None:
-    """Write a plot without the date."""
-    figure.savefig(to, metadata={"Date": None})

@@ -16,9 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bbg import style
 from bbg.engine import kernel_sets
+from bbg.files import write_bytes
 from bench.interleave import Runner, pooled, run_interleaved
-from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, number, plain, pyplot, save, table
+from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, number, plain, table
 from bench.measure import spread
 from bench.networks import AVAILABLE, NETWORKS, pack, twin
 from bench.record import Result, machine, parser_of, run
@@ -148,28 +150,36 @@ def render(result: Result) -> str:
 
 
 def draw(result: Result, folder: Path) -> None:
-    """Bars of the least times, one panel per network, as multiples of bbg's."""
+    """Bars of the least times, the fastest first, one panel per network and two panels beside each other."""
     rows = drawn(result)
     if not rows:
         return
-    plt = pyplot()
     networks = list(dict.fromkeys(r["network"] for r in rows))
-    figure, axes = plt.subplots(1, len(networks), figsize=(3.4 * len(networks) + 1, 2.8), squeeze=False, sharey=True)
-    for axis, network in zip(axes[0], networks, strict=True):
-        own = [r for r in rows if r["network"] == network]
-        bars = axis.barh(
-            [f"{r['runtime']}, {r['precision']}" for r in own],
-            [r["ratio_of_min"] for r in own],
-            color=["#c0392b" if r["runtime"] == "bbg" else "#9aa5b1" for r in own],
-        )
-        axis.bar_label(bars, [f"{number(r['min_us'])} us" for r in own], padding=3, fontsize=8)
-        axis.set_title(network, fontsize=10)
-        axis.set_xlabel("times bbg")
-        axis.margins(x=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].invert_yaxis()
-    figure.tight_layout()
-    save(figure, folder / PLOT)
+    most = max(sum(r["network"] == network for r in rows) for network in networks)
+    lines = -(-len(networks) // 2)
+    with style.applied():
+        figure = style.figure(10, lines * (0.3 * most + 1.0) + 0.8)
+        axes = figure.subplots(lines, 2, squeeze=False).flatten()
+        for axis, network in zip(axes, networks, strict=False):
+            own = sorted((r for r in rows if r["network"] == network), key=lambda r: r["min_us"])
+            bits = [r["runtime"] == "bbg" for r in own]
+            colours = [style.GREEN if bit else style.PALE for bit in bits]
+            axis.barh(range(len(own)), [r["min_us"] for r in own], color=colours, height=0.7)
+            for y, (r, bit) in enumerate(zip(own, bits, strict=True)):
+                text = f"{number(r['min_us'])} µs" + ("" if bit else f"  ({r['ratio_of_min']:.1f} times)")
+                axis.annotate(text, (r["min_us"], y), (4, 0), textcoords="offset points", va="center", fontsize=9)
+            names = [
+                "bbg, 1 bit" if bit else f"{r['runtime']}, {r['precision']}" for r, bit in zip(own, bits, strict=True)
+            ]
+            axis.set_yticks(range(len(own)), names, fontsize=9)
+            axis.set(title=network, xticks=[], xlim=(0, 1.45 * max(r["min_us"] for r in own)))
+            axis.set_ylim(most - 0.4, -0.6)
+            axis.spines[["left", "bottom"]].set_visible(False)
+        for axis in axes[len(networks) :]:
+            axis.set_visible(False)
+        title = "One image on one thread: bbg at 1 bit, and the real-valued twin in other runtimes"
+        figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
+        write_bytes(folder / PLOT, style.svg(figure))
 
 
 if __name__ == "__main__":

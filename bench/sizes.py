@@ -20,13 +20,12 @@ import torch
 import bbg
 from bbg.engine import Engine
 from bbg.image import Preprocess
-from bench.markdown import MEDIAN, figure, plain, pyplot, save, table
+from bench.markdown import MEDIAN, figure, number, plain, table
 from bench.measure import durations, spread
 from bench.networks import NETWORKS, build
 from bench.record import Result, parser_of, run
 
 TITLE = "Size of the image and of the batch"
-PLOT = "sizes.svg"
 SIDES = (112, 160, 224, 320, 448, 640, 896)
 BATCHES = (1, 2, 4, 8, 16, 32)
 SECONDS = 0.05  # of one turn
@@ -72,8 +71,14 @@ def rows(arguments: argparse.Namespace) -> Result:
 
 
 def render(result: Result) -> str:
-    """A row per size and batch."""
-    text = "ResNet-18, one thread. All batches share the same 32 images out, one at a time among them."
+    """A sentence on what grows, and a row per size and batch."""
+    single = [r for r in result["sizes"] if r["batch"] == 1]
+    first, last = single[0], single[-1]
+    text = (
+        "ResNet-18, one thread. All batches share the same 32 images out, one at a time among them. Time grows with "
+        f"the pixels: at {last['side']}x{last['side']} one of them takes {number(last['ns_per_pixel'])} ns, at "
+        f"{first['side']}x{first['side']} {number(first['ns_per_pixel'])} ns."
+    )
     rows = table(
         result["sizes"],
         ("image", lambda r: f"{r['side']}x{r['side']}"),
@@ -82,19 +87,7 @@ def render(result: Result) -> str:
         MEDIAN,
         figure("ns_per_pixel", "ns per pixel"),
     )
-    return f"{text}\n\n![Time per pixel by the size of the image]({PLOT})\n\n{rows}"
-
-
-def draw(result: Result, folder: Path) -> None:
-    """Time per pixel of one image by its side."""
-    plt = pyplot()
-    rows = [r for r in result["sizes"] if r["batch"] == 1]
-    figure, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
-    axis.plot([r["side"] for r in rows], [r["ns_per_pixel"] for r in rows], marker=".", color="#c0392b")
-    axis.set(xlabel="side of the image, pixels", ylabel="ns per pixel", ylim=(0, None))
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    save(figure, folder / PLOT)
+    return f"{text}\n\n{rows}"
 
 
 if __name__ == "__main__":

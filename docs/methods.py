@@ -13,15 +13,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import torch
 
+from bbg.files import write_bytes
 from bbg.methods import METHODS, Binarizer, BinarizerForm
+from bbg.style import GREEN, INK, ORANGE, PALE, applied, figure, svg
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-BLUE, ORANGES, GREY, INK = "#1f5fa8", ("#fdbf6f", "#f58b1f", "#b35806"), "#c9ced6", "#22303c"
+ORANGES = ("#fdbf6f", ORANGE, "#8a3c00")  # the stages of a training
 # One name for each pair of binarizers: the ablations share some.
 PAIRS = {(method.weight, method.activation): name for name, method in reversed(METHODS.items()) if method.weight}
 DRAWN = tuple(name for name in METHODS if name in PAIRS.values())
@@ -46,39 +45,39 @@ def panel(axis: Any, binarizer: Binarizer) -> None:
     """One binarizer: the step, and its gradient at each stage where it changes."""
     at_stages = [curves(binarizer, progress) for progress in STAGES]
     changes = at_stages[0][2] != at_stages[-1][2]
-    axis.axhline(0, color=GREY, lw=0.8)
-    axis.axvline(0, color=GREY, lw=0.8)
+    axis.axhline(0, color=PALE, lw=0.8)
+    axis.axvline(0, color=PALE, lw=0.8)
     for (x, _, gradient), color in zip(at_stages, ORANGES, strict=True):
         if changes or color == ORANGES[1]:
             axis.plot(x, gradient, color=color, lw=1.4)
-    axis.step(at_stages[0][0], at_stages[0][1], color=BLUE, lw=1.8, where="mid")
+    axis.step(at_stages[0][0], at_stages[0][1], color=GREEN, lw=1.8, where="mid")
     axis.set(xlim=(-2, 2.5), ylim=(-1.6, 3.2), xticks=(-1, 0, 1), yticks=(-1, 0, 1, 2, 3))
     axis.tick_params(labelsize=7, colors=INK, length=2)
     for side in axis.spines.values():
-        side.set_color(GREY)
+        side.set_visible(False)
 
 
 def draw(path: Path) -> None:
     """The picture: a column per method, weights above activations."""
-    plt.rcParams.update({"svg.hashsalt": "bbg", "svg.fonttype": "none", "font.family": "sans-serif"})
-    figure, axes = plt.subplots(2, len(DRAWN), figsize=(13, 4.2), sharex=True, sharey=True, layout="constrained")
-    for column, name in zip(axes.T, DRAWN, strict=True):
-        method = METHODS[name]
-        assert method.weight is not None
-        assert method.activation is not None
-        panel(column[0], method.weight(1))
-        panel(column[1], method.activation(1))
-        column[0].set_title(name, fontsize=11, color=INK)
-    axes[0, 0].set_ylabel("weight", fontsize=10, color=INK)
-    axes[1, 0].set_ylabel("activation", fontsize=10, color=INK)
-    figure.supxlabel(
-        "blue: q(x) forward; orange: its gradient (irnet, adabin: at the beginning, the middle and the end of training,"
-        " clipped at 3.2)",
-        fontsize=9,
-        color=INK,
-    )
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    with applied(), mpl.rc_context({"svg.fonttype": "none"}):
+        drawn = figure(13, 4.4)
+        axes = drawn.subplots(2, len(DRAWN), sharex=True, sharey=True)
+        for column, name in zip(axes.T, DRAWN, strict=True):
+            method = METHODS[name]
+            assert method.weight is not None
+            assert method.activation is not None
+            panel(column[0], method.weight(1))
+            panel(column[1], method.activation(1))
+            column[0].set_title(name)
+        axes[0, 0].set_ylabel("weight")
+        axes[1, 0].set_ylabel("activation")
+        drawn.supxlabel(
+            "green: q(x) forward; orange: its gradient (irnet, adabin: at the beginning, the middle and the end of "
+            "training, clipped at 3.2)",
+            fontsize=9,
+            color=INK,
+        )
+        write_bytes(path, svg(drawn))
 
 
 if __name__ == "__main__":

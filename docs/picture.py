@@ -9,14 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from bbg.files import write_bytes
+from bbg.style import GREEN, INK, LIGHT, PAPER, applied, svg
+from bbg.style import PALE as GREY
 
-GREEN, LIGHT, GREY, INK, PAPER = "#1b9e77", "#d3eee2", "#c9ced6", "#22303c", "#f5f7f9"
 BITS = 32
 
 
@@ -31,7 +32,7 @@ def box(
 
 def circle(axis: Any, x: float, y: float, text: str) -> None:
     """An operator on the line."""
-    axis.add_patch(plt.Circle((x, y), 0.2, fc="white", ec=INK, lw=1.4, zorder=3))
+    axis.add_patch(Circle((x, y), 0.2, fc="white", ec=INK, lw=1.4, zorder=3))
     axis.text(x, y - 0.015, text, ha="center", va="center", fontsize=13, zorder=4)
 
 
@@ -123,16 +124,18 @@ def run(axis: Any) -> None:
 
 def main() -> None:
     """Draw both panels."""
-    plt.rcParams.update({"text.color": INK, "svg.hashsalt": "bbg", "mathtext.fontset": "dejavusans"})
-    figure, axis = plt.subplots(figsize=(12, 6.4))
-    axis.set(xlim=(0, 14), ylim=(0, 7.5), aspect="equal")
-    axis.axis("off")
-    figure.subplots_adjust(0, 0, 1, 1)
-    trained(axis)
-    run(axis)
-    arrow(axis, (7.0, 3.8), (7.0, 3.5))
-    axis.text(7.15, 3.65, "bbg convert", fontsize=11, va="center", family="monospace")
-    figure.savefig(Path(__file__).with_name("bbg.svg"), facecolor="white", metadata={"Date": None})
+    with applied(), mpl.rc_context({"mathtext.fontset": "dejavusans"}):
+        figure = Figure(figsize=(12, 6.4))
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.set(xlim=(0, 14), ylim=(0, 7.5), aspect="equal")
+        axis.axis("off")
+        trained(axis)
+        run(axis)
+        arrow(axis, (7.0, 3.8), (7.0, 3.5))
+        axis.text(7.15, 3.65, "bbg convert", fontsize=11, va="center", family="monospace")
+        axis.add_patch(Rectangle((11.95, 3.51), 0.28, 0.28, fc=LIGHT, ec=GREEN, lw=1.4))
+        axis.text(12.35, 3.65, "green: 1 bit", fontsize=11, va="center")
+        write_bytes(Path(__file__).with_name("bbg.svg"), svg(figure))
 
 
 if __name__ == "__main__":

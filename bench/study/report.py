@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bbg.files import write_text
+from bbg import style
+from bbg.files import write_bytes, write_text
 from bench.markdown import number, plain, table
 from bench.record import ROOT
 from bench.study.rows import LIST, RECORDS, Row, read, record
@@ -95,37 +96,39 @@ def render(rows: Sequence[Row], records: Path) -> str:
 
 
 def draw(rows: Sequence[Row], records: Path, file: Path) -> None:
-    """Accuracy against the bytes of the packed file, and the curves of the trainings."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
+    """Accuracy against the bytes of the packed file, and the curves of the trainings; real-valued ones are squares."""
     finished = [line for line in lines(rows, records) if line["done"]]
     if not finished:
         return
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    labels = {line["name"]: f"{line['network']} {line['method']}, {line['epochs']} epochs".strip() for line in finished}
-    colours = {label: f"C{i % 10}" for i, label in enumerate(dict.fromkeys(labels.values()))}
-    named: set[str] = set()
-    for line in finished:
-        label, kilobytes = labels[line["name"]], line["packed"]["bytes"] / 1000
-        kind = {"color": colours[label], "label": None if label in named else label}
-        left.plot(kilobytes, 100 * line["accuracy"], marker="o" if "float" not in label else "s", linestyle="", **kind)
-        tested = [100 * epoch["test_accuracy"] for epoch in line["history"]]
-        right.plot(range(1, len(tested) + 1), tested, color=colours[label])
-        named.add(label)
-    sizes = [line["packed"]["bytes"] / 1000 for line in finished]
-    reached = [100 * line["accuracy"] for line in finished]
-    left.set(xscale="log", xlabel="packed file with float32 edges (kB)", ylabel="test accuracy (%)")
-    left.set(xlim=(min(sizes) / 2, max(sizes) * 2), ylim=(min(reached) - 3, max(reached) + 3))
-    for axis in (left.xaxis.set_major_formatter, left.xaxis.set_minor_formatter):
-        axis(lambda kilobytes, _: f"{kilobytes:g}")
-    right.set(xlabel="epoch", ylabel="test accuracy (%)")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="x-small")
-    with mpl.rc_context({"svg.hashsalt": "bbg"}):  # the same records give the same file
-        figure.savefig(file, metadata={"Date": None})
+    kinds = {line["name"]: f"{line['network']} {line['method']}, {line['epochs']} epochs".strip() for line in finished}
+    order = list(dict.fromkeys(kinds.values()))
+    with style.applied():
+        figure = style.figure(12, 4.8)
+        left, right = figure.subplots(1, 2)
+        style.axis(left, title="accuracy by size", x="packed file with float32 edges, kB (log)")
+        style.axis(right, title="test accuracy by epoch", x="epoch")
+        named: set[str] = set()
+        for line in finished:
+            kind = kinds[line["name"]]
+            colour = style.SERIES[order.index(kind) % len(style.SERIES)]
+            marker = "s" if line["method"] == "float" else "o"
+            label = None if kind in named else kind
+            left.plot(line["packed"]["bytes"] / 1000, line["accuracy"], marker, color=colour, markersize=7, label=label)
+            tested = [epoch["test_accuracy"] for epoch in line["history"]]
+            right.plot(range(1, len(tested) + 1), tested, color=colour, lw=1.6)
+            named.add(kind)
+        sizes = [line["packed"]["bytes"] / 1000 for line in finished]
+        left.set(xscale="log", xlim=(min(sizes) / 1.5, max(sizes) * 1.5))
+        left.margins(y=0.2)
+        for formatter in (left.xaxis.set_major_formatter, left.xaxis.set_minor_formatter):
+            formatter(lambda kilobytes, _: f"{kilobytes:g}")
+        for axis in (left, right):
+            style.percent(axis)
+        style.whole_numbers(right)
+        figure.legend(loc="outside right upper", fontsize=9)
+        title = "The study: CIFAR-10 (JPEG), all test images"
+        figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+        write_bytes(file, style.svg(figure))
 
 
 def main() -> None:
