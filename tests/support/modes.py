@@ -39,6 +39,18 @@ class Called(nn.BatchNorm2d):
         return F.relu(y)
 
 
+class Cumulative(nn.BatchNorm2d):
+    """With `momentum=None`: the call gets a share that changes with each step."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        share = 0.0
+        if self.training:
+            self.num_batches_tracked.add_(1)
+            share = 1.0 / float(self.num_batches_tracked)
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(input, *statistics, self.weight, self.bias, self.training, share, self.eps)
+
+
 def drop_by_hand(m: Any, x: Tensor) -> Tensor:
     if m.training:
         x = x / 0.5 * x.new_empty(x.size(0), 1, 1, 1).bernoulli_(0.5)
@@ -75,6 +87,19 @@ FOLLOWED: dict[str, tuple[Callable[[], nn.Module], bool]] = {
             ),
             conv(3), nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2),
         ),
+        False,
+    ),
+    "batch norm with a momentum of the call": (
+        lambda: Block(
+            lambda m, x: F.batch_norm(
+                x, m.n.running_mean, m.n.running_var, m.n.weight, m.n.bias, m.training, momentum=0.3
+            ),
+            n=nn.BatchNorm2d(4),
+        ),
+        False,
+    ),
+    "batch norm with the mean of all batches": (
+        lambda: nn.Sequential(conv(3), conv(), Cumulative(4, momentum=None), conv()),
         False,
     ),
     "torch.batch_norm": (

@@ -140,11 +140,12 @@ def _batch_norm(network: TracedNetwork, node: fx.Node, given: dict[str, Any]) ->
     owner = network.model.get_submodule(path)
     channels = network.shapes[network.inputs(node)[0]]
     build = nn.BatchNorm2d if len(channels) == 4 else nn.BatchNorm1d
-    layer = build(channels[1], given["eps"], given["momentum"], affine="weight" in parts)
+    # A module without a momentum gives the call one that changes with each step, so that it becomes the mean of all.
+    momentum = given["momentum"] if getattr(owner, "momentum", 0.0) is not None else None
+    layer = build(channels[1], given["eps"], momentum, affine="weight" in parts)
     for name, part in parts.items():
         setattr(layer, name, network.attribute(part))
     layer.num_batches_tracked = getattr(owner, "num_batches_tracked", None)
-    layer.momentum = getattr(owner, "momentum", given["momentum"])
     layer.training = owner.training
     return layer, network.unique_name(path, own=True)
 
