@@ -94,10 +94,11 @@ void bbg_engine_free(bbg_engine* engine) { delete engine; }
 
 const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,
-                           double* seconds) {
+                           double* seconds, int (*stop)(void* context), void* context) {
   return guarded([&] {
     require(engine && outputs && counts);
-    engine->engine.run(kind, data, bytes, images, scale, bias, outputs, counts, seconds);
+    bbg::StopRequest request(stop, context);
+    engine->engine.run(kind, data, bytes, images, scale, bias, outputs, counts, seconds, request);
   });
 }
 

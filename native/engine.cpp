@@ -3,10 +3,15 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
+#include <mutex>
 #include <string>
+#include <thread>
 
 namespace bbg {
 namespace {
+
+constexpr char kInterrupted[] = "interrupted";
 
 int64_t share(int64_t items, int member, int members) { return items * member / members; }
 
@@ -27,38 +32,68 @@ void run_share(const KernelCall& call, int64_t images, int member, int members) 
 
 struct Engine::Chunk {
   Engine* engine;
+  Team* team;
+  StopRequest* stop;
   ImageBatch batch;
   int64_t images, first;  // how many, and how many before them
   float* const* outputs;
   double* seconds;
   std::atomic<bool> finite{true};
+  std::atomic<int> last{INT_MAX};  // number of the call behind which all stop
 };
+
+// The threads that run an engine, and the turns of its callers. A fork takes along the thread that forks and no other:
+// the child's copy of the lock may be held by one that does not exist there, and the team has nobody in it.
+struct Engine::Crew {
+  explicit Crew(int members) : team(members) {}
+
+  const ProcessId process = process_id();
+  std::timed_mutex turn;
+  std::atomic<std::thread::id> runs{};  // the thread whose turn it is
+  Team team;
+};
+
+// States who runs the engine, for as long as it lives.
+class Running {
+ public:
+  Running(std::atomic<std::thread::id>& who, std::thread::id me) : who_(who) { who_ = me; }
+  ~Running() { who_ = std::thread::id(); }
+
+ private:
+  std::atomic<std::thread::id>& who_;
+};
+
+bool StopRequest::asked() {
+  if (!stop_) return false;
+  const int64_t now = coarse_milliseconds();
+  if (now < next_) return false;
+  next_ = now + kApart;
+  return stop_(context_) != 0;
+}
 
 Engine::Engine(const Graph& graph, const Kernels& kernels, int threads)
     : kernels_(kernels),
-      team_(std::make_unique<Team>(threads)),
-      process_(process_id()),
       program_(compile(graph, kernels, threads)),
       input_{graph.values[0], graph.values[0].type, program_.layouts[0]} {
   for (const Output& output : graph.outputs) {
     outputs_.push_back(output_port(graph, output, program_.layouts, kernels));
   }
+  crew_ = new Crew(threads);  // last: nothing behind it throws
 }
 
 Engine::~Engine() {
-  if (process_ != process_id()) (void)team_.release();
+  Crew* crew = crew_;
+  if (crew->process == process_id()) delete crew;
 }
 
-// A fork takes the caller along and leaves its team behind: the child needs one of its own. That of the parent can be
-// neither used nor ended there, for its threads do not exist.
-Team& Engine::team() {
-  if (process_ != process_id()) {
-    auto own = std::make_unique<Team>(team_->members());
-    (void)team_.release();
-    team_ = std::move(own);
-    process_ = process_id();
+// A forked child makes a crew of its own. That of the parent can be neither used nor ended there.
+Engine::Crew& Engine::crew() {
+  Crew* known = crew_;
+  if (known->process != process_id()) {
+    auto own = std::make_unique<Crew>(known->team.members());
+    if (crew_.compare_exchange_strong(known, own.get())) return *own.release();
   }
-  return *team_;
+  return *known;  // which another thread of the child may have made just now
 }
 
 void Engine::check_run(const ImageBatch& batch, size_t bytes, int64_t images, float* const* outputs,
@@ -80,35 +115,49 @@ void Engine::check_run(const ImageBatch& batch, size_t bytes, int64_t images, fl
 }
 
 void Engine::run(bbg_input kind, const void* data, size_t bytes, int64_t images, const float* scale, const float* bias,
-                 float* const* outputs, const size_t* counts, double* seconds) {
+                 float* const* outputs, const size_t* counts, double* seconds, StopRequest& stop) {
   ImageBatch batch{kind, static_cast<const uint8_t*>(data), scale, bias};
   check_run(batch, bytes, images, outputs, counts);
-  const std::lock_guard<std::mutex> turn(turn_);
+  Crew& crew = this->crew();
+  std::unique_lock<std::timed_mutex> turn(crew.turn, std::defer_lock);
+  const std::thread::id me = std::this_thread::get_id();
+  if (crew.runs == me) throw InvalidArgument("a signal handler called the engine whose run it interrupts");
+  // By the system's clock, whose wait the thread sanitizer knows.
+  while (!turn.try_lock_until(std::chrono::system_clock::now() + std::chrono::milliseconds(100))) {
+    if (stop.asked()) throw InvalidArgument(kInterrupted);
+  }
+  const Running running(crew.runs, me);
   for (int64_t first = 0; first < images; first += program_.chunk) {
-    Chunk chunk{this, batch, std::min(program_.chunk, images - first), first, outputs, seconds};
+    Chunk chunk{this, &crew.team, &stop, batch, std::min(program_.chunk, images - first), first, outputs, seconds};
     const auto task = [](void* context, int member) {
       Chunk& c = *static_cast<Chunk*>(context);
       c.engine->work(c, member);
     };
-    team().run(task, &chunk);
-    if (!chunk.finite) throw InvalidArgument("the input holds a NaN or an infinity");
+    crew.team.run(task, &chunk);
+    if (!chunk.finite) throw InvalidArgument("the input holds a NaN or an infinity; give finite numbers");
+    if (chunk.last != INT_MAX) throw InvalidArgument(kInterrupted);
     batch.data += size_t(chunk.images) * size_t(input_.shape.numbers()) * batch.number_size();
   }
 }
 
 void Engine::work(Chunk& chunk, int member) {
   using Clock = std::chrono::steady_clock;
-  const int members = team_->members();
+  Team& team = *chunk.team;
+  const int members = team.members();
   const int64_t rows = chunk.images * input_.shape.height;
   const int64_t begin = share(rows, member, members), end = share(rows, member + 1, members);
   if (!write_input(input_, chunk.batch, begin, end)) chunk.finite = false;
-  team_->barrier();
+  team.barrier();
   if (!chunk.finite) return;
   const bool timed = chunk.seconds && member == 0;
   Clock::time_point last = timed ? Clock::now() : Clock::time_point{};
-  for (const KernelCall& call : program_.calls) {
+  for (int i = 0; i < int(program_.calls.size()); ++i) {
+    const KernelCall& call = program_.calls[size_t(i)];
     run_share(call, chunk.images, member, members);
-    team_->barrier();
+    // A member that is late at this barrier may see what the caller writes ahead of the next one: hence the number.
+    if (member == 0 && chunk.stop->asked()) chunk.last = i;
+    team.barrier();
+    if (chunk.last <= i) return;
     if (timed) {
       const auto now = Clock::now();
       chunk.seconds[call.op] += std::chrono::duration<double>(now - last).count();

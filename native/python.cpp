@@ -23,7 +23,15 @@ using namespace nb::literals;
 namespace {
 
 void check(const char* error) {
-  if (error) throw nb::value_error(error);  // bbg.engine raises it as BbgError
+  if (PyErr_Occurred()) throw nb::python_error();  // what a signal's handler raised, such as KeyboardInterrupt
+  if (error) throw nb::value_error(error);         // bbg.engine raises it as BbgError
+}
+
+// Runs the handlers of signals that have come; whether one raised an exception. Threads other than the main one have
+// none to run.
+int signalled(void*) {
+  const nb::gil_scoped_acquire held;
+  return PyErr_CheckSignals();
 }
 
 template <class T>
@@ -226,8 +234,8 @@ class Engine {
       const nb::gil_scoped_release released;
       const float* scale = scale_.empty() ? nullptr : scale_.data();
       const float* bias = bias_.empty() ? nullptr : bias_.data();
-      error =
-          bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(), seconds);
+      error = bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(),
+                             seconds, signalled, nullptr);
     }
     check(error);
     return arrays;

@@ -30,7 +30,9 @@
  *   float y[2];
  *   float* const outputs[] = {y};
  *   const size_t counts[] = {2};
- *   if (!error) error = bbg_engine_run(engine, BBG_FLOAT_NCHW, x, sizeof x, 1, NULL, NULL, outputs, counts, NULL);
+ *   if (!error) {
+ *     error = bbg_engine_run(engine, BBG_FLOAT_NCHW, x, sizeof x, 1, NULL, NULL, outputs, counts, NULL, NULL, NULL);
+ *   }
  *   // y is now 6, 7; or `error` is a sentence
  *   bbg_engine_free(engine);
  *   bbg_graph_free(graph);
@@ -141,10 +143,13 @@ typedef enum bbg_input {
  * graph's input is real, or the other way round; then no scale may be 0. `outputs[i]` receives output i as float32 and
  * has room for `counts[i]` numbers; bits are written as +1 and -1, bytes as their number. `seconds`: NULL, or one
  * number per op of the graph, which that op's time is added to. Callable from several threads at once: calls on one
- * engine take turns. */
+ * engine take turns; and in a forked child, whatever the threads of the parent were doing.
+ *
+ * `stop`: NULL, or what the calling thread asks about every tenth of a second, with `context`. Where the answer is not 0
+ * the run ends soon, with the error "interrupted", and the outputs hold anything. */
 const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,
-                           double* seconds);
+                           double* seconds, int (*stop)(void* context), void* context);
 
 /* Kernel set number `index`, best first, and whether this machine runs it. Returns 0 past the end. */
 int bbg_kernel_set(int index, const char** name, int* supported);

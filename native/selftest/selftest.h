@@ -82,7 +82,8 @@ inline std::vector<float> run(const bbg_graph* graph, const char* kernel_set, in
   float* const outputs[] = {y.data()};
   const size_t counts[] = {y.size()};
   const size_t bytes = x.size() * sizeof(float);
-  require(bbg_engine_run(engine, BBG_FLOAT_NCHW, x.data(), bytes, images, nullptr, nullptr, outputs, counts, nullptr));
+  require(bbg_engine_run(engine, BBG_FLOAT_NCHW, x.data(), bytes, images, nullptr, nullptr, outputs, counts, nullptr,
+                         nullptr, nullptr));
   bbg_engine_free(engine);
   return y;
 }

@@ -61,7 +61,9 @@ def load(source: str | os.PathLike[str], threads: int | None = None) -> Engine:
 
 
 class Engine:
-    """A network ready to run. One engine may be called from several threads: calls take turns.
+    """A network ready to run. One engine may be called from several threads (calls take turns) and in forked processes.
+
+    A signal, such as that of Ctrl-C, is handled while a call runs, and ends it where its handler raises an exception.
 
     `labels`: class names or None. `input_shape`: `(C, H, W)`. `preprocess`: how images become inputs, or None. `head`:
     what the outputs mean, or None.
@@ -115,7 +117,7 @@ class Engine:
         try:
             arrays = run(images)
         except ValueError as error:
-            raise BbgError(f"{error}; give finite numbers of the network's input shape") from None
+            raise BbgError(str(error)) from None
         return dict(zip(self._names, arrays, strict=True))
 
     @overload
@@ -151,7 +153,7 @@ class Engine:
         try:
             seconds = time(images)
         except ValueError as error:
-            raise BbgError(f"{error}; give finite numbers of the network's input shape") from None
+            raise BbgError(str(error)) from None
         return [
             OpTime(cost.name, cost.kind, cost.shape, taken, self.kernels)
             for cost, taken in zip(self._costs, seconds, strict=True)

@@ -1,0 +1,170 @@
+"""Calls of the engine beside forks and signals: a child never waits for a thread that it does not have, and Ctrl-C ends
+a long call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bbg.engine import load
+from bbg.errors import BbgError
+from support.paths import ROOT
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
+    pytest.mark.filterwarnings("ignore:This process"),
+]
+IMAGES = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+
+
+def in_child(call: Callable[[], bool]) -> int | None:
+    """The exit status of a forked child that makes the call: 0 where it returned True; None where it hangs."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if call() else 1)
+        finally:
+            os._exit(2)
+    for _ in range(200):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def from_two_threads(engine: Any, wanted: np.ndarray) -> bool:
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda: answers.append(np.array_equal(engine(IMAGES), wanted))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers == [True, True]
+
+
+def grandchild(engine: Any, wanted: np.ndarray) -> bool:
+    return np.array_equal(engine(IMAGES), wanted) and in_child(lambda: np.array_equal(engine(IMAGES), wanted)) == 0
+
+
+CHILDREN = {
+    "the child calls": lambda engine, wanted: np.array_equal(engine(IMAGES), wanted),
+    "two threads of the child call at once": from_two_threads,
+    "the child forks again": grandchild,
+    "the child profiles": lambda engine, wanted: len(engine.profile(IMAGES[:1])) > 0,
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CHILDREN)
+def test_a_fork_while_a_thread_runs_the_engine(case: str, threads: int) -> None:
+    """The thread holds the engine's turn nearly all the time: of ten children some are forked while it does."""
+    engine = load("resnet20-cifar10", threads=threads)
+    wanted = engine(IMAGES)
+    ended = threading.Event()
+
+    def keep_calling() -> None:
+        while not ended.is_set():
+            engine(IMAGES)
+
+    other = threading.Thread(target=keep_calling, daemon=True)
+    other.start()
+    try:
+        time.sleep(0.05)
+        for _ in range(10):
+            assert in_child(lambda: CHILDREN[case](engine, wanted)) == 0
+    finally:
+        ended.set()
+        other.join()
+    assert np.array_equal(engine(IMAGES), wanted)
+
+
+# What each prints once a call is under way that takes many seconds: it is interrupted then.
+LONG_CALLS = {
+    "a batch": "engine(images)",
+    "a batch on two threads": "bbg.load('resnet20-cifar10', threads=2)(images)",
+    "a profile": "engine.profile(images)",
+    "another thread has the turn": """
+        import threading
+        threading.Thread(target=engine, args=(images,), daemon=True).start()
+        import time; time.sleep(0.1)
+        engine(images[:1])
+    """,
+    "one image": """
+        graph = bbg._native.Graph("0", False, 32, 128, 128)
+        shape = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "channels": 32}
+        weight = {"weight": np.zeros((32, 32, 3, 3), np.float32)}
+        for i in range(100):
+            graph.add(f"conv{i}", "conv", [f"{i}"], None, f"{i + 1}", None, None, shape, weight, None, None)
+        graph.output([("100", "CHW")], [32, 128, 128])
+        bbg._native.Engine(graph, None, 1, (), ()).run_floats(np.zeros((1, 32, 128, 128), np.float32))
+    """,
+}
+
+
+@pytest.mark.parametrize("case", LONG_CALLS)
+def test_an_interrupt_ends_a_long_call(case: str) -> None:
+    began = """
+        import numpy as np, os, bbg
+        engine = bbg.load("resnet20-cifar10", threads=1)
+        images = np.zeros((5_000, 32, 32, 3), np.uint8)
+        print("started", flush=True)
+        try:
+    """
+    call = textwrap.indent(textwrap.dedent(LONG_CALLS[case]), "    ")
+    ending = "except KeyboardInterrupt:\n    print('interrupted', flush=True)\n    os._exit(0)\n"
+    code = f"{textwrap.dedent(began)}{call}\n{ending}"
+    environment = {**os.environ, "BBG_ISA": "scalar"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(0.7)
+        assert process.poll() is None, "the call was too short"
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        assert time.monotonic() - asked < 1
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_signal_handler_that_calls_the_engine_it_interrupts_gets_an_error() -> None:
+    """It would wait for its own turn for ever."""
+    engine = load("resnet20-cifar10", threads=1)
+    images = np.zeros((20_000, 32, 32, 3), np.uint8)
+    heard: list[str] = []
+
+    def handler(number: int, frame: object) -> None:
+        try:
+            engine(images[:1])
+        except BbgError as error:
+            heard.append(str(error))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        for _ in range(20):
+            engine(images)
+            if heard:
+                break
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert "a signal handler called the engine" in heard[0]
