@@ -66,7 +66,7 @@ def steps_of(network: str, path: str, split: Split) -> Callable[[int], float]:
     torch.manual_seed(0)
     model = build(recipe, CLASSES, split.preprocess).to(memory_format=torch.channels_last)
     fabric = Fabric(accelerator="auto", devices=1)
-    state = first_state(model, recipe, split, None, None, resume=False, overwrite=False, custom=False)
+    state = first_state(model, recipe, split, None, resume=False, overwrite=False, custom=False)
     optimizer, step = make_step(fabric, model, make_task(recipe, CLASSES), state, BATCH)
     if isinstance(step, CapturedStep):
         step.possible = captured

@@ -1,5 +1,6 @@
 """Calls of the engine beside forks and signals: a child never waits for a thread that it does not have, and Ctrl-C ends
-a long call."""
+a long call.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.paths import ROOT
 
 from bbg.engine import load
 from bbg.errors import BbgError
-from support.paths import ROOT
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,7 @@ def test_dict_and_file_round_trip(tmp_path: Path) -> None:
     recipe = Recipe(dataset="cifar10", network="resnet20", act="rprelu", width=8, lr=0.25, compile=True)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     path = tmp_path / "r.toml"
-    words = {True: "true", False: "false"}
-    lines = [
-        f"{key} = {words[value] if isinstance(value, bool) else repr(value)}"
-        for key, value in recipe.to_dict().items()
-        if value is not None
-    ]
+    lines = [f"{key} = {json.dumps(value)}" for key, value in recipe.to_dict().items() if value is not None]
     path.write_text("\n".join(lines))
     assert Recipe.load(path) == recipe
 

@@ -33,9 +33,11 @@ class Recipe:
 
     dataset: str  # a name of bbg.data.DATASETS
     network: str | None = None  # a name that bbg.create takes; none: the module of `factory`, or the one given to fit
-    factory: str | None = None  # package.module:function that makes a module of one's own, instead of `network`
+    factory: str | None = None  # package.module:function that makes a network of one's own, in place of `network`
     task: str = "classification"  # what the network is trained for: a name of bbg.training.tasks.TASKS
-    method: str = "bbg"  # a name of bbg.methods
+    method: str = "bbg"  # a name of bbg.methods; float leaves the network of a factory as it is
+    keep: tuple[str, ...] = ("first", "last")  # layers of a factory's network that stay real-valued
+    weights: str | None = None  # file whose weights the training starts from, as --init names one
     act: str | None = None  # nonlinearity of the units; none: the method's own
     width: int | None = None  # channels of the first stage; none: the network's own
     shortcut: str | None = None  # of ImageNet-form resnets, where the map is halved: conv, pool
@@ -67,11 +69,7 @@ class Recipe:
     def __post_init__(self) -> None:
         hints = get_type_hints(Recipe)
         for key, value in asdict(self).items():
-            if isinstance(value, int) and not isinstance(value, bool) and hints[key] is float:
-                object.__setattr__(self, key, float(value))
-            elif not any(type(value) is t for t in get_args(hints[key]) or (hints[key],)):
-                wanted = getattr(hints[key], "__name__", str(hints[key]))
-                raise BbgError(f"recipe key {key!r} is {value!r}, allowed is {wanted}")
+            object.__setattr__(self, key, _typed(key, value, hints[key]))
         allowed_words = {
             "optimizer": ("adam", "sgd"),
             "schedule": ("onecycle", "cosine", "linear", "constant"),
@@ -188,3 +186,16 @@ def _parse(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """The value of a key as its type has it; BbgError where it is of another."""
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint == tuple[str, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value):
+            return tuple(value)
+        raise BbgError(f"recipe key {key!r} is {value!r}, allowed is a list of words")
+    if any(type(value) is t for t in get_args(hint) or (hint,)):
+        return value
+    raise BbgError(f"recipe key {key!r} is {value!r}, allowed is {getattr(hint, '__name__', str(hint))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torchvision
 from torch import nn
 from torchvision.models import MobileNetV2
 
@@ -46,3 +47,19 @@ def no_module() -> str:
 
 
 NOT_A_FUNCTION = 3
+
+
+def squeezenet(num_classes: int) -> nn.Module:
+    """A float network of torchvision, which takes small images."""
+    torch.manual_seed(0)
+    return torchvision.models.squeezenet1_1(num_classes=num_classes)
+
+
+def needs_more(depth: int) -> nn.Module:
+    """Cannot be called."""
+    return linear(depth, 1)
+
+
+def pooled(num_classes: int) -> nn.Module:
+    """One layer, which is the first and the last."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))

@@ -123,7 +123,7 @@ def test_a_name_in_a_checkpoint_is_never_imported(
 ) -> None:
     (tmp_path / "witness.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    named = DIGITS.changed({"factory": "support.factories:linear"})
+    named = DIGITS.changed({"factory": "support.factories:linear", "method": "float"})
     train(named, digits, tmp_path / "run", progress=False)
     state = torch.load(tmp_path / "run" / LAST, weights_only=True)
     assert state["recipe"]["factory"] is None
@@ -137,7 +137,7 @@ def test_a_name_in_a_checkpoint_is_never_imported(
 
 
 def test_a_recipe_file_may_name_the_factory(digits: Split, tmp_path: Path) -> None:
-    recipe = Recipe.load(file_of(DIGITS.changed({"factory": "support.factories:linear"}), tmp_path))
+    recipe = Recipe.load(file_of(DIGITS.changed({"factory": "support.factories:linear", "method": "float"}), tmp_path))
     state = train(recipe, digits, tmp_path / "run", progress=False)
     assert set(state.model) == {"1.weight", "1.bias"}
     assert run("eval", tmp_path / "run" / LAST, "--factory", "support.factories:linear") == 0

@@ -222,13 +222,13 @@ def test_init(undisturbed: Path, few: Split, tmp_path: Path) -> None:
     assert all(torch.equal(state.model[name], before[name]) for name in learned)
     wider = RECIPE.changed({"width": 8})
     refuse(
-        "weights of .*last.ckpt do not fit this network: 'stem.0.weight' has the shape",
+        "weights of .*last.ckpt' are those of another network: .*'stem.0.weight': shape",
         wider,
         few,
         tmp_path / "b",
         init=start,
     )
-    refuse("cannot read checkpoint .*absent", RECIPE, few, tmp_path / "b", init=tmp_path / "absent")
+    refuse("cannot read weights .*absent", RECIPE, few, tmp_path / "b", init=tmp_path / "absent")
     refuse("give one of them", RECIPE, few, tmp_path / "b", init=start, resume=True)
     assert not (tmp_path / "b").exists()
 

@@ -16,7 +16,7 @@ from bbg.log import LOGGER
     CHANGES,
     argument("--epochs", type=int, metavar="N", help="short for --set epochs=N"),
     argument("--seed", type=int, metavar="N", help="short for --set seed=N"),
-    argument("--init", type=Path, metavar="CKPT", help="start from the weights of this checkpoint"),
+    argument("--init", type=Path, metavar="FILE", help="start from the weights of this checkpoint or state dict"),
     argument("--resume", action="store_true", help="go on with the run in --out; default: the newest runs/<recipe>*"),
     argument("--overwrite", action="store_true", help="put the new run in the place of the one in --out"),
     argument("--out", type=Path, metavar="DIR", help="folder of the run; default: a new one, runs/<recipe>[-N]"),

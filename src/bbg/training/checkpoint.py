@@ -5,6 +5,7 @@ A checkpoint holds numbers and names, never code: a module of one's own is made 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from bbg.files import whole_file
 from bbg.graph.file import looks_packed
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
-from bbg.training.factory import Factory, build, call_factory
+from bbg.training.factory import Factory, binarized, build, call_factory
 
 VERSION = 4  # 1 has no `signs`, 2 no `data` and no `custom`, 3 no `since`
 ORDERED = 3  # the first version with the present order and crops of the images
@@ -88,9 +89,15 @@ class Checkpoint:
             raise BbgError(f"{str(path)!r} is damaged or no checkpoint of bbg; give one that `bbg train` wrote") from e
 
     def network(self, factory: Factory | None = None) -> nn.Module:
-        """The trained network, in evaluation mode; `factory` makes the module where it is one of one's own."""
+        """The trained network, in evaluation mode; `factory` makes the module where it is one of one's own.
+
+        A float network of a factory is binarized as the recipe says, unless the weights are those of it as it is.
+        """
         if factory is not None:
             model = call_factory(factory, len(self.classes), self.preprocess)
+            if model.state_dict().keys() != self.model.keys():
+                with suppress(BbgError):  # else the names that do not fit are told below
+                    model = binarized(model, self.recipe, self.preprocess)
         elif self.custom:
             raise BbgError(
                 "the checkpoint is of a module of one's own, whose code it does not hold; say what makes the module "

@@ -1,5 +1,7 @@
 """Networks by a recipe, and modules of one's own by their factory, a function that makes them.
 
+    factory = "torchvision.models:mobilenet_v3_small"      # in a recipe: made, binarized by its method, trained
+
 A factory is named `package.module:function`. Naming one imports and runs code, so the name comes from the command line,
 from a recipe file or from the caller, never out of a checkpoint.
 """
@@ -12,10 +14,14 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+import torch
 from torch import nn
 
+from bbg.binarization import binarize
 from bbg.errors import BbgError
 from bbg.image import Preprocess
+from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.log import LOGGER
 from bbg.models import allowed_options, create
 from bbg.recipe import Recipe
 
@@ -60,12 +66,45 @@ def find_factory(name: str) -> Factory:
 def call_factory(factory: Factory, classes: int, preprocess: Preprocess) -> nn.Module:
     """The module that `factory` makes.
 
-    A factory is called with the keywords `num_classes` and `in_channels`, as far as its signature has them.
+    A factory is called with the keywords `num_classes` and `in_channels` (or `in_chans`), as far as its signature names
+    them. One that takes any keyword gets `num_classes`, and `in_channels` where the images do not have three. Raises
+    BbgError for what cannot be called so, and for what returns no module.
     """
-    takes = inspect.signature(factory).parameters
+    try:
+        takes = dict(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):  # some builtins have none
+        takes = {}
     any_keyword = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
-    given = {"num_classes": classes, "in_channels": len(preprocess.mean)}
-    module = factory(**{key: value for key, value in given.items() if any_keyword or key in takes})
+    channels = len(preprocess.mean)
+    given = {"num_classes": classes} if any_keyword else {}
+    if any_keyword and channels != 3 and "in_chans" not in takes:
+        given["in_channels"] = channels
+    values = {"num_classes": classes, "in_channels": channels, "in_chans": channels}
+    given |= {key: value for key, value in values.items() if key in takes}
+    try:
+        module = factory(**given)
+    except BbgError:
+        raise
+    except Exception as e:
+        words = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise BbgError(
+            f"the factory, called with ({words}), raised {type(e).__name__}: {e}; give one that makes the network from "
+            "these keywords"
+        ) from e
     if not isinstance(module, nn.Module):
         raise BbgError(f"the factory made a {type(module).__name__}; it must return a torch.nn.Module")
     return module
+
+
+def binarized(module: nn.Module, recipe: Recipe, preprocess: Preprocess) -> nn.Module:
+    """`module` made binary by the recipe's `method`, `keep` and `act`, and the report as a message of the logger "bbg".
+
+    It stays as it is where it has binary layers already, and where the method is "float".
+    """
+    if recipe.method == "float" or any(isinstance(m, (BinaryConv2d, BinaryLinear)) for m in module.modules()):
+        return module
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(2, len(preprocess.mean), *preprocess.size, generator=generator)
+    result = binarize(module, recipe.method, recipe.keep, example, recipe.act)
+    LOGGER.info("%s", result.report)
+    return result

@@ -35,7 +35,7 @@ from bbg.training.checkpoint import Checkpoint
 from bbg.training.compiled import compile_network
 from bbg.training.device import choose_device, fabric_on
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_norms
-from bbg.training.factory import build, call_factory, find_factory
+from bbg.training.factory import binarized, build, call_factory, find_factory
 from bbg.training.folder import LAST, keep, session
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
@@ -53,6 +53,7 @@ from bbg.training.schedule import (
     set_stage,
 )
 from bbg.training.tasks import Task, make_task
+from bbg.training.transfer import Weights
 
 Step = Callable[[Tensor, Any, int, int], dict[str, Tensor]]  # images, targets, epoch and number of the step
 
@@ -70,17 +71,22 @@ def train(
     name: str = "",
     teacher: nn.Module | None = None,
 ) -> Checkpoint:
-    """Train the recipe's network, or the module that its `factory` makes, on `split`; see `fit` for the rest.
+    """Train the recipe's network, or what its `factory` makes, binarized, on `split`; see `fit` for the rest.
 
     `name`: what its lines begin with, where it is one training of many.
     """
     torch.manual_seed(recipe.seed)
-    if recipe.factory is not None:
-        model = call_factory(find_factory(recipe.factory), len(split.classes), split.preprocess)
-    else:
+    weights = _weights(recipe, init, resume)
+    if recipe.factory is None:
         model = build(recipe, len(split.classes), split.preprocess)
+    else:
+        model = call_factory(find_factory(recipe.factory), len(split.classes), split.preprocess)
+        if weights is not None and weights.plan(model).fits():  # those of the network before it becomes binary
+            _give(weights, model, split)
+            weights = None
+        model = binarized(model, recipe, split.preprocess)
     custom = recipe.factory is not None
-    return _fit(model, recipe, split, out, init, resume, overwrite, device, teacher, progress, name, custom)
+    return _fit(model, recipe, split, out, weights, resume, overwrite, device, teacher, progress, name, custom)
 
 
 def fit(
@@ -100,13 +106,15 @@ def fit(
 
     `module`: any network that makes the outputs of the recipe's task from images, such as one of `bbg.create`, of
     `bbg.binarize`, or one's own. `recipe`: a Recipe, its name or its file; its keys `network`, `factory`, `method`,
-    `act`, `width` and `shortcut` say nothing here. `data`: training and test images (`bbg.data.open_data`).
+    `keep`, `act`, `width` and `shortcut` say nothing here. `data`: training and test images (`bbg.data.open_data`).
 
     `out`: the folder for what `bbg.training.folder` lists: checkpoints, recipe, facts, curves; None: nothing is
-    written. `init`: a checkpoint whose weights are the start. `resume`: go on from `out/last.ckpt`; a run that was
-    finished goes on where the recipe has more epochs, with its schedule anew. `overwrite`: put the new run in the place
-    of the one in `out`. `device`: cpu, cuda, cuda:1 or mps; None: a GPU where there is one. `teacher`: any network that
-    makes logits of the same classes from the same inputs; None: that of the recipe, if any.
+    written. `init`: a checkpoint, a state dict or a safetensors file whose weights are the start, where they fit by
+    name and shape (`bbg.training.transfer`); None: the recipe's `weights`, if any. `resume`: go on from
+    `out/last.ckpt`; a run that was finished goes on where the recipe has more epochs, with its schedule anew.
+    `overwrite`: put the new run in the place of the one in `out`. `device`: cpu, cuda, cuda:1 or mps; None: a GPU where
+    there is one. `teacher`: any network that makes logits of the same classes from the same inputs; None: that of the
+    recipe, if any.
 
     `progress`: print a line after each epoch, and show a bar on a terminal. The lines are messages of the logger "bbg",
     level INFO; a program that handles them itself gets them with or without `progress`.
@@ -115,11 +123,12 @@ def fit(
     epoch: the figure to quote. Ctrl-C (or SIGTERM) ends the training behind the present step, with a checkpoint, and
     raises KeyboardInterrupt. Raises BbgError where `out` holds a run already and neither `resume` nor `overwrite` is
     given, or a run of another recipe or other images, where `out` cannot be written, where the device is not there, the
-    teacher does not fit, and where the loss or a weight is no longer finite.
+    teacher or `init` does not fit, and where the loss or a weight is no longer finite.
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.find(recipe)
-    folder, start = (None if path is None else Path(path) for path in (out, init))
-    return _fit(module, chosen, data, folder, start, resume, overwrite, device, teacher, progress, "", custom=True)
+    folder = None if out is None else Path(out)
+    weights = _weights(chosen, init, resume)
+    return _fit(module, chosen, data, folder, weights, resume, overwrite, device, teacher, progress, "", custom=True)
 
 
 def _fit(
@@ -127,7 +136,7 @@ def _fit(
     recipe: Recipe,
     split: Split,
     out: Path | None,
-    init: Path | None,
+    weights: Weights | None,
     resume: bool,
     overwrite: bool,
     device: str | None,
@@ -140,13 +149,30 @@ def _fit(
         place = choose_device(device)
         task = make_task(recipe, len(split.classes), teacher_of(recipe, split) if teacher is None else teacher)
         model.to(memory_format=torch.channels_last)
-        state = first_state(model, recipe, split, out, init, resume, overwrite, custom)
+        if weights is not None:
+            _give(weights, model, split)
+        state = first_state(model, recipe, split, out, resume, overwrite, custom)
         with session(out, state, split, place, overwrite):
             if state.epoch < recipe.epochs:
                 run(model, task, split, state, out, place, name)
             elif out is not None:
                 write_history(state.history, out)  # a run may have been killed behind its last checkpoint
     return state
+
+
+def _weights(recipe: Recipe, init: Path | str | None, resume: bool) -> Weights | None:
+    """What a new run starts from: `init`, or else the recipe's `weights`."""
+    if resume and init is not None:
+        raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
+    chosen = recipe.weights if init is None else init
+    return None if resume or chosen is None else Weights.read(chosen)
+
+
+def _give(weights: Weights, model: nn.Module, split: Split) -> None:
+    """Load the weights into `model`, and say what was taken."""
+    LOGGER.info("%s", weights.give_to(model))
+    for remark in weights.remarks(split.classes, (split.preprocess.mean, split.preprocess.std)):
+        LOGGER.info("weights of %r: %s", weights.source, remark)
 
 
 def run(

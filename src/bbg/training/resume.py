@@ -24,14 +24,11 @@ def first_state(
     recipe: Recipe,
     split: Split,
     out: Path | None,
-    init: Path | None,
     resume: bool,
     overwrite: bool,
     custom: bool,
 ) -> Checkpoint:
     """The state that the training starts with, its weights loaded into `model`."""
-    if resume and init is not None:
-        raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
     if resume and overwrite:
         raise BbgError("--overwrite starts a new run and --resume goes on with an old one; give one of them")
     if resume:
@@ -42,8 +39,6 @@ def first_state(
         return state
     if out is not None and not overwrite:
         refuse_used(out)
-    if init is not None:
-        load_weights(model, Checkpoint.load(init).model, str(init))
     weights = model.state_dict()
     classes, preprocess = list(split.classes), split.preprocess
     return Checkpoint(recipe, 0, 0, weights, {}, classes, preprocess, data=identity(split), custom=custom)
