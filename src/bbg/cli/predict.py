@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, TextIO
 
 from bbg.cli.output import STDOUT, lines, rows_to
 from bbg.cli.parser import MODEL, argument, count, new_file, verb
+from bbg.cli.scoring import is_checkpoint
 from bbg.errors import BbgError
-from bbg.sources import find
+from bbg.sources import CAMERA, find
 from bbg.zoo import resolve
 
 if TYPE_CHECKING:
@@ -23,33 +26,56 @@ COLUMNS = ("image", "place", "label", "score", "error")
 
 
 @verb(
-    argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns ('*.jpg'); -: standard input"),
+    argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="files, folders, patterns ('*.jpg'), videos, camera:0, addresses; -: standard input",
+    ),
     argument("--model", default=DEFAULT_MODEL, help=f"{MODEL}; default: %(default)s"),
     argument("--top", type=count, default=5, metavar="N", help="classes to show; default: %(default)s"),
     argument("--threads", type=count, default=1, metavar="N", help="of the network; default: %(default)s"),
-    argument("--batch", type=count, default=32, metavar="N", help="images at a time; default: %(default)s"),
+    argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera 1"),
+    argument("--every", type=count, default=1, metavar="N", help="of videos and cameras, each N-th frame; default: 1"),
+    argument("--allow-urls", action="store_true", help="fetch images whose address (http, https) is given"),
     argument(
         "--json", type=new_file, metavar="FILE", help="also write a JSON object per line and image; -: nothing else"
     ),
     argument("--csv", type=new_file, metavar="FILE", help="also write a row per image and class; -: nothing else"),
 )
 def predict(
-    images: list[str], model: str, top: int, threads: int, batch: int, json: Path | None, csv: Path | None
+    images: list[str],
+    model: str,
+    top: int,
+    threads: int,
+    batch: int | None,
+    every: int,
+    allow_urls: bool,
+    json: Path | None,
+    csv: Path | None,
 ) -> None:
     """Say what is in images: classes with their probabilities. Exit status 1 where one of them could not be read."""
     from bbg.engine import load
-    from bbg.scoring import predictions
+    from bbg.scoring import BATCH, predictions
 
+    if is_checkpoint(model):
+        raise BbgError(
+            f"{model!r} is a checkpoint of a training; convert it first: bbg convert {quote(model)} -o net.bbg, then "
+            "bbg predict --model net.bbg"
+        )
     # One image on one thread: waking others would cost more time than they save.
     engine = load(resolve(model), threads=threads)
+    live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
+    size = batch or (1 if live else BATCH)
+    stream = predictions(engine, find(images, every=every, urls=allow_urls), top, size)
     bad = 0
-    with lines(json) as json_file, lines(csv) as csv_file:
+    with lines(json) as json_file, lines(csv) as csv_file, suppress(KeyboardInterrupt) if live else nullcontext():
         writers = [
             *([_json(json_file)] if json_file else []),
             *([_csv(csv_file)] if csv_file else []),
             *([_text] if STDOUT not in (json, csv) else []),
         ]
-        for name, answer in predictions(engine, find(images), top, batch):
+        for name, answer in stream:
             if isinstance(answer, BbgError):
                 bad += 1
                 print("bbg:", " ".join(str(answer).split()), file=sys.stderr)

@@ -1,10 +1,16 @@
-"""A stream of images through an engine: in batches, in bounded memory, decoded while the engine computes."""
+"""A stream of images through the network: in batches, in bounded memory, on all cores.
+
+Each thread decodes a batch and then runs it, with an engine of its own where there is one for each. So no thread waits
+for another, whichever of both takes longer: N cores give N / (decode time + network time).
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
@@ -12,34 +18,58 @@ import numpy as np
 from bbg.cpu import cores
 from bbg.engine import Engine, Prediction
 from bbg.errors import BbgError
+from bbg.sources import Image, Url
 
 BATCH = 32
 
 Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 def predictions(
-    engine: Engine, images: Iterable[tuple[str, str | bytes]], top: int = 5, batch: int = BATCH
+    engines: Engine | Sequence[Engine], images: Iterable[tuple[str, Image]], top: int = 5, batch: int = BATCH
 ) -> Iterator[tuple[str, list[Prediction] | BbgError]]:
     """For each named image, in their order, the `top` classes, or the error that says why it cannot be read.
 
-    At most three batches of decoded pixels are in memory, however many images there are. Raises BbgError as
-    `Engine.predict` does for a network that has no preprocessing or no scores.
+    `engines`: one, or several of the same network; there are as many threads as they have together. Memory is that of
+    `through`. Raises BbgError as `Engine.predict` does for a network that has no preprocessing or no scores.
     """
-    engine.predict([], top)  # raises where the network cannot
-    assert engine.preprocess is not None
-    assert engine.head is not None
-    apply, head = engine.preprocess.apply, engine.head
+    free: SimpleQueue[Engine] = SimpleQueue()
+    copies = [engines] if isinstance(engines, Engine) else list(engines)
+    for engine in copies:
+        engine.predict([], top)  # raises where the network cannot
+        free.put(engine)
+    preprocess, head, labels = copies[0].preprocess, copies[0].head, copies[0].labels
+    assert preprocess is not None
+    assert head is not None
+
+    def small(images: Iterable[tuple[str, Image]]) -> Iterator[tuple[str, Image]]:
+        """The same with the pixels of each frame as the network sees them: large ones must not wait in memory."""
+        for name, image in images:
+            yield name, preprocess.apply(image) if isinstance(image, np.ndarray) else image
+
+    def read(named: tuple[str, Image]) -> np.ndarray:
+        image = named[1]
+        if isinstance(image, BbgError):
+            raise image
+        if isinstance(image, np.ndarray):
+            return image
+        if isinstance(image, Url):
+            from bbg.sources.web import fetch  # its imports take longer than the engine's start
+
+            image = fetch(image)
+        return preprocess.apply(image)
 
     def run(pixels: np.ndarray) -> list[list[Prediction]]:
-        (logits,) = engine.run(pixels).values()
-        return head.predict(logits, engine.labels, top)
+        engine = free.get()
+        try:
+            (logits,) = engine.run(pixels).values()
+        finally:
+            free.put(engine)
+        return head.predict(logits, labels, top)
 
-    for (name, _), answer in through(lambda image: apply(image[1]), run, images, batch):
+    for (name, _), answer in through(read, run, small(images), batch, sum(engine.threads for engine in copies)):
         yield name, answer
-
-
-Answer = TypeVar("Answer")
 
 
 def through(
@@ -47,11 +77,12 @@ def through(
     run: Callable[[np.ndarray], Iterable[Answer]],
     items: Iterable[Item],
     batch: int = BATCH,
+    threads: int | None = None,
 ) -> Iterator[tuple[Item, Answer | BbgError]]:
     """Each of `items`, in their order, with what `run` makes of its pixels, or with the error that `read` raises.
 
-    `read` decodes one item to uint8 `[H, W, C]`; threads call it. `run` takes those of a batch, `[N, H, W, C]`, and
-    makes N answers. At most three batches of pixels are in memory.
+    `read` decodes one item to uint8 `[H, W, C]`. `run` takes those of a batch, `[N, H, W, C]`, and makes N answers.
+    Both are called by `threads` threads, None for one per core. In memory are the pixels of one batch for each of them, and two batches more.
     """
 
     def decode(item: Item) -> np.ndarray | BbgError:
@@ -60,21 +91,26 @@ def through(
         except BbgError as error:
             return error
 
-    with ThreadPoolExecutor(cores()) as pool:
-        reading: deque[tuple[Item, Future[np.ndarray | BbgError]]] = deque()
-        stream = iter(items)
-        while True:
-            while len(reading) < 2 * batch:
-                try:
-                    item = next(stream)
-                except StopIteration:
-                    break
-                reading.append((item, pool.submit(decode, item)))
-            if not reading:
-                return
-            taken = [reading.popleft() for _ in range(min(batch, len(reading)))]
-            part = [(item, pixels.result()) for item, pixels in taken]
-            readable = [pixels for _, pixels in part if isinstance(pixels, np.ndarray)]
-            answers = iter(run(np.stack(readable)) if readable else ())
-            for item, pixels in part:
-                yield item, next(answers) if isinstance(pixels, np.ndarray) else pixels
+    def work(part: list[Item]) -> list[Answer | BbgError]:
+        pixels = [decode(item) for item in part]
+        readable = [one for one in pixels if isinstance(one, np.ndarray)]
+        answers = iter(run(np.stack(readable)) if readable else ())
+        return [next(answers) if isinstance(one, np.ndarray) else one for one in pixels]
+
+    stream, threads = iter(items), cores() if threads is None else threads
+    with ThreadPoolExecutor(threads) as pool:
+        working: deque[tuple[list[Item], Future[list[Answer | BbgError]]]] = deque()
+        size, parts = 1, 0
+        try:
+            while True:
+                while len(working) < threads + 2 and (part := list(islice(stream, size))):
+                    working.append((part, pool.submit(work, part)))
+                    parts += 1
+                    if parts % threads == 0:  # small ones at first: few images are shared evenly too
+                        size = min(2 * size, batch)
+                if not working:
+                    return
+                part, answers = working.popleft()
+                yield from zip(part, answers.result(), strict=True)
+        finally:  # whoever stops reading, or Ctrl-C, waits for the batches that are under way, and for no more
+            pool.shutdown(cancel_futures=True)
