@@ -15,6 +15,7 @@ BENCHMARKS = (
     "ranges",
     "sizes",
     "footprint",
+    "predict",
     "larq_engine",
     "bnn_lab",
 )

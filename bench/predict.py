@@ -47,15 +47,15 @@ print(json.dumps({"decode": decode, "network": (time.process_time() - began) / l
 """
 # The whole is the command itself, with what the kernel counted of it.
 WHOLE = """
-import json, os, resource, sys, time
+import json, os, re, sys, time
 os.sched_setaffinity(0, set(map(int, sys.argv[1].split(","))))
 from bbg.cli import main
 began = time.perf_counter()
 main(["predict", *sys.argv[3:]])
-seconds = time.perf_counter() - began
-used = resource.getrusage(resource.RUSAGE_SELF)
+seconds, cpu = time.perf_counter() - began, time.process_time()
+peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])  # getrusage's is the parent's too
 with open(sys.argv[2], "w") as file:
-    json.dump({"seconds": seconds, "peak": used.ru_maxrss * 1024, "cpu": used.ru_utime + used.ru_stime}, file)
+    json.dump({"seconds": seconds, "cpu": cpu, "peak": peak}, file)
 """
 
 
@@ -90,7 +90,8 @@ def rows(arguments: argparse.Namespace) -> Result:
             print(f"round {number + 1}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
             whole = json.loads(report.read_text())
             speed, best = arguments.images / whole["seconds"], 2 / (alone["decode"] + alone["network"])
-            rounds.append({**alone, "peak": whole["peak"], "speed": speed, "best": best, "share": speed / best})
+            used = whole["cpu"] / arguments.images
+            rounds.append({**alone, **whole, "used": used, "speed": speed, "best": best, "share": speed / best})
     middle = {key: median(r[key] for r in rounds) for key in rounds[0]}
     row = {
         "network": arguments.model.stem if arguments.model else NETWORK,
@@ -98,6 +99,7 @@ def rows(arguments: argparse.Namespace) -> Result:
         "photographs": len(found),
         "decode_us": 1e6 * middle["decode"],
         "network_us": 1e6 * middle["network"],
+        "processor_us": 1e6 * middle["used"],  # of both cores, for one image of the whole
         "images_per_second": middle["speed"],
         "best_images_per_second": middle["best"],
         "share": middle["share"],
@@ -146,6 +148,7 @@ def render(result: Result) -> str:
         ("images", lambda r: f"{r['images']:,}"),
         figure("decode_us", "decode, us"),
         figure("network_us", "network, us"),
+        figure("processor_us", "both in predict, us"),
         figure("images_per_second", "images/s"),
         figure("best_images_per_second", "at best"),
         part("share"),

@@ -19,6 +19,8 @@ from torch import nn
 import bbg
 from bbg import scoring
 from bbg.cli import main
+from bbg.cli.predict import copies
+from bbg.cpu import cores
 from bbg.errors import BbgError
 
 PREPROCESS = bbg.Preprocess(16, 20, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -114,7 +116,7 @@ def test_no_more_than_a_few_batches_are_in_memory(model: Path, photos: Path) -> 
     stream = scoring.predictions(bbg.load(model, threads=1), endless(), batch=4)
     for number in range(1, 30):
         next(stream)
-        assert taken <= number + 4 * 3
+        assert taken <= number + 4 * 3  # a batch for the thread, and two more
     stream.close()  # type: ignore[attr-defined]
 
 
@@ -130,3 +132,47 @@ def test_bytes_are_an_image(model: Path) -> None:
     ((name, answer),) = scoring.predictions(bbg.load(model, threads=1), [("name", buffer.getvalue())])
     assert name == "name"
     assert not isinstance(answer, BbgError)
+
+
+@pytest.mark.parametrize("engines", [1, 2, 5])
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_several_engines_give_the_same_answers_in_order(model: Path, photos: Path, engines: int, batch: int) -> None:
+    files = [(path.name, str(path)) for path in sorted(photos.iterdir())]
+    made = [bbg.load(model, threads=1) for _ in range(engines)]
+    found = list(scoring.predictions(made, files, top=1, batch=batch))
+    assert [name for name, _ in found] == [name for name, _ in files]
+    wanted = bbg.load(model, threads=1)
+    for (name, path), (_, answer) in zip(files, found, strict=True):
+        if name == "33.png":
+            assert isinstance(answer, BbgError)
+        else:
+            assert answer == wanted.predict(path, top=1)
+
+
+@pytest.mark.parametrize(
+    ("threads", "images", "made"),
+    [(None, 1, [1]), (4, 1, [4]), (3, 2, [1, 1]), (3, 8, [1, 1, 1]), (1, 8, [1]), (None, 8, None)],
+)
+def test_several_images_are_shared_by_engines_and_one_by_threads(
+    model: Path, threads: int | None, images: int, made: list[int] | None
+) -> None:
+    engines = [engine.threads for engine in copies(model, threads, images)]
+    assert engines == (made or [1] * cores())
+
+
+def test_a_large_network_is_loaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bbg.cli.predict.MOST_BYTES", 1000)
+    assert [engine.threads for engine in copies(model, 3, 8)] == [3]
+
+
+def test_who_stops_reading_waits_for_few_images(model: Path) -> None:
+    read: list[int] = []
+
+    def pixels(item: int) -> np.ndarray:
+        read.append(item)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    found = scoring.through(pixels, lambda batch: range(len(batch)), iter(range(10**9)), batch=8, threads=2)
+    assert [item for item, _ in (next(found) for _ in range(100))] == list(range(100))
+    found.close()  # type: ignore[attr-defined]
+    assert len(read) <= 100 + 8 * (2 + 2) + 8

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from itertools import chain, islice
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, TextIO
@@ -17,11 +19,13 @@ from bbg.sources import CAMERA, find
 from bbg.zoo import resolve
 
 if TYPE_CHECKING:
-    from bbg.engine import Prediction
+    from bbg.engine import Engine, Prediction
 
     Answer = list[Prediction] | BbgError
 
 DEFAULT_MODEL = "resnet20-cifar10"
+MOST_BYTES = 256 * 2**20  # of all copies of a network
+SEEN = 8  # images that are looked for before the engines are made
 COLUMNS = ("image", "place", "label", "score", "error")
 
 
@@ -34,7 +38,7 @@ COLUMNS = ("image", "place", "label", "score", "error")
     ),
     argument("--model", default=DEFAULT_MODEL, help=f"{MODEL}; default: %(default)s"),
     argument("--top", type=count, default=5, metavar="N", help="classes to show; default: %(default)s"),
-    argument("--threads", type=count, default=1, metavar="N", help="of the network; default: %(default)s"),
+    argument("--threads", type=count, metavar="N", help="default: all cores, for a single image one"),
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera 1"),
     argument("--every", type=count, default=1, metavar="N", help="of videos and cameras, each N-th frame; default: 1"),
     argument("--allow-urls", action="store_true", help="fetch images whose address (http, https) is given"),
@@ -47,7 +51,7 @@ def predict(
     images: list[str],
     model: str,
     top: int,
-    threads: int,
+    threads: int | None,
     batch: int | None,
     every: int,
     allow_urls: bool,
@@ -55,7 +59,6 @@ def predict(
     csv: Path | None,
 ) -> None:
     """Say what is in images: classes with their probabilities. Exit status 1 where one of them could not be read."""
-    from bbg.engine import load
     from bbg.scoring import BATCH, predictions
 
     if is_checkpoint(model):
@@ -63,11 +66,11 @@ def predict(
             f"{model!r} is a checkpoint of a training; convert it first: bbg convert {quote(model)} -o net.bbg, then "
             "bbg predict --model net.bbg"
         )
-    # One image on one thread: waking others would cost more time than they save.
-    engine = load(resolve(model), threads=threads)
     live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
-    size = batch or (1 if live else BATCH)
-    stream = predictions(engine, find(images, every=every, urls=allow_urls), top, size)
+    found = find(images, every=every, urls=allow_urls)
+    first = [] if live else list(islice(found, SEEN))
+    engines = copies(resolve(model), threads, max(1, len(first)))
+    stream = predictions(engines, chain(first, found), top, batch or (1 if live else BATCH))
     bad = 0
     with lines(json) as json_file, lines(csv) as csv_file, suppress(KeyboardInterrupt) if live else nullcontext():
         writers = [
@@ -83,6 +86,23 @@ def predict(
                 write(name, answer)
     if bad:
         sys.exit(1)
+
+
+def copies(model: Path, threads: int | None, count: int) -> list[Engine]:
+    """The engines that use `threads` threads together; None: all cores, or one thread for a single image.
+
+    `count`: of the images, or SEEN where there may be more. Several are shared out to engines of one thread each, as
+    long as these are small together. A single one is shared by the threads of one engine, where that is asked for:
+    waking others would cost more time than they save.
+    """
+    from bbg.cpu import cores
+    from bbg.engine import load
+
+    wanted = threads or (1 if count == 1 else cores())
+    many = min(wanted, count)
+    if many == 1 or (os.path.exists(model) and many * os.path.getsize(model) > MOST_BYTES):
+        return [load(model, wanted)]
+    return [load(model, 1) for _ in range(many if count < SEEN else wanted)]
 
 
 def _text(name: str, answer: Answer) -> None:
