@@ -15,7 +15,6 @@ BENCHMARKS = (
     "ranges",
     "sizes",
     "footprint",
-    "predict",
     "larq_engine",
     "bnn_lab",
 )

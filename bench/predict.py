@@ -53,7 +53,8 @@ from bbg.cli import main
 began = time.perf_counter()
 main(["predict", *sys.argv[3:]])
 seconds, cpu = time.perf_counter() - began, time.process_time()
-peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])  # getrusage's is the parent's too
+status = open("/proc/self/status").read()  # what getrusage tells may be the parent's
+peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status)[1])
 with open(sys.argv[2], "w") as file:
     json.dump({"seconds": seconds, "cpu": cpu, "peak": peak}, file)
 """
