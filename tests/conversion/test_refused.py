@@ -227,6 +227,17 @@ def _patched(model: nn.Module, name: str) -> nn.Module:
     return model
 
 
+class ModelEma(nn.Module):
+    """As timm has it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.module(*args, **kwargs)
+
+
 UNSEEN: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     "a hook before the network": (lambda m: _hooked(m, "", True), r"the network \(\w+\): it has a forward hook"),
     "a hook behind the network": (lambda m: _hooked(m, "", False), "it has a forward hook"),
@@ -235,7 +246,12 @@ UNSEEN: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     "a patched network": (lambda m: _patched(m, ""), r"the network \(\w+\): its forward was replaced"),
     "a patched layer": (lambda m: _patched(m, "7"), r"7 \(Linear\): its forward was replaced"),
     "data parallel": (nn.DataParallel, "wrapped in DataParallel; give what it wraps, model.module"),
+    "data parallel inside": (
+        lambda m: nn.Sequential(nn.DataParallel(m)),
+        r"0 is wrapped in DataParallel; give what it wraps, model\.0\.module",
+    ),
     "averaged weights": (AveragedModel, "wrapped in AveragedModel"),
+    "averaged weights of another library": (lambda m: ModelEma(m), "wrapped in ModelEma; give what it wraps"),
     "compiled": (lambda m: torch.compile(m, backend="eager"), "result of torch.compile"),  # type: ignore[arg-type,return-value]
 }
 
@@ -262,3 +278,30 @@ def test_a_hook_that_makes_a_weight_is_no_fault(tmp_path: Path) -> None:
     weight_norm(model[2])
     report = bbg.convert(model, tmp_path / "net.bbg", torch.randn(4, 3, 16, 16))
     assert report.agreement.largest < 1e-5
+
+
+ENDS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "LogSoftmax": lambda m: nn.Sequential(m, nn.LogSoftmax(1)),
+    "Softmax": lambda m: nn.Sequential(m, nn.Softmax(1)),
+    "Softmin": lambda m: nn.Sequential(m, nn.Softmin(1)),
+    "LogSigmoid": lambda m: nn.Sequential(m, nn.LogSigmoid()),
+    "log_softmax": lambda m: End(m, lambda x: nn.functional.log_softmax(x, 1)),
+    "'softmax'": lambda m: End(m, lambda x: x.softmax(1)),
+    "argmax": lambda m: End(m, lambda x: x.argmax(1)),
+}
+
+
+class End(nn.Module):
+    def __init__(self, network: nn.Module, end: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.network, self.end = network, end
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self.network(x))
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_stands_behind_the_logits_is_told_to_go(name: str) -> None:
+    with pytest.raises(BbgError, match=f"{name}.* cannot be converted; end the network at its logits") as caught:
+        bbg.check(ENDS[name](small()), torch.randn(2, 3, 16, 16))
+    assert len(str(caught.value)) < 200

@@ -6,10 +6,11 @@ from typing import Any, Self
 
 from torch import fx
 
+from bbg.binarization.containers import Indexed, restore
 from bbg.binarization.report import BinarizeReport
 
 
-class Binarized(fx.GraphModule):
+class Binarized(Indexed, fx.GraphModule):
     """A network that `binarize` has made, with the table of what it did."""
 
     @property
@@ -25,6 +26,13 @@ class Binarized(fx.GraphModule):
             self.get_submodule(name).training = fixed
         return self
 
+    def __deepcopy__(self, memo: Any) -> Binarized:
+        """The same module once more; its copy has its containers too."""
+        result = super().__deepcopy__(memo)
+        assert isinstance(result, Binarized)
+        restore(result, self.meta["containers"])
+        return result
+
     def __reduce__(self) -> tuple[Any, ...]:
         """The same module, with its report, in another process."""
         make, (attributes, *more) = super().__reduce__()
@@ -37,4 +45,5 @@ def _unpickled(name: str, training: bool, meta: dict[str, Any], make: Any, *argu
     module = make(*arguments)
     result = Binarized(module, module.graph, name)
     result.meta |= meta
+    restore(result, meta["containers"])
     return result.train(training)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bbg.binarization.binarized import Binarized
+from bbg.binarization.containers import containers_of, restore
 from bbg.binarization.keep import ALREADY, reasons_to_keep
 from bbg.binarization.modes import follow_modes
 from bbg.binarization.network import TracedNetwork
@@ -236,6 +237,8 @@ class _Rewriter:
         report = BinarizeReport(self.method.name, (*rows, *self.dropped()), assumptions)
         result.meta["report"] = report
         result.meta["fixed_modes"] = self.fixed_modes(result)
+        result.meta["containers"] = containers_of(model)
+        restore(result, result.meta["containers"])
         return result
 
     def fixed_modes(self, result: Binarized) -> dict[str, bool]:

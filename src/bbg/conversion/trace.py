@@ -80,16 +80,20 @@ def _check(traced: Traced) -> None:
             layer = traced.part(node.target)
             if rule_of(layer) is None:
                 allowed = ", ".join(sorted(rule.__name__ for rule in LAYERS))
-                raise BbgError(
-                    f"{node.target} ({type(layer).__name__}): this layer cannot be converted; replace it by layers "
-                    f"that can: {allowed}"
-                )
+                advice = _at_the_end(type(layer).__name__) or f"replace it by layers that can: {allowed}"
+                raise BbgError(f"{node.target} ({type(layer).__name__}): this layer cannot be converted; {advice}")
         elif node.target not in FUNCTIONS:
             qualname, layer_name = traced.module_of(node)
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
             allowed = ", ".join(sorted({rule if isinstance(rule, str) else rule.__name__ for rule in FUNCTIONS}))
-            raise BbgError(
-                f"{qualname} ({layer_name}): the function {name!r} cannot be converted; replace it by a layer that "
-                f"can, or one of {allowed}"
-            )
+            advice = _at_the_end(str(name)) or f"replace it by a layer that can, or one of {allowed}"
+            raise BbgError(f"{qualname} ({layer_name}): the function {name!r} cannot be converted; {advice}")
         tensors.add(node)
+
+
+def _at_the_end(name: str) -> str:
+    """The advice for what stands behind the logits of many networks; empty for anything else."""
+    ends = ("softmax", "softmax2d", "logsoftmax", "softmin", "logsigmoid", "gumbelsoftmax", "argmax", "topk")
+    if name.replace("_", "").lower() not in ends:
+        return ""
+    return "end the network at its logits: predict makes probabilities of them, and cross-entropy is their loss"

@@ -6,6 +6,8 @@ binarized to one that computes something else. Wrappers are refused by name: wha
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -18,15 +20,27 @@ _WEIGHTS = "torch.nn.utils."  # hooks of weight_norm and spectral_norm make the 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
+def _averages(module: nn.Module) -> bool:
+    """Whether it is a moving average of the network that it holds as `module`, as libraries have them (ModelEmaV3).
+
+    Its forward hands on whatever it gets, or it has none, so that it cannot be traced.
+    """
+    if "ema" not in type(module).__name__.lower() or not isinstance(getattr(module, "module", None), nn.Module):
+        return False
+    takes = inspect.signature(type(module).forward).parameters.values()
+    return any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in takes)
+
+
 def refuse_unseen(model: nn.Module) -> None:
     """Raise BbgError, which names the module, where a call of the network does more than its forwards say."""
-    kind = type(model).__name__
-    if isinstance(model, _WRAPPERS):
-        raise BbgError(f"the network is wrapped in {kind}; give what it wraps, model.module")
-    if kind == "OptimizedModule":  # what torch.compile returns
-        raise BbgError("the network is the result of torch.compile; give the module that was compiled")
     for name, module in model.named_modules(remove_duplicate=False):
-        where = f"{name or 'the network'} ({type(module).__name__})"
+        kind = type(module).__name__
+        if isinstance(module, _WRAPPERS) or _averages(module):
+            place = f"model.{name}.module" if name else "model.module"
+            raise BbgError(f"{name or 'the network'} is wrapped in {kind}; give what it wraps, {place}")
+        if kind == "OptimizedModule":  # what torch.compile returns
+            raise BbgError(f"{name or 'the network'} is the result of torch.compile; give the module that was compiled")
+        where = f"{name or 'the network'} ({kind})"
         if isinstance(module, torch.jit.ScriptModule):
             raise BbgError(
                 f"{where}: it is scripted, so what it does cannot be seen; give the module that was scripted"
