@@ -34,6 +34,38 @@ CASES = {  # the lines of /proc/self/cgroup, the files below /sys/fs/cgroup, the
         {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"},
         2,
     ),
+    "version 1, a group below a smaller one": (
+        "3:cpu,cpuacct:/pod/abc\n",
+        {
+            "cpu/pod/abc/cpu.cfs_quota_us": "800000",
+            "cpu/pod/abc/cpu.cfs_period_us": "100000",
+            "cpu/pod/cpu.cfs_quota_us": "200000",
+            "cpu/pod/cpu.cfs_period_us": "100000",
+        },
+        2,
+    ),
+    "version 1, mounted without the short name": (
+        "4:cpu,cpuacct:/a\n",
+        {"cpu,cpuacct/a/cpu.cfs_quota_us": "300000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+        3,
+    ),
+    "version 1, the other way round, in a container": (
+        "4:cpuacct,cpu:/docker/abc\n",
+        {"cpuacct,cpu/cpu.cfs_quota_us": "50000", "cpuacct,cpu/cpu.cfs_period_us": "100000"},
+        1,
+    ),
+    "both, the quota in version 2": (
+        "4:memory:/\n0::/a\n",
+        {"unified/a/cpu.max": "400000 100000", "memory/a/cpu.max": "100000 100000"},
+        4,
+    ),
+    "both, the quota in version 1": (
+        "5:cpu,cpuacct:/a\n0::/a\n",
+        {"unified/a/cpu.max": "max 100000", "cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"},
+        2,
+    ),
+    "a name with a colon": ("0::/a:b\n", {"a:b/cpu.max": "300000 100000"}, 3),
+    "another controller's files": ("4:memory:/\n", {"memory/cpu.cfs_quota_us": "1", "cpu.weight": "100"}, None),
     "a file of something else": ("0::/\n", {"cpu.max": "many 100000"}, None),
     "a period of zero": ("0::/\n", {"cpu.max": "100000 0"}, None),
 }

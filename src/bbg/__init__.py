@@ -22,6 +22,7 @@ __all__ = [
     "Preprocess",
     "__version__",
     "analysis",
+    "anneal",
     "binarize",
     "check",
     "convert",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from bbg.engine import Engine, load
     from bbg.heads import Prediction
     from bbg.image import Preprocess
+    from bbg.methods import anneal
     from bbg.models import create, list_models
     from bbg.training.loop import fit
 else:  # hidden from type checkers, so that a misspelt name is an error there
@@ -49,6 +51,7 @@ else:  # hidden from type checkers, so that a misspelt name is an error there
         "Prediction": "bbg.heads",
         "Preprocess": "bbg.image",
         "analysis": "bbg.analysis",
+        "anneal": "bbg.methods",
         "binarize": "bbg.binarization",
         "check": "bbg.conversion",
         "convert": "bbg.conversion",

@@ -24,20 +24,22 @@ def quota(mount: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -
 
     A line of `membership` is `id:controllers:path`. Version 2 has one line without controllers, and a file "cpu.max"
     (`quota period`, or `max period`) in the cgroup of that path and in each above it. Version 1 has a line whose
-    controllers include "cpu", and files "cpu.cfs_quota_us" (-1: any) and "cpu.cfs_period_us". In a container the
-    cgroup of the process may be the mount itself.
+    controllers include "cpu", and files "cpu.cfs_quota_us" (-1: any) and "cpu.cfs_period_us" below a folder that is
+    named by the controllers. Where both are mounted, version 2 is in the folder "unified". In a container the cgroup of
+    the process may be the mount itself.
     """
     granted = []
     for line in ["0::/", "1:cpu:/", *_read(membership).splitlines()]:
         controllers, _, path = line.partition(":")[2].partition(":")
-        for folder in _upwards(path):
-            if not controllers:
-                share, _, period = _read(mount / folder / "cpu.max").partition(" ")
-            elif "cpu" in controllers.split(","):
-                share = _read(mount / "cpu" / folder / "cpu.cfs_quota_us")
-                period = _read(mount / "cpu" / folder / "cpu.cfs_period_us")
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        roots = ["", "unified"] if not controllers else ["cpu", controllers, ",".join(reversed(names)), "cpu,cpuacct"]
+        for place in {mount / root / folder for root in roots for folder in _upwards(path)}:
+            if controllers:
+                share, period = _read(place / "cpu.cfs_quota_us"), _read(place / "cpu.cfs_period_us")
             else:
-                continue
+                share, _, period = _read(place / "cpu.max").partition(" ")
             if share.isdigit() and period.isdigit() and int(period):
                 granted.append(-(-int(share) // int(period)))
     return max(1, min(granted)) if granted else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bbg.layers import BinaryConv2d, BinaryLinear
-from bbg.methods import Binarizer
+from bbg.methods import anneal
 from bbg.recipe import Recipe
 
 
@@ -45,10 +45,9 @@ def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
 
     A function of the epoch (counted from 0) alone, so that a resumed training need not store it.
     """
+    anneal(model, epoch / recipe.epochs)
     for module in model.modules():
-        if isinstance(module, Binarizer):
-            module.anneal(epoch / recipe.epochs)
-        elif isinstance(module, (BinaryConv2d, BinaryLinear)):
+        if isinstance(module, (BinaryConv2d, BinaryLinear)):
             module.real_weight = epoch < recipe.activation_epochs
 
 
