@@ -1,15 +1,16 @@
 """The public names of the package with their signatures, as text: one line each, so that a change shows in a diff.
 
-python tests/support/public.py        # records them anew in tests/house/public.txt
+PYTHONPATH=tests:. python tests/support/public.py     # records them anew in tests/house/public.txt
 """
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+
+from tools.reference import one_line, public_names
 
 RECORD = Path(__file__).parents[1] / "house" / "public.txt"
 ROOMS = ("bbg", "bbg.analysis", "bbg.engine", "bbg.layers", "bbg.methods", "bbg.models", "bbg.zoo")
@@ -19,15 +20,9 @@ def lines() -> Iterator[str]:
     """The public names of every room."""
     for room in ROOMS:
         module = import_module(room)
-        for name in sorted(getattr(module, "__all__", None) or own_names(module)):
+        for name in public_names(module):
             yield from described(f"{room}.{name}", getattr(module, name))
         yield ""
-
-
-def own_names(module: object) -> list[str]:
-    """What a module without `__all__` defines itself."""
-    found = vars(module).items()
-    return [n for n, v in found if not n.startswith("_") and getattr(v, "__module__", "") == module.__name__]  # type: ignore[attr-defined]
 
 
 def described(name: str, value: object) -> Iterator[str]:
@@ -52,11 +47,9 @@ def described(name: str, value: object) -> Iterator[str]:
 def signature(value: object) -> str:
     """The signature, annotations without quotes; "" for a class that has none, such as an exception."""
     try:
-        found = str(inspect.signature(value))  # type: ignore[arg-type]
+        return one_line(inspect.signature(value))  # type: ignore[arg-type]
     except ValueError:
         return ""
-    found = re.sub(r"ForwardRef\('([^']*)'[^)]*\)", r"\1", found)
-    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", found)
 
 
 def text() -> str:
