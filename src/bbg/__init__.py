@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bbg._version import __version__
-from bbg.errors import BbgError
+from bbg.errors import BbgError, not_installed
 
 __all__ = [
     "BbgError",
@@ -71,7 +71,7 @@ else:  # hidden from type checkers, so that a misspelt name is an error there
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
-            raise BbgError(f"bbg.{name} needs torch, which is not installed; run pip install 'bbg[train]'") from error
+            raise not_installed(f"bbg.{name}", "torch") from error
         value = globals()[name] = room if _LAZY[name] == f"bbg.{name}" else getattr(room, name)
         return value
 

@@ -1,8 +1,15 @@
-"""The one exception type of the package, and how its sentences name what is allowed."""
+"""The one exception type of the package, and the sentences that many errors share: what is allowed, what to install."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+# The packages of the extras that a user may lack. They are named one by one: `bbg[train]` would mean nothing to pip
+# where bbg came from a file.
+EXTRAS = {
+    "train": ("torch", "torchvision", "lightning-fabric", "matplotlib"),
+    "tensorboard": ("tensorboard",),
+}
 
 
 class BbgError(ValueError):
@@ -25,3 +32,10 @@ def allowed(name: object, known: Iterable[str], intro: str = "allowed are") -> s
     close = difflib.get_close_matches(str(name).casefold(), folded, 1)
     question = f" (did you mean {folded[close[0]]!r}?)" if close else ""
     return f"{intro} {', '.join(names) or 'none'}{question}"
+
+
+def not_installed(what: str, module: str) -> BbgError:
+    """The error that `what` needs `module`; it names all packages of the extra that the module belongs to."""
+    name = module.partition(".")[0].replace("_", "-")
+    packages = next((packages for packages in EXTRAS.values() if name in packages), (name,))
+    return BbgError(f"{what} needs {module}, which is not installed; run pip install {' '.join(packages)}")

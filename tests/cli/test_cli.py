@@ -123,6 +123,20 @@ def test_zoo_lists_the_models(tmp_path: Path) -> None:
     assert [row["name"] for row in json.loads((tmp_path / "zoo.json").read_text())["zoo"]] == bbg.zoo.names()
 
 
+def test_zoo_shows_a_card(tmp_path: Path, capsys: Any) -> None:
+    assert run("zoo", "resnet20-cifar10") == 0
+    assert capsys.readouterr().out == bbg.zoo.card("resnet20-cifar10")
+    refused(tmp_path, capsys, "did you mean 'resnet20-cifar10'", "zoo", "resnet20_cifar10")
+
+
+def test_the_sample_picture_of_the_zoo_is_what_it_says(tmp_path: Path, capsys: Any) -> None:
+    """A drawn ship, which the zoo's network knows from the nine other classes."""
+    assert run("zoo", "--sample", tmp_path / "photo.jpg") == 0
+    assert capsys.readouterr().out == ""
+    assert run("predict", tmp_path / "photo.jpg", "--top", "1") == 0
+    assert capsys.readouterr().out.split()[-1] == "ship"
+
+
 def test_version_and_help(capsys: Any) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"bbg {bbg.__version__}\n"
@@ -364,7 +378,8 @@ def test_training_without_torch_says_what_to_install() -> None:
     code = f"import sys; sys.modules['torch'] = None\nfrom bbg.cli import main; main(['train', {RECIPE!r}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr == "bbg: this verb needs torch, which is not installed; run pip install 'bbg[train]'\n"
+    advice = "pip install torch torchvision lightning-fabric matplotlib"
+    assert done.stderr == f"bbg: this verb needs torch, which is not installed; run {advice}\n"
 
 
 def test_names_of_users_are_no_markup(tmp_path: Path, capsys: Any) -> None:

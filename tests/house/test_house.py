@@ -144,7 +144,8 @@ except bbg.BbgError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "bbg.create needs torch, which is not installed; run pip install 'bbg[train]'\n"
+    advice = "pip install torch torchvision lightning-fabric matplotlib"
+    assert done.stdout == f"bbg.create needs torch, which is not installed; run {advice}\n"
 
 
 def test_the_runtime_does_not_load_torch() -> None:

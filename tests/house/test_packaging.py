@@ -10,7 +10,7 @@ import tomllib
 import pytest
 from support.paths import ROOT
 
-from bbg import __version__
+from bbg import __version__, errors
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -46,6 +46,20 @@ def test_the_oldest_versions_are_pinned() -> None:
     admitted = PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
     assert lines == [line.replace(">=", "==") for line in admitted]
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in lines)
+
+
+def test_the_advice_to_install_names_the_packages_of_the_extras() -> None:
+    for extra, packages in errors.EXTRAS.items():
+        assert packages == tuple(re.split("[>=]", line)[0] for line in EXTRAS[extra])
+    for module, extra in (("torch", "train"), ("lightning_fabric", "train"), ("tensorboard", "tensorboard")):
+        assert str(errors.not_installed("this", module)).endswith(f"run pip install {' '.join(errors.EXTRAS[extra])}")
+    assert str(errors.not_installed("this", "nothing")).endswith("run pip install nothing")
+
+
+def test_no_advice_asks_pip_for_a_release_that_there_may_not_be() -> None:
+    """`pip install bbg` finds nothing for whoever holds a wheel file; a message of the package must not say it."""
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not re.search(r"pip install\W*bbg\b", path.read_text(encoding="utf-8")), path
 
 
 def test_the_build_needs_what_the_extra_for_building_names() -> None:

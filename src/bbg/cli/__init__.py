@@ -17,7 +17,7 @@ from io import TextIOWrapper
 from bbg._version import __version__
 from bbg.cli.output import STDOUT
 from bbg.cli.parser import parser
-from bbg.errors import BbgError, allowed
+from bbg.errors import BbgError, allowed, not_installed
 from bbg.log import terminal
 
 # Each verb and the module of this package that declares it.
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("bbg"):
             raise
-        _end(2, f"this verb needs {error.name}, which is not installed; run pip install 'bbg[train]'")
+        _end(2, str(not_installed("this verb", error.name)))
     except KeyboardInterrupt:
         _end(130, "interrupted")
 

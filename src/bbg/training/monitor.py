@@ -1,6 +1,6 @@
 """What is watched while a network trains: how even its bits are, how many of them turn, and how fast it goes.
 
-All figures go to TensorBoard, where it is installed (`pip install 'bbg[tensorboard]'`); those of an epoch are columns
+All figures go to TensorBoard, where it is installed (`pip install tensorboard`); those of an epoch are columns
 of the history too, except these, of which there is one for each layer: the entropy of the weight signs in bits
 (`entropy/<layer>`), the share of weight signs that differ from those at the end of the epoch before (`flips/<layer>`),
 and the histogram of the gates (`gate/<unit>`). The share over all binary layers, `flips`, is a column.

@@ -1,4 +1,4 @@
-"""The zoo: packed models inside the package, each `<name>.bbg` beside its card `<name>.md`."""
+"""The zoo: packed models inside the package, each `<name>.bbg` beside its card `<name>.md`, and a picture."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def path(name: str) -> Path:
     if name not in names():
         raise BbgError(f"unknown model {name!r}; {allowed(name, names(), 'the zoo has')}")
     return FOLDER / f"{name}.bbg"
+
+
+def sample() -> Path:
+    """A picture for the models of the zoo: a ship, drawn for this package."""
+    return FOLDER / "ship.jpg"
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
