@@ -1,64 +1,71 @@
-"""The README's examples of a user's own network and data run as they are printed."""
+"""Every block of code in the README and the guides runs as it is printed."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import pytest
+
+pytest.importorskip("torch")
+
+from support.pages import CHANGES, Session, blocks, furnish, pages, statements
 from support.paths import ROOT
 
-from cases.images import photographs
+import bbg
+from bbg.recipe import Recipe
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def block(section: str, language: str) -> str:
-    """The code of that language in the section of that title."""
-    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    (code,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-    return code
-
-
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
-    )
+# Statements that are not run here, by page, each with the reason; none may be listed in vain.
+ELSEWHERE = "it sets up an environment: tests/house/test_install.py runs it"
+NOT_RUN = {
+    "README.md": {
+        "make demo": ELSEWHERE,
+        "make test": "it is all tests, this one too",
+        "source .venv/bin/activate": ELSEWHERE,
+        "make wheel": ELSEWHERE,
+        "pip install dist/bbg-*.whl": ELSEWHERE,
+        "pip install torch torchvision lightning-fabric matplotlib": ELSEWHERE,
+    },
+}
+# Languages of blocks that are no commands: how they are shown to be right.
+SHOWN = {"text", "toml", "dockerfile"}
 
 
-def test_a_network_of_ones_own_goes_through_in_ten_lines(tmp_path: Path) -> None:
-    code = block("Your own network", "python")
-    assert len(code.splitlines()) <= 10
-    done = run([sys.executable, "-c", f"{code}\nassert logits.shape == (8, 5)"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "of the multiply-accumulates outside the first and the last layer run at 1 bit" in done.stdout
-    assert (tmp_path / "own.bbg").stat().st_size < 3_000_000  # 6.1 MB in float32
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_all_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    find = Recipe.find
+    monkeypatch.setattr(Recipe, "find", staticmethod(lambda given: find(given).changed(CHANGES)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as for `python` and `python -m` in that folder
+    furnish(tmp_path)
+    left_out = dict(NOT_RUN.get(page.name, {}))
+    session = Session(tmp_path)
+    for block in blocks(page):
+        where = f"{page.name}:{block.line}"
+        if block.language == "python":
+            session.python(block)
+        elif block.language == "toml":
+            Recipe.from_dict(tomllib.loads(block.text))
+        elif block.language == "sh":
+            for statement in statements(block.text):
+                if left_out.pop(re.sub(r"\s+#.*", "", statement).strip(), None) is None:
+                    session.shell(statement)
+        else:
+            assert block.language in SHOWN, f"{where}: say what the block is: sh, python, {', '.join(sorted(SHOWN))}"
+    assert not left_out, f"listed, but not on the page: {left_out}"
+    if page.name == "README.md":
+        out = capsys.readouterr().out
+        assert "of the multiply-accumulates outside the first and the last layer run at 1 bit" in out
+        assert (tmp_path / "own.bbg").stat().st_size < 3_000_000  # 6.1 MB in float32
+        assert session.namespace["logits"].shape == (8, 5)
+        assert bbg.load(tmp_path / "photos.bbg").labels == ("cat", "dog")
 
 
-def test_data_of_ones_own_go_through_in_ten_lines(tmp_path: Path) -> None:
-    """Images of two scenes, a class each."""
-    pictures = photographs(40, 8)
-    for part in ("train", "test"):
-        for name, own in (("cat", pictures[:4]), ("dog", pictures[4:])):
-            folder = tmp_path / "photos" / part / name
-            folder.mkdir(parents=True)
-            for i in range(16):
-                picture = Image.fromarray(own[i % 4]).rotate(3 * (i // 4))
-                picture.save(folder / f"{i}.jpg")
-    code = block("Your own data", "sh")
-    assert len(code.splitlines()) <= 10
-    done = run(["sh", "-e", "-c", code], tmp_path)
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert "accuracy: 1" in done.stdout
-    assert re.search(r"\bcat\b.*\d", done.stdout)
-    assert (tmp_path / "photos.bbg").exists()
+def test_a_network_and_data_of_ones_own_take_ten_lines() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for section, language in (("Your own network", "python"), ("Your own data", "sh")):
+        part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        (code,) = re.findall(rf"```{language}\n(.*?)```", part, re.DOTALL)
+        assert len(code.splitlines()) <= 10
