@@ -4,18 +4,24 @@ PYTHON ?= python3
 VENV ?= .venv
 # Pinned here so that a set-up gives the same numbers everywhere; pyproject.toml says which versions are allowed.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+# Where torch's builds without CUDA are, a tenth of the size. On a machine with NVIDIA's driver, or where this index has
+# none or cannot be reached, torch is that of the package index. `make CPU_TORCH=` takes that at once.
+CPU_TORCH ?= $(if $(wildcard /proc/driver/nvidia/version),,https://download.pytorch.org/whl/cpu)
 
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(shell find native -type f)
 CPP := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 SOURCES := pyproject.toml $(NATIVE)
 INSTALL := install --quiet --disable-pip-version-check
+# The same with pip's progress bars, for what takes minutes.
+SHOWN := install --disable-pip-version-check --progress-bar on
 REQUIREMENTS := $(PYTHON) tools/requirements.py
 
-.PHONY: demo quick test test-oldest lint format bench study study-update study-report sanitize sanitize-short wheel clean
+.PHONY: demo quick test test-oldest lint format bench study study-update study-report sanitize sanitize-short wheel release clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py --out runs/demo
+	@echo "For the command bbg in this terminal: source $(BIN)/activate"
 
 # The inner loop of work: seconds, on the best kernel set.
 quick: $(VENV)/ready $(VENV)/dev
@@ -71,11 +77,13 @@ sanitize-short: $(VENV)/ready $(VENV)/dev
 	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED) -k "random_graphs or thread or (a_pool_behind and True)"
 	tests/native/sanitized.sh asan -m support.fuzz_file 500
 
-# The wheel for this Python: one with the stable ABI, for 3.12 and newer, or one for 3.11.
-wheel: $(VENV)/ready
-	rm -rf dist
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
-	@find dist -name '*.whl' -size +5000k -exec sh -c 'echo "$$0 is larger than 5 MB" && false' {} + && ls -l dist
+# The wheel of this Python: with the stable ABI, for 3.12 and newer, or one for 3.11. It runs on old distributions too.
+wheel: $(VENV)/ready $(VENV)/release
+	$(BIN)/python tools/release.py wheel
+
+# All wheels and the source archive: RELEASE.md.
+release: $(VENV)/ready $(VENV)/release
+	$(BIN)/python tools/release.py all
 
 # All tests with the lowest versions that pyproject.toml admits, in an environment of their own.
 test-oldest: .venv-oldest/ready
@@ -89,11 +97,14 @@ clean:
 $(VENV)/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bbg needs Python 3.11 or later: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip $(INSTALL) $(TORCH)
+	@echo "Installing $(TORCH): some minutes"
+	$(if $(CPU_TORCH),$(BIN)/pip $(SHOWN) --retries 1 --timeout 20 --extra-index-url $(CPU_TORCH) $(TORCH:%=%+cpu) ||) \
+		$(BIN)/pip $(SHOWN) $(TORCH)
 	touch $@
 
 # The package as `make demo` needs it: running and training, nothing else.
 $(VENV)/ready: $(VENV)/torch $(SOURCES)
+	@echo "Building the engine and installing bbg: some minutes the first time"
 	$(REQUIREMENTS) build > $(VENV)/build.txt
 	$(BIN)/pip $(INSTALL) --requirement $(VENV)/build.txt
 	$(BIN)/pip $(INSTALL) --no-build-isolation --editable ".[train]"
@@ -108,6 +119,11 @@ $(VENV)/dev: $(VENV)/torch pyproject.toml
 $(VENV)/peers: $(VENV)/torch pyproject.toml
 	$(REQUIREMENTS) peers > $(VENV)/peers.txt
 	$(BIN)/pip $(INSTALL) --requirement $(VENV)/peers.txt
+	touch $@
+
+$(VENV)/release: $(VENV)/torch pyproject.toml
+	$(REQUIREMENTS) release > $(VENV)/release.txt
+	$(BIN)/pip $(SHOWN) --requirement $(VENV)/release.txt
 	touch $@
 
 .venv-oldest/ready: tools/requirements.py $(SOURCES)
