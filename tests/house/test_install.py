@@ -41,16 +41,19 @@ WITHOUT_ONE = {
 
 def environment(folder: Path, names: tuple[str, ...] | None = None) -> None:
     """A virtual environment that sees the installed packages (those of `names`), but no bbg."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = folder / "packages"
     packages.mkdir()
     for item in Path(np.__file__).parents[1].iterdir():
         name = re.split(r"-\d", item.name)[0]
-        wanted = names is None or name.lower() in {n.lower() for n in (*names, "pillow", "markdown_it_py")}
+        wanted = names is None or name.lower() in {n.lower() for n in (*names, "pillow", "markdown_it_py", "pip")}
         if wanted and not item.name.lower().startswith(("bbg", "_bbg", "__editable__")) and item.suffix != ".pth":
             (packages / item.name).symlink_to(item)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "tests.pth").write_text(f"{packages}\n")
+    pip = folder / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {folder}/bin/python -m pip "$@"\n')
+    pip.chmod(0o755)
 
 
 def shell(script: str, folder: Path) -> str:
