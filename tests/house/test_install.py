@@ -13,7 +13,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.pages import CHANGES, SHORT, blocks, furnish, statements
 from support.paths import ROOT
@@ -44,16 +43,24 @@ def environment(folder: Path, names: tuple[str, ...] | None = None) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = folder / "packages"
     packages.mkdir()
-    for item in Path(np.__file__).parents[1].iterdir():
-        name = re.split(r"-\d", item.name)[0]
-        wanted = names is None or name.lower() in {n.lower() for n in (*names, "pillow", "markdown_it_py", "pip")}
-        if wanted and not item.name.lower().startswith(("bbg", "_bbg", "__editable__")) and item.suffix != ".pth":
-            (packages / item.name).symlink_to(item)
+    wanted = None if names is None else {name.lower() for name in (*names, "pillow", "markdown_it_py", "pip")}
+    for place in (Path(entry) for entry in sys.path if entry.endswith("site-packages")):
+        taken = {package(item) for item in packages.iterdir()}
+        for item in place.iterdir():
+            name = package(item)
+            own = name.startswith(("bbg", "_bbg", "__editable__")) or item.suffix == ".pth"
+            if not own and name not in taken and (wanted is None or name in wanted):
+                (packages / item.name).symlink_to(item)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "tests.pth").write_text(f"{packages}\n")
     pip = folder / "bin" / "pip"
     pip.write_text(f'#!/bin/sh\nexec {folder}/bin/python -m pip "$@"\n')
     pip.chmod(0o755)
+
+
+def package(item: Path) -> str:
+    """`pillow` for `pillow-13.0.0.dist-info`; the name of a module or a folder as it is."""
+    return re.split(r"-\d", item.name)[0].lower()
 
 
 def shell(script: str, folder: Path) -> str:

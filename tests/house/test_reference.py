@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 
 import bbg
 from bbg.cli import MODULES, main
+from bbg.cli.parser import EVERY
 from bbg.recipe import Recipe, recipe_names
 from tools import reference
 
@@ -55,7 +56,9 @@ def test_a_verb_is_explained_as_its_help_does(verb: str, capsys: Any) -> None:
     printed = " ".join(capsys.readouterr().out.split())
     options = set(re.findall(r"--[a-z][a-z-]*", re.sub(r"short for --set", "", printed)))
     listed = set(re.findall(r"--[a-z][a-z-]*", " ".join(re.findall(r"^\| `([^`]*)`", section, re.MULTILINE))))
-    assert options - {"--help"} <= set(re.findall(r"--[a-z][a-z-]*", section))
+    shared = {name for each in EVERY for name in each.names}
+    assert options - {"--help"} - shared <= set(re.findall(r"--[a-z][a-z-]*", section))
+    assert shared <= set(re.findall(r"--?[a-z][a-z-]*", page("cli.md").partition("\n## ")[0]))
     assert listed <= options
     for meaning in re.findall(r"^\| `[^`]*` \| (.*?)(?:; may be given again)? \|$", section, re.MULTILINE):
         assert meaning.replace("-", "").replace(" ", "") in printed.replace("-", "").replace(" ", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bbg.cli.parser import argument, verb
-from bbg.errors import BbgError
+from bbg.errors import not_installed
 
 SHELLS = ("bash", "zsh")
 
@@ -21,7 +21,7 @@ def script(shell: str) -> str:
     try:
         import shtab
     except ImportError as error:
-        raise BbgError("completion needs shtab, which is not installed; run pip install shtab") from error
+        raise not_installed("completion", "shtab") from error
     from bbg.cli import declare
     from bbg.cli.parser import parser
     from bbg.recipe import recipe_names

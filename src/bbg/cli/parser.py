@@ -109,7 +109,7 @@ def packed_file(text: str) -> Path:
     return path
 
 
-# What every verb takes, and what several do.  --------------------------------------------------------------------------------------------
+# What every verb takes, and what several do. --------------------------------------------------------------------------
 
 EVERY = (
     argument("-q", "--quiet", action="store_true", help="no messages and no bars; warnings and errors only"),
