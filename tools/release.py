@@ -187,8 +187,9 @@ def compiler(architecture: str) -> Path:
     """A command that compiles C++ for that architecture and an old glibc."""
     path = WORK / f"c++-{architecture}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    target = f"{architecture}-linux-gnu.{GLIBC}"
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang c++ -target {target} "$@"\n', encoding="utf-8")
+    # nanobind prints to stderr without including its header; libc++ does not bring it along, as g++'s library does.
+    flags = f"-target {architecture}-linux-gnu.{GLIBC} -include cstdio"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang c++ {flags} "$@"\n', encoding="utf-8")
     path.chmod(0o755)
     return path
 
