@@ -194,8 +194,8 @@ def render(result: Result) -> str:
     return (
         f"Short trainings ({trainings}; one seed, last epoch, float32), then the packed file over all test images. "
         f"Calibrated: ranges of {CALIBRATION} training images, a fifth of which judges them in the report. Without "
-        "ranges the default rounds only what reads pixels, whose range is known, whatever the example is; forced 8 bits "
-        f"are called unverified.\n\n{shown}"
+        "ranges the default rounds only what reads pixels, whose range is known, whatever the example is; forced 8 "
+        f"bits are called unverified.\n\n{shown}"
     )
 
 

@@ -82,7 +82,8 @@ def through(
     """Each of `items`, in their order, with what `run` makes of its pixels, or with the error that `read` raises.
 
     `read` decodes one item to uint8 `[H, W, C]`. `run` takes those of a batch, `[N, H, W, C]`, and makes N answers.
-    Both are called by `threads` threads, None for one per core. In memory are the pixels of one batch for each of them, and two batches more.
+    Both are called by `threads` threads, None for one per core. In memory are the pixels of one batch for each of them,
+    and two batches more.
     """
 
     def decode(item: Item) -> np.ndarray | BbgError:
