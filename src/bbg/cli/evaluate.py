@@ -9,6 +9,7 @@ from bbg.cli.output import STDOUT, lines, rows_to, show
 from bbg.cli.parser import DATA, DEVICE, FACTORY, JSON, argument, count, new_file, verb
 from bbg.cli.scoring import Scored, is_checkpoint, scored_checkpoint, scored_file
 from bbg.errors import BbgError
+from bbg.log import track
 
 if TYPE_CHECKING:
     from bbg.data import Labelled
@@ -75,7 +76,8 @@ def eval(
     evaluation = Evaluation(scored.images.classes)
     with lines(csv) as csv_file:
         write = None if csv_file is None else rows_to(csv_file, COLUMNS)
-        for score in image_scores(scored.images, scored.run, batch or scored.batch):
+        scores = image_scores(scored.images, scored.run, batch or scored.batch)
+        for score in track(scores, "evaluating", len(scored.images)):
             evaluation.add(score)
             if write is not None:
                 write(row_of(score, evaluation.classes))
