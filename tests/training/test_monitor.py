@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from support.events import events_of
 from support.kill_train import RECIPE
 from support.trainings import Stop, after, around_steps, first, stop
@@ -194,6 +195,11 @@ def test_signs_of_a_network_survive_packing(watched: Any) -> None:
 
 def test_a_history_of_which_some_rows_have_a_figure(tmp_path: Path) -> None:
     row = {"epoch": 1, "loss": 1.0, "accuracy": 0.5, "test_loss": 1.0, "test_accuracy": 0.5}
-    write_history([row, {**row, "flips": 0.25}], tmp_path)
+    write_history([row, {**row, "epoch": 2, "held_out_accuracy": 0.5, "lr": 1e-3, "flips": 0.25}], tmp_path)
+    with Image.open(tmp_path / "curves.png") as three:
+        width = three.width
+    write_history([row, {**row, "epoch": 2, "flips": 0.25}], tmp_path)
+    with Image.open(tmp_path / "curves.png") as two:
+        assert width == pytest.approx(1.5 * two.width, rel=0.01), "one panel more, that of the learning rate"
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert [line.split(",")[-1] for line in lines] == ["flips", "", "0.25"]

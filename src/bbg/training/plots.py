@@ -34,7 +34,7 @@ def draw_curves(history: list[dict[str, float]], names: list[str], path: Path) -
             draw_figure(axis, history, name)
         if rated:
             rows = [row for row in history if "lr" in row]
-            style.axis(axes[-1], title="learning rate at the end of the epoch", x="epoch")
+            style.axis(axes[-1], title="learning rate", x="end of epoch")
             style.whole_numbers(axes[-1])
             _line(axes[-1], rows, "lr", style.VIOLET)
             axes[-1].set_ylim(bottom=0)
