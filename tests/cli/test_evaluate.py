@@ -197,6 +197,7 @@ def test_what_cannot_be_scored_is_one_sentence(
     refused(tmp_path, capsys, "none of the images could be read", "eval", packed, "--data", other)
     refused(tmp_path, capsys, "no folder '", "eval", packed, "--data", other, "--part", "train")
     refused(tmp_path, capsys, "no folder '", "eval", packed, "--data", tmp_path / "nowhere")
+    refused(tmp_path, capsys, "allowed are test, train, all", "eval", packed, "--data", other, "--part", "some")
     refused(tmp_path, capsys, "cannot make folder", "eval", packed, "--data", photos, "--out", packed / "x")
     refused(tmp_path, capsys, "standard output", "eval", packed, "--data", photos, "--json", "-", "--csv", "-")
 

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 ALL_CLASSES = 30  # up to so many classes the table of classes is printed whole
 SOME_CLASSES, SOME_PAIRS, SOME_IMAGES = 10, 10, 5  # rows that are printed of longer tables; --json has all of them
 DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row holds all others
-PARTS = ("test", "train", "all")
 
 
 @verb(
     argument("model", metavar="MODEL", help="a checkpoint, a packed file or a name of the zoo"),
     DATA,
     argument("--dataset", help="name of the data set; default: that of the training, or class folders in --data"),
-    argument("--part", choices=PARTS, default="test", help="which images to score; default: %(default)s"),
+    argument("--part", default="test", help="which images to score: test, train or all; default: %(default)s"),
     argument("--threads", type=count, metavar="N", help="of the network; default: one per core"),
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a checkpoint 250"),
     FACTORY,

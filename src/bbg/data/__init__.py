@@ -58,6 +58,8 @@ def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part:
     They are those that `open_data` finds, and the files of class folders where it would need more than these: there may
     be one part alone, and one class. Raises BbgError as `open_data` does, and for images without labels.
     """
+    if part not in PARTS:
+        raise BbgError(f"part is {part!r}, allowed are {', '.join(PARTS)}")
     entry = DATASETS.get(dataset)
     folder = root is not None and root.is_dir()
     if entry is not None and entry.needs_folder and root is not None and folder:
