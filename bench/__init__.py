@@ -13,6 +13,7 @@ BENCHMARKS = (
     "torchvision_networks",
     "training",
     "ranges",
+    "decoding",
     "sizes",
     "footprint",
     "larq_engine",

@@ -26,7 +26,7 @@ def test_every_recipe_loads_and_builds(path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.dataset in DATASETS
     assert path.stem.startswith(f"{recipe.dataset}_{recipe.network}")
-    build(recipe, 10, Preprocess.of(recipe.dataset))
+    build(recipe, 10, Preprocess.of("imagenet" if recipe.dataset == "folders" else recipe.dataset))
 
 
 def test_there_are_recipes() -> None:
@@ -70,6 +70,10 @@ def test_dict_and_file_round_trip(tmp_path: Path) -> None:
         ("act", "rprelu", "rprelu"),
         ("act", '"prelu"', "prelu"),
         ("width", "8", 8),
+        ("size", "224", 224),
+        ("size", "224x160", "224x160"),
+        ("size", "[224, 160]", [224, 160]),
+        ("mean", "measured", "measured"),
     ],
 )
 def test_changes_from_the_command_line(key: str, text: str, value: Any) -> None:
@@ -112,6 +116,22 @@ def test_changes_leave_the_recipe_alone() -> None:
         ({"distill": 2}, "recipe key 'distill' is 2.0, allowed is 0 to 1"),
         ({"temperature": 0}, "recipe key 'temperature' is 0.0, allowed is 0.01 to 100"),
         ({"activation_epochs": 30}, "recipe key 'activation_epochs' is 30, allowed are fewer than the 30 epochs"),
+        ({"size": 0}, r"recipe key 'size' is 0, allowed are a side from 1 to 65535, \"HxW\" or \[H, W\]"),
+        ({"size": "32*32"}, r"recipe key 'size' is '32\*32', allowed are a side"),
+        ({"size": "[1, 2, 3]"}, r"recipe key 'size' is \[1, 2, 3\], allowed are a side"),
+        ({"size": "[1.5, 2.5]"}, r"recipe key 'size' is \[1.5, 2.5\], allowed is int \| str"),
+        ({"resize": -1}, "recipe key 'resize' is -1, allowed is 0 or more"),
+        ({"mode": "RGBA"}, "recipe key 'mode' is 'RGBA', allowed are RGB, L"),
+        ({"decode": "half"}, "recipe key 'decode' is 'half', allowed are whole, scaled"),
+        ({"mean": "guessed"}, "recipe key 'mean' is 'guessed', allowed are a number per channel, or \"measured\""),
+        ({"mean": "[0.5]"}, "recipe keys 'mean' and 'std' go together"),
+        ({"std": "[0.5]"}, "recipe keys 'mean' and 'std' go together"),
+        ({"crop": "center"}, "recipe key 'crop' is 'center', allowed are auto, padded, resized, none"),
+        ({"crop_scale": 0}, "recipe key 'crop_scale' is 0.0, allowed is more than 0 to 1"),
+        ({"colour": 2}, "recipe key 'colour' is 2.0, allowed is 0 to 1"),
+        ({"randaugment": -1}, "recipe key 'randaugment' is -1, allowed is 0 or more"),
+        ({"randaugment_magnitude": 31}, "recipe key 'randaugment_magnitude' is 31, allowed is 0 to 30"),
+        ({"mixup": -0.2}, "recipe key 'mixup' is -0.2, allowed is 0 or more"),
         ({"teacher": 3}, r"recipe key 'teacher' is 3, allowed is str \| None"),
         ({"seed": -1}, "recipe key 'seed' is -1, allowed is 0 or more"),
         ({"lr": "[1, 2]"}, r"recipe key 'lr' is \[1, 2\], allowed is float"),
@@ -170,3 +190,11 @@ def test_every_key_says_what_it_means() -> None:
     assert [key.key for key in keys] == [field.name for field in fields(Recipe)]
     assert all(key.meaning for key in keys)
     assert {key.key: key.default for key in keys}["batch_size"] == 128
+
+
+@pytest.mark.parametrize("size", [(24, 32), "24x32", "24 X 32", [24, 32]])
+def test_sides_are_height_and_width(size: Any) -> None:
+    recipe = Recipe(**LEAST, size=list(size) if isinstance(size, tuple) else size)
+    assert recipe.sides() == (24, 32)
+    assert Recipe(**LEAST).sides() is None
+    assert Recipe(**LEAST, size=9).sides() == (9, 9)

@@ -23,7 +23,7 @@ from bbg.cli.convert import example, provenance
 from bbg.cli.scoring import engine_figures, trained_network
 from bbg.conversion import convert
 from bbg.cpu import cores
-from bbg.data import Split, open_data
+from bbg.data import Split, open_recipe
 from bbg.engine import load
 from bbg.errors import BbgError
 from bbg.files import write_bytes, write_json
@@ -130,7 +130,7 @@ def main() -> None:
     arguments.records.mkdir(parents=True, exist_ok=True)
     with lock(folder / "lock"):
         torch.set_num_threads(arguments.threads)
-        split = open_data(row.recipe.dataset, arguments.data, row.recipe.size)
+        split = open_recipe(row.recipe, arguments.data)
         if arguments.leg is not None:
             clock = threading.Timer(60 * arguments.leg, os.kill, (os.getpid(), signal.SIGTERM))
             clock.daemon = True

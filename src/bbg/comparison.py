@@ -25,19 +25,12 @@ from bbg.errors import BbgError
 from bbg.files import write_bytes, write_json
 from bbg.log import LOGGER
 from bbg.methods import get
-from bbg.recipe import Recipe
+from bbg.recipe import Recipe, keys_of_recipes
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.folder import LAST
 from bbg.training.loop import train
 
 VARIED = ("method", "seed")  # keys of the recipe that differ between the rows
-_NEWER = {
-    "task": "classification",
-    "factory": None,
-    "evaluation": "torch",
-    "keep_best": False,
-    "held_out": 0.1,
-}  # keys that results of older versions do not have
 
 
 def compare(
@@ -254,7 +247,10 @@ def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
         old = json.loads(result.read_text(encoding="utf-8"))
         rows = [{**row, "method": row["method"], "seed": row["seed"]} for row in old["rows"]]
         ours = {**report["recipe"], "test_set": report["test_set"]}
-        theirs = {**_NEWER, **old["recipe"], "test_set": old["test_set"]}
+        newer = {
+            key.key: key.default for key in keys_of_recipes() if key.key not in VARIED
+        }  # keys that results of older versions do not have
+        theirs = {**newer, **old["recipe"], "test_set": old["test_set"]}
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise BbgError(f"{str(result)!r} is no result of a comparison; give another file") from e
     for key in {**ours, **theirs}:

@@ -11,6 +11,7 @@ import re
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from bbg.errors import BbgError, allowed
@@ -41,7 +42,12 @@ class Recipe:
     act: str | None = None  # nonlinearity of the units; none: the method's own
     width: int | None = None  # channels of the first stage; none: the network's own
     shortcut: str | None = None  # of ImageNet-form resnets, where the map is halved: conv, pool
-    size: int = 32  # side of the images, for datasets read from class folders
+    size: int | str | list[int] | None = None  # of the images: a side, "HxW" or [H, W]; none: the data set's own
+    resize: int | None = None  # short side before the centre crop; 0: the whole picture is resized; none: the set's own
+    mode: str | None = None  # RGB, L (grey); none: the data set's own
+    mean: list[float] | str | None = None  # of each channel, 0 to 1; "measured": and std, of the training images
+    std: list[float] | None = None  # of each channel, beside mean; none: the data set's own
+    decode: str | None = None  # whole, scaled (large JPEGs at 1/2, 1/4, 1/8 of their sides); none: the data set's own
     epochs: int = 30  # passes over the training images
     batch_size: int = 128  # images per step
     optimizer: str = "adam"  # adam, sgd (Nesterov)
@@ -55,8 +61,14 @@ class Recipe:
     teacher: str | None = None  # checkpoint whose outputs are learned too (distillation)
     distill: float = 1.0  # share of the teacher's outputs in the loss, the labels have the rest
     temperature: float = 1.0  # of the outputs that are compared
-    crop_padding: int = 4  # random crop out of the image with this frame; 0: none
+    crop: str = "auto"  # padded, resized (a random part of the picture), none; auto: resized for photographs, or padded
+    crop_padding: int = 4  # padded: random crop out of the image with this frame; 0: none
+    crop_scale: float = 0.25  # resized: the least share of the picture's area that is cropped
     flip: bool = True  # random mirroring
+    colour: float = 0.0  # random brightness, contrast and saturation: 0.4 changes each by up to 40 %, the hue by 4 %
+    randaugment: int = 0  # operations of RandAugment on each image; 0: none
+    randaugment_magnitude: int = 9  # of these operations, 0 to 30
+    mixup: float = 0.0  # alpha of Mixup, which mixes each image with another one; 0: none
     precision: str = "fp32"  # of training: fp32, bf16 (autocast); validation is always float32
     compile: bool = False  # train through torch.compile, where it works and gives the same gradients
     evaluation: str = "torch"  # of the epochs: torch, packed (on CPUs by the engine, but the last one by torch)
@@ -75,10 +87,13 @@ class Recipe:
             "schedule": ("onecycle", "cosine", "linear", "constant"),
             "precision": ("fp32", "bf16"),
             "evaluation": ("torch", "packed"),
+            "crop": ("auto", "padded", "resized", "none"),
+            "mode": (None, "RGB", "L"),
+            "decode": (None, "whole", "scaled"),
         }
-        for key, words in allowed_words.items():
-            if (value := getattr(self, key)) not in words:
-                raise BbgError(f"recipe key {key!r} is {value!r}, {allowed(value, words)}")
+        for key, values in allowed_words.items():
+            if (value := getattr(self, key)) not in values:
+                raise BbgError(f"recipe key {key!r} is {value!r}, {allowed(value, filter(None, values))}")
         for key, low in {
             "epochs": 1,
             "batch_size": 2,
@@ -88,18 +103,21 @@ class Recipe:
             "lr": 0,
             "weight_decay": 0,
             "seed": 0,
-            "size": 1,
+            "resize": 0,
             "width": 1,
             "activation_epochs": 0,
+            "randaugment": 0,
+            "mixup": 0,
         }.items():
             value = getattr(self, key)
             if value is not None and not low <= value < 2**62:
                 raise BbgError(f"recipe key {key!r} is {value}, allowed is {low} or more")
-        for key in ("momentum", "warmup", "label_smoothing", "distill"):
+        for key in ("momentum", "warmup", "label_smoothing", "distill", "crop_scale", "colour"):
             if not 0 <= getattr(self, key) <= 1:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is 0 to 1")
         if not 0 < self.held_out < 1:
             raise BbgError(f"recipe key 'held_out' is {self.held_out}, allowed is a share between 0 and 1")
+        self._check_pixels()
         if not 0.01 <= self.temperature <= 100:
             raise BbgError(f"recipe key 'temperature' is {self.temperature}, allowed is 0.01 to 100")
         if self.activation_epochs >= self.epochs:
@@ -107,6 +125,27 @@ class Recipe:
                 f"recipe key 'activation_epochs' is {self.activation_epochs}, allowed are fewer than the {self.epochs} "
                 "epochs: the weights must become binary before the end"
             )
+
+    def _check_pixels(self) -> None:
+        if not 0 <= self.randaugment_magnitude <= 30:
+            raise BbgError(f"recipe key 'randaugment_magnitude' is {self.randaugment_magnitude}, allowed is 0 to 30")
+        if self.crop_scale == 0:
+            raise BbgError("recipe key 'crop_scale' is 0.0, allowed is more than 0 to 1")
+        self.sides()
+        if isinstance(self.mean, str) and self.mean != "measured":
+            raise BbgError(f"recipe key 'mean' is {self.mean!r}, allowed are a number per channel, or \"measured\"")
+        if isinstance(self.mean, list) != (self.std is not None):
+            raise BbgError("recipe keys 'mean' and 'std' go together: give a number per channel for each of them")
+
+    def sides(self) -> tuple[int, int] | None:
+        """`(H, W)` of the images, as `size` states it."""
+        given = self.size
+        if isinstance(given, str) and (match := re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", given)):
+            given = [int(match[1]), int(match[2])]
+        sides = [given, given] if isinstance(given, int) else given
+        if sides is not None and not (len(sides) == 2 and all(type(n) is int and 1 <= n < 2**16 for n in sides)):
+            raise BbgError(f"recipe key 'size' is {self.size!r}, allowed are a side from 1 to 65535, \"HxW\" or [H, W]")
+        return None if sides is None else (int(sides[0]), int(sides[1]))
 
     def to_dict(self) -> dict[str, Any]:
         """The keys and values, as a checkpoint stores them."""
@@ -174,6 +213,16 @@ def keys_of_recipes() -> list[Key]:
     ]
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type `hint`; a list of numbers may hold integers."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for option in options:
+        items = (int, float) if float in get_args(option) else get_args(option)
+        if items and isinstance(value, list) and all(type(item) in items for item in value):
+            return True
+    return any(type(value) is option for option in options)
+
+
 def _refuse_unknown(values: dict[str, Any]) -> None:
     known = [f.name for f in fields(Recipe)]
     for key in values:
@@ -196,6 +245,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         if isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value):
             return tuple(value)
         raise BbgError(f"recipe key {key!r} is {value!r}, allowed is a list of words")
-    if any(type(value) is t for t in get_args(hint) or (hint,)):
+    if _fits(value, hint):
         return value
-    raise BbgError(f"recipe key {key!r} is {value!r}, allowed is {getattr(hint, '__name__', str(hint))}")
+    wanted = str(hint) if get_args(hint) else hint.__name__
+    raise BbgError(f"recipe key {key!r} is {value!r}, allowed is {wanted}")

@@ -302,9 +302,9 @@ FOLDERS = 'dataset = "folders"\nnetwork = "resnet8"\n'
 TRAINING = {
     "missing recipe": (None, ["nope.toml"], "cannot read recipe"),
     "no TOML": ("dataset = ", ["{recipe}"], "no TOML"),
-    "unknown key": (FOLDERS + "colour = 1\n", ["{recipe}"], "unknown recipe key 'colour'"),
+    "unknown key": (FOLDERS + "tint = 1\n", ["{recipe}"], "unknown recipe key 'tint'"),
     "wrong type": (FOLDERS + 'epochs = "many"\n', ["{recipe}"], "'epochs'"),
-    "unknown key in --set": (FOLDERS, ["{recipe}", "--set", "colour=1"], "unknown recipe key 'colour'"),
+    "unknown key in --set": (FOLDERS, ["{recipe}", "--set", "tint=1"], "unknown recipe key 'tint'"),
     "no value in --set": (FOLDERS, ["{recipe}", "--set", "lr"], "key=value"),
     "epochs below 1": (FOLDERS, ["{recipe}", "--epochs", "0"], "'epochs'"),
     "no data named": (FOLDERS, ["{recipe}"], "--data"),

@@ -194,6 +194,8 @@ DESCRIPTION = {
     "preprocess with strings": (preprocess(mean=["0", "0", "0"]), "must hold 3 finite numbers"),
     "preprocess with a small resize": (preprocess(resize=5), "resize is 5"),
     "preprocess with an unknown key": (preprocess(crop=1), "must be an object of size, resize"),
+    "preprocess of an unknown decode": (preprocess(decode="half"), "decode is 'half', allowed are"),
+    "preprocess with a decode list": (preprocess(decode=["whole"]), "decode ['whole']"),
 }
 
 

@@ -43,6 +43,8 @@ NEWER = {
     "a key of an output": (lambda d: d["outputs"][0].update(scale=2), "output '' has the key 'scale'"),
     "a key of the file": (top(tokens=[]), "the description has the key 'tokens'"),
     "a head": (top(head={"kind": "detection"}), "the head has the kind 'detection'"),
+    "a key of the preprocess": (lambda d: d["preprocess"].update(gamma=1), "the preprocess has the key 'gamma'"),
+    "a decode": (lambda d: d["preprocess"].update(decode="raw"), "the preprocess has the decode 'raw'"),
     "a structure": (top(structure="namedtuple"), "the outputs have the structure 'namedtuple'"),
 }
 
@@ -62,3 +64,13 @@ def test_a_later_minor_version_is_refused_by_the_name_of_what_is_unknown(case: s
 def test_a_later_minor_version_without_news_is_read() -> None:
     header, description, payload = parts(encode(model()))
     assert same(decode(join(header, {**description, "version": "1.17"}, payload)), model())
+
+
+def test_an_earlier_minor_version_is_read() -> None:
+    """A file of 1.0 says nothing of how images are decoded: whole."""
+    header, description, payload = parts(encode(model()))
+    assert "decode" not in description["preprocess"]
+    read = decode(join(header, {**description, "version": "1.0"}, payload))
+    assert same(read, model())
+    assert read.preprocess is not None
+    assert read.preprocess.decode == "whole"

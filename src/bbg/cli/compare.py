@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bbg.cli.output import tell
-from bbg.cli.parser import CHANGES, DATA, RECIPE, argument, changes_of, count, new_file, verb
+from bbg.cli.parser import CACHE, CHANGES, DATA, RECIPE, argument, changes_of, count, new_file, verb
+from bbg.log import LOGGER
 
 
 @verb(
@@ -18,6 +19,7 @@ from bbg.cli.parser import CHANGES, DATA, RECIPE, argument, changes_of, count, n
     argument("--epochs", type=count, metavar="N", help="short for --set epochs=N"),
     argument("--out", type=Path, metavar="DIR", help="folder of the runs; default: runs/compare_<recipe>"),
     argument("--json", type=new_file, metavar="FILE", help="the result; default: compare.json in --out"),
+    CACHE,
 )
 def compare(
     recipe: str,
@@ -29,6 +31,7 @@ def compare(
     epochs: int | None,
     out: Path | None,
     json: Path | None,
+    cache: Path | None,
 ) -> None:
     """Train one network by several methods; goes on where it was interrupted."""
     from bbg.errors import BbgError
@@ -37,7 +40,7 @@ def compare(
     chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs))
     from bbg.comparison import compare as compare_by
     from bbg.comparison import table
-    from bbg.data import open_data, title_of
+    from bbg.data import found, open_recipe, title_of
     from bbg.methods import METHODS, get
     from bbg.training.check import check_recipe
 
@@ -46,7 +49,9 @@ def compare(
     names = list(METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     for name in names:
         get(name)
-    split = open_data(chosen.dataset, data, chosen.size)
+    split = open_recipe(chosen, data, cache)
+    for line in found(split):
+        LOGGER.info(line)
     result = json or folder / "compare.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)

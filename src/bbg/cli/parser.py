@@ -125,6 +125,9 @@ CHANGES = argument(
     "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
 )
 DEVICE = argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: a GPU where there is one")
+CACHE = argument(
+    "--cache", type=Path, metavar="DIR", help="keep decoded images here, and take them from here next time"
+)
 JSON = argument("--json", type=new_file, metavar="FILE", help="also write the figures as JSON; -: print nothing else")
 
 

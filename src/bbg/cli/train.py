@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bbg.cli.output import tell
-from bbg.cli.parser import CHANGES, DATA, DEVICE, FACTORY, JSON, RECIPE, argument, changes_of, verb
+from bbg.cli.parser import CACHE, CHANGES, DATA, DEVICE, FACTORY, JSON, RECIPE, argument, changes_of, verb
 from bbg.log import LOGGER
 
 
@@ -21,6 +21,7 @@ from bbg.log import LOGGER
     argument("--overwrite", action="store_true", help="put the new run in the place of the one in --out"),
     argument("--out", type=Path, metavar="DIR", help="folder of the run; default: a new one, runs/<recipe>[-N]"),
     DEVICE,
+    CACHE,
     JSON,
 )
 def train(
@@ -35,13 +36,14 @@ def train(
     overwrite: bool,
     out: Path | None,
     device: str | None,
+    cache: Path | None,
     json: Path | None,
 ) -> None:
     """Train a network by a recipe."""
     from bbg.recipe import Recipe
 
     chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs, seed=seed, factory=factory))
-    from bbg.data import open_data
+    from bbg.data import found, open_recipe
     from bbg.training.check import check_recipe
     from bbg.training.device import choose_device
     from bbg.training.folder import BEST, LAST, new_folder, newest_folder, refuse_used
@@ -54,12 +56,9 @@ def train(
         out = newest_folder(name)
     elif out is not None and not (resume or overwrite):
         refuse_used(out)
-    split = open_data(chosen.dataset, data, chosen.size)
-    LOGGER.info("%s training images, %s test images", f"{len(split.train):,}", f"{len(split.test):,}")
-    some = ", ".join(split.classes[:20]) + (", ..." if len(split.classes) > 20 else "")
-    LOGGER.info("%d classes: %s", len(split.classes), some)
-    if skipped := split.train.skipped + split.test.skipped:
-        LOGGER.info("skipped %s files that are no readable images", f"{skipped:,}")
+    split = open_recipe(chosen, data, cache)
+    for line in found(split):
+        LOGGER.info(line)
     for key, value in chosen.to_dict().items():
         if value is not None:
             LOGGER.info("%s = %s", key, value)

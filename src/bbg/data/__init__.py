@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -9,9 +10,12 @@ from bbg.data.cifar import CIFAR10, CIFAR100
 from bbg.data.digits import DIGITS
 from bbg.data.folders import FOLDERS
 from bbg.data.labelled import PARTS, Labelled, labelled_files, labelled_images
-from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Split, brought, read_batch
+from bbg.data.report import found, write_skipped
+from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Skipped, Split, Wanted, brought, class_counts, read_batch
+from bbg.data.statistics import statistics
 from bbg.errors import BbgError, allowed
 from bbg.image import Preprocess
+from bbg.recipe import Recipe
 
 __all__ = [
     "DATASETS",
@@ -20,12 +24,18 @@ __all__ = [
     "FileSet",
     "ImageSet",
     "Labelled",
+    "Skipped",
     "Split",
+    "class_counts",
+    "found",
     "needs_folder",
     "open_data",
     "open_labelled",
+    "open_recipe",
     "read_batch",
     "title_of",
+    "wanted_by",
+    "write_skipped",
 ]
 
 DATASETS: dict[str, Entry] = {
@@ -36,20 +46,38 @@ DATASETS: dict[str, Entry] = {
 }
 
 
-def open_data(dataset: str, root: Path | None, size: int = 32, preprocess: Preprocess | None = None) -> Split:
+def open_data(
+    dataset: str,
+    root: Path | None,
+    size: int | tuple[int, int] | None = None,
+    preprocess: Preprocess | None = None,
+    cache: Path | None = None,
+) -> Split:
     """The training and test images of `dataset`: one of DATASETS.
 
-    `preprocess`: that of the model which the images are for, as its file or checkpoint holds it; None: the set's own.
-
     `root`: the folder that holds `cifar-10-batches-py` (or `cifar-100-python`) or, for `folders`, `train/<class>/*` and
-    `test/<class>/*`, whose images are brought to `size` x `size`. A CIFAR `root` that holds class folders instead is
-    read as such. `digits` needs no folder. Raises BbgError for a missing or unreadable folder or an unknown name.
+    `test/<class>/*`. A CIFAR `root` that holds class folders instead is read as such. `digits` needs no folder.
+
+    `size`: of the images, a side or (H, W); None: the set's own, which for `folders` follows from the pictures
+    (`bbg.data.folders.choice`). `preprocess`: that of the model which the images are for, as its file or checkpoint
+    holds it; it decides about all pixels. `cache`: a folder in which decoded images are kept for the next time.
+
+    Raises BbgError for a missing or unreadable folder or an unknown name.
     """
-    if dataset not in DATASETS:
-        raise BbgError(f"unknown dataset {dataset!r}; {allowed(dataset, DATASETS)}")
-    entry = DATASETS[dataset]
-    split = _opened(entry, dataset, root, size if preprocess is None else preprocess)
-    return split if preprocess is None else Split(*(brought(half, preprocess) for half in split))
+    if preprocess is not None:
+        return _opened(dataset, root, replace(Wanted.of(preprocess), cache=cache))
+    return _opened(dataset, root, Wanted((size, size) if isinstance(size, int) else size, cache=cache))
+
+
+def open_recipe(recipe: Recipe, root: Path | None, cache: Path | None = None) -> Split:
+    """The images that `recipe` trains and tests on, with the pixels that its keys ask for; else as `open_data`."""
+    return _opened(recipe.dataset, root, replace(wanted_by(recipe), cache=cache))
+
+
+def wanted_by(recipe: Recipe) -> Wanted:
+    """What the keys of `recipe` ask of the pixels."""
+    keys = {name: getattr(recipe, name) for name in ("resize", "mode", "mean", "std", "decode")}
+    return Wanted(recipe.sides(), **keys, pictures=None if recipe.crop == "auto" else recipe.crop == "resized")
 
 
 def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part: str = "test") -> Labelled:
@@ -102,17 +130,27 @@ def unreadable(root: Path, error: OSError) -> BbgError:
     return BbgError(f"{came}; --data takes a readable folder")
 
 
-def _opened(entry: Entry, dataset: str, root: Path | None, how: int | Preprocess) -> Split:
+def _opened(dataset: str, root: Path | None, wanted: Wanted) -> Split:
+    if dataset not in DATASETS:
+        raise BbgError(f"unknown dataset {dataset!r}; {allowed(dataset, DATASETS)}")
+    entry = DATASETS[dataset]
     if not entry.needs_folder:
-        return entry.open(Path(), how)
+        root = Path()
     if root is None:
         raise BbgError(f"dataset {dataset!r} is read from a folder; say which with --data DIR")
     try:
         if not root.is_dir():
             raise BbgError(f"no folder {str(root)!r}; --data takes the folder that holds the images of {dataset!r}")
-        return entry.open(root, how)
+        split = entry.open(root, wanted)
     except OSError as e:
         raise unreadable(root, e) from e
+    preprocess = wanted.over(split.preprocess)
+    split = Split(*(brought(half, preprocess) for half in split))
+    if not wanted.measured:
+        return split
+    mean, std = statistics(split.train)
+    measured = replace(preprocess, mean=mean, std=std)
+    return Split(*(brought(half, measured) for half in split))
 
 
 def needs_folder(dataset: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, SHIFT_Y, SHIFT_X, MIRROR, STEP = range(5)  # what a draw is for
+ORDER, SHIFT_Y, SHIFT_X, MIRROR, STEP, PICTURE, MIX = range(7)  # what a draw is for
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -71,6 +71,25 @@ def crop_flip(images: Tensor, padding: int, crops: Crops) -> Tensor:
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     sample = torch.arange(n, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[sample, ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
+
+
+def shares(seed: int, epoch: int, index: np.ndarray, alpha: float) -> Tensor:
+    """Mixup's share of each image in its mixture with another one, float32 `[N]`: drawn from Beta(alpha, alpha)."""
+    bits = draw(seed, epoch, index, MIX).tolist()
+    found = [np.random.Generator(np.random.PCG64(number)).beta(alpha, alpha) for number in bits]
+    return torch.tensor(found, dtype=torch.float32)
+
+
+def mix(images: Tensor, targets: Tensor, share: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al., arXiv 1710.09412) of N + 1 images, each with the next one.
+
+    Image i becomes `share[i] * x[i] + (1 - share[i]) * x[i + 1]`, and so does its label.
+    `targets`: classes `[N + 1]`. Returns N images, and for each the shares of the classes, float32 `[N, classes]`.
+    """
+    of_classes = torch.nn.functional.one_hot(targets, classes).float()
+    ours, theirs = share[:, None, None, None], 1 - share[:, None, None, None]
+    mixed = images[:-1] * ours + images[1:] * theirs
+    return mixed, of_classes[:-1] * ours[:, :, 0, 0] + of_classes[1:] * theirs[:, :, 0, 0]
 
 
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

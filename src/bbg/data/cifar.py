@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bbg.data.folders import folders
-from bbg.data.sets import Entry, ImageSet, Split
+from bbg.data.sets import Entry, ImageSet, Split, Wanted
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 
@@ -58,14 +59,16 @@ ARCHIVES = {
 }
 
 
-def cifar(root: Path, how: int | Preprocess, dataset: str) -> Split:
+def cifar(root: Path, wanted: Wanted, dataset: str) -> Split:
     """CIFAR as published: `cifar-10-batches-py` or `cifar-100-python` inside `root`.
 
     The files are pickles, which can run code, so each is read only after its checksum matched the published one. A
-    `root` that holds class folders instead (`train/<class>/*`) is read as such, `how` says at which size.
+    `root` that holds class folders instead (`train/<class>/*`) is read as such, at 32 x 32 pixels unless `wanted` says
+    otherwise.
     """
     if (root / "train").is_dir():
-        return folders(root, how)
+        own = Preprocess.of("cifar10")
+        return folders(root, replace(wanted, size=wanted.size or own.size, resize=wanted.resize or 0))
     archive = ARCHIVES[dataset]
     contents = {
         name: _intact(root / archive.folder / name, checksum)

@@ -28,4 +28,4 @@ def digits() -> Split:
     )
 
 
-DIGITS = Entry(lambda root, how: digits(), needs_folder=False, title="digits")
+DIGITS = Entry(lambda root, wanted: digits(), needs_folder=False, title="digits")

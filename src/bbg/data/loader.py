@@ -1,6 +1,7 @@
 """Batches of a data set: small sets live on the training device as uint8, others are decoded by worker processes.
 
-Either way a batch is augmented as a whole, by the same code (`bbg.data.augment`).
+Either way a batch is cropped, mirrored and mixed as a whole, by the same code (`bbg.data.augment`). What is done to
+each picture by itself (`bbg.data.transforms`) is done by the worker processes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bbg.cpu import cores
-from bbg.data.augment import Crops, crop_flip, draw_crops, normalize, permutation
+from bbg.data.augment import Crops, crop_flip, draw_crops, mix, normalize, permutation, shares
 from bbg.data.sets import Dataset, ImageSet, read_batch
+from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 
@@ -31,6 +33,10 @@ class Loader:
 
     `workers`: processes that decode images of a set that is not in memory; 0: this process does; None: one per core,
     at most 8.
+
+    `pictures`: what is done to each training picture. `mixup`: alpha of Mixup, 0 for none; targets are then shares of
+    the classes, float32 `[N, classes]`. An image is mixed with the one behind it in the order of the epoch, which is a
+    function of (seed, epoch, its index) too.
     """
 
     def __init__(
@@ -43,17 +49,23 @@ class Loader:
         seed: int = 0,
         padding: int = 0,
         flip: bool = False,
+        pictures: Pictures | None = None,
+        mixup: float = 0.0,
         workers: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.data, self.shuffle, self.seed, self.padding, self.flip = data, shuffle, seed, padding, flip
+        self.pictures = (pictures or None) if shuffle else None
+        self.mixup = mixup if shuffle else 0.0
+        if self.mixup and (np.ndim(data.labels) != 1 or not data.classes):
+            raise BbgError("recipe key 'mixup' mixes classes; leave it out for images that are labelled otherwise")
         self.batch_size = min(batch_size, len(data)) if shuffle else batch_size
         self.device = torch.device(device)
         self.workers = min(cores(), MOST_WORKERS) if workers is None else workers
         stated = preprocess or data.preprocess
         self.mean, self.std = (torch.tensor(v, device=device).reshape(-1, 1, 1) for v in (stated.mean, stated.std))
         self.arrays: tuple[Tensor, Tensor] | None = None
-        if isinstance(data, ImageSet):
+        if isinstance(data, ImageSet) and self.pictures is None:
             images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
             self.arrays = (images.to(device) if data.images.nbytes <= ON_DEVICE else images), labels.to(device)
 
@@ -65,36 +77,48 @@ class Loader:
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch number `epoch` (from 0), from step `start` on."""
         order = permutation(self.seed, epoch, len(self.data)) if self.shuffle else np.arange(len(self.data))
-        order = order[start * self.batch_size : self.steps * self.batch_size]
+        batches = [
+            order[step * self.batch_size : (step + 1) * self.batch_size]
+            if not self.mixup  # then each batch has one image more, the partner of its last one
+            else order[np.arange(step * self.batch_size, (step + 1) * self.batch_size + 1) % len(order)]
+            for step in range(start, self.steps)
+        ]
+        if not batches:
+            return
+        whole = np.concatenate(batches)
         crops = None
         if self.shuffle and (self.padding or self.flip):
-            crops = Crops(*(x.to(self.device) for x in draw_crops(self.seed, epoch, order, self.padding, self.flip)))
-        for i, (pixels, targets) in enumerate(self._batches(order)):
+            crops = Crops(*(x.to(self.device) for x in draw_crops(self.seed, epoch, whole, self.padding, self.flip)))
+        begin = 0
+        for (pixels, labels), batch in zip(self._batches(batches, epoch), batches, strict=True):
             images = normalize(pixels, self.mean, self.std)
             if crops is not None:
                 # The zero frame of the crop stands for the mean colour, as in the field's recipes: normalise, then pad.
-                begin = i * self.batch_size
                 images = crop_flip(images, self.padding, crops.slice(begin, begin + len(pixels)))
+            targets = labels
+            if self.mixup:
+                share = shares(self.seed, epoch, batch[:-1], self.mixup).to(self.device)
+                images, targets = mix(images, labels, share, len(self.data.classes))
+            begin += len(pixels)
             # Channels last: the order that the pixels come in, and the faster one for convolutions on CPUs.
             yield images.contiguous(memory_format=torch.channels_last), targets
 
-    def _batches(self, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-        """uint8 pixels `[N, H, W, C]` and targets of the images in `order`, on the device."""
-        size = self.batch_size
+    def _batches(self, batches: list[np.ndarray], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """uint8 pixels `[N, H, W, C]` and targets of the images in each of `batches`, on the device."""
         if self.arrays is not None:
             images, labels = self.arrays
-            index = torch.from_numpy(order)
+            index = torch.from_numpy(np.concatenate(batches))
             of_images, of_labels = index.to(images.device), index.to(labels.device)
-            for begin in range(0, len(order), size):
-                end = begin + size
+            end = 0
+            for batch in batches:
+                begin, end = end, end + len(batch)
                 yield images[of_images[begin:end]].to(self.device), labels[of_labels[begin:end]]
             return
-        batches = [order[begin : begin + size].tolist() for begin in range(0, len(order), size)]
         # DataLoader draws a seed for its workers from torch's global generator, unless it is given one.
         workers = DataLoader(
-            _Batches(self.data),
+            _Batches(self.data, self.pictures, self.seed, epoch),
             batch_size=None,
-            sampler=batches,
+            sampler=[batch.tolist() for batch in batches],
             num_workers=min(self.workers, len(batches)),
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
@@ -111,12 +135,16 @@ class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor] | str]):
     An exception would reach the training wrapped into the worker's traceback.
     """
 
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
+    def __init__(self, data: Dataset, pictures: Pictures | None, seed: int, epoch: int) -> None:
+        self.data, self.pictures, self.seed, self.epoch = data, pictures, seed, epoch
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | str:
         try:
-            images, targets = read_batch(self.data, indices)
+            if self.pictures is None:
+                images, targets = read_batch(self.data, indices)
+            else:
+                images = np.stack([self.pictures.read(self.data, i, self.seed, self.epoch) for i in indices])
+                targets = np.asarray(self.data.labels)[indices]
         except BbgError as error:
             return str(error)
         return torch.from_numpy(images), torch.from_numpy(targets)

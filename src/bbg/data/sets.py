@@ -7,22 +7,31 @@ torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bbg.data.cache import Cache
 from bbg.image import Preprocess
 
 Target = Any  # what an image is labelled with: an integer, the index of its class; or a numpy array of fixed shape
 
 
+class Skipped(NamedTuple):
+    """A file that is not part of its set, and why."""
+
+    path: str
+    reason: str
+
+
 class Dataset(Protocol):
     """Images with their targets, by index; `preprocess` says how an image was brought to the pixels that `read` gives.
 
-    `skipped`: files of the set that could not be read, and are not part of it.
+    A set may also have `picture(index)`: image `index` before it is resized, uint8 `[H, W, C]` of any size, which
+    random crops are taken from (`picture_of`).
     """
 
     @property
@@ -38,8 +47,8 @@ class Dataset(Protocol):
         """The targets of all images, by index."""
 
     @property
-    def skipped(self) -> int:
-        """Files left out."""
+    def skipped(self) -> Sequence[Skipped]:
+        """The files left out."""
 
     def __len__(self) -> int:
         """Images in the set."""
@@ -59,7 +68,7 @@ class ImageSet:
     labels: np.ndarray
     classes: tuple[str, ...]
     preprocess: Preprocess
-    skipped: int = 0
+    skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,26 +86,38 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class FileSet:
-    """A data set of image files, each decoded when it is read: for sets that do not fit into memory."""
+    """A data set of image files, each decoded when it is read: for sets that do not fit into memory, and for random
+    crops out of whole pictures.
+
+    `pixels`, `pictures`: caches of what `read` and `picture` give; an image that one of them lacks is decoded.
+    """
 
     paths: Sequence[Path]
     labels: np.ndarray
     classes: tuple[str, ...]
     preprocess: Preprocess
-    skipped: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    pixels: Cache | None = None
+    pictures: Cache | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, index: int) -> tuple[np.ndarray, Target]:
         """Decode image `index`; BbgError, which names the file, where it is damaged."""
-        return self.preprocess.apply(self.paths[index]), self.labels[index]
+        cached = None if self.pixels is None else self.pixels.read(index)
+        return self.preprocess.apply(self.paths[index]) if cached is None else cached, self.labels[index]
+
+    def picture(self, index: int) -> np.ndarray:
+        """Image `index` before it is resized."""
+        cached = None if self.pictures is None else self.pictures.read(index)
+        return self.preprocess.picture(self.paths[index]) if cached is None else cached
 
     def digest(self) -> str:
         """A hash of labels, file names and file sizes: hashing the contents would mean reading the whole set."""
         found = hashlib.sha256(np.ascontiguousarray(self.labels).data)
         for path in self.paths:
-            found.update(f"{path.parent.name}/{path.name}\0{path.stat().st_size}\0".encode())
+            found.update(f"{path.parent.name}/{path.name}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
         return found.hexdigest()[:16]
 
 
@@ -123,8 +144,8 @@ class Part:
         return np.asarray(self.whole.labels)[self.indices]
 
     @property
-    def skipped(self) -> int:
-        """Files left out of the whole."""
+    def skipped(self) -> Sequence[Skipped]:
+        """The files left out of the whole."""
         return self.whole.skipped
 
     def __len__(self) -> int:
@@ -133,6 +154,10 @@ class Part:
     def read(self, index: int) -> tuple[np.ndarray, Target]:
         """Image and target number `index` of this part."""
         return self.whole.read(int(self.indices[index]))
+
+    def picture(self, index: int) -> np.ndarray:
+        """Image number `index` of this part before it is resized."""
+        return picture_of(self.whole, int(self.indices[index]))
 
     def digest(self) -> str:
         """A hash of that of the whole and the indices."""
@@ -144,7 +169,9 @@ def part(data: Dataset, indices: np.ndarray) -> Dataset:
     if isinstance(data, ImageSet):
         return replace(data, images=data.images[indices], labels=data.labels[indices])
     if isinstance(data, FileSet):
-        return replace(data, paths=[data.paths[i] for i in indices], labels=data.labels[indices])
+        pixels, pictures = (cache and cache.part(indices) for cache in (data.pixels, data.pictures))
+        paths, labels = [data.paths[i] for i in indices], data.labels[indices]
+        return replace(data, paths=paths, labels=labels, pixels=pixels, pictures=pictures)
     return Part(data, indices)
 
 
@@ -165,15 +192,56 @@ class Split(NamedTuple):
         return self.train.preprocess
 
 
-class Entry(NamedTuple):
-    """A data set of the registry: `open(folder, how)` makes its split.
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the pixels of a set. None leaves the choice to the set.
 
-    `how`: the side of the images, or the preprocessing that brings files to pixels. A set that has its images as pixels
-    may leave it aside. `archive`: what the folder has inside where it holds the set as published; None for a set that
-    is always one folder per class. `title`: what people call the set.
+    The names are those of `Preprocess`, but a `resize` of 0 resizes the whole picture, and a `mean` of "measured" means
+    that mean and std are those of the training images. `pictures`: the training images are wanted whole, for random
+    crops of their own; None: where they are photographs. `cache`: the folder in which decoded images are kept.
     """
 
-    open: Callable[[Path, int | Preprocess], Split]
+    size: tuple[int, int] | None = None
+    resize: int | None = None
+    mode: str | None = None
+    mean: Sequence[float] | str | None = None
+    std: Sequence[float] | None = None
+    decode: str | None = None
+    pictures: bool | None = False
+    cache: Path | None = None
+
+    @staticmethod
+    def of(preprocess: Preprocess) -> Wanted:
+        """Exactly these pixels."""
+        stated: dict[str, Any] = {**vars(preprocess), "resize": preprocess.resize or 0}
+        return Wanted(**stated)
+
+    @property
+    def measured(self) -> bool:
+        """Whether mean and std are to be those of the training images."""
+        return self.mean == "measured" or (self.mean is None and self.mode == "L")
+
+    def over(self, own: Preprocess) -> Preprocess:
+        """`own` with what is asked; a mean and a std that are still to be measured are 0 and 1."""
+        mode = self.mode or own.mode
+        mean: Any = own.mean if self.mean is None else self.mean
+        std: Any = own.std if self.std is None else self.std
+        if self.mean == "measured" or (self.mean is None and mode != own.mode):
+            mean, std = ((value,) * (3 if mode == "RGB" else 1) for value in (0.0, 1.0))
+        size = own.size if self.size is None else self.size
+        resize = own.resize if self.resize is None else self.resize or None
+        return Preprocess(size, resize, mode, mean, std, self.decode or own.decode)
+
+
+class Entry(NamedTuple):
+    """A data set of the registry: `open(folder, wanted)` makes its split.
+
+    A set that has its images as pixels may leave `wanted` aside: they are brought to it afterwards. `archive`: what the
+    folder has inside where it holds the set as published; None for a set that is always one folder per class.
+    `title`: what people call the set.
+    """
+
+    open: Callable[[Path, Wanted], Split]
     needs_folder: bool = True
     archive: str | None = None
     title: str = ""
@@ -181,15 +249,22 @@ class Entry(NamedTuple):
 
 def brought(data: Dataset, preprocess: Preprocess) -> Dataset:
     """The images of `data` as `preprocess` brings them to pixels, and with its statistics of the colours."""
-    own = data.preprocess
-    if own == preprocess:
+    if data.preprocess == preprocess:
         return data
-    if (own.size, own.resize, own.mode) == (preprocess.size, preprocess.resize, preprocess.mode):
-        assert isinstance(data, (ImageSet, FileSet))
+    if isinstance(data, FileSet):
+        kept = data if _pixels(data.preprocess) == _pixels(preprocess) else replace(data, pixels=None, pictures=None)
+        return replace(kept, preprocess=preprocess)
+    if _pixels(data.preprocess) == _pixels(preprocess):
+        assert isinstance(data, ImageSet)
         return replace(data, preprocess=preprocess)
     images = [np.squeeze(data.read(i)[0]) for i in range(len(data))]  # grey ones without an axis of channels
     pixels = np.stack([preprocess.apply(image) for image in images])
-    return ImageSet(pixels, np.asarray(data.labels), data.classes, preprocess, data.skipped)
+    return ImageSet(pixels, np.asarray(data.labels), data.classes, preprocess, tuple(data.skipped))
+
+
+def _pixels(preprocess: Preprocess) -> tuple[Any, ...]:
+    """What decides about the pixels, which mean and std do not."""
+    return preprocess.size, preprocess.resize, preprocess.mode, preprocess.decode
 
 
 def read_batch(data: Dataset, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,3 +274,15 @@ def read_batch(data: Dataset, indices: Sequence[int] | np.ndarray) -> tuple[np.n
         return data.images[chosen], data.labels[chosen]
     found = [data.read(int(i)) for i in indices]
     return np.stack([image for image, _ in found]), np.stack([np.asarray(target) for _, target in found])
+
+
+def picture_of(data: Dataset, index: int) -> np.ndarray:
+    """Image `index` as random crops want it: before it is resized, where the set has it so."""
+    picture: np.ndarray = data.picture(index) if hasattr(data, "picture") else data.read(index)[0]
+    return picture
+
+
+def class_counts(data: Dataset) -> Mapping[str, int]:
+    """How many images each class has."""
+    counts = np.bincount(np.asarray(data.labels, np.int64), minlength=len(data.classes))
+    return dict(zip(data.classes, counts.tolist(), strict=True))

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -29,7 +29,7 @@ from bbg.graph import checked_json as checked
 from bbg.graph.graph import STRUCTURES, Graph, Op, Output, Part, Structure
 from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, KINDS, TENSORS, VERSION
 from bbg.heads import HEADS, Head, head_from_json
-from bbg.image import Preprocess
+from bbg.image import DECODE, Preprocess
 
 HEADER_LIMIT = 4 << 20
 FILE_LIMIT = 2 << 30
@@ -39,6 +39,7 @@ _DESCRIPTION = (
     *("version", "checksum", "input", "structure", "outputs", "ops"),
     *("preprocess", "labels", "head", "provenance"),
 )
+_PREPROCESS = tuple(field.name for field in fields(Preprocess))
 _INPUT, _INPUT_OPTIONAL = ("name", "shape"), ("type",)
 _OUTPUT, _PART = ("name", "parts", "shape"), ("value", "order")
 _OP, _OP_OPTIONAL = ("name", "kind", "inputs"), ("real", "bits", "bytes", "attributes", "epilogue", "clip")
@@ -314,6 +315,10 @@ def _used(description: dict[str, Any]) -> Iterator[tuple[tuple[str, Any], Any]]:
         yield from (((f"{what} has the key", key), known) for key in value)
 
     yield from keys(description, "the description", _DESCRIPTION)
+    if isinstance(preprocess := description.get("preprocess"), dict):
+        yield from keys(preprocess, "the preprocess", _PREPROCESS)
+        if isinstance(preprocess.get("decode"), str):
+            yield ("the preprocess has the decode", preprocess["decode"]), DECODE
     if isinstance(description.get("structure"), str):
         yield ("the outputs have the structure", description["structure"]), STRUCTURES
     for output in entries(description.get("outputs")):

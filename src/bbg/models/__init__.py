@@ -43,7 +43,7 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
     - `act`: nonlinearity of the units, a name of `bbg.methods.ACTIVATIONS` such as "rprelu"; None takes the method's.
     - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
     - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
-    - `size`: side of the images, a multiple of 8.
+    - `size`: side of the images, or (H, W); multiples of 8.
 
     Raises BbgError for an unknown name, method or option.
     """

@@ -13,7 +13,7 @@ from bbg.methods import Method, get
 
 
 class VGGSmall(nn.Module):
-    """Images `[N, in_channels, size, size]` to logits `[N, num_classes]`; `size` is a multiple of 8."""
+    """Images `[N, in_channels, *size]` to logits `[N, num_classes]`; the sides of `size` are multiples of 8."""
 
     def __init__(
         self,
@@ -22,11 +22,12 @@ class VGGSmall(nn.Module):
         *,
         width: int = 128,
         in_channels: int = 3,
-        size: int = 32,
+        size: int | tuple[int, int] = 32,
         act: str | None = None,
     ) -> None:
         super().__init__()
-        if size < 8 or size % 8:
+        high, wide = (size, size) if isinstance(size, int) else size
+        if min(high, wide) < 8 or high % 8 or wide % 8:
             raise BbgError(f"vgg_small: size is {size}, allowed are multiples of 8")
         chosen = get(method)
         self.stem = nn.Sequential(
@@ -41,7 +42,7 @@ class VGGSmall(nn.Module):
             units.append(Unit.build(channels, width * factor, 3, padding=1, method=chosen, act=act, pool=pool))
             channels = width * factor
         self.units = nn.Sequential(*units)
-        self.head = nn.Linear(channels * (size // 8) ** 2, num_classes)
+        self.head = nn.Linear(channels * (high // 8) * (wide // 8), num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""

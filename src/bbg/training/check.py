@@ -6,9 +6,9 @@ import os
 
 import torch
 
-from bbg.data import DATASETS
+from bbg.data import DATASETS, wanted_by
 from bbg.errors import BbgError, allowed
-from bbg.image import PRESETS, Preprocess
+from bbg.image import PRESETS
 from bbg.recipe import Recipe
 from bbg.training.factory import build, find_factory
 from bbg.training.tasks import make_task
@@ -22,10 +22,11 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.dataset not in DATASETS:
         raise BbgError(f"unknown dataset {recipe.dataset!r}; {allowed(recipe.dataset, DATASETS)}")
     make_task(recipe, 2)
+    preprocess = wanted_by(recipe).over(PRESETS.get(recipe.dataset, PRESETS["cifar10"]))
     if recipe.factory is not None:
         find_factory(recipe.factory)
     else:
         with torch.device("meta"):
-            build(recipe, 2, PRESETS.get(recipe.dataset) or Preprocess(recipe.size))
+            build(recipe, 2, preprocess)
     if recipe.teacher is not None and not os.path.isfile(recipe.teacher):
         raise BbgError(f"no teacher {recipe.teacher!r}; the recipe key 'teacher' names a checkpoint of bbg train")

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,12 +37,14 @@ def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
     """
     if recipe.network is None:
         raise BbgError("recipe key 'network' is missing; every recipe names its network or a factory")
-    given = {
+    high, wide = preprocess.size
+    sides = high if high == wide else (high, wide)
+    given: dict[str, Any] = {
         "in_channels": len(preprocess.mean),
         "act": recipe.act,
         "width": recipe.width,
         "shortcut": recipe.shortcut,
-        "size": preprocess.size[0] if "size" in allowed_options(recipe.network) else None,
+        "size": sides if "size" in allowed_options(recipe.network) else None,
     }
     stated = {key: value for key, value in given.items() if value is not None}
     return create(recipe.network, recipe.method, num_classes=classes, **stated)

@@ -5,6 +5,7 @@ run.json      the data (digest, counts), and of each session: versions, machine,
 last.ckpt     the training at its last checkpoint; a folder without one holds no run yet, and may be used
 best.ckpt     where the recipe says `keep_best`: at its best epoch
 history.csv   curves.png   tensorboard/
+skipped.csv   the files of the data that are no readable images, where there are some
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 
 from bbg._version import __version__
 from bbg.cpu import name_of_cpu
+from bbg.data.report import write_skipped
 from bbg.data.sets import Split
 from bbg.errors import BbgError
 from bbg.files import write_json, write_text
@@ -33,7 +35,8 @@ from bbg.training.checkpoint import Checkpoint
 from bbg.training.plots import write_history
 
 LAST, BEST, RECIPE, FACTS = "last.ckpt", "best.ckpt", "recipe.toml", "run.json"
-OTHERS = ("history.csv", "curves.png", "tensorboard")
+SKIPPED = "skipped.csv"
+OTHERS = ("history.csv", "curves.png", "tensorboard", SKIPPED)
 MARK = "# The recipe of this run, as it was trained.\n"  # a recipe.toml without it is the user's own
 LIBRARIES = ("torch", "torchvision", "lightning-fabric", "numpy", "pillow")
 RUNS = Path("runs")
@@ -108,6 +111,7 @@ def session(
     if new:
         _remove(folder)
     _write(folder, state, facts)
+    write_skipped(split, folder / SKIPPED)
     end = "finished"
     try:
         yield
@@ -141,7 +145,7 @@ def identity(split: Split) -> dict[str, Any]:
 
 def _facts(folder: Path, new: bool, state: Checkpoint, split: Split, device: torch.device) -> dict[str, Any]:
     """What run.json holds while this session runs."""
-    skipped = {"training": split.train.skipped, "test": split.test.skipped}
+    skipped = {"training": len(split.train.skipped), "test": len(split.test.skipped)}
     data = {half: {**facts, "skipped": skipped[half]} for half, facts in state.data.items()}
     here = {
         "began": _now(),

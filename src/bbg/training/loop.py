@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bbg.data.augment import STEP, draw
 from bbg.data.loader import Loader
 from bbg.data.sets import Split
+from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
 from bbg.log import LOGGER, terminal
 from bbg.recipe import Recipe
@@ -37,6 +38,7 @@ from bbg.training.device import choose_device, fabric_on
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_norms
 from bbg.training.factory import binarized, build, call_factory, find_factory
 from bbg.training.folder import LAST, keep, session
+from bbg.training.images import check_images
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
 from bbg.training.packed import pack, recorded_ranges
@@ -146,6 +148,7 @@ def _fit(
     custom: bool,
 ) -> Checkpoint:
     with terminal() if progress else nullcontext():
+        check_images(split)
         place = choose_device(device)
         task = make_task(recipe, len(split.classes), teacher_of(recipe, split) if teacher is None else teacher)
         model.to(memory_format=torch.channels_last)
@@ -323,8 +326,26 @@ def keep_state(
 
 def training_loader(split: Split, recipe: Recipe, device: torch.device | str = "cpu") -> Loader:
     """The training images of `split`, shuffled and augmented as the recipe says."""
-    crops: dict[str, Any] = {"padding": recipe.crop_padding, "flip": recipe.flip}
-    return Loader(split.train, recipe.batch_size, shuffle=True, seed=recipe.seed, device=device, **crops)
+    crop = recipe.crop
+    if crop == "auto":  # photographs are those images that a larger picture is cropped to
+        crop = "padded" if split.preprocess.resize is None else "resized"
+    pictures = Pictures(
+        scale=recipe.crop_scale if crop == "resized" else None,
+        operations=recipe.randaugment,
+        magnitude=recipe.randaugment_magnitude,
+        colour=recipe.colour,
+    )
+    return Loader(
+        split.train,
+        recipe.batch_size,
+        shuffle=True,
+        seed=recipe.seed,
+        padding=recipe.crop_padding if crop == "padded" else 0,
+        flip=recipe.flip,
+        pictures=pictures,
+        mixup=recipe.mixup,
+        device=device,
+    )
 
 
 def seed_step(seed: int, epoch: int, step: int) -> None:

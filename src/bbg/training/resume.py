@@ -9,12 +9,15 @@ from torch import nn
 
 from bbg.data.sets import Split
 from bbg.errors import BbgError
+from bbg.image import Preprocess
 from bbg.log import LOGGER
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import ORDERED, Checkpoint, load_weights
 from bbg.training.folder import LAST, identity, refuse_used
 
-# Recipe keys that may differ when a run is resumed, since the result means the same. `factory` names code alone.
+# Recipe keys that may differ when a run is resumed, since the result means the same. `factory` names code alone, and of
+# the pixels that `PIXELS` ask for, the preprocessing and the images themselves are compared.
+PIXELS = ("size", "resize", "mode", "mean", "std", "decode")
 FREE = ("checkpoint_steps", "compile", "epochs", "evaluation", "factory")
 OTHER_BITS = ("compile",)  # of these, those that round otherwise
 
@@ -54,11 +57,12 @@ def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
         raise BbgError(f"{refused}: {came}; start a new run, with --init to keep the weights")
     new, old = recipe.to_dict(), state.recipe.to_dict()
     for key in new:
-        if new[key] != old[key] and key not in FREE:
+        if new[key] != old[key] and key not in FREE + PIXELS:
             came = f"recipe key {key!r} is {new[key]!r}, the run has {old[key]!r}"
             raise BbgError(f"{refused}: {came}; give the same, {instead}")
     if list(split.classes) != state.classes:
         raise BbgError(f"{refused}: the images have other classes than the run; give the same --data, {instead}")
+    _refuse_other_pixels(split.preprocess, state.preprocess, refused, instead)
     for half, found in identity(split).items():
         if found != (before := state.data.get(half, {})):
             counts = f"{found['images']:,} of digest {found['digest']}"
@@ -76,6 +80,15 @@ def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
         state.since, state.ranges = state.epoch, {}
     state.recipe = recipe
     return state
+
+
+def _refuse_other_pixels(ours: Preprocess, theirs: Preprocess, refused: str, instead: str) -> None:
+    """The preprocessing of the images, and that of the run."""
+    if ours != theirs:
+        pixels, other = ours.to_json(), theirs.to_json()
+        key = next(name for name in {**pixels, **other} if pixels.get(name) != other.get(name))
+        differs = f"preprocessing has {key} {pixels.get(key)}, that of the run {other.get(key)}"
+        raise BbgError(f"{refused}: the {differs}; give the same {key}, {instead}")
 
 
 def _means(key: str, state: Checkpoint, recipe: Recipe) -> str:

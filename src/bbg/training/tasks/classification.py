@@ -20,7 +20,10 @@ def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 
 class Classification:
-    """Logits `[N, classes]` against labels `[N]`; `teacher`: a network whose logits are learned too."""
+    """Logits `[N, classes]` against labels `[N]`; `teacher`: a network whose logits are learned too.
+
+    The labels of mixed images are the shares of the classes, `[N, classes]`.
+    """
 
     head: heads.Head | None = heads.Classification()
     figure = "accuracy"
@@ -42,8 +45,9 @@ class Classification:
         return (1 - share) * loss + share * distillation(logits, taught.float(), self.recipe.temperature)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Top-1 accuracy."""
-        return {"accuracy": (outputs.detach().argmax(1) == targets).float().mean()}
+        """Top-1 accuracy; the label of a mixed image is the class with the largest share."""
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
+        return {"accuracy": (outputs.detach().argmax(1) == labels).float().mean()}
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, loader: Loader) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""What a set holds, in words: counts, pixels, and the files that were left out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from bbg.data.sets import Dataset, Skipped, Split, class_counts
+from bbg.files import write_bytes
+from bbg.image import Preprocess
+
+NAMED = 5  # skipped files that are named
+CLASSES = 20  # classes that are listed
+
+
+def found(split: Split) -> list[str]:
+    """Lines that say what the training will read: images, classes with their counts, pixels, skipped files."""
+    classes = split.classes
+    lines = [f"{len(split.train):,} training images, {len(split.test):,} test images"]
+    counts = [class_counts(half) for half in split]
+    listed = [f"{name} ({counts[0][name]:,} + {counts[1][name]:,})" for name in classes[:CLASSES]]
+    lines.append(f"{len(classes)} classes (training + test): {', '.join(listed)}{', ...' * (len(classes) > CLASSES)}")
+    lines.append(f"pixels: {pixels(split.preprocess)}")
+    return lines + skipped_lines([*split.train.skipped, *split.test.skipped])
+
+
+def pixels(preprocess: Preprocess) -> str:
+    """How pictures become inputs."""
+    height, width = preprocess.size
+    colours = "grey" if preprocess.mode == "L" else preprocess.mode
+    cut = "the whole picture resized, whatever its shape"
+    if preprocess.resize is not None:
+        cut = f"the middle of the picture, its short side scaled to {preprocess.resize}"
+    scale = "; large JPEGs decoded at a scale" if preprocess.decode == "scaled" else ""
+    return f"{height} x {width} {colours}, {cut}{scale}"
+
+
+def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
+    """The first skipped files with the reasons, and how many more there are."""
+    if not skipped:
+        return []
+    files = "file that is no readable image" if len(skipped) == 1 else "files that are no readable images"
+    lines = [f"skipped {len(skipped):,} {files}:"]
+    lines += [f"  {path}: {reason}" for path, reason in skipped[:NAMED]]
+    if more := len(skipped) - NAMED:
+        lines += [f"  and {more:,} more"] * (more > 0)
+    return lines
+
+
+def write_skipped(split: Split, file: Path) -> None:
+    """The skipped files of both halves as CSV, `half, file, reason`; no file where none was skipped."""
+    halves: dict[str, Dataset] = {"training": split.train, "test": split.test}
+    rows = [(half, *one) for half, data in halves.items() for one in data.skipped]
+    if not rows:
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("half", "file", "reason"), *rows])
+    write_bytes(file, text.getvalue().encode(errors="surrogateescape"))

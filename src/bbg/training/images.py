@@ -1,0 +1,51 @@
+"""Whether images can be trained on, and their network packed: asked before the first step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bbg.data.sets import Dataset, Split
+from bbg.errors import BbgError
+from bbg.graph import checked_json as checked
+from bbg.log import LOGGER
+
+
+def check_images(split: Split) -> None:
+    """Raise BbgError for names of classes that a packed file cannot hold, halves of different classes, a half without
+    images, and labels that are no classes.
+
+    A class without a training image is a warning. Targets that are no single class each are not looked at.
+    """
+    for name in split.classes:
+        checked.name(name, "the name of a class")
+    twice = [name for i, name in enumerate(split.classes) if name in split.classes[:i]]
+    if twice:
+        raise BbgError(f"class {twice[0]!r} is there twice; give each class a name of its own")
+    if odd := sorted(set(split.train.classes).symmetric_difference(split.test.classes)):
+        raise BbgError(f"class {odd[0]!r} is in only one of training and test images; give both the same classes")
+    if split.train.classes != split.test.classes:
+        raise BbgError("training and test images have their classes in another order; give both the same")
+    for half, data in (("training", split.train), ("test", split.test)):
+        if not len(data):
+            raise BbgError(f"there are no {half} images; give some")
+        _check_labels(half, data)
+
+
+def _check_labels(half: str, data: Dataset) -> None:
+    labels, count = np.asarray(data.labels), len(data.classes)
+    if labels.ndim != 1 or not count:
+        return
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= count:
+        came = f"{labels.dtype} from {labels.min()} to {labels.max()}"
+        raise BbgError(
+            f"the labels of the {half} images are {came}; {count} classes have integers from 0 to {count - 1}"
+        )
+    if half != "training":
+        return
+    if count == 1:
+        raise BbgError(f"there is one class only, {data.classes[0]!r}; a network that tells classes apart needs two")
+    empty = [
+        name for name, images in zip(data.classes, np.bincount(labels, minlength=count), strict=True) if not images
+    ]
+    if empty:
+        LOGGER.warning("no training image is of class %s: it will not be learned", ", ".join(empty))
