@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from bbg.cpu import cores
 from bbg.data import FileSet, ImageSet, Split, folders, open_data, read_batch
 from bbg.data.cache import cached, decoded
+from bbg.data.sets import Part, Wanted, part, picture_of
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 
@@ -48,10 +50,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def opened(root: Path, cache: Path | None, outside: bool = False, pictures: bool = False) -> Split:
-    from dataclasses import replace
-
-    from bbg.data.sets import Wanted
-
     folders.MEMORY = 0 if outside else 2 * 2**30
     return folders.folders(root, replace(Wanted.of(PHOTOS), cache=cache, pictures=pictures))
 
@@ -186,3 +184,15 @@ def test_decoding_is_in_order_and_only_a_little_ahead() -> None:
         assert str(image) == "broken" if number == 7 else image == number
         assert len(started) <= number + 4 * cores() + 2
     assert sorted(started) == list(range(100))
+
+
+def test_a_part_of_a_set_has_its_own_images(tmp_path: Path, counted: list[str]) -> None:
+    root, chosen = photos(tmp_path / "photos"), np.array([6, 1, 3])
+    pixels, pictures = (opened(root, tmp_path / "cache", True, whole).train for whole in (False, True))
+    counted.clear()
+    for i, index in enumerate(chosen.tolist()):
+        assert np.array_equal(part(pixels, chosen).read(i)[0], pixels.read(index)[0])
+        for some in (part(pictures, chosen), Part(pictures, chosen)):
+            assert np.array_equal(picture_of(some, i), picture_of(pictures, index))
+            assert some.labels[i] == pictures.labels[index]
+    assert not counted, "all of them come from the caches"
