@@ -49,7 +49,7 @@ RUNTIME = {
 }
 RUNTIME |= {"engine", "sources", "scoring", "metrics", "style", "drawing", "data"}
 RUNTIME |= {"__init__"}
-LOADING = {"bbg.data.loader", "bbg.data.augment"}  # of the room data, what feeds a training
+LOADING = {"bbg.data.loader", "bbg.data.augment", "bbg.data.transforms"}  # of the room data, what feeds a training
 VERBS = {"cli", "__main__"}
 TORCH = ("torch", "torchvision", "lightning", "pytorch_lightning", "torchmetrics", "tensorboard")
 LINES = 430  # a file holds one concept; beyond this length it hardly does
