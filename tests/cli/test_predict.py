@@ -22,6 +22,7 @@ from bbg.cli import main
 from bbg.cli.predict import copies
 from bbg.cpu import cores
 from bbg.errors import BbgError
+from bbg.scoring.stream import through
 
 PREPROCESS = bbg.Preprocess(16, 20, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -172,7 +173,7 @@ def test_who_stops_reading_waits_for_few_images(model: Path) -> None:
         read.append(item)
         return np.zeros((2, 2, 3), np.uint8)
 
-    found = scoring.through(pixels, lambda batch: range(len(batch)), iter(range(10**9)), batch=8, threads=2)
+    found = through(pixels, lambda batch: range(len(batch)), iter(range(10**9)), batch=8, threads=2)
     assert [item for item, _ in (next(found) for _ in range(100))] == list(range(100))
     found.close()  # type: ignore[attr-defined]
     assert len(read) <= 100 + 8 * (2 + 2) + 8
