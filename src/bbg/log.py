@@ -165,8 +165,8 @@ class Bar:
             steps = max(self.done - self.begun, 1)
             left = elapsed / steps * max(self.total - self.done, 0)
             told, room = [f"{self.done / self.total:4.0%}".replace("%", " %"), f"{_clock(left)} left"], 6
-        what = self.what[: max(0, width - room - sum(len(part) + 2 for part in told) - 1)]
-        rest = width - len(what) - room - sum(len(part) + 2 for part in told) - 1
+        what = self.what[: max(0, width - room - sum(len(part) + 2 for part in told) - 2)]
+        rest = width - len(what) - room - sum(len(part) + 2 for part in told) - 2
         for figure in self.figures:
             if len(figure) + 2 > rest:
                 break

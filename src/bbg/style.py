@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
+from bbg.environment import import_matplotlib
+
 # Green, orange and violet are the first three of ColorBrewer's Dark2, which is safe for the colour-blind.
 GREEN, ORANGE, VIOLET = "#1b9e77", "#d95f02", "#7570b3"
 LIGHT = "#d3eee2"  # a light green: the other of two bits
@@ -56,14 +58,13 @@ _RC: Any = {
 @contextmanager
 def applied() -> Iterator[None]:
     """Figures that are made and written within this context have the style; matplotlib's settings come back after."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(_RC):
+    with import_matplotlib().rc_context(_RC):
         yield
 
 
 def figure(width: float, height: float) -> Any:
     """An empty figure, in inches; its parts find room for themselves."""
+    import_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

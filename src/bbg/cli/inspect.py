@@ -96,7 +96,9 @@ def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[s
         split = held_out(trained.recipe.dataset, data, preprocess, trained.classes)
     blank = torch.zeros(1, len(preprocess.mean), *preprocess.size)
     cost = analysis.costs(model, blank)
-    report: dict[str, Any] = {"weights": [_weights(row) for row in analysis.weight_entropy(model)]}
+    keys = trained.recipe.to_dict().items()
+    report: dict[str, Any] = {"recipe": [{"key": key, "value": value} for key, value in keys if value is not None]}
+    report |= {"weights": [_weights(row) for row in analysis.weight_entropy(model)]}
     report["gates"] = [
         {"unit": g.name, "mean": g.mean, "std": g.std, "min": g.least, "max": g.largest, "share_negative": g.negative}
         for g in analysis.gates(model)

@@ -15,6 +15,7 @@ from bbg.cli.output import STDOUT, lines, rows_to
 from bbg.cli.parser import MODEL, argument, count, new_file, verb
 from bbg.cli.scoring import is_checkpoint
 from bbg.errors import BbgError
+from bbg.log import track
 from bbg.sources import CAMERA, find
 from bbg.zoo import resolve
 
@@ -78,7 +79,7 @@ def predict(
             *([_csv(csv_file)] if csv_file else []),
             *([_text] if STDOUT not in (json, csv) else []),
         ]
-        for name, answer in stream:
+        for name, answer in track(stream, "predicting"):
             if isinstance(answer, BbgError):
                 bad += 1
                 print("bbg:", " ".join(str(answer).split()), file=sys.stderr)

@@ -13,6 +13,7 @@ import numpy as np
 
 from bbg.errors import BbgError
 from bbg.graph.file import looks_like_checkpoint
+from bbg.log import track
 
 if TYPE_CHECKING:
     from torch import nn
@@ -186,4 +187,4 @@ def engine_logits(engine: Engine, split: Split) -> np.ndarray:
     from bbg.data import read_batch
 
     batches = np.array_split(np.arange(len(split.test)), -(-len(split.test) // BATCH))
-    return np.concatenate([engine(read_batch(split.test, indices)[0]) for indices in batches])
+    return np.concatenate([engine(read_batch(split.test, indices)[0]) for indices in track(batches, "evaluating")])

@@ -63,6 +63,7 @@ def train(
         if value is not None:
             LOGGER.info("%s = %s", key, value)
     folder = out or new_folder(name)
+    LOGGER.info("the run is kept in %s", folder)
     state = train_by(chosen, split, folder, init=init, resume=resume, overwrite=overwrite, device=device)
     report = {
         "checkpoint": str(folder / LAST),

@@ -24,6 +24,7 @@ from bbg.data.sets import Dataset, ImageSet, read_batch
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.image import Preprocess
+from bbg.log import track
 from bbg.sources import SUFFIXES, files_below
 
 RECORDED = 512  # images that ranges are recorded on where there are that many
@@ -102,7 +103,7 @@ def measure(lowered: Lowered, graph: Graph, names: set[str], images: Tensor, sou
     low: dict[str, Tensor] = {}
     high: dict[str, Tensor] = {}
     outputs = []
-    for _, batch in batches(graph, images):
+    for _, batch in track(batches(graph, images), "measuring ranges"):
         values = run_free(lowered.oracle, {INPUT: batch})
         outputs.append(outputs_of(graph, values))
         for name in names:

@@ -26,6 +26,7 @@ from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import Graph, reference
 from bbg.graph.file import PackedModel
+from bbg.log import track
 
 TOLERANCE = 1e-5
 BATCH_NUMBERS = 2**25  # of all values of the images in one batch: 128 MB in float32
@@ -93,7 +94,7 @@ def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checke
     observed = Engine(replace(packed, graph=every_value, head=None))
     checks: dict[str, LayerCheck] = {}
     compared = Comparison()
-    for start, batch in batches(graph, images):
+    for start, batch in track(batches(graph, images), "checking layers"):
         arrays = observed.run(batch.numpy())
         values = {INPUT: batch, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
         free = run_free(lowered.oracle, {INPUT: batch})
@@ -178,10 +179,10 @@ def diverged(lowered: Lowered, graph: Graph, values: Mapping[str, Tensor], free:
     return [float(distance) for distance in first if distance > 0]
 
 
-def batches(graph: Graph, images: Tensor) -> Iterator[tuple[int, Tensor]]:
+def batches(graph: Graph, images: Tensor) -> list[tuple[int, Tensor]]:
     """The images in batches of which all values take a bounded memory, and where each batch starts."""
     size = max(1, BATCH_NUMBERS // sum(value.numbers for value in graph.values.values()))
-    return ((start, images[start : start + size]) for start in range(0, len(images), size))
+    return [(start, images[start : start + size]) for start in range(0, len(images), size)]
 
 
 def outputs_of(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
+from bbg.environment import hidden
 from bbg.errors import BbgError
 
 ALLOWED = "allowed are cpu, cuda, cuda:N and mps"
@@ -39,6 +40,7 @@ def choose_device(name: str | None = None) -> torch.device:
 def fabric_on(device: torch.device) -> Fabric:
     """Fabric on this one device, launched. A process of its own, also inside the job of a cluster."""
     devices = [device.index] if device.type == "cuda" else 1
-    fabric = Fabric(accelerator=device.type, devices=devices, plugins=[LightningEnvironment()])
-    fabric.launch()
+    with hidden("LT_"):  # what `fabric run` sets would win over these arguments
+        fabric = Fabric(accelerator=device.type, devices=devices, plugins=[LightningEnvironment()])
+        fabric.launch()
     return fabric

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bbg.data.loader import Loader
 from bbg.data.sets import Dataset
 from bbg.image import Preprocess
+from bbg.log import track
 
 EVALUATION_BATCH = 250
 
@@ -55,4 +56,4 @@ def logits_of(model: nn.Module, images: Dataset, preprocess: Preprocess) -> Tens
     device = next(model.parameters()).device
     loader = Loader(images, EVALUATION_BATCH, preprocess=preprocess, device=device)
     with full_precision():
-        return torch.cat([model(x).float().cpu() for x, _ in loader.epoch()])
+        return torch.cat([model(x).float().cpu() for x, _ in track(loader.epoch(), "evaluating", loader.steps)])

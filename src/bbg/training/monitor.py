@@ -1,9 +1,10 @@
 """What is watched while a network trains: how even its bits are, how many of them turn, and how fast it goes.
 
-All figures go to TensorBoard, where it is installed (`pip install tensorboard`); those of an epoch are columns
-of the history too, except these, of which there is one for each layer: the entropy of the weight signs in bits
-(`entropy/<layer>`), the share of weight signs that differ from those at the end of the epoch before (`flips/<layer>`),
-and the histogram of the gates (`gate/<unit>`). The share over all binary layers, `flips`, is a column.
+All figures and the recipe go to TensorBoard, where it is installed (`pip install tensorboard`). Those of an
+epoch are columns of the history too, except these, of which there is one for each layer: the entropy of the weight
+signs in bits (`entropy/<layer>`), the share of weight signs that differ from those at the end of the epoch before
+(`flips/<layer>`), and the histogram of the gates (`gate/<unit>`). The share over all binary layers, `flips`, is a
+column.
 
 The signs that an epoch began with travel in the checkpoint, 1 bit each, so that a run resumed inside an epoch counts
 the same flips as an undisturbed one.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,6 +38,17 @@ class Monitor:
     def __init__(self, model: nn.Module, state: Checkpoint, folder: Path | None) -> None:
         self.model, self.state = model, state
         self.writer = None if folder is None else open_writer(folder)
+        if self.writer is not None:
+            self._log_recipe(self.writer)
+
+    def _log_recipe(self, writer: SummaryWriter) -> None:
+        """The recipe as TensorBoard's hyper-parameters, beside the test figures that its runs are compared by."""
+        from torch.utils.tensorboard.summary import hparams
+
+        keys = {key: value for key, value in self.state.recipe.to_dict().items() if value is not None}
+        file: Any = writer.file_writer  # which torch declares as None
+        for summary in hparams(keys, {"test_accuracy": 0.0})[:2]:  # the third says that the session is over
+            file.add_summary(summary)
 
     def begin_epoch(self) -> None:
         """Take the signs that the epoch begins with; inside an epoch the checkpoint brought them."""

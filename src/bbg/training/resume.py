@@ -94,8 +94,7 @@ def _refuse_other_pixels(ours: Preprocess, theirs: Preprocess, refused: str, ins
 def _means(key: str, state: Checkpoint, recipe: Recipe) -> str:
     """What it means for the rest of the training that `key` is another one than the run had."""
     if key == "epochs" and state.epoch == state.recipe.epochs:
-        more = recipe.epochs - state.epoch
-        return f": it was finished, and its schedule begins anew for {more} more epochs"
+        return f": it was finished, and its schedule begins anew with epoch {state.epoch + 1}"
     if key == "epochs":
         return f": from here on the learning rate is that of {recipe.epochs} epochs"
     return ": from here on the bits are not those of a run without this change" if key in OTHER_BITS else ""

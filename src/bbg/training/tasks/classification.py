@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bbg import heads
 from bbg.data.loader import Loader
+from bbg.log import track
 from bbg.recipe import Recipe
 
 
@@ -55,7 +56,7 @@ class Classification:
         model.eval()
         # The sums stay on the device: reading one makes the processor wait for it.
         loss, right = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
-        for x, labels in loader.epoch():
+        for x, labels in track(loader.epoch(), "evaluating", loader.steps):
             logits = model(x).float()
             loss = loss.to(x.device) + F.cross_entropy(logits, labels, reduction="sum")
             right = right.to(x.device) + (logits.argmax(1) == labels).sum()
