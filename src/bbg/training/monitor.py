@@ -45,7 +45,8 @@ class Monitor:
         """The recipe as TensorBoard's hyper-parameters, beside the test figures that its runs are compared by."""
         from torch.utils.tensorboard.summary import hparams
 
-        keys = {key: value for key, value in self.state.recipe.to_dict().items() if value is not None}
+        stated = {key: value for key, value in self.state.recipe.to_dict().items() if value is not None}
+        keys = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in stated.items()}
         file: Any = writer.file_writer  # which torch declares as None
         for summary in hparams(keys, {"test_accuracy": 0.0})[:2]:  # the third says that the session is over
             file.add_summary(summary)
