@@ -147,6 +147,16 @@ def test_a_run_that_fails_before_its_first_checkpoint_locks_nothing(
     assert train(SHORT.changed({"epochs": 1}), few, tmp_path / "run", progress=False).epoch == 1
 
 
+@pytest.mark.parametrize("name", ["history.csv", "curves.png", "run.json", "best.ckpt", "tensorboard/log"])
+def test_a_file_of_the_users_own_is_not_removed(name: str, few: Split, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(BbgError, match=r"was not written by a run, and would be lost"):
+            train(SHORT, few, tmp_path, overwrite=overwrite, progress=False)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_a_recipe_of_the_users_own_is_not_overwritten(few: Split, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text('dataset = "digits"\n')
     for overwrite in (False, True):

@@ -22,6 +22,7 @@ import numpy as np
 from bbg.cpu import cores
 from bbg.errors import BbgError
 from bbg.files import whole_file
+from bbg.log import track
 
 VERSION = 1
 HEADER = 128  # bytes of the head of a one-dimensional .npy file, whatever its length
@@ -95,7 +96,7 @@ def decoded(paths: Iterable[Path], decode: Decode) -> Iterator[np.ndarray | BbgE
 
     with ThreadPoolExecutor(cores()) as pool:
         waiting: deque[Future[np.ndarray | BbgError]] = deque()
-        for path in paths:
+        for path in track(paths, "reading images"):
             waiting.append(pool.submit(one, path))
             if len(waiting) > 4 * cores():
                 yield waiting.popleft().result()

@@ -69,7 +69,7 @@ def newest_folder(name: str, parent: Path = RUNS) -> Path:
 
 
 def refuse_used(folder: Path) -> None:
-    """Raise BbgError where `folder` holds a run, or a recipe that no run has written."""
+    """Raise BbgError where `folder` holds a run, or files under the names of a run that none has written."""
     if os.path.lexists(folder / LAST):
         hint = "go on with --resume, start anew with --overwrite, or give another --out"
         raise BbgError(f"{str(folder)!r} holds a run already; {hint}")
@@ -82,7 +82,10 @@ def _refuse_foreign(folder: Path) -> None:
         with open(path, encoding="utf-8") as file:
             ours = file.readline() == MARK
     except (FileNotFoundError, NotADirectoryError):
-        return
+        ours = os.path.lexists(folder / LAST)  # runs of older versions have no recipe in their folder
+        path = next((folder / name for name in (BEST, FACTS, *OTHERS) if os.path.lexists(folder / name)), path)
+        if not os.path.lexists(path):
+            return
     except (OSError, ValueError):
         ours = False
     if not ours:
