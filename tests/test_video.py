@@ -160,7 +160,9 @@ def test_without_opencv_the_sentence_says_what_to_install(
     monkeypatch.setitem(sys.modules, "cv2", None)
     (tmp_path / "x.mp4").touch()
     assert run("predict", tmp_path / "x.mp4", "--model", model) == 1
-    assert "videos need OpenCV; run pip install 'bbg[video]'" in capsys.readouterr().err
+    assert (
+        "a video needs cv2, which is not installed; run pip install opencv-python-headless" in capsys.readouterr().err
+    )
 
 
 # Addresses ------------------------------------------------------------------------------------------------------------

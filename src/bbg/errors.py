@@ -9,6 +9,7 @@ from collections.abc import Iterable
 EXTRAS = {
     "train": ("torch", "torchvision", "lightning-fabric", "matplotlib"),
     "tensorboard": ("tensorboard",),
+    "video": ("opencv-python-headless",),
 }
 
 
@@ -36,6 +37,6 @@ def allowed(name: object, known: Iterable[str], intro: str = "allowed are") -> s
 
 def not_installed(what: str, module: str) -> BbgError:
     """The error that `what` needs `module`; it names all packages of the extra that the module belongs to."""
-    name = module.partition(".")[0].replace("_", "-")
+    name = {"cv2": "opencv-python-headless"}.get(module, module.partition(".")[0].replace("_", "-"))
     packages = next((packages for packages in EXTRAS.values() if name in packages), (name,))
     return BbgError(f"{what} needs {module}, which is not installed; run pip install {' '.join(packages)}")

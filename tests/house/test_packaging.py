@@ -51,7 +51,12 @@ def test_the_oldest_versions_are_pinned() -> None:
 def test_the_advice_to_install_names_the_packages_of_the_extras() -> None:
     for extra, packages in errors.EXTRAS.items():
         assert packages == tuple(re.split("[>=]", line)[0] for line in EXTRAS[extra])
-    for module, extra in (("torch", "train"), ("lightning_fabric", "train"), ("tensorboard", "tensorboard")):
+    for module, extra in (
+        ("torch", "train"),
+        ("lightning_fabric", "train"),
+        ("tensorboard", "tensorboard"),
+        ("cv2", "video"),
+    ):
         assert str(errors.not_installed("this", module)).endswith(f"run pip install {' '.join(errors.EXTRAS[extra])}")
     assert str(errors.not_installed("this", "nothing")).endswith("run pip install nothing")
 

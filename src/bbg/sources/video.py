@@ -1,4 +1,4 @@
-"""The frames of a video or of a camera, by OpenCV, which is imported when it is used: `pip install 'bbg[video]'`."""
+"""The frames of a video or of a camera, by OpenCV (`pip install opencv-python-headless`), imported when it is used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, not_installed
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 CAMERA = "camera:"  # and its number
@@ -56,7 +56,7 @@ def _open(source: str) -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise BbgError(f"{source}: videos need OpenCV; run pip install 'bbg[video]'") from error
+        raise not_installed(f"{source}: a video", "cv2") from error
     if source.startswith(CAMERA):
         number = source.removeprefix(CAMERA)
         if not (number.isascii() and number.isdecimal() and len(number) < 5):
