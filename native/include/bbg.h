@@ -145,8 +145,8 @@ typedef enum bbg_input {
  * number per op of the graph, which that op's time is added to. Callable from several threads at once: calls on one
  * engine take turns; and in a forked child, whatever the threads of the parent were doing.
  *
- * `stop`: NULL, or what the calling thread asks about every tenth of a second, with `context`. Where the answer is not 0
- * the run ends soon, with the error "interrupted", and the outputs hold anything. */
+ * `stop`: NULL, or what the calling thread asks about every tenth of a second, with `context`. Where the answer is not
+ * 0 the run ends soon, with the error "interrupted", and the outputs hold anything. */
 const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,
                            double* seconds, int (*stop)(void* context), void* context);
