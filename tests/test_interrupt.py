@@ -118,7 +118,8 @@ LONG_CALLS = {
 @pytest.mark.parametrize("case", LONG_CALLS)
 def test_an_interrupt_ends_a_long_call(case: str) -> None:
     began = """
-        import numpy as np, os, bbg
+        import numpy as np, os, signal, bbg
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background may ignore it
         engine = bbg.load("resnet20-cifar10", threads=1)
         images = np.zeros((5_000, 32, 32, 3), np.uint8)
         print("started", flush=True)

@@ -246,11 +246,11 @@ def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
     try:
         old = json.loads(result.read_text(encoding="utf-8"))
         rows = [{**row, "method": row["method"], "seed": row["seed"]} for row in old["rows"]]
-        ours = {**report["recipe"], "test_set": report["test_set"]}
+        ours = json.loads(json.dumps({**report["recipe"], "test_set": report["test_set"]}))  # lists, as in the file
         newer = {
             key.key: key.default for key in keys_of_recipes() if key.key not in VARIED
         }  # keys that results of older versions do not have
-        theirs = {**newer, **old["recipe"], "test_set": old["test_set"]}
+        theirs = {**json.loads(json.dumps(newer)), **old["recipe"], "test_set": old["test_set"]}
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise BbgError(f"{str(result)!r} is no result of a comparison; give another file") from e
     for key in {**ours, **theirs}:

@@ -263,7 +263,7 @@ USAGE = {
     "no verb of this name": (["frobnicate"], "unknown verb 'frobnicate'"),
     "no image": (["predict"], "required: IMAGE"),
     "no such option": (["zoo", "--frob"], "unknown option '--frob'"),
-    "a word too many": (["zoo", "all"], "'all' is one argument too many"),
+    "a word too many": (["zoo", "resnet20-cifar10", "all"], "'all' is one argument too many"),
     "top below 1": (["predict", "x.jpg", "--top", "0"], "argument --top: '0'"),
     "top no number": (["predict", "x.jpg", "--top", "many"], "argument --top: 'many'"),
     "inspect nothing": (["inspect"], "either a MODEL or --cpu"),

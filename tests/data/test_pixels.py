@@ -155,15 +155,16 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
     split = open_data("folders", root)
     assert dict(class_counts(split.train)) == {"cat": 6, "dog": 6}
     lines = found(split)
-    assert lines[:3] == [
+    assert lines[:4] == [
         "12 training images, 12 test images",
-        "2 classes (training + test): cat (6 + 6), dog (6 + 6)",
+        "2 classes (training + test):",
+        "  cat (6 + 6), dog (6 + 6)",
         "pixels: 128 x 128 RGB, the middle of the picture, its short side scaled to 147; "
         "large JPEGs decoded at a scale",
     ]
-    assert lines[3] == "skipped 9 files that are no readable images:"
-    assert len(lines) == 10
-    assert "note0.txt: is missing, damaged or no image" in lines[4]
+    assert lines[4] == "skipped 9 files that are no readable images:"
+    assert len(lines) == 11
+    assert "note0.txt: is missing, damaged or no image" in lines[5]
     assert lines[-1] == "  and 4 more"
     write_skipped(split, tmp_path / "skipped.csv")
     table = (tmp_path / "skipped.csv").read_text().splitlines()

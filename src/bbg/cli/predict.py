@@ -8,12 +8,10 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, TextIO
 
 from bbg.cli.output import STDOUT, lines, rows_to
 from bbg.cli.parser import MODEL, argument, count, new_file, verb
-from bbg.cli.scoring import is_checkpoint
 from bbg.errors import BbgError
 from bbg.log import track
 from bbg.sources import CAMERA, find
@@ -62,11 +60,6 @@ def predict(
     """Say what is in images: classes with their probabilities. Exit status 1 where one of them could not be read."""
     from bbg.scoring import BATCH, predictions
 
-    if is_checkpoint(model):
-        raise BbgError(
-            f"{model!r} is a checkpoint of a training; convert it first: bbg convert {quote(model)} -o net.bbg, then "
-            "bbg predict --model net.bbg"
-        )
     live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
     found = find(images, every=every, urls=allow_urls)
     first = [] if live else list(islice(found, SEEN))

@@ -13,6 +13,7 @@ from bbg.image import Preprocess
 
 NAMED = 5  # skipped files that are named
 CLASSES = 20  # classes that are listed
+WIDTH = 79
 
 
 def found(split: Split) -> list[str]:
@@ -21,9 +22,23 @@ def found(split: Split) -> list[str]:
     lines = [f"{len(split.train):,} training images, {len(split.test):,} test images"]
     counts = [class_counts(half) for half in split]
     listed = [f"{name} ({counts[0][name]:,} + {counts[1][name]:,})" for name in classes[:CLASSES]]
-    lines.append(f"{len(classes)} classes (training + test): {', '.join(listed)}{', ...' * (len(classes) > CLASSES)}")
+    lines.append(f"{len(classes)} classes (training + test):")
+    lines += wrapped([*listed, *(["..."] if len(classes) > CLASSES else [])])
     lines.append(f"pixels: {pixels(split.preprocess)}")
     return lines + skipped_lines([*split.train.skipped, *split.test.skipped])
+
+
+def wrapped(words: Sequence[str]) -> list[str]:
+    """The words, with commas between them, in indented lines that fit a terminal; no word is broken."""
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]}, {word}" if lines[-1] else f"  {word}"
+        if lines[-1] and len(longer) >= WIDTH:
+            lines[-1] += ","
+            longer = f"  {word}"
+            lines.append("")
+        lines[-1] = longer
+    return lines
 
 
 def pixels(preprocess: Preprocess) -> str:
