@@ -172,7 +172,7 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
     assert len(table) == 10
     assert table[9].startswith(f"test,{root / 'test' / 'dog' / 'empty.jpg'},")
     assert (
-        found(open_data("folders", root, 32))[2] == "pixels: 32 x 32 RGB, the whole picture resized, whatever its shape"
+        found(open_data("folders", root, 32))[3] == "pixels: 32 x 32 RGB, the whole picture resized, whatever its shape"
     )
 
 
