@@ -281,5 +281,5 @@ def test_the_start_needs_neither_opencv_nor_http() -> None:
 
 def test_a_checkpoint_is_refused_with_the_command_to_run(tmp_path: Path, capsys: Any) -> None:
     torch.save({"version": 3}, tmp_path / "last one.ckpt")
-    command = f"bbg convert '{tmp_path}/last one.ckpt' -o net.bbg"
+    command = f"bbg convert '{tmp_path}/last one.ckpt' -o 'last one.bbg'"
     refused(tmp_path, capsys, command, "predict", "x.jpg", "--model", tmp_path / "last one.ckpt")

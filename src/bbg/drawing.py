@@ -8,6 +8,7 @@ font has them, its `instead` is drawn.
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -207,11 +208,14 @@ def _shortened(text: str, font: Any, width: float) -> str:
     """`text`, or as many characters of its beginning and its end as fit into `width` pixels, dots between them."""
     if font.getlength(text) <= width:
         return text
-    for kept in range(len(text) - 1, 0, -1):
-        short = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
-        if font.getlength(short) <= width:
-            return short
-    return text[:1]
+
+    def short(kept: int) -> str:
+        return f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+
+    # A character is at least a pixel wide, so that a text of any length is as quick as one that just does not fit.
+    most = range(1, min(len(text), int(width) + 1))
+    kept = bisect_right(most, width, key=lambda count: font.getlength(short(count)))
+    return short(kept) if kept else text[:1]
 
 
 def _length(label: Label, size: int) -> float:

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -117,8 +118,8 @@ def read(path: str | os.PathLike[str]) -> PackedModel:
         raise BbgError(f"{path}: is no packed file; one is a regular file below 2 GiB")
     if looks_like_checkpoint(data):
         raise BbgError(
-            f"{path}: is a checkpoint of bbg, a packed file is wanted; convert it first with: bbg convert {path} -o "
-            f"{Path(path).with_suffix('.bbg').name}"
+            f"{path}: is a checkpoint of bbg, a packed file is wanted; convert it first with: bbg convert "
+            f"{quote(str(path))} -o {quote(Path(path).with_suffix('.bbg').name)}"
         )
     try:
         return decode(data)
