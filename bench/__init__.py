@@ -12,7 +12,6 @@ BENCHMARKS = (
     "litert",
     "torchvision_networks",
     "training",
-    "ranges",
     "decoding",
     "sizes",
     "footprint",

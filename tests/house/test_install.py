@@ -10,17 +10,17 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from support.packages import installed
 from support.pages import CHANGES, SHORT, blocks, furnish, statements
 from support.paths import ROOT
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        any(find_spec(name) is None for name in ("torch", "pip", "scikit_build_core", "nanobind", "cmake")),
+        not installed("torch", "pip", "scikit-build-core", "nanobind", "cmake"),
         reason="what builds the package is not installed",
     ),
 ]
@@ -28,7 +28,7 @@ pytestmark = [
 RUNTIME = ("numpy", "numpy.libs", "safetensors", "PIL", "pillow.libs", "rich", "markdown_it", "mdurl", "pygments")
 # What is left out of the README in either place, with the reason.
 INSTALLS = "pip install torch torchvision lightning-fabric matplotlib"  # they are there: the environment sees them
-NO_ZIG = {"make wheel", "pip install dist/bbg-*.whl"} if find_spec("ziglang") is None else set()
+NO_ZIG = {"make wheel", "pip install dist/bbg-*.whl"} if not installed("ziglang") else set()
 IN_A_CLONE = {"make test", *NO_ZIG}  # all tests; zig is a package of 90 MB
 WITHOUT_ONE = {
     "make demo",

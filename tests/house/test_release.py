@@ -7,10 +7,10 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from support.packages import installed
 from support.paths import ROOT
 
 from bbg import __version__
@@ -111,7 +111,7 @@ def test_the_metadata_name_authors_and_links() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("ziglang", "auditwheel", "scikit_build_core", "pip")),
+    not installed("ziglang", "auditwheel", "scikit-build-core", "pip"),
     reason="the packages of the extra release are not installed; make release installs them",
 )
 @pytest.mark.parametrize("architecture", release.ARCHITECTURES)
