@@ -13,6 +13,7 @@ BENCHMARKS = (
     "torchvision_networks",
     "training",
     "decoding",
+    "predict",
     "sizes",
     "footprint",
     "larq_engine",
