@@ -90,14 +90,15 @@ def _layers_of_calls(network: TracedNetwork, pairs: dict[fx.Node, fx.Node]) -> R
         if not becomes_layer(node, modules):
             continue
         given = _arguments(node)
-        in_training = _arguments(pairs[node])["training"] if node in pairs else None if pairs else True
+        in_training = _arguments(pairs[node])["training"] if node in pairs else not pairs
         if given["training"] or not in_training or node not in network.live:
             continue  # the same in both modes: the network's own affair
         kind = network.kind(node)
         if node.target is F.batch_norm:
-            layer, name = _batch_norm(network, node, given)
-            if layer is None:
+            path = _owner_of_statistics(given)
+            if path is None:
                 continue
+            layer, name = _batch_norm(network, node, given, path), network.unique_name(path, own=True)
         else:
             op = op_of(node, modules)
             assert op is not None
@@ -125,29 +126,34 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
     return bound.arguments
 
 
-def _batch_norm(network: TracedNetwork, node: fx.Node, given: dict[str, Any]) -> tuple[nn.Module | None, str]:
-    """The layer with the very parameters and statistics that the call is given, and its name: that of their module.
+_NORM_PARTS = ("running_mean", "running_var", "weight", "bias")
 
-    None where they are not those of one module: then the call stays.
-    """
-    parts = {name: given[name] for name in ("running_mean", "running_var", "weight", "bias") if given[name] is not None}
-    if not all(isinstance(part, fx.Node) and part.op == "get_attr" for part in parts.values()):
-        return None, ""
-    owners = {str(part.target).rpartition(".")[0] for part in parts.values()}
-    if len(owners) != 1 or "running_mean" not in parts or ("weight" in parts) != ("bias" in parts):
-        return None, ""
-    (path,) = owners
+
+def _owner_of_statistics(given: dict[str, Any]) -> str | None:
+    """The module that all statistics and parameters of a called batch norm are of; None: then the call stays."""
+    parts = [given[name] for name in _NORM_PARTS if given[name] is not None]
+    if given["running_mean"] is None or (given["weight"] is None) != (given["bias"] is None):
+        return None
+    if not all(isinstance(part, fx.Node) and part.op == "get_attr" for part in parts):
+        return None
+    owners = {str(part.target).rpartition(".")[0] for part in parts}
+    return owners.pop() if len(owners) == 1 else None
+
+
+def _batch_norm(network: TracedNetwork, node: fx.Node, given: dict[str, Any], path: str) -> nn.Module:
+    """The layer with the very parameters and statistics that the call is given: those of the module `path`."""
     owner = network.model.get_submodule(path)
-    channels = network.shapes[network.inputs(node)[0]]
-    build = nn.BatchNorm2d if len(channels) == 4 else nn.BatchNorm1d
+    shape = network.shapes[network.inputs(node)[0]]
+    build = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
     # A module without a momentum gives the call one that changes with each step, so that it becomes the mean of all.
     momentum = given["momentum"] if getattr(owner, "momentum", 0.0) is not None else None
-    layer = build(channels[1], given["eps"], momentum, affine="weight" in parts)
-    for name, part in parts.items():
-        setattr(layer, name, network.attribute(part))
+    layer = build(shape[1], given["eps"], momentum, affine=given["weight"] is not None)
+    for name in _NORM_PARTS:
+        if given[name] is not None:
+            setattr(layer, name, network.attribute(given[name]))
     layer.num_batches_tracked = getattr(owner, "num_batches_tracked", None)
     layer.training = owner.training
-    return layer, network.unique_name(path, own=True)
+    return layer
 
 
 # ---- what else differs

@@ -301,7 +301,7 @@ class TracedNetwork:
                 others = [other for other in self.inputs(user) if other is not one]
                 if Trait.MULTIPLIES in op and not all(map(self._is_pooled, others)):
                     return True
-                repeated = op.name in _REPEATS and others != self.inputs(user)[:1]
+                repeated = op.name in _REPEATS and self.inputs(user)[0] is one
                 if repeated or (self._is_pooled(user) and all(map(self._is_pooled, others))):
                     seen.add(user)
                     todo.append(user)
