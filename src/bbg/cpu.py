@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+MOST_THREADS = 1024  # that one may ask for
 
 
 def cores() -> int:

@@ -18,7 +18,7 @@ import numpy as np
 
 import bbg._native as _native
 from bbg import zoo
-from bbg.cpu import cores
+from bbg.cpu import MOST_THREADS, cores
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel, read
@@ -230,8 +230,8 @@ def _threads(asked: int | None) -> int:
     if asked is None:
         return cores()
     asked = plain(asked)
-    if type(asked) is not int or not 1 <= asked <= 1024:
-        raise BbgError(f"threads is {asked!r}, it must be None or an integer from 1 to 1024")
+    if type(asked) is not int or not 1 <= asked <= MOST_THREADS:
+        raise BbgError(f"threads is {asked!r}, it must be None or an integer from 1 to {MOST_THREADS}")
     return asked
 
 

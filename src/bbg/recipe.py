@@ -106,12 +106,11 @@ class Recipe:
             "resize": 0,
             "width": 1,
             "activation_epochs": 0,
-            "randaugment": 0,
             "mixup": 0,
         }.items():
             value = getattr(self, key)
             if value is not None and not low <= value < 2**62:
-                raise BbgError(f"recipe key {key!r} is {value}, allowed is {low} or more")
+                raise BbgError(f"recipe key {key!r} is {value}, allowed is {low} or more, below 2^62")
         for key in ("momentum", "warmup", "label_smoothing", "distill", "crop_scale", "colour"):
             if not 0 <= getattr(self, key) <= 1:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is 0 to 1")
@@ -127,8 +126,9 @@ class Recipe:
             )
 
     def _check_pixels(self) -> None:
-        if not 0 <= self.randaugment_magnitude <= 30:
-            raise BbgError(f"recipe key 'randaugment_magnitude' is {self.randaugment_magnitude}, allowed is 0 to 30")
+        for key, most in {"randaugment": 100, "randaugment_magnitude": 30}.items():
+            if not 0 <= getattr(self, key) <= most:
+                raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is 0 to {most}")
         if self.crop_scale == 0:
             raise BbgError("recipe key 'crop_scale' is 0.0, allowed is more than 0 to 1")
         self.sides()

@@ -65,11 +65,20 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert done.returncode in (0, 141)  # 0 where all was written before the pipe was closed
 
 
+@pytest.mark.parametrize("words", ["zoo", "zoo --json -", "predict -"])
+def test_standard_streams_that_are_closed_are_empty(words: str, tmp_path: Path) -> None:
+    shell = f"{sys.executable} -m bbg {words} <&- >&- 2> {tmp_path}/errors"
+    assert subprocess.run(["bash", "-c", shell], check=False, timeout=60).returncode == 0
+    assert (tmp_path / "errors").read_text() == ""
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_is_one_sentence() -> None:
+@pytest.mark.parametrize("words", ["zoo", "zoo --help", "--version"])
+def test_a_full_disk_is_one_sentence(words: str) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "bbg", "zoo"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+        command = [sys.executable, "-m", "bbg", *words.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60, env=buffered)
     assert done.returncode == 2
     assert done.stderr.startswith(b"bbg: cannot write the output: No space left")
     assert b"Traceback" not in done.stderr

@@ -22,7 +22,7 @@ from bbg.errors import BbgError
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.folder import LAST
 from bbg.training.loop import train
-from bbg.training.monitor import packed, unpacked
+from bbg.training.monitor import open_writer, packed, unpacked
 from bbg.training.plots import write_history
 from bbg.training.tasks.classification import Classification
 
@@ -191,6 +191,16 @@ def test_signs_of_a_network_survive_packing(watched: Any) -> None:
     model = Checkpoint.load(watched[0] / LAST).network()
     now = signs(model)
     assert all(torch.equal(unpacked(packed(now), now)[name], sign) for name, sign in now.items())
+
+
+@pytest.mark.parametrize("name", ["history.csv", "curves.png", "tensorboard"])
+def test_what_is_in_the_way_of_a_file_of_the_run_is_named(name: str, tmp_path: Path) -> None:
+    """A folder in the place of a file, and a file in that of TensorBoard's folder."""
+    (tmp_path / name).touch() if name == "tensorboard" else (tmp_path / name).mkdir()
+    with pytest.raises(BbgError, match=f"{name}'?: cannot be written"):  # noqa: PT012
+        open_writer(tmp_path / "tensorboard")
+        row = {"epoch": 1, "accuracy": 0.5, "test_accuracy": 0.5}
+        write_history([row], tmp_path)
 
 
 def test_a_history_of_which_some_rows_have_a_figure(tmp_path: Path) -> None:

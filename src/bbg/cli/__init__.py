@@ -34,6 +34,9 @@ MODULES = {
     "zoo": "zoo",
 }
 
+# What torch says in a RuntimeError where there is no memory.
+TORCHS_MEMORY_ERRORS = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+
 
 def declare(verb: str | None = None) -> None:
     """Import the module of one `verb`, so that it starts at once, or of all of them where it is none."""
@@ -43,17 +46,12 @@ def declare(verb: str | None = None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line `arguments` (None: those of the process); exit with status 2 for bad input."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a file's name need not be text
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     try:
-        given = _helped(sys.argv[1:] if arguments is None else arguments)
-        declare(given[0])
-        options = vars(parser(__version__).parse_args(given))
-        call = options.pop("call")
-        with terminal(_level(options.pop("quiet"), options.pop("verbose")), _messages(options)):
-            call(**options)
-        sys.stdout.flush()
+        try:
+            _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # here, where it may fail
     except BrokenPipeError:  # whoever reads the output wants no more of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -62,7 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _end(2, f"cannot write the output: {error.strerror}")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCHS_MEMORY_ERRORS):
+            raise
         _end(2, "there is not enough memory for that; give a smaller batch, or a smaller network")
     except BbgError as error:
         _end(2, str(error))
@@ -72,6 +72,25 @@ def main(arguments: list[str] | None = None) -> None:
         _end(2, str(not_installed("this verb", error.name)))
     except KeyboardInterrupt:
         _end(130, "interrupted")
+
+
+def _open_streams() -> None:
+    """Give the process the standard streams that it was started without, so that no file of ours gets their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name need not be text
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run(arguments: list[str]) -> None:
+    given = _helped(arguments)
+    declare(given[0])
+    options = vars(parser(__version__).parse_args(given))
+    call = options.pop("call")
+    with terminal(_level(options.pop("quiet"), options.pop("verbose")), _messages(options)):
+        call(**options)
 
 
 def _level(quiet: bool, verbose: bool) -> int:

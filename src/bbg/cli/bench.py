@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, MODEL, argument, count, verb
+from bbg.cli.parser import JSON, MODEL, argument, count, duration, thread_count, verb
 from bbg.zoo import resolve
 
 if TYPE_CHECKING:
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 @verb(
     argument("model", metavar="MODEL", help=MODEL),
-    argument("--threads", type=count, default=1, metavar="N", help="threads, of torch too; default: %(default)s"),
+    argument(
+        "--threads", type=thread_count, default=1, metavar="N", help="threads, of torch too; default: %(default)s"
+    ),
     argument("--batch", type=count, default=1, metavar="N", help="images per call; default: %(default)s"),
-    argument("--seconds", type=float, default=2.0, metavar="S", help="how long to measure; default: %(default)s"),
+    argument("--seconds", type=duration, default=2.0, metavar="S", help="how long to measure; default: %(default)s"),
     JSON,
 )
 def bench(model: str, threads: int, batch: int, seconds: float, json: Path | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import STDOUT, lines, rows_to, show
-from bbg.cli.parser import DATA, DEVICE, FACTORY, JSON, argument, count, new_file, verb
+from bbg.cli.parser import DATA, DEVICE, FACTORY, JSON, argument, count, new_file, thread_count, verb
 from bbg.cli.scoring import Scored, is_checkpoint, scored_checkpoint, scored_file
 from bbg.errors import BbgError
 from bbg.log import track
@@ -25,7 +25,7 @@ DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row hol
     DATA,
     argument("--dataset", help="name of the data set; default: that of the training, or class folders in --data"),
     argument("--part", default="test", help="which images to score: test, train or all; default: %(default)s"),
-    argument("--threads", type=count, metavar="N", help="of the network; default: one per core"),
+    argument("--threads", type=thread_count, metavar="N", help="of the network; default: one per core"),
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a checkpoint 250"),
     FACTORY,
     DEVICE,

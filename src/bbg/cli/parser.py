@@ -9,11 +9,13 @@ Plain argparse: a command-line framework would be a third of the time that `bbg 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from bbg.cpu import MOST_THREADS
 from bbg.errors import BbgError, allowed
 
 Call = TypeVar("Call", bound=Callable[..., None])
@@ -87,6 +89,24 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no integer of at least 1")
     return int(text)
+
+
+def thread_count(text: str) -> int:
+    """A number of threads."""
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 1 to {MOST_THREADS}")
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """A time to measure for, an hour at most."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0, up to 3600")
+    return found
 
 
 def new_file(text: str) -> Path:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bbg.analysis import flips, gates, signs, weight_entropy
+from bbg.errors import BbgError
 from bbg.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -88,12 +89,15 @@ class Monitor:
 
 
 def open_writer(folder: Path) -> SummaryWriter | None:
-    """TensorBoard's writer into `folder`, or None where TensorBoard is not installed."""
+    """TensorBoard's writer into `folder`, or None where TensorBoard is missing; BbgError where it cannot write."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    try:
+        return SummaryWriter(str(folder))
+    except OSError as e:
+        raise BbgError(f"{str(folder)!r}: cannot be written ({e.strerror}); give another --out folder") from e
 
 
 def packed(signs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from bbg import style
-from bbg.files import write_bytes
+from bbg.files import write_bytes, write_text
 
 # What a figure may be of, as the prefix of its column, with the word and the colour of its line.
 SIDES = (("", "training", style.GREY), ("held_out_", "held out", style.VIOLET), ("test_", "test", style.GREEN))
@@ -16,10 +17,10 @@ SIDES = (("", "training", style.GREY), ("held_out_", "held out", style.VIOLET), 
 def write_history(history: list[dict[str, float]], out: Path) -> None:
     """`history.csv` and `curves.png` in the folder `out`."""
     columns = list({key: None for row in history for key in row})
-    with open(out / "history.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(history)
+    writer = csv.DictWriter(table := StringIO(), columns)
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(out / "history.csv", table.getvalue())
     draw_curves(history, [name for name in columns if f"test_{name}" in columns], out / "curves.png")
 
 
