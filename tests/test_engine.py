@@ -131,6 +131,7 @@ def test_predict_ranks_classes(engine: Engine, tmp_path: Path) -> None:
     logits = np.asarray(engine(array[None]), np.float64)[0]
     odds = np.exp(logits - logits.max())
     got = engine.predict(array, top=3)
+    assert engine.predict(array, top=np.int64(3)) == got  # type: ignore[arg-type]
     assert [p.label for p in got] == [LABELS[i] for i in np.argsort(-odds)[:3]]
     assert isinstance(got[0], Prediction)
     np.testing.assert_allclose([p.score for p in got], np.sort(odds / odds.sum())[::-1][:3], rtol=1e-6)

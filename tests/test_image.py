@@ -131,6 +131,8 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
     assert made == Preprocess(8, 9, mean=tuple(float(m) for m in mean), std=tuple(float(s) for s in std))
     assert made == Preprocess(np.array([8, 8]), 9, mean=torch.from_numpy(mean), std=torch.from_numpy(std))
     assert Preprocess.from_json(json.loads(json.dumps(made.to_json()))) == made
+    with pytest.raises(BbgError, match=r"preprocess mean is .*device='meta'"):
+        Preprocess(8, mean=torch.zeros(3, device="meta"))
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (61, 33), (300, 257), (32, 32), (8, 500)])

@@ -47,6 +47,11 @@ def test_the_standard_input_is_a_list(folder: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_list_of_an_editor_that_marks_its_encoding(ending: str) -> None:
+    assert names("-", stdin=ending.join(["é.png", "b.png", ""]).encode("utf-8-sig")) == ["é.png", "b.png"]
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
 def test_the_standard_input_may_be_an_image(form: str) -> None:
     buffer = BytesIO()

@@ -35,6 +35,11 @@ def allowed(name: object, known: Iterable[str], intro: str = "allowed are") -> s
     return f"{intro} {', '.join(names) or 'none'}{question}"
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without the traces that some put below."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def not_installed(what: str, module: str) -> BbgError:
     """The error that `what` needs `module`; it names all packages of the extra that the module belongs to."""
     name = {"cv2": "opencv-python-headless"}.get(module, module.partition(".")[0].replace("_", "-"))

@@ -38,7 +38,10 @@ SWAPPED, RIGHT_TO_LEFT, BOTTOM_TO_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 
 def plain(value: Any) -> Any:
     """A number of numpy or torch as Python's own, an array as a list; anything else as it is."""
-    return value.tolist() if hasattr(value, "tolist") else value
+    try:
+        return value.tolist() if hasattr(value, "tolist") else value
+    except (NotImplementedError, RuntimeError, TypeError):  # a tensor that has no values here
+        return value
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:

@@ -195,7 +195,9 @@ class Recipe:
             return Recipe.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
         except OSError as e:
             raise BbgError(f"cannot read recipe {str(path)!r}: {e.strerror}; give the path of a TOML file") from e
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        except UnicodeDecodeError as e:
+            raise BbgError(f"recipe {str(path)!r} is no text in UTF-8; save it in this encoding") from e
+        except tomllib.TOMLDecodeError as e:
             raise BbgError(f"recipe {str(path)!r} is no TOML: {e}") from e
 
 

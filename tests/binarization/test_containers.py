@@ -55,6 +55,7 @@ def binarized(network: nn.Module) -> Any:
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     "itself": lambda network: network,
+    "a copy": copy.copy,
     "a deep copy": copy.deepcopy,
     "a pickle": lambda network: pickle.loads(pickle.dumps(network)),
 }
@@ -70,6 +71,11 @@ def test_a_container_has_its_positions_and_keys(how: str) -> None:
     assert binary.named[1] is binary.named.two is inside["named.two"]
     assert binary.parts["a"] is inside["parts.a"]
     assert (len(binary.layer1), len(binary.blocks), len(binary.parts)) == (2, 3, 2)
+    assert list(binary.parts) == binary.parts.keys() == ["a"]
+    assert binary.parts.values() == [binary.parts["a"]]
+    assert binary.parts.items() == [("a", binary.parts["a"])]
+    assert "a" in binary.parts
+    assert binary.report.rows
     assert list(binary.blocks) == [inside["blocks.0"], inside["blocks.1"]]
     assert binary.blocks[1:] == [inside["blocks.1"]]
     with pytest.raises(IndexError):
@@ -103,12 +109,13 @@ def test_a_network_that_is_none_has_none() -> None:
     assert binary
 
 
-def test_a_layer_can_be_exchanged_by_its_position() -> None:
+@pytest.mark.parametrize("exchange", [lambda b, new: setattr(b, "5", new), lambda b, new: b.__setitem__(-1, new)])
+def test_a_layer_can_be_exchanged_by_its_position(exchange: Callable[[Any, nn.Module], None]) -> None:
     """As one does to get a new head."""
     binary = binarized(flat())
     names = list(binary.state_dict())
     new = nn.Linear(64, 7)
-    setattr(binary, "5", new)
+    exchange(binary, new)
     assert binary[5] is new
     assert list(binary.state_dict()) == names
     assert binary(torch.randn(2, 3, 8, 8)).shape == (2, 7)

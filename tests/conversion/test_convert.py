@@ -145,9 +145,16 @@ ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
     "labels": ({"labels": ["a"]}, "1 labels for 4 classes"),
     "preset": ({"preprocess": "mnist"}, "unknown preprocessing 'mnist'"),
     "size": ({"preprocess": "cifar10"}, r"\[3, 32, 32\]"),
-    "provenance": ({"provenance": {"x": [1]}}, "provenance"),
+    "a list as a note": ({"provenance": {"x": [1]}}, r"note 'x' of the provenance is \[1\], it must be a text or"),
+    "a truth as a note": (
+        {"provenance": {"x": np.bool_(True)}},
+        "note 'x' of the provenance is True, it must be",
+    ),
+    "notes without names": ({"provenance": ["x"]}, "provenance is a list; give texts and numbers by name"),
     "a set of labels": ({"labels": {"a", "b", "c", "d"}}, "labels are a set; give the names in the order"),
     "a word of labels": ({"labels": "abcd"}, "labels are a str"),
+    "labels as they come": ({"labels": map(str, range(4))}, "labels are a map"),
+    "labels of bytes": ({"labels": [b"a", b"b", b"c", b"d"]}, "names are texts"),
     "labels with their numbers": ({"labels": {"a": 0, "b": 1, "c": 2, "d": 3}}, "labels are a dict"),
 }
 

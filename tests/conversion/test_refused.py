@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     "another convolution inside": (nn.Sequential(Doubled(3, 4, 3)), ("0.conv2d (Doubled)", "cannot be converted")),
     "a scripted network": (
         torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3))),
-        ("RecursiveScriptModule", "not compiled"),
+        ("RecursiveScriptModule", "it is scripted"),
     ),
     "a lazy layer": (nn.Sequential(nn.LazyConv2d(4, 3)), ("cannot be copied", "run once")),
     "a bilinear resize": (nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear")), ("0 (Upsample)", "'bilinear'")),
@@ -252,6 +252,15 @@ UNSEEN: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     ),
     "averaged weights": (AveragedModel, "wrapped in AveragedModel"),
     "averaged weights of another library": (lambda m: ModelEma(m), "wrapped in ModelEma; give what it wraps"),
+    "a state dict": (
+        lambda m: m.state_dict(),  # type: ignore[arg-type,return-value]
+        r"a OrderedDict; give the torch\.nn\.Module itself, with these weights loaded into it",
+    ),
+    "a class": (lambda m: type(m), r"a \w*type; give the torch\.nn\.Module itself$"),  # type: ignore[arg-type,return-value]
+    "an exported program": (
+        lambda m: torch.export.export(m, (torch.zeros(2, 3, 16, 16),)),  # type: ignore[arg-type,return-value]
+        r"a ExportedProgram; give the torch\.nn\.Module itself$",
+    ),
     "compiled": (lambda m: torch.compile(m, backend="eager"), "result of torch.compile"),  # type: ignore[arg-type,return-value]
 }
 
@@ -278,6 +287,32 @@ def test_a_hook_that_makes_a_weight_is_no_fault(tmp_path: Path) -> None:
     weight_norm(model[2])
     report = bbg.convert(model, tmp_path / "net.bbg", torch.randn(4, 3, 16, 16))
     assert report.agreement.largest < 1e-5
+
+
+class Typed(nn.Module):
+    """A layer that keeps what is no tensor in its state, as those of torch.ao.quantization do."""
+
+    def get_extra_state(self) -> object:
+        return torch.float32
+
+    def set_extra_state(self, state: object) -> None: ...
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu()
+
+
+def test_a_state_that_is_no_tensor_is_no_fault(tmp_path: Path) -> None:
+    report = bbg.convert(nn.Sequential(small(), Typed()), tmp_path / "net.bbg", torch.randn(4, 3, 16, 16))
+    assert report.agreement.largest < 1e-5
+
+
+@pytest.mark.parametrize("step", ["convert", "binarize"])
+def test_torchs_error_is_one_line(step: str, tmp_path: Path) -> None:
+    narrow = torch.randn(4, 2, 16, 16)
+    with pytest.raises(BbgError, match=r"cannot run on an example \[2, 2, 16, 16\] \(.*channels") as caught:
+        bbg.convert(small(), tmp_path / "n", narrow) if step == "convert" else bbg.binarize(small(), example=narrow)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 ENDS: dict[str, Callable[[nn.Module], nn.Module]] = {

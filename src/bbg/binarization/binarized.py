@@ -33,6 +33,10 @@ class Binarized(Indexed, fx.GraphModule):
         restore(result, self.meta["containers"])
         return result
 
+    def __copy__(self) -> Binarized:
+        """A module of the same layers, with its report."""
+        return _again(self, type(self).__name__, self.training, dict(self.meta))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """The same module, with its report, in another process."""
         make, (attributes, *more) = super().__reduce__()
@@ -42,7 +46,10 @@ class Binarized(Indexed, fx.GraphModule):
 
 
 def _unpickled(name: str, training: bool, meta: dict[str, Any], make: Any, *arguments: Any) -> Binarized:
-    module = make(*arguments)
+    return _again(make(*arguments), name, training, meta)
+
+
+def _again(module: fx.GraphModule, name: str, training: bool, meta: dict[str, Any]) -> Binarized:
     result = Binarized(module, module.graph, name)
     result.meta |= meta
     restore(result, meta["containers"])

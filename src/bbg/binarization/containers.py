@@ -7,7 +7,7 @@ positions and keys again: the old ones, so that they agree with the names of the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -33,13 +33,20 @@ class Indexed(nn.Module):
         return True
 
     def __iter__(self) -> Iterator[Any]:
-        """The modules that are still there, of a dict its keys."""
+        """The modules that are still there."""
         return iter([self._modules[name] for name in self._names() if name in self._modules])
 
     def __getitem__(self, key: int | str | slice) -> Any:
         """The module at a position or of a key; a list for a slice. BbgError for one that `binarize` took away."""
         if isinstance(key, slice):
             return [self._modules[name] for name in self._names()[key] if name in self._modules]
+        return self._modules[self._name(key)]
+
+    def __setitem__(self, key: int | str, module: nn.Module) -> None:
+        """Put `module` in the place of the one at a position or of a key."""
+        setattr(self, self._name(key), module)
+
+    def _name(self, key: int | str) -> str:
         names = self._names()
         if not isinstance(key, str):
             name = names[key]  # raises IndexError
@@ -49,26 +56,56 @@ class Indexed(nn.Module):
             raise KeyError(key)
         if name not in self._modules:
             raise BbgError(f"module {name!r} is no more: it went inside another, or is not called; see the report")
-        return self._modules[name]
+        return name
 
 
-def containers_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The names inside of each container of `model`, by its qualified name."""
+class Keyed(Indexed):
+    """Modules by key, as those of a ModuleDict."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The keys of the modules that are still there."""
+        return iter([name for name in self._names() if name in self._modules])
+
+    def __contains__(self, key: object) -> bool:
+        return key in list(self)
+
+    def keys(self) -> list[str]:
+        """The keys of the modules that are still there."""
+        return list(self)
+
+    def values(self) -> list[Any]:
+        """The modules that are still there."""
+        return [self._modules[name] for name in self]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """The modules that are still there, with their keys."""
+        return [(name, self._modules[name]) for name in self]
+
+
+class Container(NamedTuple):
+    """What a container of the given network holds: the names of its modules, and whether these are keys."""
+
+    names: tuple[str, ...]
+    keyed: bool
+
+
+def containers_of(model: nn.Module) -> dict[str, Container]:
+    """The containers of `model`, by their qualified names."""
     return {
-        name: tuple(module._modules)
+        name: Container(tuple(module._modules), isinstance(module, nn.ModuleDict))
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, CONTAINERS)
     }
 
 
-def restore(result: Indexed, containers: dict[str, tuple[str, ...]]) -> None:
+def restore(result: Indexed, containers: dict[str, Container]) -> None:
     """Give the plain modules of `result` that were containers their positions."""
-    for name, inside in containers.items():
+    for name, container in containers.items():
         try:
             module = result.get_submodule(name)
         except AttributeError:  # nothing of it is called
             continue
         if type(module) is nn.Module:
-            module.__class__ = Indexed
+            module.__class__ = Keyed if container.keyed else Indexed
         if isinstance(module, Indexed):
-            module.names = inside
+            module.names = container.names

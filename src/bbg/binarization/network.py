@@ -19,12 +19,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from bbg.binarization.by_mode import ByMode
-from bbg.errors import BbgError
+from bbg.errors import BbgError, first_line
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
 from bbg.methods import Pointwise
 from bbg.tracing.in_place import read_results_of_in_place_calls
 from bbg.tracing.tracer import Trace, Tracer, attribute, cannot_trace, in_mode, reads_mode
-from bbg.tracing.unseen import refuse_unseen
 from bbg.tracing.vocabulary import Op, Trait, op_of, op_of_module, ops_with
 
 ADVICE = "write it without branches on tensors"
@@ -100,7 +99,6 @@ class TracedNetwork:
     @classmethod
     def of(cls, model: nn.Module, example: Tensor) -> TracedNetwork:
         """Trace `model` in evaluation mode; BbgError names the module that cannot be traced for images of any size."""
-        refuse_unseen(model)
         with in_mode(model, False):
             return cls._of(traced(model, example), torch.cat([example, example])[:2])
 
@@ -112,7 +110,8 @@ class TracedNetwork:
                 shapes.run(images.clone())
         except Exception as error:  # whatever torch raises
             raise BbgError(
-                f"the network cannot run on an example {list(images.shape)} ({error}); give images that it takes"
+                f"the network cannot run on an example {list(images.shape)} ({first_line(error)}); give images "
+                "that it takes"
             ) from error
         network = cls(trace.model, images, trace, shapes.shapes)
         network.order = {node: i for i, node in enumerate(trace.graph.nodes)}

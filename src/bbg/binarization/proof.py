@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, first_line
 from bbg.layers import Unit
 from bbg.tracing.state import kept
 from bbg.tracing.tracer import in_mode
@@ -112,8 +112,8 @@ def prove(
                 theirs = _run(model, model, images, trained, buffers, training, list(ours.outputs.values()))
         except Exception as error:  # whatever torch, or the network, raises
             raise BbgError(
-                f"the network cannot run in {mode} mode on images {list(images.shape)} ({error}); give an example that "
-                "it can be trained on"
+                f"the network cannot run in {mode} mode on images {list(images.shape)} ({first_line(error)}); give an "
+                "example that it can be trained on"
             ) from error
         more = theirs.draws - ours.draws if training else 0
         if more < 0 or (more and not dropped) or ours.state != theirs.state:

@@ -35,6 +35,7 @@ from bbg.layers import Unit, pointwise
 from bbg.methods import Method, Pointwise, get
 from bbg.tracing.neutral import single_threaded
 from bbg.tracing.tracer import in_mode
+from bbg.tracing.unseen import refuse_unseen
 
 
 def binarize(
@@ -76,6 +77,7 @@ def binarize(
         raise BbgError(f"the example is {came}; give example=images, a float tensor [N, C, H, W]")
     if isinstance(model, (nn.Conv2d, nn.Linear)):
         model = nn.Sequential(model)
+    refuse_unseen(model)
     for name, parameter in model.named_parameters():
         if parameter.is_inference():
             raise BbgError(

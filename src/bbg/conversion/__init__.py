@@ -29,7 +29,7 @@ from bbg.conversion.quantize import byte_sources
 from bbg.conversion.ranges import Calibration, Ranges, calibration_images, measure
 from bbg.conversion.report import Edges, Part, Report, parts
 from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
-from bbg.errors import BbgError
+from bbg.errors import BbgError, first_line
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import Classification, Head
@@ -93,11 +93,14 @@ def convert(
         raise BbgError(f"head is {head!r}, allowed are 'auto', None and a head of bbg.heads")
     if edges not in (None, *EDGES):
         raise BbgError(f"edges is {edges!r}, allowed are {', '.join(EDGES)}")
+    provenance = {} if provenance is None else provenance
+    if not isinstance(provenance, Mapping):
+        raise BbgError(f"provenance is a {type(provenance).__name__}; give texts and numbers by name, a dict")
     with single_threaded():
         images = _images(example)
         network = _float32_copy(model)
         lowered = lower_network(network, images[:2])
-        stated = {name: plain(note) for name, note in (provenance or {}).items()}
+        stated = {name: plain(note) for name, note in provenance.items()}
         notes = {"bbg": __version__, "torch": str(torch.__version__), **stated}
         graph = fold_graph(lowered.graph)
         packed = PackedModel(
@@ -183,17 +186,15 @@ def _images(example: Tensor) -> Tensor:
 
 def _float32_copy(model: nn.Module) -> nn.Module:
     """A copy of the network as it is converted."""
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        came = type(model).__name__
-        raise BbgError(f"the model is a {came}; give the torch.nn.Module itself, not compiled or scripted")
     refuse_unseen(model)
     attributes = [value for module in model.modules() for value in vars(module).values()]
     results = {id(v): v.detach().clone() for v in attributes if isinstance(v, Tensor) and not v.is_leaf}
     try:
         network = copy.deepcopy(model, dict(results)).to("cpu", torch.float32).eval().requires_grad_(False)
     except Exception as error:  # whatever a stranger's module raises
-        raise BbgError(f"the network cannot be copied ({error}); give one that was built and run once") from error
+        came = first_line(error)
+        raise BbgError(f"the network cannot be copied ({came}); give one that was built and run once") from error
     for name, tensor in network.state_dict().items():
-        if not tensor.isfinite().all():
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():  # a layer may keep other things there
             raise BbgError(f"{name} holds numbers that are not finite; a network is converted after it was trained")
     return network

@@ -22,7 +22,7 @@ from bbg.conversion.rules.elementwise import register_torchvision
 from bbg.conversion.rules.registry import FUNCTIONS, QUERIES, TAKE_VIEWS, rule_of
 from bbg.conversion.trace import Traced, trace_network
 from bbg.conversion.views import TracedTensor, View, to_value
-from bbg.errors import BbgError
+from bbg.errors import BbgError, first_line
 from bbg.graph import Graph, Structure
 
 TOLERANCE = 1e-5  # of the largest number, of an op against the layer that it comes from
@@ -43,7 +43,9 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
         result = model(example.clone())
     except Exception as error:  # whatever torch raises
         shape = list(example.shape)
-        raise BbgError(f"the network cannot run on an example {shape} ({error}); give images that it takes") from error
+        raise BbgError(
+            f"the network cannot run on an example {shape} ({first_line(error)}); give images that it takes"
+        ) from error
     structure, expected = named_outputs(result)
     builder, returned = _Walk(traced, example).run()
     given_structure, given = named_outputs(returned)

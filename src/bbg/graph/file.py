@@ -204,7 +204,9 @@ def _describe(model: PackedModel) -> str:
             "that UTF-8 can hold"
         ) from error
     except (TypeError, ValueError) as error:
-        raise BbgError(f"the model's description is no JSON ({error}); provenance holds strings and numbers") from error
+        raise BbgError(
+            f"a name or a note cannot be written ({error}); names are texts, notes texts or numbers"
+        ) from error
 
 
 def _input_type(graph: Graph) -> dict[str, str]:
@@ -413,8 +415,11 @@ def _sizes(value: Any, of: str) -> tuple[int, ...]:
 
 
 def _provenance(value: Any) -> dict[str, str | int | float]:
-    def note(v: Any) -> str | int | float:
-        return checked.string(v, "provenance") if isinstance(v, str) else checked.number(v, "provenance")
+    def note(key: str, v: Any) -> str | int | float:
+        what = f"note {checked.shown(key)} of the provenance"
+        if type(v) not in (str, int, float):
+            raise BbgError(f"{what} is {checked.shown(v)}, it must be a text or a number")
+        return checked.string(v, what) if isinstance(v, str) else checked.number(v, what)
 
     entries = checked.mapping(value, "provenance").items()
-    return {checked.name(key, "a key of provenance"): note(v) for key, v in entries}
+    return {checked.name(key, "a key of provenance"): note(key, v) for key, v in entries}

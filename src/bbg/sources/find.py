@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from glob import has_magic, iglob
 from pathlib import Path
@@ -76,7 +77,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _read(stream: BinaryIO, every: int, urls: bool) -> Iterator[tuple[str, Image]]:
-    first = stream.readline()
+    first = stream.readline().removeprefix(BOM_UTF8)  # editors put it before lists
     # No name holds a zero byte, and the head of an image does but for a few formats.
     if b"\0" in first or first.startswith((b"\xff\xd8\xff", b"\x89PNG")) or first[:3] in (b"P5\n", b"P6\n"):
         yield STDIN, first + stream.read()

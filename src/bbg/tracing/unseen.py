@@ -7,6 +7,7 @@ binarized to one that computes something else. Wrappers are refused by name: wha
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -32,7 +33,12 @@ def _averages(module: nn.Module) -> bool:
 
 
 def refuse_unseen(model: nn.Module) -> None:
-    """Raise BbgError, which names the module, where a call of the network does more than its forwards say."""
+    """Raise BbgError, which names the module, where a call of the network does more than its forwards say, and for
+    what is no network.
+    """
+    if not isinstance(model, nn.Module):
+        weights = ", with these weights loaded into it (load_state_dict)" if isinstance(model, Mapping) else ""
+        raise BbgError(f"the model is a {type(model).__name__}; give the torch.nn.Module itself{weights}")
     for name, module in model.named_modules(remove_duplicate=False):
         kind = type(module).__name__
         if isinstance(module, _WRAPPERS) or _averages(module):

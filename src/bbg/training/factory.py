@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from bbg.binarization import binarize
-from bbg.errors import BbgError
+from bbg.errors import BbgError, first_line
 from bbg.image import Preprocess
 from bbg.layers import BinaryConv2d, BinaryLinear
 from bbg.log import LOGGER
@@ -91,8 +91,8 @@ def call_factory(factory: Factory, classes: int, preprocess: Preprocess) -> nn.M
     except Exception as e:
         words = ", ".join(f"{key}={value}" for key, value in given.items())
         raise BbgError(
-            f"the factory, called with ({words}), raised {type(e).__name__}: {e}; give one that makes the network from "
-            "these keywords"
+            f"the factory, called with ({words}), raised {type(e).__name__}: {first_line(e)}; give one "
+            "that makes the network from these keywords"
         ) from e
     if not isinstance(module, nn.Module):
         raise BbgError(f"the factory made a {type(module).__name__}; it must return a torch.nn.Module")
