@@ -179,6 +179,18 @@ def test_the_data_come_in_several_forms(photos: Path, packed: Path, tmp_path: Pa
     assert found["per_class"][1]["correct"] == whole[1]["correct"] > 0, "by the model's own number of the class"
 
 
+def test_images_in_no_class_folder_are_told(
+    photos: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "beside.png")
+    for name in CLASSES:
+        (tmp_path / name).symlink_to(photos / "test" / name)
+    assert run("eval", packed, "--data", tmp_path, "--part", "all", "--json", tmp_path / "r.json") == 0
+    assert json.loads((tmp_path / "r.json").read_text())["test_images"] == IMAGES - BAD
+    told = f"warning: 1 images lie in no class folder and are left out, such as {tmp_path / 'beside.png'}\n"
+    assert capsys.readouterr().err == told
+
+
 def test_what_cannot_be_scored_is_one_sentence(
     photos: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

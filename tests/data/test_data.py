@@ -176,8 +176,15 @@ def test_unreadable_files_are_skipped_with_a_count(tmp_path: Path) -> None:
     (folder / ".hidden").write_text("not counted")
     (folder / "named like nothing").write_bytes(whole)
     (root / "train" / ".cache").mkdir()
+    picture(root / "train" / "beside.png", 9)
+    picture(root / "test" / "beside too.JPG", 9)
+    (root / "test" / "notes.txt").write_text("no image")
     split = open_data("folders", root)
-    assert len(split.train.skipped) == 4
+    reasons = {Path(one.path).name: one.reason for one in (*split.train.skipped, *split.test.skipped)}
+    lying = {name for name, reason in reasons.items() if reason == "lies in no class folder"}
+    assert lying == {"spare.jpg", "beside.png", "beside too.JPG"}
+    assert reasons.keys() - lying == {"truncated.jpg", "empty.png", "notes.txt", "renamed.jpg"}
+    assert len(split.train.skipped) == 6
     assert len(split.train.images) == len(split.train.labels) == 10
     assert split.train.labels.tolist().count(1) == 4
 
@@ -190,6 +197,8 @@ def test_nested_folders_and_links_are_followed(tmp_path: Path) -> None:
     (folder / "far").symlink_to(tmp_path / "elsewhere")
     (folder / "5.png").symlink_to(tmp_path / "elsewhere" / "4.png")
     (folder / "round").symlink_to(folder)
+    (folder / "all").symlink_to(root)
+    os.mkfifo(folder / "pipe.png")
     (folder / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     picture(folder / ".thumbnails" / "6.png", 99)
     split = open_data("folders", root)

@@ -162,7 +162,7 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
         "pixels: 128 x 128 RGB, the middle of the picture, its short side scaled to 147; "
         "large JPEGs decoded at a scale",
     ]
-    assert lines[4] == "skipped 9 files that are no readable images:"
+    assert lines[4] == "skipped 9 files:"
     assert len(lines) == 11
     assert "note0.txt: is missing, damaged or no image" in lines[5]
     assert lines[-1] == "  and 4 more"

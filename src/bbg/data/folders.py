@@ -35,7 +35,8 @@ def folders(root: Path, wanted: Wanted) -> Split:
     testing, about: those of whose names a hash is low, so that new images move no old ones.
 
     Classes are the folder names of `train` in sorted order. Images may lie in folders below, and links are followed.
-    Hidden files and folders do not count; any other file that is no readable image is skipped, and the set says why.
+    Hidden files and folders do not count; any other file that is no readable image is skipped, and the set says why. So
+    is an image beside the class folders.
 
     Images stay in memory, unless whole pictures are wanted or the pixels of a split take more than `MEMORY` bytes. In
     that last case, where no cache is asked for, the files are not decoded here: those without the suffix of an image,
@@ -46,6 +47,7 @@ def folders(root: Path, wanted: Wanted) -> Split:
     """
     train_dir = root / "train"
     test_dir = next((root / n for n in ("test", "val") if (root / n).is_dir()), root / "test")
+    beside, beside_tests = loose(root), tuple[Skipped, ...]()
     if not train_dir.is_dir() and not test_dir.is_dir():
         train, test = _split(root)
     else:
@@ -58,12 +60,13 @@ def folders(root: Path, wanted: Wanted) -> Split:
         train, test = (
             {folder / name: files_below(folder / name) for name in classes} for folder in (train_dir, test_dir)
         )
+        beside, beside_tests = (*beside, *loose(train_dir)), loose(test_dir)
     own = choice([path for here in train.values() for path in here], wanted)
     preprocess = wanted.over(own)
     pictures = own.resize is not None if wanted.pictures is None else wanted.pictures
     return Split(
-        _read_classes(train, preprocess, pictures, wanted.cache, "train"),
-        _read_classes(test, preprocess, False, wanted.cache, "test"),
+        _read_classes(train, preprocess, pictures, wanted.cache, "train", beside),
+        _read_classes(test, preprocess, False, wanted.cache, "test", beside_tests),
     )
 
 
@@ -113,6 +116,12 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
     return {name: files_below(folder / name) for name in _class_names(folder)}
 
 
+def loose(folder: Path) -> tuple[Skipped, ...]:
+    """The images of `folder` that lie in no folder of a class."""
+    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    return tuple(Skipped(str(p), "lies in no class folder") for p in images if not p.name.startswith("."))
+
+
 def held_out(root: Path, files: Mapping[str, list[Path]]) -> set[Path]:
     """Those of the `files` of each class that are for testing, where a set comes without a split."""
     kept: set[Path] = set()
@@ -148,8 +157,15 @@ def _class_names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
 
 
-def _read_classes(files: Files, preprocess: Preprocess, pictures: bool, cache: Path | None, half: str) -> Dataset:
-    """The images of `files`, those of each class folder, in its order."""
+def _read_classes(
+    files: Files,
+    preprocess: Preprocess,
+    pictures: bool,
+    cache: Path | None,
+    half: str,
+    beside: tuple[Skipped, ...],
+) -> Dataset:
+    """The images of `files`, those of each class folder, in its order; `beside` them lie others, which are skipped."""
     paths = [path for here in files.values() for path in here]
     labels = np.repeat(np.arange(len(files)), [len(here) for here in files.values()])
     shape = (len(paths), *preprocess.size, len(preprocess.mean))
@@ -173,7 +189,7 @@ def _read_classes(files: Files, preprocess: Preprocess, pictures: bool, cache: P
     elif store is None:
         refused = {number: reason for number, path in enumerate(paths) if (reason := _unfit(path))}
     good = np.array([number for number in range(len(paths)) if number not in refused], np.int64)
-    skipped = tuple(Skipped(str(paths[i]), _reason(paths[i], refused[i])) for i in sorted(refused))
+    skipped = (*(Skipped(str(paths[i]), _reason(paths[i], refused[i])) for i in sorted(refused)), *beside)
     for label, folder in enumerate(files):
         if not (labels[good] == label).any():
             raise BbgError(f"class folder {str(folder)!r} has no readable image; add some, or remove it")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bbg.data.folders import class_files, held_out
+from bbg.data.folders import class_files, held_out, loose
 from bbg.data.sets import Dataset
 from bbg.errors import BbgError
 from bbg.image import Preprocess
+from bbg.log import LOGGER
 from bbg.sources import SUFFIXES, files_below
 
 PARTS = ("test", "train", "all")
@@ -96,6 +97,8 @@ def labelled_images(halves: Mapping[str, Dataset], preprocess: Preprocess) -> La
 
 def _by_class(folder: Path) -> dict[str, list[Path]]:
     files = class_files(folder)
+    if files and (beside := loose(folder)):
+        LOGGER.warning("%d images lie in no class folder and are left out, such as %s", len(beside), beside[0].path)
     if not files:
         images = sum(path.suffix.lower() in SUFFIXES for path in files_below(folder))
         came = f"holds {images:,} images without labels" if images else "holds no images"

@@ -56,8 +56,7 @@ def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
     """The first skipped files with the reasons, and how many more there are."""
     if not skipped:
         return []
-    files = "file that is no readable image" if len(skipped) == 1 else "files that are no readable images"
-    lines = [f"skipped {len(skipped):,} {files}:"]
+    lines = [f"skipped {len(skipped):,} file{'s' if len(skipped) > 1 else ''}:"]
     lines += [f"  {path}: {reason}" for path, reason in skipped[:NAMED]]
     if more := len(skipped) - NAMED:
         lines += [f"  and {more:,} more"] * (more > 0)

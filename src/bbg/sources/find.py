@@ -64,16 +64,19 @@ def _file(path: str, every: int) -> Iterator[tuple[str, Image]]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The visible files below `folder`, and links that lead nowhere, in order; a folder is entered once."""
-    found, entered = [], set()
+    """The visible files below `folder`, and links that lead nowhere, in order; pipes and devices are no files.
+
+    A folder is entered once, and no link to one that `folder` lies in.
+    """
+    found, entered, own = [], set(), os.path.realpath(folder)
     for here, inner, names in os.walk(folder, followlinks=True):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if (place := os.path.realpath(here)) in entered:
+        if (place := os.path.realpath(here)) in entered or own.startswith(os.path.join(place, "")):
             inner.clear()
             continue
         entered.add(place)
         found += [Path(here, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+    return sorted(path for path in found if path.is_file() or not path.exists())
 
 
 def _read(stream: BinaryIO, every: int, urls: bool) -> Iterator[tuple[str, Image]]:

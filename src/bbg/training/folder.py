@@ -5,7 +5,7 @@ run.json      the data (digest, counts), and of each session: versions, machine,
 last.ckpt     the training at its last checkpoint; a folder without one holds no run yet, and may be used
 best.ckpt     where the recipe says `keep_best`: at its best epoch
 history.csv   curves.png   tensorboard/
-skipped.csv   the files of the data that are no readable images, where there are some
+skipped.csv   the files of the data that are left out, with the reasons, where there are some
 """
 
 from __future__ import annotations
