@@ -82,5 +82,13 @@ def test_the_quota_of_a_cgroup(case: str, tmp_path: Path) -> None:
     assert quota(tmp_path / "mount", tmp_path / "self") == expected
 
 
+@pytest.mark.parametrize(("granted", "used"), [(1, 1), (10**6, None), (None, None)])
+def test_no_more_cores_than_granted(granted: int | None, used: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bbg.cpu.quota", lambda: None)
+    all_of_them = cores()
+    monkeypatch.setattr("bbg.cpu.quota", lambda: granted)
+    assert cores() == (used or all_of_them)
+
+
 def test_there_is_at_least_one_core() -> None:
     assert cores() >= 1

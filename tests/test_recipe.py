@@ -151,8 +151,8 @@ def test_bad_changes_are_refused(changes: dict[str, Any], words: str) -> None:
         (b'network = "resnet8"', "recipe key 'dataset' is missing"),
         (b"dataset = digits", "is no TOML"),
         (b'dataset = "digits"\ndataset = "digits"', "is no TOML"),
-        ('dataset = "digits"'.encode("utf-16"), "is no text in UTF-8; save it in this encoding"),
-        (b"# caf\xe9", "is no text in UTF-8; save it in this encoding"),
+        ('dataset = "digits"'.encode("utf-16"), "is no text in UTF-8; give a TOML file in this encoding"),
+        (b"# caf\xe9", "is no text in UTF-8; give a TOML file in this encoding"),
         (b'dataset = "digits"\nnetwork = "resnet8"\n[lr]\nx = 1', "recipe key 'lr' is {'x': 1}, allowed is float"),
     ],
 )

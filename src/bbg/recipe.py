@@ -59,6 +59,7 @@ class Recipe:
     label_smoothing: float = 0.0  # share of the label that all classes have
     activation_epochs: int = 0  # first epochs with real-valued weights and binary activations; the schedule runs twice
     teacher: str | None = None  # checkpoint whose outputs are learned too (distillation)
+    teacher_factory: str | None = None  # package.module:function that makes the teacher, where it is no network of bbg
     distill: float = 1.0  # share of the teacher's outputs in the loss, the labels have the rest
     temperature: float = 1.0  # of the outputs that are compared
     crop: str = "auto"  # padded, resized (a random part of the picture), none; auto: resized for photographs, or padded
@@ -196,7 +197,7 @@ class Recipe:
         except OSError as e:
             raise BbgError(f"cannot read recipe {str(path)!r}: {e.strerror}; give the path of a TOML file") from e
         except UnicodeDecodeError as e:
-            raise BbgError(f"recipe {str(path)!r} is no text in UTF-8; save it in this encoding") from e
+            raise BbgError(f"recipe {str(path)!r} is no text in UTF-8; give a TOML file in this encoding") from e
         except tomllib.TOMLDecodeError as e:
             raise BbgError(f"recipe {str(path)!r} is no TOML: {e}") from e
 

@@ -243,8 +243,9 @@ DAMAGE = {
     "unknown kind": (lambda: edited(lambda h, d: binary(d).update(kind="deconv")), "unknown kind"),
     "unknown attribute": (lambda: edited(lambda h, d: binary(d)["attributes"].update(twist=1)), "unknown attribute"),
     "overflow": (lambda: edited(lambda h, d: d["input"].update(shape=[3, 2**31, 2**31])), "below 2^31"),
-    "no packed file": (lambda: b"GIF89a" + bytes(100), "safetensors"),
-    "empty": (lambda: b"", "truncated"),
+    "no packed file": (lambda: b"GIF89a" + bytes(100), "is no packed file"),
+    "a text": (lambda: b"dataset = 1\n", "is no packed file"),
+    "empty": (lambda: b"", "is no packed file, or a truncated one"),
 }
 
 

@@ -11,9 +11,11 @@ from support.trainings import Stop, after, bits, stop, with_classes
 from bbg.data import Split, open_data
 from bbg.errors import BbgError
 from bbg.recipe import Recipe
+from bbg.training.check import check_recipe
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.folder import LAST
 from bbg.training.loop import train
+from bbg.training.resume import teacher_of
 
 RECIPE = Recipe(
     dataset="digits",
@@ -64,6 +66,23 @@ def test_any_network_may_teach(digits: Split, tmp_path: Path) -> None:
     state = train(RECIPE.changed({"epochs": 1}), digits, tmp_path, teacher=wise, progress=False)
     assert bits(wise.state_dict()) == before
     assert not [key for key in state.model if "teacher" in key]
+
+
+def test_a_teacher_of_ones_own_is_named_by_its_factory(digits: Split, tmp_path: Path) -> None:
+    own = RECIPE.changed({"network": None, "factory": "support.factories:linear", "method": "float", "epochs": 1})
+    taught = train(own, digits, tmp_path / "own", progress=False)
+    recipe = RECIPE.changed({"epochs": 1, "teacher": str(tmp_path / "own" / LAST)})
+    with pytest.raises(BbgError, match=r"is a module of one's own.* the recipe key teacher_factory = "):
+        train(recipe, digits, tmp_path / "without", progress=False)
+    named = recipe.changed({"teacher_factory": "support.factories:linear"})
+    found = teacher_of(named, digits)
+    assert found is not None
+    assert bits(found.state_dict()) == bits(taught.model)
+    assert train(named, digits, tmp_path / "with", progress=False).epoch == 1
+    assert Checkpoint.load(tmp_path / "with" / LAST).recipe.teacher_factory is None, "a file names no code"
+    train(named.changed({"epochs": 2}), digits, tmp_path / "with", resume=True, progress=False)
+    with pytest.raises(BbgError, match="cannot import factory"):
+        check_recipe(recipe.changed({"teacher_factory": "support.factories:lineal"}))
 
 
 def test_a_teacher_of_other_classes_is_refused(digits: Split, teacher: Path, tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def version_name(version: tuple[int, int]) -> str:
 def _description(data: bytes) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, HEADER_LIMIT):
-        raise BbgError("is truncated or no safetensors file; get the file anew")
+        raise BbgError("is no packed file, or a truncated one; give one that bbg convert wrote")
     header = checked.parse(data[8 : 8 + length], "safetensors header")
     what = "the metadata (is this a packed file of bbg?)"
     metadata = checked.mapping(header.get("__metadata__"), what, ("bbg",))

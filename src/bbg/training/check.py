@@ -28,5 +28,7 @@ def check_recipe(recipe: Recipe) -> None:
     else:
         with torch.device("meta"):
             build(recipe, 2, preprocess)
+    if recipe.teacher_factory is not None:
+        find_factory(recipe.teacher_factory)
     if recipe.teacher is not None and not os.path.isfile(recipe.teacher):
         raise BbgError(f"no teacher {recipe.teacher!r}; the recipe key 'teacher' names a checkpoint of bbg train")

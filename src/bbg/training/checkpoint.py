@@ -55,8 +55,7 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the checkpoint to `path`, whole or not at all; BbgError where it cannot be written."""
         state = {**vars(self), "version": VERSION, "torch": str(torch.__version__)}
-        # The name of a factory stays out: a file must not be able to name code.
-        state["recipe"] = replace(self.recipe, factory=None).to_dict()
+        state["recipe"] = _without_code(self.recipe).to_dict()
         state["preprocess"] = self.preprocess.to_json()
         try:
             with whole_file(path, draft=f"{path.name}.tmp") as file:
@@ -78,7 +77,7 @@ class Checkpoint:
                 came = f"has version {state['version']}, allowed is {VERSION}"
                 raise BbgError(f"checkpoint {str(path)!r} {came}; update bbg")
             state.pop("torch")
-            state["recipe"] = replace(Recipe.from_dict(state["recipe"]), factory=None)
+            state["recipe"] = _without_code(Recipe.from_dict(state["recipe"]))
             state["preprocess"] = Preprocess.from_json(state["preprocess"])
             return Checkpoint(**state)
         except BbgError:
@@ -107,6 +106,11 @@ class Checkpoint:
             model = build(self.recipe, len(self.classes), self.preprocess)
         load_weights(model, self.model, "the checkpoint")
         return model.eval()
+
+
+def _without_code(recipe: Recipe) -> Recipe:
+    """The recipe without the names of factories: a file must not be able to name code."""
+    return replace(recipe, factory=None, teacher_factory=None)
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], source: str) -> None:

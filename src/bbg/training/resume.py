@@ -13,12 +13,14 @@ from bbg.image import Preprocess
 from bbg.log import LOGGER
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import ORDERED, Checkpoint, load_weights
+from bbg.training.factory import find_factory
 from bbg.training.folder import LAST, identity, refuse_used
 
-# Recipe keys that may differ when a run is resumed, since the result means the same. `factory` names code alone, and of
-# the pixels that `PIXELS` ask for, the preprocessing and the images themselves are compared.
+# Recipe keys that may differ when a run is resumed, since the result means the same. Those of `CODE` name code alone,
+# and of the pixels that `PIXELS` ask for, the preprocessing and the images themselves are compared.
 PIXELS = ("size", "resize", "mode", "mean", "std", "decode")
-FREE = ("checkpoint_steps", "compile", "epochs", "evaluation", "factory")
+CODE = ("factory", "teacher_factory")
+FREE = ("checkpoint_steps", "compile", "epochs", "evaluation", *CODE)
 OTHER_BITS = ("compile",)  # of these, those that round otherwise
 
 
@@ -74,7 +76,7 @@ def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
             came = f"the run has trained {done} epochs already, asked are {recipe.epochs}"
             raise BbgError(f"{refused}: {came}; give more epochs, {instead}")
     for key in FREE:
-        if new[key] != old[key] and key != "factory":
+        if new[key] != old[key] and key not in CODE:
             LOGGER.info("%s is %s now, the run had %s%s", key, new[key], old[key], _means(key, state, recipe))
     if state.epoch == state.recipe.epochs < recipe.epochs:
         state.since, state.ranges = state.epoch, {}
@@ -109,4 +111,9 @@ def teacher_of(recipe: Recipe, split: Split) -> nn.Module | None:
         raise BbgError(
             f"the teacher {recipe.teacher!r} has other classes or inputs; give one trained on the same images"
         )
-    return taught.network()
+    if taught.custom and recipe.teacher_factory is None:
+        raise BbgError(
+            f"the teacher {recipe.teacher!r} is a module of one's own, whose code its checkpoint does not hold; say "
+            'makes the module with the recipe key teacher_factory = "package.module:function"'
+        )
+    return taught.network(None if recipe.teacher_factory is None else find_factory(recipe.teacher_factory))
