@@ -146,6 +146,8 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["compare", str(recipe), "--methods", "bbg, float", "--epochs", "1", "--out", str(tmp_path / "runs")])
     text = capsys.readouterr().out
     assert "accuracy" in text
+    for method in ("bbg", "float"):  # each training says which one it is
+        assert f"{method}, seed 0" in text
     rows = json.loads((tmp_path / "runs" / "compare.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["bbg", "float"]
     assert (tmp_path / "runs" / "compare.png").exists()
