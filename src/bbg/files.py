@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,8 +19,9 @@ from bbg.errors import BbgError
 def whole_file(path: str | os.PathLike[str], draft: str | None = None) -> Iterator[BinaryIO]:
     """A binary file to write, which becomes `path` in one step at the end of the context.
 
-    A link stays, and the file that it leads to is replaced. What is no regular file (a pipe, a device) stays too: it is
-    written through, as there is nothing to replace.
+    A link stays, and the file that it leads to is replaced, by one of the same owner and rights. What is no regular
+    file (a pipe, a device) stays too: it is written through, as there is nothing to replace. So are the open files of
+    this process, such as /dev/stdout and /dev/fd/3.
 
     Readers see the older file, which stays until then, or the whole new one: the data is on the disk before the file
     has its name. Where the context raises, `path` stays as it was. Raises OSError where the path cannot be written.
@@ -25,21 +29,44 @@ def whole_file(path: str | os.PathLike[str], draft: str | None = None) -> Iterat
     `draft`: the file's name until then. None: a name that no other writer has. A process that is killed leaves its
     draft behind; one who is often killed gives a name, so that the next draft takes the place of the last.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not (target.is_file() or target.is_dir()):
-        with open(target, "wb") as stream:
+    if (number := _descriptor(path)) is not None:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what was printed before comes before
+        with open(os.dup(number), "wb") as stream:
+            yield cast(BinaryIO, stream)
+        return
+    given, target = Path(path), Path(os.path.realpath(path))
+    if given.exists() and not (given.is_file() or given.is_dir()):
+        with open(given, "wb") as stream:
             yield cast(BinaryIO, stream)
         return
     name, mode = (f".{target.name}.{os.urandom(4).hex()}", "xb") if draft is None else (draft, "wb")
     temporary = target.with_name(name)
     try:
         with open(temporary, mode) as file:
+            _like(temporary, target)
             yield cast(BinaryIO, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _descriptor(path: str | os.PathLike[str]) -> int | None:
+    """The number of the open file of this process that `path` names; None where it names something else."""
+    name = {"/dev/stdout": "/dev/fd/1", "/dev/stderr": "/dev/fd/2"}.get(os.fspath(path), os.fspath(path))
+    found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", name)
+    return None if found is None else int(found[1])
+
+
+def _like(new: Path, old: Path) -> None:
+    """Give the file `new` the rights of `old`, where there is one, and its owner, as far as that is allowed."""
+    with suppress(FileNotFoundError):
+        found = old.stat()  # a link to itself is refused here
+        with suppress(OSError):
+            os.chown(new, found.st_uid, found.st_gid)
+        new.chmod(stat.S_IMODE(found.st_mode))
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 import bbg
+from bbg import BbgError
 from bbg.cli import main
 from bbg.files import write_text
 
@@ -31,10 +34,29 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
         assert json.loads((tmp_path / target).read_text())["zoo"]
 
 
+def test_a_link_to_itself_stays_and_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(BbgError, match="levels of symbolic links"):
+        write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_replaced_file_keeps_its_rights_and_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "private"
+    path.touch(0o600)
+    with suppress(PermissionError):
+        os.chown(path, 1234, 1234)
+    before = path.stat()
+    write_text(path, "new")
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert path.read_text() == "new"
+
+
 def test_a_pipe_is_written_through(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
     reader.start()
     main(["zoo", "--json", str(tmp_path / "pipe")])
     reader.join(10)
@@ -42,13 +64,41 @@ def test_a_pipe_is_written_through(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_a_device_is_written_through() -> None:
-    write_text(os.devnull, "nothing")
-    assert Path(os.devnull).is_char_device()
+def test_a_device_is_written_through(tmp_path: Path) -> None:
+    """A twin of /dev/null where root could lose it, the device itself where nobody can."""
+    device = Path(os.devnull)
+    with suppress(PermissionError):
+        os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, device.stat().st_rdev)
+        device = tmp_path / "null"
+    if device == Path(os.devnull) and os.geteuid() == 0:
+        pytest.skip("devices cannot be made here, and root could lose the only one")
+    write_text(device, "nothing")
+    assert device.is_char_device()
 
 
-def test_json_to_the_standard_output_is_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["zoo", "--json", "-"])
+OPEN = ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/1", "/dev/fd/{pipe}", "{folder}/link"]
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_open_files_of_the_process_are_written_through(path: str, tmp_path: Path) -> None:
+    """A redirection to a file must not lose that file, and a pipe of the shell, `>(jq .)`, is no name of a file."""
+    reader, writer = os.pipe()
+    (tmp_path / "link").symlink_to(f"/dev/fd/{writer}")
+    name = path.format(pipe=writer, folder=tmp_path)
+    if not Path(name).parent.exists():
+        pytest.skip(f"there is no {Path(name).parent} here")
+    code = f"from bbg.files import write_text as w; print('one'); w({name!r}, 'two\\n'); print('three')"
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, stderr=out, pass_fds=[writer], check=True, timeout=60)
+    os.close(writer)
+    with open(reader) as pipe:
+        piped = pipe.read()
+    assert (tmp_path / "out").read_text() + piped == ("one\nthree\ntwo\n" if "{" in path else "one\ntwo\nthree\n")
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdout"])
+def test_json_to_the_standard_output_is_nothing_else(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["zoo", "--json", path])
     assert json.loads(capsys.readouterr().out)["zoo"]
     assert not Path("-").exists()
 

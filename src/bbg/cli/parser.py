@@ -111,9 +111,9 @@ def duration(text: str) -> float:
 
 def new_file(text: str) -> Path:
     """A path that can be written, which is asked before any work is done; "-" is the standard output."""
+    if text in ("-", "/dev/stdout"):
+        return Path("-")
     path = Path(text)
-    if text == "-":
-        return path
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"cannot write {text!r}; give a file in a folder that exists and is writable")
     return path
