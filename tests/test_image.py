@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from bbg.errors import BbgError
-from bbg.image import MAX_PIXELS, PRESETS, Preprocess, load_image
+from bbg.image import MAX_PIXELS, PRESETS, Preprocess, image_size, load_image
 
 
 def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
         assert np.array_equal(load_image(source), array)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16", "I"])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "La", "RGBa", "PA", "I;16", "I"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     if mode.startswith("I"):
@@ -46,7 +46,11 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         assert image.mode == mode
         assert np.array_equal(load_image(image), np.repeat(grey[:, :, None], 3, 2))
     else:
-        assert load_image(Image.fromarray(grey).convert(mode)).shape == (8, 8, 3)
+        image = Image.fromarray(grey)
+        image = image.convert({"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode, "L")).convert(mode)
+        if mode != "1":
+            assert np.array_equal(load_image(image), np.repeat(grey[:, :, None], 3, 2))
+        assert load_image(image).shape == (8, 8, 3)
 
 
 GREY = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
@@ -62,19 +66,50 @@ DEEP: dict[str, tuple[np.ndarray, dict[int, int], str | None]] = {  # pixels, ta
     "float32 of 16 bits": (GREY.astype(np.float32) * 257, {}, "floats is taken from 0 to 1"),
     "float32 below 0": (-(GREY / 255).astype(np.float32), {}, "floats is taken from 0 to 1"),
     "not a number": (np.full((4, 4), np.nan, np.float32), {}, "floats is taken from 0 to 1"),
+    "8 bits, white is 0": (255 - GREY, {262: 0}, None),
+    "16 bits, white is 0": ((255 - GREY.astype(np.uint16)) * 257, {262: 0}, None),
+    "floats, white is 0": (1 - (GREY / 255).astype(np.float32), {262: 0}, None),
+    "signed 16 bits": (GREY.astype(np.uint16) * 128, {339: 2}, "32-bit integers has no known range"),
+    "signed 8 bits": (GREY // 2, {339: 2}, "signed integers has no known range"),
 }
+
+
+def tiff(pixels: np.ndarray, tags: dict[int, int]) -> bytes:
+    """The pixels as a TIFF of our own, as Pillow does not write all kinds that there are."""
+    kind, channels = 3 if pixels.dtype.kind == "f" else 1, pixels.shape[2] if pixels.ndim == 3 else 1
+    height, width = pixels.shape[:2]
+    size = len(pixels.tobytes())
+    entries: dict[int, tuple[int, ...]] = {256: (width,), 257: (height,), 258: (8 * pixels.itemsize,) * channels}
+    entries |= {259: (1,), 262: (1 if channels == 1 else 2,), 273: (8,), 277: (channels,), 278: (height,)}
+    entries |= {279: (size,), 339: (kind,) * channels, **{tag: (value,) for tag, value in tags.items()}}
+    behind = 8 + size
+    beside, directory = b"", struct.pack("<H", len(entries))
+    for tag, values in sorted(entries.items()):
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if len(packed) > 4:
+            at = behind + 2 + 12 * len(entries) + 4 + len(beside)
+            beside += packed
+            packed = struct.pack("<I", at)
+        directory += struct.pack("<HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
+    return b"II" + struct.pack("<HI", 42, behind) + pixels.tobytes() + directory + struct.pack("<I", 0) + beside
 
 
 @pytest.mark.parametrize("case", DEEP)
 def test_deep_pictures_are_scaled_or_refused_and_never_black(case: str) -> None:
     pixels, tags, refused = DEEP[case]
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "TIFF", tiffinfo=tags)
     if refused is None:
-        assert np.array_equal(load_image(buffer.getvalue()), np.repeat(GREY[:, :, None], 3, 2))
+        assert np.array_equal(load_image(tiff(pixels, tags)), np.repeat(GREY[:, :, None], 3, 2))
         return
     with pytest.raises(BbgError, match=refused):
-        load_image(buffer.getvalue())
+        load_image(tiff(pixels, tags))
+
+
+def test_deep_colours_are_scaled_or_refused_and_never_black() -> None:
+    colours = picture(8, 9).astype(np.uint16)
+    assert np.array_equal(load_image(tiff(colours * 257, {})), colours)
+    for fewer in (colours * 16, colours):
+        with pytest.raises(BbgError, match="its largest value is at most"):
+            load_image(tiff(fewer, {}))
 
 
 def test_a_16_bit_png_and_pgm_are_read_whole() -> None:
@@ -94,7 +129,6 @@ def test_exif_turns_the_image_upright(orientation: int) -> None:
     array = picture(20, 30)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    turned = load_image(encoded(array, exif=exif))
     expected = {
         1: array,
         2: array[:, ::-1],
@@ -105,7 +139,17 @@ def test_exif_turns_the_image_upright(orientation: int) -> None:
         7: array[::-1, ::-1].swapaxes(0, 1),
         8: array[:, ::-1].swapaxes(0, 1),
     }[orientation]
-    assert np.array_equal(turned, expected)
+    forms: list[tuple[str, dict[str, object]]] = [
+        ("PNG", {"exif": exif}),
+        ("WEBP", {"exif": exif, "lossless": True}),
+        ("TIFF", {"tiffinfo": {0x0112: orientation}}),
+        ("TIFF", {"tiffinfo": {0x0112: orientation}, "compression": "tiff_lzw"}),
+    ]
+    for form, options in forms:
+        file = encoded(array, form, **options)
+        for source in (file, Image.open(BytesIO(file))):  # Pillow turns a TIFF by itself, and nothing else
+            assert np.array_equal(load_image(source), expected), form
+        assert image_size(file) == expected.shape[:2]
 
 
 def with_odd_tags(orientation: int, array: np.ndarray, damaged: bool) -> bytes:
@@ -122,6 +166,48 @@ def test_odd_metadata_costs_no_picture(damaged: bool) -> None:
     array = np.repeat(picture(20, 30)[:, :, :1], 3, 2)
     upright, turned = (load_image(with_odd_tags(turn, array, damaged)) for turn in (1, 6))
     assert np.array_equal(turned, upright[::-1].swapaxes(0, 1))
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """A part of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+LONG = zlib.compress(bytes(3_000_000))
+ODD_PNG = {
+    "a long comment": chunk(b"zTXt", b"Comment\0\0" + LONG),
+    "a large profile": chunk(b"iCCP", b"profile\0\0" + LONG),
+    "a short resolution": chunk(b"pHYs", b"\0"),
+    "a wrong checksum": chunk(b"tEXt", b"Comment\0text")[:-4] + bytes(4),
+}
+ODD_JPEG = {
+    "a short Adobe segment": segment(0xEE, b"Adobe"),
+    "a short JFIF segment": segment(0xE0, b"JFIF\0"),
+    "rubbish for a profile": segment(0xE2, b"ICC_PROFILE\0\x02\x01abc"),
+    "rubbish for pictures beside it": segment(0xE2, b"MPF\0rubbishrubbish"),
+}
+
+
+@pytest.mark.parametrize("case", [*ODD_PNG, *ODD_JPEG])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_what_stands_beside_the_pixels_costs_no_picture(case: str, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if case in ODD_PNG:
+        whole = encoded(picture(20, 30), exif=exif)
+        odd = whole[:33] + ODD_PNG[case] + whole[33:]
+    else:
+        whole = encoded(picture(20, 30), "JPEG", exif=exif)
+        odd = whole[:2] + ODD_JPEG[case] + whole[2:]
+    (tmp_path / "a").write_bytes(odd)
+    for source in (odd, tmp_path / "a"):
+        assert np.array_equal(load_image(source), load_image(whole))
+        assert image_size(source) == image_size(whole)
 
 
 def test_numbers_of_numpy_and_torch_are_numbers() -> None:
@@ -183,11 +269,6 @@ def test_digits_are_normalised_by_their_own_statistics() -> None:
 
 def bomb() -> bytes:
     """A PNG that says it is 60,000 x 60,000 pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        body = name + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 

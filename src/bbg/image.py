@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from bbg.errors import BbgError, allowed
+from bbg.metadata import BOTTOM_TO_TOP, RIGHT_TO_LEFT, SWAPPED, tiff_tag, turn_of, upright, without_metadata
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,8 +33,8 @@ MAX_PIXELS = 80_000_000  # below Pillow's own limit for a "decompression bomb", 
 CHANNELS = {"RGB": 3, "L": 1}
 DECODE = ("whole", "scaled")
 SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at least
-ORIENTATION, MAX_SAMPLE_VALUE = 0x0112, 281  # tags of EXIF and of TIFF
-SWAPPED, RIGHT_TO_LEFT, BOTTOM_TO_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)  # orientations of an upright picture
+LARGEST_FILE = 2**28  # bytes of a file that is read once more, without its metadata
+PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 262, 281, 339  # tags of TIFF
 
 
 def plain(value: Any) -> Any:
@@ -237,24 +238,48 @@ def _open(
         kind = type(source).__name__
         raise BbgError(f"an image is a path, bytes, a Pillow image or a uint8 array [H, W, 3], got {kind}")
     try:
-        opened = source if isinstance(source, Image.Image) else Image.open(file)  # type: ignore[arg-type]
-        _check_pixels(*opened.size)
-        turn = _turn(opened)
-        width, height = opened.size if turn not in SWAPPED else opened.size[::-1]
-        scale = 1.0
-        if resized is not None and file is not None:  # the caller's own image is not changed
-            wide, high = (SPARE * side for side in resized(width, height))
-            before = opened.size[0]
-            drafted = opened.draft(None, (wide, high) if turn not in SWAPPED else (high, wide))
-            scale = 1.0 if drafted is None else before / drafted[1][2]  # only a JPEG has scales
-        image = _eight_bits(_upright(opened, turn), opened) if pixels else opened
-        left = image.width - width / scale if turn in RIGHT_TO_LEFT else 0
-        top = image.height - height / scale if turn in BOTTOM_TO_TOP else 0
-        return _Decoded(image, (width, height), (left, top, left + width / scale, top + height / scale))
+        try:
+            opened = source if isinstance(source, Image.Image) else Image.open(file)  # type: ignore[arg-type]
+            return _decode(opened, file, resized, pixels)
+        except BbgError:
+            raise
+        except Exception:
+            bare = _bare(source)
+            if bare is None:
+                raise
+        return _decode(Image.open(bare), bare, resized, pixels)
     except BbgError as error:
         raise BbgError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise whatever they like on damaged data
         raise BbgError(f"{name}: is missing, damaged or no image ({error}); give a readable image file") from error
+
+
+def _bare(source: Source) -> BytesIO | None:
+    """The file `source` without metadata, where it has some."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            source = file.read(LARGEST_FILE)
+    bare = without_metadata(bytes(source)) if isinstance(source, (bytes, bytearray)) else None
+    return None if bare is None else BytesIO(bare)
+
+
+def _decode(
+    opened: Image, file: object, resized: Callable[[int, int], tuple[int, int]] | None, pixels: bool
+) -> _Decoded:
+    """`opened` decoded, as `_open` says; `file`: what it was opened from, None for the caller's own image."""
+    _check_pixels(*opened.size)
+    turn = turn_of(opened)
+    width, height = opened.size if turn not in SWAPPED else opened.size[::-1]
+    scale = 1.0
+    if resized is not None and file is not None:  # the caller's own image is not changed
+        wide, high = (SPARE * side for side in resized(width, height))
+        before = opened.size[0]
+        drafted = opened.draft(None, (wide, high) if turn not in SWAPPED else (high, wide))
+        scale = 1.0 if drafted is None else before / drafted[1][2]  # only a JPEG has scales
+    image = upright(_eight_bits(opened), turn) if pixels else opened
+    left = image.width - width / scale if turn in RIGHT_TO_LEFT else 0
+    top = image.height - height / scale if turn in BOTTOM_TO_TOP else 0
+    return _Decoded(image, (width, height), (left, top, left + width / scale, top + height / scale))
 
 
 def _from_array(array: np.ndarray) -> Image:
@@ -266,59 +291,51 @@ def _from_array(array: np.ndarray) -> Image:
     return Image.fromarray(np.ascontiguousarray(array.reshape(array.shape[:2]) if channels == (1,) else array))
 
 
-def _turn(image: Image) -> int:
-    """The orientation that the EXIF tag states, from 1 to 8; 1 is upright."""
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # a damaged block of tags says nothing of the pixels
-        return 1
-
-
-def _upright(image: Image, turn: int) -> Image:
-    """The pixels turned. Pillow's own function writes all tags anew, and fails on odd ones."""
-    from PIL.Image import Transpose
-
-    how = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }.get(turn)
-    return image if how is None else image.transpose(how)
-
-
-def _eight_bits(image: Image, file: Image) -> Image:
-    """`image` decoded, with deeper greys brought to 8 bits, which Pillow's own conversion clips to black or white.
-
-    `file`: the image as it was opened, which knows its format and its tags.
-    """
+def _eight_bits(file: Image) -> Image:
+    """`file` decoded, with deeper greys brought to 8 bits, which Pillow's own conversion clips to black or white."""
     from PIL import Image
 
-    image.load()
-    if image.mode == "F":
-        values = np.asarray(image)
+    packings = [tile.args if isinstance(tile.args, str) else tile.args[:1] for tile in getattr(file, "tile", ())]
+    deep = any(";16" in str(packing) for packing in packings)  # in the file; what Pillow makes of it has 8 bits
+    file.load()
+    if tiff_tag(file, SAMPLE_FORMAT) == 2 and not file.mode.startswith("I"):
+        raise BbgError("a picture of signed integers has no known range; scale it to 8 bits first")
+    if file.mode == "F" or file.mode.startswith("I"):
+        values = _scaled(file)
+        return Image.fromarray(255 - values if tiff_tag(file, PHOTOMETRIC) == 0 else values)  # where 0 is white
+    if deep:  # Pillow took the upper 8 bits of 16
+        _check_bits(256 * int(np.asarray(file.convert("RGB")).max()) + 255, "at most ")
+    return file.convert("LA") if file.mode == "La" else file  # which Pillow turns into nothing else
+
+
+def _scaled(file: Image) -> np.ndarray:
+    """The numbers of a deep grey picture as bytes, by its known range."""
+    values: np.ndarray = np.asarray(file)
+    if file.mode == "F":
         if not (values.min() >= 0 and values.max() <= 1):  # NaN is neither
             raise BbgError("a picture of floats is taken from 0 to 1, this one has others; scale it to 8 bits first")
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image).astype(np.int64)
-    stated = getattr(file, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
-    largest = int(stated[0] if isinstance(stated, tuple) else stated or 65_535)
-    if image.mode == "I" and file.format not in (None, "PPM") and stated is None:
+        values = np.rint(values * 255)
+        return values.astype(np.uint8)
+    values = values.astype(np.int64)
+    stated = tiff_tag(file, MAX_SAMPLE_VALUE)
+    largest = int(stated or 65_535)
+    if file.mode == "I" and file.format not in (None, "PPM") and stated is None:
         raise BbgError("a picture of 32-bit integers has no known range; scale it to 8 bits first")
     if values.min() < 0 or values.max() > largest:
         came = f"{values.min():,} to {values.max():,}"
         raise BbgError(f"a picture of 16 bits is taken from 0 to {largest:,}, this one has {came}; scale it to 8 bits")
-    if stated is None and 0 < values.max() < 2**12:
+    if stated is None and values.any():
+        _check_bits(int(values.max()))
+    values = values * 256 // (largest + 1)
+    return values.astype(np.uint8)
+
+
+def _check_bits(largest: int, how: str = "") -> None:
+    if largest < 2**12:
         raise BbgError(
-            f"a picture of 16 bits is taken from 0 to 65,535, but its largest value is {values.max():,}, as if it had "
+            f"a picture of 16 bits is taken from 0 to 65,535, but its largest value is {how}{largest:,}, as if it had "
             "fewer bits; scale it to 8 bits first"
         )
-    return Image.fromarray((values * 256 // (largest + 1)).astype(np.uint8))
 
 
 def _check_pixels(width: int, height: int) -> None:

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "bbg"
 
 # A room is a file or a folder of the package. It imports from rooms on lower floors, and from no other.
 FLOORS = {
-    "errors": 1, "_version": 1, "recipes": 1, "_native": 1, "metrics": 1, "log": 1, "environment": 1,
+    "errors": 1, "_version": 1, "recipes": 1, "_native": 1, "metrics": 1, "log": 1, "environment": 1, "metadata": 1,
     "files": 2, "sources": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2, "style": 2,
     "drawing": 3,
     "zoo": 3, "graph": 3, "layers": 3, "data": 3,
@@ -42,6 +42,7 @@ RUNTIME = {
     "log",
     "environment",
     "image",
+    "metadata",
     "tables",
     "cpu",
     "recipe",
