@@ -1,4 +1,4 @@
-"""Where `check`, `convert` and `binarize` are called from changes neither what they do nor the caller's state."""
+"""Where `check`, `convert`, `binarize` and `fit` are called from changes neither what they do nor the state there."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.trainings import bits, first
 from torch import Tensor, nn
 
 import bbg
 from bbg import BbgError
 from bbg.binarization import Binarized
+from bbg.data import Split, open_data
+from bbg.recipe import Recipe
+from bbg.training.loop import train
 
 torch.set_num_threads(1)
 
@@ -104,9 +108,37 @@ def test_the_binarized_network_is_the_same_and_learns(name: str) -> None:
     assert all(p.grad is not None for p in found.parameters())
 
 
-def test_parameters_that_cannot_be_trained_are_refused() -> None:
+@pytest.fixture(scope="module")
+def few() -> Split:
+    return Split(*(first(half, 64) for half in open_data("digits", None)))
+
+
+RECIPE = Recipe(dataset="digits", network="resnet8", width=4, epochs=1, batch_size=32, flip=False, crop_padding=0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(few: Split, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return bits(train(RECIPE, few, tmp_path_factory.mktemp("run") / "new", progress=False).model)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_training_is_the_same(name: str, few: Split, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    torch.manual_seed(RECIPE.seed)
+    module = bbg.create("resnet8", width=4, num_classes=10, in_channels=1)
+    with STATES[name]():  # type: ignore[attr-defined]
+        before = state()
+        fitted = bbg.fit(module, RECIPE, few, progress=False)
+        trained = train(RECIPE, few, tmp_path / "run", progress=False)
+        assert state() == before
+    assert bits(trained.model) == undisturbed
+    assert bits(fitted.model) == undisturbed
+
+
+def test_parameters_that_cannot_be_trained_are_refused(few: Split) -> None:
     with torch.inference_mode():
         model = convolutions()
+    with pytest.raises(BbgError, match=r"0\.weight was made in torch\.inference_mode"):
+        bbg.fit(model, RECIPE, few, progress=False)
     with pytest.raises(BbgError, match=r"0\.weight was made in torch\.inference_mode"):
         bbg.binarize(model, example=example())
     bbg.check(model, example())  # there is nothing to train in a conversion

@@ -227,6 +227,25 @@ def _patched(model: nn.Module, name: str) -> nn.Module:
     return model
 
 
+class Shifted(nn.ReLU):
+    """Another activation than its forward says."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) + 1
+
+
+class Around(nn.Sequential):
+    """Normalises its images around its forward."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x / 4 + 1)
+
+
+def _with_shifted(model: nn.Module) -> nn.Module:
+    model.set_submodule("1", Shifted())
+    return model
+
+
 class ModelEma(nn.Module):
     """As timm has it."""
 
@@ -245,6 +264,8 @@ UNSEEN: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     "a hook of a replaced activation": (lambda m: _hooked(m, "1", False), r"1 \(\w+\): it has a forward hook"),
     "a patched network": (lambda m: _patched(m, ""), r"the network \(\w+\): its forward was replaced"),
     "a patched layer": (lambda m: _patched(m, "7"), r"7 \(Linear\): its forward was replaced"),
+    "a call of a layer": (_with_shifted, r"1 \(Shifted\): what is called around its forward is its own"),
+    "a call of the network": (lambda m: Around(m), r"the network \(Around\): what is called around its forward"),
     "data parallel": (nn.DataParallel, "wrapped in DataParallel; give what it wraps, model.module"),
     "data parallel inside": (
         lambda m: nn.Sequential(nn.DataParallel(m)),
@@ -280,6 +301,22 @@ def test_what_no_forward_says_is_refused_and_never_lost(case: str, step: str, bi
     with pytest.raises(BbgError, match=words):
         steps[step]()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_hook_of_all_modules_is_refused(before: bool) -> None:
+    """One of the activations that binarization replaces would be lost, and no proof could see it."""
+    register = nn.modules.module.register_module_forward_hook
+    if before:
+        register = nn.modules.module.register_module_forward_pre_hook
+    handle = register(lambda m, *args: args[-1][0] + 1 if isinstance(m, nn.ReLU) else None)
+    example = torch.randn(2, 3, 16, 16)
+    try:
+        for step in (lambda: bbg.check(small(), example), lambda: bbg.binarize(small(), example=example)):
+            with pytest.raises(BbgError, match="a forward hook is registered for all modules"):
+                step()
+    finally:
+        handle.remove()
 
 
 def test_a_hook_that_makes_a_weight_is_no_fault(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from bbg.binarization.signs import SignFlow, constant_sign_layers
 from bbg.errors import BbgError
 from bbg.layers import Unit, pointwise
 from bbg.methods import Method, Pointwise, get
-from bbg.tracing.neutral import single_threaded
+from bbg.tracing.neutral import refuse_untrainable, single_threaded
 from bbg.tracing.tracer import in_mode
 from bbg.tracing.unseen import refuse_unseen
 
@@ -78,11 +78,7 @@ def binarize(
     if isinstance(model, (nn.Conv2d, nn.Linear)):
         model = nn.Sequential(model)
     refuse_unseen(model)
-    for name, parameter in model.named_parameters():
-        if parameter.is_inference():
-            raise BbgError(
-                f"{name} was made in torch.inference_mode, so it cannot be trained; build the network outside"
-            )
+    refuse_untrainable(model)
     with single_threaded(grad=True):
         network = TracedNetwork.of(model, example.clone())
         rewriter = _Rewriter(network, chosen, act)

@@ -1,4 +1,4 @@
-"""What changes the numbers of a network and stands in no forward: hooks, and forwards that were put onto an instance.
+"""What changes the numbers of a network and stands in no forward: hooks, and forwards put onto an instance or around.
 
 A trace does not see them, and a copy may lose them. So a network that has any is refused, rather than converted or
 binarized to one that computes something else. Wrappers are refused by name: what they wrap is meant.
@@ -10,13 +10,17 @@ import inspect
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.nn.modules import module as torch_module
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.optim.swa_utils import AveragedModel
 
 from bbg.errors import BbgError
 
 _WEIGHTS = "torch.nn.utils."  # hooks of weight_norm and spectral_norm make the weight that the layer then has
+
+_CALLS = ("__call__", "_call_impl", "_wrapped_call_impl")  # what torch calls around each forward
+_OF_ALL_MODULES = ("_global_forward_pre_hooks", "_global_forward_hooks")
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -39,6 +43,8 @@ def refuse_unseen(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         weights = ", with these weights loaded into it (load_state_dict)" if isinstance(model, Mapping) else ""
         raise BbgError(f"the model is a {type(model).__name__}; give the torch.nn.Module itself{weights}")
+    if any(getattr(torch_module, hooks, None) for hooks in _OF_ALL_MODULES):
+        raise BbgError("a forward hook is registered for all modules, and is no part of the file; remove it")
     for name, module in model.named_modules(remove_duplicate=False):
         kind = type(module).__name__
         if isinstance(module, _WRAPPERS) or _averages(module):
@@ -63,3 +69,12 @@ def refuse_unseen(model: nn.Module) -> None:
                 f"{where}: its forward was replaced on the instance, which is no part of the file; give the module "
                 "before that, or write it as a class"
             )
+        if not isinstance(module, fx.GraphModule) and any(_redefines(module, call) for call in _CALLS):
+            raise BbgError(
+                f"{where}: what is called around its forward is its own ({', '.join(_CALLS[:2])}), and no part of the "
+                "file; write it into the forward"
+            )
+
+
+def _redefines(module: nn.Module, name: str) -> bool:
+    return name in vars(module) or getattr(type(module), name, None) is not getattr(nn.Module, name, None)

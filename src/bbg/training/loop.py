@@ -30,6 +30,7 @@ from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
 from bbg.log import LOGGER, terminal
 from bbg.recipe import Recipe
+from bbg.tracing.neutral import neutral, refuse_untrainable
 from bbg.training.best import hold_out, last_is_best
 from bbg.training.captured import CapturedStep
 from bbg.training.checkpoint import Checkpoint
@@ -60,6 +61,7 @@ from bbg.training.transfer import Weights
 Step = Callable[[Tensor, Any, int, int], dict[str, Tensor]]  # images, targets, epoch and number of the step
 
 
+@neutral(grad=True)
 def train(
     recipe: Recipe,
     split: Split,
@@ -91,6 +93,7 @@ def train(
     return _fit(model, recipe, split, out, weights, resume, overwrite, device, teacher, progress, name, custom)
 
 
+@neutral(grad=True)
 def fit(
     module: nn.Module,
     recipe: Recipe | str | Path,
@@ -149,6 +152,7 @@ def _fit(
 ) -> Checkpoint:
     with terminal() if progress else nullcontext():
         check_images(split)
+        refuse_untrainable(model)
         place = choose_device(device)
         task = make_task(recipe, len(split.classes), teacher_of(recipe, split) if teacher is None else teacher)
         model.to(memory_format=torch.channels_last)
