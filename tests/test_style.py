@@ -47,6 +47,26 @@ def test_the_settings_of_the_caller_come_back() -> None:
     assert dict(mpl.rcParams) == before
 
 
+def drawn(title: str) -> bytes:
+    with style.applied():
+        figure = style.figure(3, 2)
+        style.axis(figure.subplots(), title=title)
+        figure.suptitle(title)
+        return style.png(figure)
+
+
+def test_the_settings_of_the_user_count_for_nothing() -> None:
+    """A file matplotlibrc, in the folder or at home, may ask for LaTeX, which is not there."""
+    before = drawn("name")
+    with mpl.rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "red"}):
+        assert drawn("name") == before
+
+
+@pytest.mark.parametrize("name", ["$x_$", "$5 and $6", r"\frac$\frac$", style.text("caf\udce9")])
+def test_a_name_is_drawn_as_it_is(name: str) -> None:
+    assert drawn(name) != drawn("")
+
+
 def luminance(colour: str) -> float:
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]

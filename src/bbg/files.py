@@ -80,8 +80,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Put `text` at `path` in UTF-8, as `write_bytes` does."""
-    write_bytes(path, text.encode())
+    """Put `text` at `path` in UTF-8, as `write_bytes` does; what is no character, in a name of a file, as `\\udce9`."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(report: Mapping[str, Any], file: Path) -> None:

@@ -51,15 +51,27 @@ _RC: Any = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "lines.linewidth": 2,
+    "text.parse_math": False,  # names of users may hold a $
     "svg.hashsalt": "bbg",  # the same figures give the same file
 }
 
 
 @contextmanager
 def applied() -> Iterator[None]:
-    """Figures that are made and written within this context have the style; matplotlib's settings come back after."""
-    with import_matplotlib().rc_context(_RC):
+    """Figures that are made and written within this context have the style; matplotlib's settings come back after.
+
+    Those of the user, as of a file matplotlibrc, count for nothing in it.
+    """
+    matplotlib = import_matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
         yield
+
+
+def text(name: str) -> str:
+    """A name as it can be drawn: what is no character, as in names of files that are no text, is a question mark."""
+    return name.encode(errors="replace").decode()
 
 
 def figure(width: float, height: float) -> Any:

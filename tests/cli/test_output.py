@@ -145,6 +145,11 @@ def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path: Path) -> None:
     assert b"caf\\udce9.png" in done.stdout
 
 
+def test_such_a_name_is_written_too(tmp_path: Path) -> None:
+    write_text(tmp_path / "names.csv", "caf\udce9,1\n")
+    assert (tmp_path / "names.csv").read_bytes() == b"caf\\udce9,1\n"
+
+
 def tiny(name: str) -> torch.nn.Module:
     """A network whose first layer has the name."""
     net = torch.nn.Sequential()

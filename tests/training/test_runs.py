@@ -328,13 +328,24 @@ def test_the_verbs_take_a_device(finished: Path, capsys: Any) -> None:
     assert choose_device("cpu") == torch.device("cpu")
 
 
+@pytest.mark.parametrize("name", ["[bold]$x_$", "caf\udce9", "{0} %d"])
+def test_a_run_may_be_called_anything(name: str, few: Split, tmp_path: Path) -> None:
+    try:
+        (tmp_path / name).mkdir()
+    except OSError:
+        pytest.skip("this file system takes text only")
+    train(SHORT, few, tmp_path / name, progress=False)
+    assert (tmp_path / name / "curves.png").exists()
+    assert Checkpoint.load(tmp_path / name / LAST).epoch == SHORT.epochs
+
+
 FOREIGN = {
     "slurm": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_PROCID": "2"},
     "torchrun": {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1"},
     "torchelastic": {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "RANK": "1", "WORLD_SIZE": "2"},
     "fabric": {"LT_DEVICES": "4", "LT_ACCELERATOR": "cuda", "LT_STRATEGY": "ddp", "LT_PRECISION": "16"},
     "mpi": {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", "PMI_RANK": "1", "LSB_JOBID": "1"},
-    "notebook": {"MPLBACKEND": "module://a_backend.that_is_not_installed"},
+    "notebook": {"MPLBACKEND": "a_backend_of_another_matplotlib"},
     "terminal": {"COLUMNS": "5", "LINES": "1", "FORCE_COLOR": "1", "TERM": "dumb"},
 }
 

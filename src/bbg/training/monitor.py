@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bbg.analysis import flips, gates, signs, weight_entropy
 from bbg.errors import BbgError
+from bbg.log import LOGGER
 from bbg.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ class Monitor:
 
 
 def open_writer(folder: Path) -> SummaryWriter | None:
-    """TensorBoard's writer into `folder`, or None where TensorBoard is missing; BbgError where it cannot write."""
+    """TensorBoard's writer into `folder`; None where it is missing, or cannot write the folder's name. BbgError where it
+    cannot write.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -98,6 +101,9 @@ def open_writer(folder: Path) -> SummaryWriter | None:
         return SummaryWriter(str(folder))
     except OSError as e:
         raise BbgError(f"{str(folder)!r}: cannot be written ({e.strerror}); give another --out folder") from e
+    except UnicodeEncodeError:
+        LOGGER.warning("nothing is written for TensorBoard: the name of %r is no text", str(folder))
+        return None
 
 
 def packed(signs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def draw_curves(history: list[dict[str, float]], names: list[str], path: Path) -
             style.whole_numbers(axes[-1])
             _line(axes[-1], rows, "lr", style.VIOLET)
             axes[-1].set_ylim(bottom=0)
-        figure.suptitle(path.resolve().parent.name, x=0.012, ha="left", fontsize=13, fontweight="bold")
+        figure.suptitle(style.text(path.resolve().parent.name), x=0.012, ha="left", fontsize=13, fontweight="bold")
         write_bytes(path, style.png(figure))
 
 
