@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from io import BytesIO, TextIOWrapper
 from typing import Any
 
 import pytest
@@ -33,6 +35,15 @@ def test_messages_are_plain_lines_once_and_only_within_the_context(
     assert capsys.readouterr() == ("epoch 1 [red]\ndone\n", "")
     assert caplog.messages == []
     assert states() == before
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_name_that_the_terminal_cannot_write_ends_nothing(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written, encoding=encoding, errors="strict"))
+    with terminal():
+        LOGGER.info("caf\udce9 é")
+    assert written.getvalue() == (b"caf\\udce9 \xc3\xa9\n" if encoding == "utf-8" else b"caf\\udce9 \\xe9\n")
 
 
 def test_the_logger_is_restored_after_an_error() -> None:

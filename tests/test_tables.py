@@ -10,6 +10,7 @@ import json
 import pickle
 
 import pytest
+from rich.console import Console
 
 from bbg import tables
 from bbg.tables import Shown, cell
@@ -20,6 +21,7 @@ ROWS = [
 ]
 HOSTILE = [
     "[red]x[/red]",
+    "[/data]",
     "a|b",
     "<b>&amp;",
     "*x* `y` _z_",
@@ -117,6 +119,8 @@ def test_a_shown_table_is_text_and_html_and_neither_is_markup(text: str) -> None
     parser.feed(shown._repr_html_())
     assert parser.tags == {"table", "thead", "tbody", "tr", "th", "td", "p"}
     assert html.unescape(shown._repr_html_()).count(text.replace("\x1b", r"\x1b").replace("\n", r"\n")) == 3
+    Console(file=(printed := io.StringIO()), width=200).print(shown)
+    assert printed.getvalue() == f"{shown}\n"
     again = pickle.loads(pickle.dumps(shown))
     assert (again, again._repr_html_()) == (shown, shown._repr_html_())
 

@@ -47,8 +47,10 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         warns = record.levelno >= logging.WARNING
-        text = self.format(record)
-        print(f"warning: {text}" if warns else text, file=getattr(sys, "stderr" if warns else self.stream), flush=True)
+        stream = getattr(sys, "stderr" if warns else self.stream)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        text = self.format(record).encode(encoding, "backslashreplace").decode(encoding)  # names need not be text
+        print(f"warning: {text}" if warns else text, file=stream, flush=True)
 
 
 @contextmanager

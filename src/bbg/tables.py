@@ -18,6 +18,10 @@ import json as _json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 Row = Mapping[str, object]
 
@@ -85,6 +89,11 @@ class Shown(str):
 
     def __getnewargs__(self) -> tuple[Sequence[Row], Sequence[str], str]:  # type: ignore[override]
         return self.rows, self.lines, self.above
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        return Text(self)  # a plain string would be read as rich's markup
 
     def _repr_html_(self) -> str:
         return paragraphs([self.above] if self.above else []) + html(self.rows) + paragraphs(self.lines)

@@ -146,6 +146,31 @@ def test_few_images_are_not_trusted(trained: Path, digits: Split, tmp_path: Path
     assert "100 or more" in report.warnings[0]
 
 
+@pytest.mark.parametrize("kind", ["one picture", "zeros"])
+def test_the_same_image_again_and_again_is_one_image(kind: str, trained: Path, digits: Split, tmp_path: Path) -> None:
+    state = Checkpoint.load(trained)
+    again = inputs(digits, slice(0, 1)).expand(500, -1, -1, -1) if kind == "one picture" else torch.zeros(500, 1, 8, 8)
+    report = bbg.convert(state.network(), tmp_path / "n", again, calibration=again, preprocess=state.preprocess)
+    assert report.edges is not None
+    assert not report.edges.verified
+    assert "fewer than 100 images), taken from 1 image of the calibration" in report.warnings[0]
+
+
+NO_PIXELS: dict[str, Callable[[Tensor, Preprocess], Tensor]] = {
+    "noise": lambda x, how: torch.randn(x.shape, generator=torch.Generator().manual_seed(0)),
+    "pixels up to 255": lambda x, how: (x * how.std[0] + how.mean[0]) * 255,
+    "normalised twice": lambda x, how: (x - how.mean[0]) / how.std[0],
+}
+
+
+@pytest.mark.parametrize("case", NO_PIXELS)
+def test_a_calibration_of_no_pixels_is_refused(case: str, trained: Path, digits: Split, tmp_path: Path) -> None:
+    state, images = Checkpoint.load(trained), inputs(digits, slice(0, 200))
+    given = NO_PIXELS[case](images, state.preprocess)
+    with pytest.raises(BbgError, match=r"which are no pixels: the preprocess makes -0\.812 to 1\.85 of them"):
+        bbg.convert(state.network(), tmp_path / "n", images, calibration=given, preprocess=state.preprocess)
+
+
 def test_numbers_outside_the_ranges_are_counted(trained: Path, digits: Split, tmp_path: Path) -> None:
     state, file = Checkpoint.load(trained), tmp_path / "net.bbg"
     found = Ranges.from_dict(state.ranges)

@@ -247,6 +247,10 @@ def spoil(path: Path) -> None:
     [
         (lambda r: remove(r / "train/zebra"), "class folder '.*train/zebra' has no readable image; add some"),
         (lambda r: remove(r / "test/zebra"), "class folder '.*test/zebra' has no readable image"),
+        (
+            lambda r: [(r / t / "zebra").rename(r / t / "a\tb") for t in ("train", "test")],
+            r"folder 'a\\tb' is named by",
+        ),
         (lambda r: spoil(r / "train/a b"), "class folder '.*train/a b' has no readable image"),
         (lambda r: (r / "test/lion").mkdir(), "class 'lion' is in only one split, see '.*test'"),
         (lambda r: picture(r / "train/lion/0.png", 9), "class 'lion' is in only one split"),

@@ -242,5 +242,11 @@ def test_folders_beyond_the_memory_are_read_when_they_are_needed(
         assert np.array_equal(a, b)
     before = outside.train.digest()
     assert open_data("folders", tmp_path, 8).train.digest() == before
+    content = bytearray(outside.train.paths[4].read_bytes())
+    content[-20] ^= 1
+    outside.train.paths[4].write_bytes(content)  # of the same size, as all pictures are that are not compressed
+    assert outside.train.digest() != before
+    content[-20] ^= 1
+    outside.train.paths[4].write_bytes(content)
     Image.fromarray(rng.integers(0, 256, (30, 30, 3), np.uint8)).save(tmp_path / "train" / "cat" / "3.png")
     assert open_data("folders", tmp_path, 8).train.digest() != before

@@ -86,8 +86,8 @@ def convert(
     tensors. The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
-    are not finite, labels or preprocessing that do not fit, a layer on which engine and torch differ by more than 1e-5
-    of its largest value, and a path that cannot be written.
+    are not finite, labels or preprocessing that do not fit, a calibration whose numbers no normalised pixels can be, a
+    layer on which engine and torch differ by more than 1e-5 of its largest value, and a path that cannot be written.
     """
     if isinstance(head, str) and head != "auto":
         raise BbgError(f"head is {head!r}, allowed are 'auto', None and a head of bbg.heads")

@@ -29,6 +29,7 @@ from bbg.sources import SUFFIXES, files_below
 
 RECORDED = 512  # images that ranges are recorded on where there are that many
 MARGIN = 1 / 8  # of a range, added at both ends
+SLACK = 1 / 20  # of the range of pixels, by which images may lie beside it (interpolation, other roundings)
 EVERY = 5  # one image of so many judges the ranges of the others
 
 
@@ -37,7 +38,7 @@ class Ranges:
     """The least and the largest number per channel `[C]`, by the name of the value in the graph.
 
     `source`: "training", "calibration", or "example" for ranges that nobody vouches for. `images`: how many they were
-    seen on.
+    seen on, of which no two are the same.
     """
 
     low: Mapping[str, Tensor]
@@ -110,7 +111,8 @@ def measure(lowered: Lowered, graph: Graph, names: set[str], images: Tensor, sou
             least, most = values[name].amin((0, 2, 3)), values[name].amax((0, 2, 3))
             low[name] = torch.minimum(low.get(name, least), least)
             high[name] = torch.maximum(high.get(name, most), most)
-    return Ranges(low, high, len(images), source), concatenated(outputs)
+    different = len({hash(image.numpy().tobytes()) for image in images})
+    return Ranges(low, high, different, source), concatenated(outputs)
 
 
 def clipped(lowered: Lowered, graph: Graph, quants: Mapping[str, QuantParams], images: Tensor) -> tuple[Arrays, float]:
@@ -166,7 +168,22 @@ def calibration_images(
         )
     if not np.isfinite(calibration).all():
         raise BbgError("calibration holds numbers that are not finite; give normalised images")
+    if preprocess is not None:
+        _check_pixels(calibration, preprocess)
     return torch.from_numpy(np.ascontiguousarray(calibration, dtype=np.float32))
+
+
+def _check_pixels(images: np.ndarray, preprocess: Preprocess) -> None:
+    """Raise BbgError where `images` hold what no normalised pixel can be: noise, or pixels that are not normalised."""
+    scale, bias = (np.array(values).reshape(-1, 1, 1) for values in preprocess.affine())
+    pixels = (images - bias) / scale
+    if pixels.min() < -SLACK * 255 or pixels.max() > (1 + SLACK) * 255:
+        came = f"{images.min():.3g} to {images.max():.3g}"
+        black, white = float(bias.min()), float((255 * scale + bias).max())
+        raise BbgError(
+            f"calibration holds numbers from {came}, which are no pixels: the preprocess makes {black:.3g} to "
+            f"{white:.3g} of them; give training images as it normalises them, or as uint8 [N, H, W, C]"
+        )
 
 
 def _folder(folder: Path, preprocess: Preprocess | None) -> ImageSet:
