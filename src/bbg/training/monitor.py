@@ -90,8 +90,9 @@ class Monitor:
 
 
 def open_writer(folder: Path) -> SummaryWriter | None:
-    """TensorBoard's writer into `folder`; None where it is missing, or cannot write the folder's name. BbgError where it
-    cannot write.
+    """TensorBoard's writer into `folder`; None where it is missing, or cannot write such a name.
+
+    Raises BbgError where the folder cannot be written.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
