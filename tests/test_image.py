@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from bbg.errors import BbgError
-from bbg.image import MAX_PIXELS, PRESETS, Preprocess, image_size, load_image
+from bbg.image import MAX_PIXELS, PRESETS, STRIP, Preprocess, image_size, load_image
 
 
 def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
@@ -53,6 +54,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         assert load_image(image).shape == (8, 8, 3)
 
 
+GREY_STATISTICS = {"mean": [0.0], "std": [1.0]}
 GREY = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
 DEEP: dict[str, tuple[np.ndarray, dict[int, int], str | None]] = {  # pixels, tags, and why they are refused
     "uint8": (GREY, {}, None),
@@ -92,6 +94,36 @@ def tiff(pixels: np.ndarray, tags: dict[int, int]) -> bytes:
             packed = struct.pack("<I", at)
         directory += struct.pack("<HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
     return b"II" + struct.pack("<HI", 42, behind) + pixels.tobytes() + directory + struct.pack("<I", 0) + beside
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("width", [1, 2, 255, 256, 257, STRIP - 1, STRIP, STRIP + 1])
+def test_pixels_are_numpys_where_strips_end(width: int, mode: str) -> None:
+    rows = max(1, STRIP // width)
+    for height in {1, *(n for n in (rows - 1, rows, rows + 1, 2 * rows) if 0 < n * width < 2**19)}:
+        shape = (height, width, 3) if mode == "RGB" else (height, width)
+        array = np.random.default_rng(width).integers(0, 256, shape, np.uint8)
+        image = Image.fromarray(array)
+        found = Preprocess(8, mode=mode, **(GREY_STATISTICS if mode == "L" else {})).picture(image)
+        assert found.flags.writeable
+        assert np.array_equal(found.reshape(shape), array), height
+        found[:] = 0
+        assert np.array_equal(np.asarray(image), array), "the caller's own image stays as it is"
+
+
+def test_a_large_picture_is_neither_copied_nor_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is fresh from the system costs as much time as decoding: no more of it than the result is."""
+    data = encoded(picture(1000, 1500), "JPEG")
+    copied, copy = [], Image.Image.copy
+    monkeypatch.setattr(Image.Image, "copy", lambda image: (copied.append(image.size), copy(image))[1])
+    load_image(data)  # imports what it needs
+    tracemalloc.start()
+    found = load_image(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * found.nbytes, f"{peak / found.nbytes:.1f} times the picture"
+    assert Preprocess(32).apply(data).shape == (32, 32, 3)
+    assert (1500, 1000) not in copied
 
 
 @pytest.mark.parametrize("case", DEEP)

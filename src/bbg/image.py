@@ -35,6 +35,7 @@ DECODE = ("whole", "scaled")
 SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at least
 LARGEST_FILE = 2**28  # bytes of a file that is read once more, without its metadata
 PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 262, 281, 339  # tags of TIFF
+STRIP = 2**16  # pixels that are handed over at a time
 
 
 def plain(value: Any) -> Any:
@@ -145,7 +146,7 @@ class Preprocess:
         height, width = self.size
         resized = self._resized(*decoded.size)
         _check_pixels(*resized)
-        image = decoded.image.convert(self.mode).resize(resized, Resampling.BILINEAR, decoded.box)
+        image = _as(self.mode, decoded.image).resize(resized, Resampling.BILINEAR, decoded.box)
         if resized != (width, height):
             left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
             image = image.crop((left, top, left + width, top + height))
@@ -153,7 +154,7 @@ class Preprocess:
 
     def picture(self, source: Source) -> np.ndarray:
         """The picture that `apply` would resize: decoded as `decode` says, upright, uint8 `[H, W, channels]`."""
-        return _pixels(self._decoded(source).image.convert(self.mode))
+        return _pixels(_as(self.mode, self._decoded(source).image))
 
     def _decoded(self, source: Source) -> _Decoded:
         return _open(source, self._resized if self.decode == "scaled" else None)
@@ -199,7 +200,7 @@ def load_image(source: Source) -> np.ndarray:
     pixels, and for a picture whose range is not known: integers of 32 bits, other floats, 16 bits of which fewer than
     13 are used.
     """
-    return _pixels(_open(source).image.convert("RGB"))
+    return _pixels(_as("RGB", _open(source).image))
 
 
 def image_size(source: Source) -> tuple[int, int]:
@@ -343,6 +344,21 @@ def _check_pixels(width: int, height: int) -> None:
         raise BbgError(f"{width} x {height} pixels; allowed are at most {MAX_PIXELS:,}")
 
 
+def _as(mode: str, image: Image) -> Image:
+    """`image` in that mode. Pillow's own conversion copies one that has it already."""
+    return image if image.mode == mode else image.convert(mode)
+
+
 def _pixels(image: Image) -> np.ndarray:
-    array = np.array(image)
-    return array if array.ndim == 3 else array[:, :, None]
+    """The pixels of a picture in mode "RGB" or "L", a strip of rows at a time.
+
+    Pillow collects pixels as pieces of bytes and joins them, and numpy copies the whole. For 12 million pixels these are
+    three times 36 MB, fresh from the system: as slow as the decoder. The memory of a strip is used again and again.
+    """
+    width, height = image.size
+    pixels = np.empty((height, width, CHANNELS[image.mode]), np.uint8)
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(strip).reshape(-1, width, pixels.shape[2])
+    return pixels

@@ -110,7 +110,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_readme_in_a_clone(clone: Path) -> None:
     furnish(clone)
     printed = shell(readme({*IN_A_CLONE, INSTALLS}, clone), clone)
-    assert "BBG on 360 held-out digits" in printed
+    assert "360 held-out digits, one thread" in printed
     assert (clone / "runs" / "demo" / "digits.png").exists()
     assert (clone / "photos.bbg").exists()
 
