@@ -35,7 +35,7 @@ DECODE = ("whole", "scaled")
 SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at least
 LARGEST_FILE = 2**28  # bytes of a file that is read once more, without its metadata
 PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 262, 281, 339  # tags of TIFF
-STRIP = 2**16  # pixels that are handed over at a time
+STRIP = 2**16  # pixels of a large picture that are handed over at a time
 
 
 def plain(value: Any) -> Any:
@@ -350,12 +350,14 @@ def _as(mode: str, image: Image) -> Image:
 
 
 def _pixels(image: Image) -> np.ndarray:
-    """The pixels of a picture in mode "RGB" or "L", a strip of rows at a time.
+    """The pixels of a picture in mode "RGB" or "L"; of a large one a strip of rows at a time.
 
-    Pillow collects pixels as pieces of bytes and joins them, and numpy copies the whole. For 12 million pixels these are
-    three times 36 MB, fresh from the system: as slow as the decoder. The memory of a strip is used again and again.
+    Pillow collects pixels as pieces of bytes and joins them, and numpy copies the whole. For 12 million pixels that is
+    three times 36 MB, fresh from the system, which takes as long as decoding. Strips use the same memory again.
     """
     width, height = image.size
+    if width * height <= 4 * STRIP:
+        return np.array(image).reshape(height, width, -1)
     pixels = np.empty((height, width, CHANNELS[image.mode]), np.uint8)
     rows = max(1, STRIP // width)
     for top in range(0, height, rows):
