@@ -381,7 +381,9 @@ def test_damaged_files_give_an_error_or_a_right_answer() -> None:
 
 @pytest.mark.slow
 def test_many_damaged_files_give_an_error_or_a_right_answer() -> None:
-    assert fuzz(10_000)["right"] >= 2_000
+    tally = fuzz(10_000)
+    assert tally["right"] >= 1_600
+    assert tally["refused"] >= 1_600
 
 
 def test_sound_files_give_a_right_answer() -> None:
