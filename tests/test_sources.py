@@ -58,3 +58,25 @@ def test_the_standard_input_may_be_an_image(form: str) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)).save(buffer, form)
     assert list(find(["-"], BytesIO(buffer.getvalue()))) == [("-", buffer.getvalue())]
     assert names("-") == []
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [["a.png"], ["."], ["*.png", "deep"], ["*.gif"], ["missing.png", "."], ["http://a.b/c.png"], ["-"], [".", "-"], []],
+)
+@pytest.mark.parametrize("stdin", [b"", b"a.png\ndeep\n\n-\n*.png\nhttp://a.b/c.png", b"\x89PNG of\nlines\n"])
+@pytest.mark.parametrize("urls", [False, True])
+def test_it_is_known_at_first_how_many_there_are(
+    sources: list[str], stdin: bytes, urls: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for a list in a pipe, which may grow for hours: it is read as it comes."""
+    monkeypatch.chdir(folder)
+    Path("list.txt").write_bytes(stdin)
+    with open("list.txt", "rb") as file:
+        found = find(sources, file, urls=urls)
+        total = found.total()
+        images = list(found)
+    assert total == len(images)
+    piped = find(sources, BytesIO(stdin), urls=urls)
+    assert piped.total() == (None if "-" in sources else total)
+    assert str(list(piped)) == str(images)

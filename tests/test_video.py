@@ -23,6 +23,7 @@ from torch import nn
 import bbg
 from bbg.errors import BbgError
 from bbg.sources import find
+from bbg.sources.find import COUNTED
 from bbg.sources.web import fetch
 
 SIZE = (48, 64)
@@ -81,9 +82,39 @@ def test_a_video_in_a_folder_stands_among_its_images(clip: Path) -> None:
     assert [name for name, _ in find([str(clip.parent)])][:2] == [str(clip.parent / "a.png"), f"{clip}#0"]
 
 
+@pytest.mark.parametrize("every", [1, 7, 24, 25, 30])
+def test_a_video_says_how_many_frames_it_has(clip: Path, every: int) -> None:
+    bad = clip.parent / "bad.avi"
+    bad.write_bytes(b"no video")
+    sources = [str(clip), str(bad), "x.jpg", str(clip)]
+    assert find(sources, every=every).total() == len(list(find(sources, every=every)))
+    bad.unlink()
+
+
+def test_of_a_camera_and_of_many_videos_only_the_end_tells(clip: Path) -> None:
+    assert find(["camera:0", "x.jpg"]).total() is None, "and the camera is not opened"
+    assert find([str(clip)] * COUNTED).total() == 25 * COUNTED
+    assert find([str(clip)] * (COUNTED + 1)).total() is None
+    assert find(["-"], BytesIO(f"{clip}\n".encode())).total() is None
+
+
+@pytest.mark.parametrize("frames", [0.0, -1.0, -9.2e18])
+def test_a_video_that_promises_no_frames_is_not_counted(
+    frames: float, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    class Capture:
+        def __init__(self, *source: object) -> None:
+            self.isOpened, self.get, self.release = lambda: True, lambda what: frames, lambda: None
+
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    assert find([str(clip)]).total() is None
+
+
 def test_the_frames_do_not_wait_in_memory(clip: Path) -> None:
     """One after the other is decoded, however long the video is."""
-    taken = find([str(clip)] * 100)
+    taken = iter(find([str(clip)] * 100))
     for _ in range(3):
         next(taken)
     taken.close()  # type: ignore[attr-defined]

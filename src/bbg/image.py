@@ -36,6 +36,7 @@ SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at lea
 LARGEST_FILE = 2**28  # bytes of a file that is read once more, without its metadata
 PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 262, 281, 339  # tags of TIFF
 STRIP = 2**16  # pixels of a large picture that are handed over at a time
+ADVICE = "; give a readable image file"
 
 
 def plain(value: Any) -> Any:
@@ -252,7 +253,21 @@ def _open(
     except BbgError as error:
         raise BbgError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise whatever they like on damaged data
-        raise BbgError(f"{name}: is missing, damaged or no image ({error}); give a readable image file") from error
+        raise BbgError(f"{name}: is missing, damaged or no image ({_why(error)}){ADVICE}") from error
+
+
+def reason_of(name: str, error: str) -> str:
+    """What `error` says of the image `name`, for a list that has the name, and says once what to do."""
+    return error.removeprefix(f"{name}: ").removesuffix(ADVICE)
+
+
+def _why(error: Exception) -> str:
+    """What a decoder says, without the name of the file, which the sentence has."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "its format is not known"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _bare(source: Source) -> BytesIO | None:

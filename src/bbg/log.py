@@ -166,7 +166,8 @@ class Bar:
         else:
             steps = max(self.done - self.begun, 1)
             left = elapsed / steps * max(self.total - self.done, 0)
-            told, room = [f"{self.done / self.total:4.0%}".replace("%", " %"), f"{_clock(left)} left"], 6
+            share = min(1.0, self.done / self.total)  # a total may be an estimate
+            told, room = [f"{share:4.0%}".replace("%", " %"), f"{_clock(left)} left"], 6
         what = self.what[: max(0, width - room - sum(len(part) + 2 for part in told) - 2)]
         rest = width - len(what) - room - sum(len(part) + 2 for part in told) - 2
         for figure in self.figures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -19,7 +20,6 @@ from support.screen import Screen, bbg
 from bbg.log import LOGGER, Bar, terminal, track
 
 TRAIN = ("train", RECIPE, "--epochs", "3", "--set", "width=8", "--set", "bn_batches=0")
-SLOW = "import time, bbg.log as log\nlog.DELAY = 0\n"  # so that what is quick here gets its bar, too
 
 
 def bars(looks: list[str]) -> list[str]:
@@ -65,23 +65,107 @@ def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
     assert len([line for line in screen.text() if line.startswith("epoch ")]) >= 1
 
 
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bbg` with bars from the first moment on, and time to see them."""
+    script = tmp_path_factory.mktemp("slow") / "slow.py"
+    script.write_text("""
+import sys, time
+import bbg.log as log
+from bbg.cli import main
+def slowly(bar, *more, step=log.Bar.step, **figures):
+    time.sleep(0.004)
+    step(bar, *more, **figures)
+log.DELAY, log.Bar.step = 0, slowly
+main(sys.argv[1:])""")
+    return script
+
+
 @pytest.mark.parametrize("columns", [80, 120])
-def test_predict_and_eval_on_a_terminal(columns: int, tmp_path: Path) -> None:
+def test_predict_on_a_terminal(columns: int, slow: Path, tmp_path: Path) -> None:
     """Names longer than the line are left to the terminal, whole; the bar below them does not stay."""
     draws = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     names = [f"{i}-{'long' * 30}.png" if i == 7 else f"{i}.png" for i in range(60)]
     for name in names:
         Image.fromarray(draws.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "photos" / name)
-    (tmp_path / "slow.py").write_text(f"{SLOW}import sys\nfrom bbg.cli import main\nmain(sys.argv[1:])")
     command = ("predict", tmp_path / "photos", "--top", "1", "--batch", "4")
-    screen, looks, status = bbg(*command, columns=columns, script=tmp_path / "slow.py")
+    screen, looks, status = bbg(*command, columns=columns, script=slow)
     assert status == 0
-    assert any(look.startswith("predicting  ") for look in looks)
+    seen = [look for look in looks if look.startswith("predicting  ")]
+    assert bars(seen)
+    assert not [look for look in seen if re.match(r"predicting +\d", look)], "a folder says how many there are"
+    assert max(map(len, seen)) < columns
     assert not [line for line in screen.text() if line.startswith("predicting")]
     shown = "".join(line.ljust(columns) if len(line) == columns else f"{line}\n" for line in screen.text())
     assert [shown.count(f"/{name}\n") for name in names] == [1] * 60
     assert len([line for line in screen.text() if " %  " in line]) == 60
+
+
+def test_a_stream_shows_how_many_it_was_so_far(slow: Path, tmp_path: Path) -> None:
+    for i in range(60):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{i}.png")
+    code = f"""
+import os, sys, threading, time
+def say():
+    for i in range(60):
+        os.write(end, f"{tmp_path}/{{i}}.png\\n".encode())
+        time.sleep(0.02)
+    os.close(end)
+start, end = os.pipe()
+os.dup2(start, 0)
+threading.Thread(target=say, daemon=True).start()
+{slow.read_text()}"""
+    (tmp_path / "piped.py").write_text(code)
+    command = ("predict", "-", "--top", "1", "--batch", "1")
+    screen, looks, status = bbg(*command, columns=80, script=tmp_path / "piped.py")
+    assert status == 0
+    assert not bars(looks)
+    counts = [int(bar[1]) for look in looks if (bar := re.fullmatch(r"predicting  (\d+)  \d:\d\d", look))]
+    assert counts == sorted(counts)
+    assert 0 < counts[-1] <= 60
+    assert len([line for line in screen.text() if " %  " in line]) == 60
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, a packed file, and labelled pictures, one of them damaged."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("scored")
+    draws = np.random.default_rng(0)
+    for label in range(10):
+        (folder / "digits" / "test" / str(label)).mkdir(parents=True)
+        for i in range(30):
+            picture = Image.fromarray(draws.integers(0, 256, (8, 8), np.uint8))
+            picture.save(folder / "digits" / "test" / str(label) / f"{i}.png")
+    (folder / "digits" / "test" / "3" / "7.png").write_bytes(b"no picture")
+    assert run(*TRAIN, "-q", "--out", folder / "run") == 0
+    assert run("convert", folder / "run" / "last.ckpt", "-q", "-o", folder / "net.bbg") == 0
+    return folder
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("model", ["run/last.ckpt", "net.bbg"])
+def test_eval_on_a_terminal(model: str, columns: int, scored: Path, slow: Path) -> None:
+    """The report, once, and nothing of the bar; in a file it is the same."""
+    of = ("--dataset", "folders", "--data", "digits", "--out", "pictures", "--csv", "scores.csv")
+    words = ("eval", model, *of)
+    screen, looks, status = bbg(*words, columns=columns, script=slow, folder=scored)
+    assert (status, screen.wrapped) == (0, 0)
+    seen = [look for look in looks if look.startswith("evaluating  ")]
+    assert bars(seen), "a bar was shown while it ran"
+    assert max(map(len, seen)) < columns
+    lines = screen.text()
+    assert not [line for line in lines if line.startswith("evaluating")]
+    tables = ["per class", "the 10 most frequent of", "worst images", "skipped files"]
+    figures = ["model: ", "test images: 299", "skipped: 1", "accuracy: ", "top 5: ", "calibration error: "]
+    for start in (*tables, *figures):
+        assert len([line for line in lines if line.startswith(start)]) == 1, start
+    assert "\n".join(lines).count("digits/test/3/7.png") == 1, "a name is said once"
+    command = [sys.executable, "-m", "bbg", *map(str, words)]
+    done = subprocess.run(command, cwd=scored, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == lines[:-1]
+    assert done.stderr == ""
 
 
 def test_in_a_file_there_are_plain_lines(tmp_path: Path) -> None:
@@ -158,6 +242,14 @@ def test_the_time_that_is_left_is_that_of_the_whole() -> None:
     bar.since = time.monotonic() - 10
     bar.done = 40
     assert "0:30 left" in "".join(part for part, _ in bar.parts(79)), "20 steps took 10 s, 60 are left"
+
+
+def test_a_total_that_was_estimated_too_low_ends_at_its_end() -> None:
+    bar = Bar("predicting", 100)
+    bar.done = 103
+    text = "".join(part for part, _ in bar.parts(79))
+    assert "  100 %  0:00 left" in text
+    assert text.count("━") == 24
 
 
 def test_without_a_terminal_there_is_no_bar(capsys: Any, monkeypatch: Any) -> None:

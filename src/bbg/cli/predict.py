@@ -62,9 +62,10 @@ def predict(
 
     live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
     found = find(images, every=every, urls=allow_urls)
-    first = [] if live else list(islice(found, SEEN))
+    stream = iter(found)
+    first = [] if live else list(islice(stream, SEEN))
     engines = copies(resolve(model), threads, max(1, len(first)))
-    stream = predictions(engines, chain(first, found), top, batch or (1 if live else BATCH))
+    answers = predictions(engines, chain(first, stream), top, batch or (1 if live else BATCH))
     bad = 0
     with lines(json) as json_file, lines(csv) as csv_file, suppress(KeyboardInterrupt) if live else nullcontext():
         writers = [
@@ -72,7 +73,7 @@ def predict(
             *([_csv(csv_file)] if csv_file else []),
             *([_text] if STDOUT not in (json, csv) else []),
         ]
-        for name, answer in track(stream, "predicting"):
+        for name, answer in track(answers, "predicting", found.total()):
             if isinstance(answer, BbgError):
                 bad += 1
                 print("bbg:", " ".join(str(answer).split()), file=sys.stderr)

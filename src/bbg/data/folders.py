@@ -15,7 +15,7 @@ import numpy as np
 from bbg.data.cache import Cache, cached, decoded
 from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Skipped, Split, Wanted
 from bbg.errors import BbgError
-from bbg.image import Preprocess, image_size
+from bbg.image import Preprocess, image_size, reason_of
 from bbg.sources import SUFFIXES, files_below
 
 MEMORY = 2 * 2**30  # bytes of pixels, per split, that are held in memory
@@ -189,7 +189,7 @@ def _read_classes(
     elif store is None:
         refused = {number: reason for number, path in enumerate(paths) if (reason := _unfit(path))}
     good = np.array([number for number in range(len(paths)) if number not in refused], np.int64)
-    skipped = (*(Skipped(str(paths[i]), _reason(paths[i], refused[i])) for i in sorted(refused)), *beside)
+    skipped = (*(Skipped(str(paths[i]), reason_of(str(paths[i]), refused[i])) for i in sorted(refused)), *beside)
     for label, folder in enumerate(files):
         if not (labels[good] == label).any():
             raise BbgError(f"class folder {str(folder)!r} has no readable image; add some, or remove it")
@@ -228,8 +228,3 @@ def _unfit(path: Path) -> str | None:
         return None if path.stat().st_size else "is empty"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-
-
-def _reason(path: Path, error: str) -> str:
-    """The error without what a list of skipped files says anyway."""
-    return error.removeprefix(f"{path}: ").removesuffix("; give a readable image file")

@@ -20,6 +20,7 @@ import numpy as np
 from bbg import metrics
 from bbg.data.labelled import Labelled, some
 from bbg.errors import BbgError
+from bbg.image import reason_of
 from bbg.scoring.stream import BATCH, through
 
 WORST = 40  # images of which all is kept: those whose class got the least probability
@@ -186,7 +187,7 @@ class Evaluation:
                 for low, high, n, confidence, accuracy in bins
             ],
             "confusion_matrix": self.matrix()[0].tolist() if len(names) <= LARGEST else None,
-            "skipped_files": [{"file": name, "why": why} for name, why in self.skipped],
+            "skipped_files": [{"file": name, "why": reason_of(name, why)} for name, why in self.skipped],
             "classes_without_images": self.absent,
             "test_images": len(self),
             "skipped": len(self.skipped),

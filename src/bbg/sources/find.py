@@ -1,8 +1,13 @@
-"""Where images come from: files, folders, patterns, lists. One after the other, and no image is opened here."""
+"""Where images come from: files, folders, patterns, lists. One after the other, and no image is opened here.
+
+Folders and patterns are searched at first, so that it is known how many images there are. Videos and lists in a pipe
+are read when it is their turn.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -23,13 +28,39 @@ class Url(str):
     """The address of an image, which `bbg.sources.web.fetch` reads."""
 
 
+class _Video(str):
+    """A file or a camera whose frames are images."""
+
+
 # A path, an address, the bytes of an image file, a frame (uint8 `[H, W, 3]`), or why there is none.
+IMAGE = (str, bytes, np.ndarray, BbgError)
 Image: TypeAlias = "str | Url | bytes | np.ndarray | BbgError"
+# The name of an image and the image, or what images are yet to be read from: a video, or a list.
+_Place: TypeAlias = "tuple[str, Image | _Video | BinaryIO]"
+
+COUNTED = 10  # videos at most that are opened to ask for their frames
 
 
-def find(
-    sources: Iterable[str], stdin: BinaryIO | None = None, every: int = 1, urls: bool = False
-) -> Iterator[tuple[str, Image]]:
+class Found:
+    """The images of `find`, each with its name."""
+
+    def __init__(self, places: list[_Place], every: int, urls: bool) -> None:
+        self._places, self._every, self._urls = places, every, urls
+
+    def __iter__(self) -> Iterator[tuple[str, Image]]:
+        return _images(self._places, self._every, self._urls)
+
+    def total(self) -> int | None:
+        """How many there are; None where only the end tells. Of a video it is what the file says, often an estimate."""
+        videos = [str(what) for _, what in self._places if isinstance(what, _Video)]
+        if len(videos) > COUNTED or not all(isinstance(what, IMAGE) for _, what in self._places):
+            return None
+        counts = [video.count(one, self._every) for one in videos]
+        known = [count for count in counts if count is not None]
+        return len(self._places) - len(videos) + sum(known) if len(known) == len(counts) else None
+
+
+def find(sources: Iterable[str], stdin: BinaryIO | None = None, every: int = 1, urls: bool = False) -> Found:
     """The images of `sources`, each with its name, or the error that says why there is none.
 
     A source is a file, a folder (all files below it that end as an image or a video does), a pattern
@@ -37,30 +68,52 @@ def find(
     it, an address. "-" is the standard input, which is one image, or a list of sources, one in a line. What does not
     exist is given as it is: reading it says why.
     """
+    places: list[_Place] = []
     for source in sources:
-        if source == STDIN:
-            yield from _read(sys.stdin.buffer if stdin is None else stdin, every, urls)
-        elif "://" in source and not os.path.lexists(source):
-            off = BbgError(f"{source}: is an address, and none is fetched unless you say so; add --allow-urls")
-            yield source, Url(source) if urls else off
-        elif source.startswith(video.CAMERA) and not os.path.lexists(source):
-            yield from video.frames(source, every)
-        elif os.path.isdir(source):
-            for file in files_below(Path(source)):
-                if file.suffix.lower() in SUFFIXES | video.SUFFIXES:
-                    yield from _file(str(file), every)
-        elif has_magic(source) and not os.path.lexists(source):
-            for path in sorted(p for p in iglob(source, recursive=True) if os.path.isfile(p)) or [source]:
-                yield from _file(path, every)
+        if source != STDIN:
+            places += _search(source, urls)
+            continue
+        stream = sys.stdin.buffer if stdin is None else stdin
+        places += _read(stream, urls) if _is_file(stream) else [(STDIN, stream)]  # a pipe is read as it comes
+    return Found(places, every, urls)
+
+
+def _images(places: Iterable[_Place], every: int, urls: bool) -> Iterator[tuple[str, Image]]:
+    for name, what in places:
+        if isinstance(what, _Video):
+            yield from video.frames(what, every)
+        elif isinstance(what, IMAGE):
+            yield name, what
         else:
-            yield from _file(source, every)
+            yield from _images(_read(what, urls), every, urls)
 
 
-def _file(path: str, every: int) -> Iterator[tuple[str, Image]]:
-    if os.path.splitext(path)[1].lower() in video.SUFFIXES:
-        yield from video.frames(path, every)
+def _is_file(stream: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:  # it is none of the system's
+        return False
+
+
+def _search(source: str, urls: bool) -> Iterator[_Place]:
+    """The images and videos of one source."""
+    if "://" in source and not os.path.lexists(source):
+        off = BbgError(f"{source}: is an address, and none is fetched unless you say so; add --allow-urls")
+        yield source, Url(source) if urls else off
+    elif source.startswith(video.CAMERA) and not os.path.lexists(source):
+        yield source, _Video(source)
+    elif os.path.isdir(source):
+        for file in files_below(Path(source)):
+            if file.suffix.lower() in SUFFIXES | video.SUFFIXES:
+                yield _file(str(file))
+    elif has_magic(source) and not os.path.lexists(source):
+        yield from map(_file, sorted(p for p in iglob(source, recursive=True) if os.path.isfile(p)) or [source])
     else:
-        yield path, path
+        yield _file(source)
+
+
+def _file(path: str) -> _Place:
+    return path, _Video(path) if os.path.splitext(path)[1].lower() in video.SUFFIXES else path
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -79,13 +132,14 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() or not path.exists())
 
 
-def _read(stream: BinaryIO, every: int, urls: bool) -> Iterator[tuple[str, Image]]:
+def _read(stream: BinaryIO, urls: bool) -> Iterator[_Place]:
+    """The image that `stream` is, or those of the list that it is."""
     first = stream.readline().removeprefix(BOM_UTF8)  # editors put it before lists
     # No name holds a zero byte, and the head of an image does but for a few formats.
     if b"\0" in first or first.startswith((b"\xff\xd8\xff", b"\x89PNG")) or first[:3] in (b"P5\n", b"P6\n"):
         yield STDIN, first + stream.read()
         return
     while first:
-        if name := os.fsdecode(first.rstrip(b"\r\n")):
-            yield from find([name] if name != STDIN else [], None, every, urls)
+        if (name := os.fsdecode(first.rstrip(b"\r\n"))) not in ("", STDIN):
+            yield from _search(name, urls)
         first = stream.readline()

@@ -25,8 +25,6 @@ def frames(source: str, every: int = 1) -> Iterator[tuple[str, np.ndarray | BbgE
     except BbgError as error:
         yield source, error
         return
-    import cv2
-
     try:
         number = 0
         while capture.grab():
@@ -37,16 +35,36 @@ def frames(source: str, every: int = 1) -> Iterator[tuple[str, np.ndarray | BbgE
                 else:
                     yield f"{source}#{number}", BbgError(f"{source}#{number}: this frame cannot be decoded")
             number += 1
-        promised = 0 if source.startswith(CAMERA) else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        promised = 0 if source.startswith(CAMERA) else _promised(capture)
         if source.startswith(CAMERA):
             yield f"{source}#{number}", BbgError(f"{source}: gives no more frames; look whether it is connected")
-        elif number < 0.98 * promised - 1:  # some formats only estimate how many there are
+        elif number < 0.98 * promised - 1:  # it may be an estimate
             yield (
                 f"{source}#{number}",
                 BbgError(f"{source}: ends after {number:,} frames of {promised:,}; it may be damaged"),
             )
     finally:
         capture.release()
+
+
+def count(source: str, every: int = 1) -> int | None:
+    """How many images `frames` will give, as the file promises; None for a camera, and for a file that does not say."""
+    if source.startswith(CAMERA):
+        return None
+    try:
+        capture = _open(source)
+    except BbgError:
+        return 1  # the error
+    promised = _promised(capture)
+    capture.release()
+    return -(-promised // every) if promised > 0 else None
+
+
+def _promised(capture: Any) -> int:
+    """The frames that a file says it has; some formats only estimate them, or have none, which is 0 or less."""
+    import cv2
+
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
 
 def _open(source: str) -> Any:
