@@ -133,8 +133,9 @@ def test_the_wheel_of_this_python_is_manylinux(
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(tmp_path / "installed")
         code = "import bbg; print(bbg.load('resnet20-cifar10').predict(str(bbg.zoo.sample()))[0].label, bbg.__file__)"
-        done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r}); {code}"],
+        path = [str(tmp_path / "installed"), *sys.path]
+        done = subprocess.run(  # without the module site: an editable install would find its own bbg first
+            [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {path!r}; {code}"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.stdout.split() == ["ship", str(tmp_path / "installed" / "bbg" / "__init__.py")], done.stderr
