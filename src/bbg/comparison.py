@@ -22,7 +22,7 @@ from bbg import style
 from bbg.analysis import gates, weight_entropy
 from bbg.data import Split
 from bbg.errors import BbgError
-from bbg.files import write_bytes, write_json
+from bbg.files import refuse_overlap, write_bytes, write_json
 from bbg.log import LOGGER
 from bbg.methods import get
 from bbg.recipe import Recipe, keys_of_recipes
@@ -80,6 +80,10 @@ def compare(
         "studied": recipe.method if recipe.method in names else names[0],
     }
     report["rows"] = _known(result, report)
+    plot = result.with_suffix(".png")
+    refuse_overlap(
+        [("the result", result), ("its curves", plot)], [] if result.exists() else [("another picture", plot)]
+    )
     if parallel < 1:
         raise BbgError(f"parallel is {parallel}, allowed are 1 and more")
     trainings = [
@@ -94,7 +98,7 @@ def compare(
         if parallel > 1:  # their own lines stay in their processes
             LOGGER.info("%s, seed %d  test accuracy %.4f", row["method"], row["seed"], row["accuracy"])
         write_json(report, result)
-    draw(report, result.with_suffix(".png"))
+    draw(report, plot)
     return report
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -67,6 +67,23 @@ def _like(new: Path, old: Path) -> None:
         with suppress(OSError):
             os.chown(new, found.st_uid, found.st_gid)
         new.chmod(stat.S_IMODE(found.st_mode))
+
+
+def refuse_overlap(written: Iterable[tuple[str, Path]], read: Iterable[tuple[str, Path]]) -> None:
+    """Raise BbgError where two of `written` are one file, or one of them is also `read`: it would be lost.
+
+    Both are pairs of what names a path, such as an option, and the path. Pipes and devices are written through, so
+    several may share one.
+    """
+    inputs = {os.path.realpath(path): name for name, path in read}
+    outputs: dict[str, str] = {}
+    for name, path in written:
+        place = os.path.realpath(path)
+        if os.path.exists(place) and not os.path.isfile(place):
+            continue
+        if other := inputs.get(place) or outputs.get(place):
+            raise BbgError(f"{str(path)!r} is both {other} and {name}, and would be lost; give another path")
+        outputs[place] = name
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -15,8 +15,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from bbg._version import __version__
-from bbg.cli.output import STDOUT
-from bbg.cli.parser import parser
+from bbg.cli.parser import STDOUT, parser
 from bbg.errors import BbgError, allowed, not_installed
 from bbg.log import terminal
 

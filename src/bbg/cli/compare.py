@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bbg.cli.output import tell
-from bbg.cli.parser import CACHE, CHANGES, DATA, RECIPE, argument, changes_of, count, new_file, verb
+from bbg.cli.output import show, tell
+from bbg.cli.parser import (
+    CACHE,
+    CHANGES,
+    DATA,
+    RECIPE,
+    STDOUT,
+    argument,
+    changes_of,
+    count,
+    new_folder,
+    text_file,
+    verb,
+)
 from bbg.log import LOGGER
 
 
@@ -17,8 +29,8 @@ from bbg.log import LOGGER
     argument("--parallel", type=count, default=1, metavar="N", help="trainings at a time, on a GPU; default: 1"),
     CHANGES,
     argument("--epochs", type=count, metavar="N", help="short for --set epochs=N"),
-    argument("--out", type=Path, metavar="DIR", help="folder of the runs; default: runs/compare_<recipe>"),
-    argument("--json", type=new_file, metavar="FILE", help="the result; default: compare.json in --out"),
+    argument("--out", type=new_folder, metavar="DIR", help="folder of the runs; default: runs/compare_<recipe>"),
+    argument("--json", type=text_file, metavar="FILE", help="the result; default: compare.json in --out"),
     CACHE,
 )
 def compare(
@@ -52,11 +64,14 @@ def compare(
     split = open_recipe(chosen, data, cache)
     for line in found(split):
         LOGGER.info(line)
-    result = json or folder / "compare.json"
+    result = folder / "compare.json" if json in (None, STDOUT) else json
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise BbgError(f"cannot make folder {str(folder)!r}: {e.strerror}; give a writable --out folder") from e
     title = title_of(chosen.dataset, data)
     report = compare_by(chosen, split, names, seeds, folder, result, parallel=parallel, data=title)
-    tell({"methods": table(report), "result": str(result), "plot": str(result.with_suffix(".png"))})
+    if json == STDOUT:
+        show(report, json)
+    else:
+        tell({"methods": table(report), "result": str(result), "plot": str(result.with_suffix(".png"))})

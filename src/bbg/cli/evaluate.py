@@ -5,10 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bbg.cli.output import STDOUT, lines, rows_to, show
-from bbg.cli.parser import DATA, DEVICE, FACTORY, JSON, argument, count, new_file, thread_count, verb
+from bbg.cli.output import lines, rows_to, show
+from bbg.cli.parser import (
+    DATA,
+    DEVICE,
+    FACTORY,
+    JSON,
+    STDOUT,
+    argument,
+    count,
+    new_folder,
+    text_file,
+    thread_count,
+    verb,
+)
 from bbg.cli.scoring import Scored, is_checkpoint, scored_checkpoint, scored_file
 from bbg.errors import BbgError
+from bbg.files import refuse_overlap
 from bbg.log import track
 
 if TYPE_CHECKING:
@@ -17,6 +30,7 @@ if TYPE_CHECKING:
 
 ALL_CLASSES = 30  # up to so many classes the table of classes is printed whole
 SOME_CLASSES, SOME_PAIRS, SOME_IMAGES = 10, 10, 5  # rows that are printed of longer tables; --json has all of them
+PICTURES = ("confusion.png", "worst.png", "worst.csv", "calibration.png")  # in the folder of --out
 DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row holds all others
 
 
@@ -30,10 +44,10 @@ DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row hol
     FACTORY,
     DEVICE,
     JSON,
-    argument("--csv", type=new_file, metavar="FILE", help="also write a row per image; -: print nothing else"),
+    argument("--csv", type=text_file, metavar="FILE", help="also write a row per image; -: print nothing else"),
     argument(
         "--out",
-        type=Path,
+        type=new_folder,
         metavar="DIR",
         help="also draw the confusion matrix, the worst images (and list them in worst.csv) and the calibration there",
     ),
@@ -54,8 +68,9 @@ def eval(
     """Score a checkpoint or a packed model over all test images: accuracy, confusions, the worst images."""
     from bbg.scoring import COLUMNS, Evaluation, image_scores, row_of
 
-    if json == csv == STDOUT:
-        raise BbgError("--json - and --csv - both take the standard output; give one of them a file")
+    if out is not None:
+        written = [(name, path) for name, path in (("--json", json), ("--csv", csv)) if path is not None]
+        refuse_overlap([*(("--out", out / name) for name in PICTURES), *written], ())
     if is_checkpoint(model):
         scored = scored_checkpoint(Path(model), factory, device, dataset, data, part, threads)
     elif factory is not None:

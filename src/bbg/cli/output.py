@@ -14,12 +14,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
+from bbg.cli.parser import STDOUT
 from bbg.errors import BbgError
 from bbg.files import whole_file, write_json
 from bbg.log import LOGGER
 from bbg.tables import cell, heading, terminal
-
-STDOUT = Path("-")
 
 
 def tell(report: Mapping[str, Any], file: Path | None = None) -> None:

@@ -11,12 +11,18 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from glob import has_magic, iglob
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from bbg.cpu import MOST_THREADS
 from bbg.errors import BbgError, allowed
+from bbg.files import refuse_overlap
+
+STDOUT = Path("-")
+READ = ("CKPT", "DIR", "FILE", "IMAGE", "KEY=VALUE", "MODEL", "RECIPE")  # metavars of what may name a file to read
+REPORTS = (".bbg", ".csv", ".json", ".jsonl", ".txt")  # files of ours beside images; a later run may write them anew
 
 Call = TypeVar("Call", bound=Callable[..., None])
 
@@ -66,7 +72,25 @@ class VerbParser(Parser):
             if name.startswith("-"):
                 self.error(f"unknown option {name!r}; {allowed(name, options)}")
             self.error(f"{word!r} is one argument too many")
+        self._keep_apart(vars(found))
         return found, rest
+
+    def _keep_apart(self, found: Mapping[str, Any]) -> None:
+        """BbgError where a file that is to be written is another one of this command, or one that it reads."""
+        written, words = [], []
+        for action in self._actions:
+            name, value = [str(action.metavar), *action.option_strings][-1], found.get(action.dest)
+            if value is not None and action.type in (new_file, text_file, packed_file):
+                written.append((name, value))
+            elif action.metavar in READ and action.type is not new_folder:
+                values = value if isinstance(value, list) else [value]
+                words += [(name, str(word)) for word in values if isinstance(word, str | Path)]
+        printed = [name for name, path in written if path == STDOUT]
+        if len(printed) > 1:
+            self.error(f"{' and '.join(printed)} both take the standard output; give one of them a file")
+        files = [(name, path) for name, path in written if path != STDOUT]
+        old = [path for _, path in files if path.is_file()]
+        refuse_overlap(files, ((name, path) for name, word in words for path in _files_of(word, old)))
 
 
 def parser(version: str) -> Parser:
@@ -109,11 +133,32 @@ def duration(text: str) -> float:
     return found
 
 
+def _files_of(word: str, old: list[Path]) -> Iterator[Path]:
+    """The file that an argument names; of a folder or a pattern, those among the files `old` that it reads."""
+    if os.path.isdir(word):
+        folder = os.path.join(os.path.realpath(word), "")
+        yield from (o for o in old if os.path.realpath(o).startswith(folder) and o.suffix.lower() not in REPORTS)
+    elif has_magic(word) and not os.path.lexists(word):
+        yield from map(Path, iglob(word, recursive=True)) if old else ()
+    else:
+        yield from (Path(name) for name in (word, word.partition("=")[2]) if os.path.isfile(name))  # --set key=FILE
+
+
+def new_folder(text: str) -> Path:
+    """A folder to write into, which is made where it is missing."""
+    return Path(text)
+
+
+def text_file(text: str) -> Path:
+    """A `new_file`, or "-", the standard output."""
+    return STDOUT if text in ("-", "/dev/stdout") else new_file(text)
+
+
 def new_file(text: str) -> Path:
-    """A path that can be written, which is asked before any work is done; "-" is the standard output."""
-    if text in ("-", "/dev/stdout"):
-        return Path("-")
+    """A path that can be written, which is asked before any work is done."""
     path = Path(text)
+    if text == "-":
+        raise argparse.ArgumentTypeError("'-' is the standard output, which takes text only; give a file")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"cannot write {text!r}; give a file in a folder that exists and is writable")
     return path
@@ -148,7 +193,7 @@ DEVICE = argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; de
 CACHE = argument(
     "--cache", type=Path, metavar="DIR", help="keep decoded images here, and take them from here next time"
 )
-JSON = argument("--json", type=new_file, metavar="FILE", help="also write the figures as JSON; -: print nothing else")
+JSON = argument("--json", type=text_file, metavar="FILE", help="also write the figures as JSON; -: print nothing else")
 
 
 def changes_of(pairs: list[str], **more: int | str | None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from bbg.cli.output import STDOUT, lines, rows_to
-from bbg.cli.parser import MODEL, argument, count, new_file, thread_count, verb
+from bbg.cli.output import lines, rows_to
+from bbg.cli.parser import MODEL, STDOUT, argument, count, text_file, thread_count, verb
 from bbg.errors import BbgError
 from bbg.log import track
 from bbg.sources import CAMERA, find
@@ -35,16 +35,16 @@ COLUMNS = ("image", "place", "label", "score", "error")
         metavar="IMAGE",
         help="files, folders, patterns ('*.jpg'), videos, camera:0, addresses; -: standard input",
     ),
-    argument("--model", default=DEFAULT_MODEL, help=f"{MODEL}; default: %(default)s"),
+    argument("--model", metavar="MODEL", default=DEFAULT_MODEL, help=f"{MODEL}; default: %(default)s"),
     argument("--top", type=count, default=5, metavar="N", help="classes to show; default: %(default)s"),
     argument("--threads", type=thread_count, metavar="N", help="default: all cores, for a single image one"),
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera 1"),
     argument("--every", type=count, default=1, metavar="N", help="of videos and cameras, each N-th frame; default: 1"),
     argument("--allow-urls", action="store_true", help="fetch images whose address (http, https) is given"),
     argument(
-        "--json", type=new_file, metavar="FILE", help="also write a JSON object per line and image; -: nothing else"
+        "--json", type=text_file, metavar="FILE", help="also write a JSON object per line and image; -: nothing else"
     ),
-    argument("--csv", type=new_file, metavar="FILE", help="also write a row per image and class; -: nothing else"),
+    argument("--csv", type=text_file, metavar="FILE", help="also write a row per image and class; -: nothing else"),
 )
 def predict(
     images: list[str],

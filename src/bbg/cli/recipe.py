@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, argument, new_file, verb
+from bbg.cli.parser import JSON, STDOUT, argument, text_file, verb
 from bbg.errors import BbgError
 
 
 @verb(
     argument("recipe", nargs="?", metavar="RECIPE", help="a recipe of bbg by its name, or a TOML file"),
     argument(
-        "-o", "--output", type=new_file, metavar="FILE", help="write it to this file, to be changed and trained by"
+        "-o", "--output", type=text_file, metavar="FILE", help="write it to this file, to be changed and trained by"
     ),
     argument("--keys", action="store_true", help="explain all keys that a recipe may have"),
     JSON,
@@ -34,9 +34,9 @@ def recipe(recipe: str | None, output: Path | None, keys: bool, json: Path | Non
     text = chosen.to_toml()
     if json is not None:
         show(chosen.to_dict(), json)
-    elif output is None:
+    elif output in (None, STDOUT):
         print(text, end="")
-    if output is not None:
+    if output not in (None, STDOUT):
         from bbg.files import write_text
 
         write_text(output, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bbg.cli.output import tell
-from bbg.cli.parser import CACHE, CHANGES, DATA, DEVICE, FACTORY, JSON, RECIPE, argument, changes_of, verb
+from bbg.cli.parser import CACHE, CHANGES, DATA, DEVICE, FACTORY, JSON, RECIPE, argument, changes_of, new_folder, verb
 from bbg.log import LOGGER
 
 
@@ -19,7 +19,7 @@ from bbg.log import LOGGER
     argument("--init", type=Path, metavar="FILE", help="start from the weights of this checkpoint or state dict"),
     argument("--resume", action="store_true", help="go on with the run in --out; default: the newest runs/<recipe>*"),
     argument("--overwrite", action="store_true", help="put the new run in the place of the one in --out"),
-    argument("--out", type=Path, metavar="DIR", help="folder of the run; default: a new one, runs/<recipe>[-N]"),
+    argument("--out", type=new_folder, metavar="DIR", help="folder of the run; default: a new one, runs/<recipe>[-N]"),
     DEVICE,
     CACHE,
     JSON,
@@ -46,7 +46,7 @@ def train(
     from bbg.data import found, open_recipe
     from bbg.training.check import check_recipe
     from bbg.training.device import choose_device
-    from bbg.training.folder import BEST, LAST, new_folder, newest_folder, refuse_used
+    from bbg.training.folder import BEST, LAST, new_folder, newest_folder, refuse_own, refuse_used
     from bbg.training.loop import train as train_by
 
     check_recipe(chosen)
@@ -56,6 +56,8 @@ def train(
         out = newest_folder(name)
     elif out is not None and not (resume or overwrite):
         refuse_used(out)
+    if out is not None:
+        refuse_own(out, [("--json", json)])
     split = open_recipe(chosen, data, cache)
     for line in found(split):
         LOGGER.info(line)

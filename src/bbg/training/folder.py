@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,7 +29,7 @@ from bbg.cpu import name_of_cpu
 from bbg.data.report import write_skipped
 from bbg.data.sets import Split
 from bbg.errors import BbgError
-from bbg.files import write_json, write_text
+from bbg.files import refuse_overlap, write_json, write_text
 from bbg.log import LOGGER
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.plots import write_history
@@ -37,6 +37,7 @@ from bbg.training.plots import write_history
 LAST, BEST, RECIPE, FACTS = "last.ckpt", "best.ckpt", "recipe.toml", "run.json"
 SKIPPED = "skipped.csv"
 OTHERS = ("history.csv", "curves.png", "tensorboard", SKIPPED)
+FILES = (LAST, BEST, RECIPE, FACTS, *OTHERS)
 MARK = "# The recipe of this run, as it was trained.\n"  # a recipe.toml without it is the user's own
 LIBRARIES = ("torch", "torchvision", "lightning-fabric", "numpy", "pillow")
 RUNS = Path("runs")
@@ -74,6 +75,12 @@ def refuse_used(folder: Path) -> None:
         hint = "go on with --resume, start anew with --overwrite, or give another --out"
         raise BbgError(f"{str(folder)!r} holds a run already; {hint}")
     _refuse_foreign(folder)
+
+
+def refuse_own(folder: Path, read: Iterable[tuple[str, str | Path | None]]) -> None:
+    """Raise BbgError where a new run in `folder` would write over one of the files `read` that it starts from."""
+    written = [("a file of the run", folder / name) for name in FILES]
+    refuse_overlap(written, ((name, Path(path)) for name, path in read if path is not None))
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -181,7 +188,7 @@ def _write(folder: Path, state: Checkpoint, facts: dict[str, Any]) -> None:
 
 
 def _remove(folder: Path) -> None:
-    for name in (LAST, BEST, RECIPE, FACTS, *OTHERS):
+    for name in FILES:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -38,7 +38,7 @@ from bbg.training.compiled import compile_network
 from bbg.training.device import choose_device, fabric_on
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_norms
 from bbg.training.factory import binarized, build, call_factory, find_factory
-from bbg.training.folder import LAST, keep, session
+from bbg.training.folder import LAST, keep, refuse_own, session
 from bbg.training.images import check_images
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
@@ -153,6 +153,10 @@ def _fit(
     with terminal() if progress else nullcontext():
         check_images(split)
         refuse_untrainable(model)
+        if out is not None and not resume:
+            refuse_own(
+                out, [("the weights", None if weights is None else weights.source), ("the teacher", recipe.teacher)]
+            )
         place = choose_device(device)
         task = make_task(recipe, len(split.classes), teacher_of(recipe, split) if teacher is None else teacher)
         model.to(memory_format=torch.channels_last)
