@@ -86,6 +86,13 @@ FOREIGN: dict[str, Callable[..., object]] = {
     "gelu by tanh": lambda x, c: F.gelu(3 * c(x), approximate="tanh"),
     "silu of a flat map": lambda x, c: F.silu(c(x).flatten(1)),
     "layer_norm": lambda x, c: F.layer_norm(last(c(x)), (3,)).permute(0, 3, 1, 2),
+    "batch_norm": lambda x, c: F.batch_norm(c(x), c.bias, c.bias**2 + 0.5, 1 + c.bias, c.bias, eps=0.1),
+    "batch_norm, bare, of features": lambda x, c: F.batch_norm(c(x).mean((2, 3)), c.bias, c.bias**2 + 0.5),
+    "torch.batch_norm": lambda x, c: torch.batch_norm(
+        c(x), c.bias + 1, c.bias, c.bias, c.bias**2 + 0.5, False, 0.1, 1e-3, True
+    ),
+    "linear": lambda x, c: F.linear(c(x).mean((2, 3)), c.weight[:, :, 0, 1], c.bias),
+    "linear of pixels, without bias": lambda x, c: first(F.linear(last(c(x)), c.weight[:, :, 1, 0])),
     "cat": lambda x, c: torch.cat([c(x), x, c(c(x))], 1),
     "cat of [N, H, W, C]": lambda x, c: torch.cat((last(x), last(c(x))), -1).permute(0, 3, 1, 2),
     "cat of features": lambda x, c: torch.cat([c(x).mean((2, 3)), x.mean((2, 3))], dim=1),

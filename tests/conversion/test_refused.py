@@ -131,6 +131,14 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         Functional(lambda x: torch.clamp(x, min=torch.zeros(3, 1, 1))),
         ("clamp (Functional)", "allowed are numbers"),
     ),
+    "a batch norm of the batch": (
+        Functional(lambda x: F.batch_norm(x, None, None, training=True)),
+        ("batch_norm (Functional)", "it normalises by the images of a batch"),
+    ),
+    "a linear layer of the images": (
+        Functional(lambda x: F.linear(x.mean((2, 3)), x.mean((2, 3)))),
+        ("linear (Functional)", "its weight depends on the images"),
+    ),
     "bounds that fall": (Functional(lambda x: x.clamp(1, -1)), ("clamp (Functional)", "[1, -1]", "first")),
     "another convolution inside": (nn.Sequential(Doubled(3, 4, 3)), ("0.conv2d (Doubled)", "cannot be converted")),
     "a scripted network": (

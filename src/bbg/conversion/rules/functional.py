@@ -40,8 +40,63 @@ def _layer_norm(
     normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> nn.LayerNorm:
     layer = nn.LayerNorm(normalized_shape, eps)
-    for name, vector in (("weight", weight), ("bias", bias)):
-        layer.register_parameter(name, None if vector is None else nn.Parameter(vector.detach()))
+    _given(layer, weight=weight, bias=bias)
+    return layer
+
+
+def _given(layer: nn.Module, **tensors: Tensor | None) -> None:
+    """Give `layer` the tensors that a function was called with; TypeError for one that is not constant."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"its {name} depends on the images")
+        if name in layer._buffers:
+            setattr(layer, name, tensor)
+        else:
+            layer.register_parameter(name, None if tensor is None else nn.Parameter(tensor.detach()))
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Of maps and of features alike, as the function is."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def _batch_norm(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> nn.BatchNorm2d:
+    if training or running_mean is None or running_var is None:
+        raise TypeError("in evaluation, too, it normalises by the images of a batch")
+    layer = _BatchNorm(1, eps)
+    _given(layer, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    return layer
+
+
+def _torch_batch_norm(
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> nn.BatchNorm2d:
+    return _batch_norm(running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    layer = nn.Linear(1, 1)
+    _given(layer, weight=weight, bias=bias)
+    if weight.ndim != 2:
+        raise TypeError(f"its weight has the shape {list(weight.shape)}")
+    layer.out_features, layer.in_features = weight.shape
     return layer
 
 
@@ -63,6 +118,9 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.hardswish,): lambda inplace=False: nn.Hardswish(),
     (F.gelu,): nn.GELU,
     (F.layer_norm,): _layer_norm,
+    (F.batch_norm,): _batch_norm,
+    (torch.batch_norm,): _torch_batch_norm,
+    (F.linear,): _linear,
 }
 
 
