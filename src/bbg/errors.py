@@ -11,6 +11,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "video": ("opencv-python-headless",),
 }
+PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow"}  # of modules that are called otherwise
 
 
 class BbgError(ValueError):
@@ -42,6 +43,6 @@ def first_line(error: BaseException) -> str:
 
 def not_installed(what: str, module: str) -> BbgError:
     """The error that `what` needs `module`; it names all packages of the extra that the module belongs to."""
-    name = {"cv2": "opencv-python-headless"}.get(module, module.partition(".")[0].replace("_", "-"))
+    name = PACKAGES.get(top := module.partition(".")[0], top.replace("_", "-"))
     packages = next((packages for packages in EXTRAS.values() if name in packages), (name,))
     return BbgError(f"{what} needs {module}, which is not installed; run pip install {' '.join(packages)}")

@@ -131,7 +131,7 @@ def heading(key: str) -> str:
 
 
 def cell(value: object) -> str:
-    """A value for a reader: integers with separators, other numbers to four digits, shapes as 16x32x32, None as ""."""
+    """A value for a reader: integers with separators, other numbers to four digits, shapes as 16x32x32."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -144,11 +144,11 @@ def cell(value: object) -> str:
 
 
 def _plain(value: object) -> str:
-    """A value for a program: a number in full, a shape as 16x32x32."""
+    """A value for a program: a number in full, a shape as 16x32x32, of other lists their items with commas."""
     if value is None:
         return ""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "x".join(str(v) for v in value)
+        return ("x" if all(isinstance(v, int) for v in value) else ", ").join(str(v) for v in value)
     return str(value)
 
 

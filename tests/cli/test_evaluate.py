@@ -150,6 +150,12 @@ def test_the_report_agrees_with_its_rows_and_draws_pictures(photos: Path, packed
     worst = sorted(good, key=lambda row: float(row["truth_score"]))[:40]
     assert rows(out / "worst.csv") == worst
     assert f"accuracy: {report['accuracy']:.4g}\n" in done.stdout
+    lines = done.stdout.splitlines()
+    for row in report["per_class"]:
+        told = next(line for line in lines if line.startswith(row["class"]))
+        assert str(row["images"]) in told.removeprefix(row["class"]).split()
+    for table in ("confused", "worst images", "skipped files"):
+        assert table in lines
     for name in ("confusion.png", "worst.png", "calibration.png"):
         with Image.open(out / name) as drawn:
             assert min(drawn.size) > 300

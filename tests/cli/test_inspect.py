@@ -58,6 +58,8 @@ def test_the_tables_are_those_of_the_library(trained: Path, tmp_path: Path, caps
     assert sum(row["bytes"] for row in found["costs"]) == found["bytes"] == sum(cost.bytes.values())
     assert found["bytes_if_all_were_float32"] == cost.float_bytes
     assert Image.open(tmp_path / "a.png").format == "PNG"
+    keys = {key: value for key, value in json.loads(json.dumps(state.recipe.to_dict())).items() if value is not None}
+    assert {row["key"]: row["value"] for row in found["recipe"]} == keys
     out = capsys.readouterr().out
     assert all(words in out for words in ("least of a filter", "share negative", "sign flips", "by bit width"))
 

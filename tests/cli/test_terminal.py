@@ -42,7 +42,10 @@ def test_a_training_on_a_terminal(columns: int, tmp_path: Path) -> None:
     assert max(map(len, seen)) < columns
     assert {look.split()[1] for look in seen} <= {"1/3", "2/3", "3/3"}
     shares = [int(look.partition(" %")[0].split()[-1]) for look in seen]
-    assert shares == sorted(shares), "its end is that of the whole run"
+    assert shares == sorted(shares)
+    for epoch in (1, 2, 3):
+        ends = [share for share, look in zip(shares, seen, strict=True) if look.split()[1] == f"{epoch}/3"]
+        assert all(share <= 100 * epoch / 3 + 1 for share in ends), "its end is that of the whole run"
 
 
 def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:

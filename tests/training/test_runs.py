@@ -168,6 +168,13 @@ def test_a_recipe_of_the_users_own_is_not_overwritten(few: Split, tmp_path: Path
 # How it goes on -----------------------------------------------------------------------------------------------------
 
 
+def test_a_training_is_shown_in_short(finished: Path, few: Split) -> None:
+    assert len(repr(few)) < 2000
+    shown = repr(Checkpoint.load(finished / LAST))
+    assert "network='resnet8'" in shown
+    assert len(shown) < 5000
+
+
 def test_other_pictures_are_told_in_one_sentence(tmp_path: Path, capsys: Any) -> None:
     """A run that was broken off, and a folder of which pictures were removed since."""
     draws = np.random.default_rng(0)
@@ -180,7 +187,12 @@ def test_other_pictures_are_told_in_one_sentence(tmp_path: Path, capsys: Any) ->
         'dataset = "folders"\nnetwork = "resnet8"\nwidth = 4\nsize = 16\nepochs = 1\nbatch_size = 8\n'
     )
     command = ("train", tmp_path / "r.toml", "--data", tmp_path / "photos", "--out", tmp_path / "run")
+    (tmp_path / "photos" / "train" / "a" / "odd.png").write_text("no picture")
     assert run(*command) == 0
+    told = capsys.readouterr().out
+    for words in ("24 training images", "24 test images", "skipped 1 file:", "odd.png: "):
+        assert words in told
+    assert "odd.png" in (tmp_path / "run" / "skipped.csv").read_text()
     for i in range(10):
         (tmp_path / "photos" / "train" / "a" / f"{i}.png").unlink()
     refused(tmp_path, capsys, "the training images are 14 of digest", *command, "--resume")

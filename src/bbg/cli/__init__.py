@@ -33,6 +33,8 @@ MODULES = {
     "zoo": "zoo",
 }
 
+FIRST = ("-h", "--help", "--version")  # options that stand in the place of a verb
+
 # What torch says in a RuntimeError where there is no memory.
 TORCHS_MEMORY_ERRORS = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 
@@ -105,7 +107,13 @@ def _messages(options: dict[str, object]) -> str:
 
 def _helped(given: list[str]) -> list[str]:
     """The command line, its help where it names no verb; `bbg help VERB` is `bbg VERB --help`."""
-    words = [*given[1:2], "--help"] if given[:1] == ["help"] else given or ["--help"]
+    words = given or ["--help"]
+    if words[0] == "help":
+        if len(words) > 2:
+            raise BbgError(f"{words[2]!r} is one argument too many; see bbg --help")
+        words = [*words[1:], "--help"]
+    if words[0].startswith("-") and words[0] not in FIRST:
+        raise BbgError(f"unknown option {words[0]!r}; {allowed(words[0], FIRST)}; options of a verb stand behind it")
     if words[0] not in MODULES and not words[0].startswith("-"):
         raise BbgError(f"unknown verb {words[0]!r}; {allowed(words[0], MODULES)}; see bbg --help")
     return words

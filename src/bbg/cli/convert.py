@@ -25,7 +25,11 @@ CHECK_IMAGES = 32
 @verb(
     argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of bbg train"),
     argument("-o", "--output", type=packed_file, required=True, metavar="FILE", help="the packed file to write, .bbg"),
-    argument("--edges", help="of the layers that are not binary: int8 (default, where their ranges are known) or fp32"),
+    argument(
+        "--edges",
+        choices=("int8", "fp32"),
+        help="of the layers that are not binary; default: int8 where their ranges are known",
+    ),
     DATA,
     FACTORY,
     JSON,

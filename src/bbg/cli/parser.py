@@ -187,7 +187,12 @@ FACTORY = argument(
     "--factory", metavar="MODULE:FUNCTION", help="makes a module of one's own, in place of a network of bbg"
 )
 CHANGES = argument(
-    "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
+    "--set",
+    dest="changes",
+    action="append",
+    default=[],
+    metavar="KEY=VALUE",
+    help="change a key of the recipe; bbg recipe --keys explains them all",
 )
 DEVICE = argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: a GPU where there is one")
 CACHE = argument(

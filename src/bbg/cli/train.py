@@ -44,7 +44,7 @@ def train(
 
     chosen = Recipe.find(recipe).changed(changes_of(changes, epochs=epochs, seed=seed, factory=factory))
     from bbg.data import found, open_recipe
-    from bbg.training.check import check_recipe
+    from bbg.training.check import check_recipe, check_start
     from bbg.training.device import choose_device
     from bbg.training.folder import BEST, LAST, new_folder, newest_folder, refuse_own, refuse_used
     from bbg.training.loop import train as train_by
@@ -52,6 +52,7 @@ def train(
     check_recipe(chosen)
     choose_device(device)
     name = Path(recipe).stem
+    check_start(chosen, out, init, resume, overwrite)
     if resume and out is None:
         out = newest_folder(name)
     elif out is not None and not (resume or overwrite):

@@ -87,7 +87,7 @@ def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part:
     be one part alone, and one class. Raises BbgError as `open_data` does, and for images without labels.
     """
     if part not in PARTS:
-        raise BbgError(f"part is {part!r}, allowed are {', '.join(PARTS)}")
+        raise BbgError(f"part is {part!r}, {allowed(part, PARTS)}")
     entry = DATASETS.get(dataset)
     folder = root is not None and root.is_dir()
     if entry is not None and entry.needs_folder and root is not None and folder:

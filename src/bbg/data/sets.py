@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -67,8 +67,8 @@ class Dataset(Protocol):
 class ImageSet:
     """A data set in memory: `images` uint8 `[N, H, W, C]`, `labels` `[N]` (int64 classes) or `[N, ...]`."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
     classes: tuple[str, ...]
     preprocess: Preprocess
     skipped: tuple[Skipped, ...] = ()
@@ -95,8 +95,8 @@ class FileSet:
     `pixels`, `pictures`: caches of what `read` and `picture` give; an image that one of them lacks is decoded.
     """
 
-    paths: Sequence[Path]
-    labels: np.ndarray
+    paths: Sequence[Path] = field(repr=False)
+    labels: np.ndarray = field(repr=False)
     classes: tuple[str, ...]
     preprocess: Preprocess
     skipped: tuple[Skipped, ...] = ()

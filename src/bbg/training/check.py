@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from bbg.errors import BbgError, allowed
 from bbg.image import PRESETS
 from bbg.recipe import Recipe
 from bbg.training.factory import build, find_factory
+from bbg.training.folder import LAST
 from bbg.training.tasks import make_task
 
 
@@ -32,3 +34,16 @@ def check_recipe(recipe: Recipe) -> None:
         find_factory(recipe.teacher_factory)
     if recipe.teacher is not None and not os.path.isfile(recipe.teacher):
         raise BbgError(f"no teacher {recipe.teacher!r}; the recipe key 'teacher' names a checkpoint of bbg train")
+
+
+def check_start(recipe: Recipe, out: Path | None, init: Path | str | None, resume: bool, overwrite: bool) -> None:
+    """Raise BbgError where a training cannot start as it is asked to, as far as the names of the files tell."""
+    if resume and overwrite:
+        raise BbgError("--overwrite starts a new run and --resume goes on with an old one; give one of them")
+    if resume and init is not None:
+        raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
+    if resume and out is not None and not os.path.exists(out / LAST):
+        raise BbgError(f"nothing to resume: no {str(out / LAST)!r}; start without --resume")
+    weights = recipe.weights if init is None else init
+    if weights is not None and not resume and not os.path.exists(weights):
+        raise BbgError(f"cannot read weights {str(weights)!r}: no such file; give a checkpoint or a state dict")

@@ -40,14 +40,14 @@ class Checkpoint:
     recipe: Recipe
     epoch: int
     step: int
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
+    model: dict[str, Any] = field(repr=False)  # megabytes, here and below
+    optimizer: dict[str, Any] = field(repr=False)
     classes: list[str]
     preprocess: Preprocess
     history: list[dict[str, float]] = field(default_factory=list)
-    signs: dict[str, Any] = field(default_factory=dict)
+    signs: dict[str, Any] = field(default_factory=dict, repr=False)
     data: dict[str, Any] = field(default_factory=dict)
-    ranges: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(default_factory=dict, repr=False)
     since: int = 0
     custom: bool = False
     version: int = VERSION

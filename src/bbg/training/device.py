@@ -7,9 +7,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from bbg.environment import hidden
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 
-ALLOWED = "allowed are cpu, cuda, cuda:N and mps"
+ALLOWED = ("cpu", "cuda", "cuda:N", "mps")
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -19,9 +19,9 @@ def choose_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as e:
-        raise BbgError(f"unknown device {name!r}; {ALLOWED}") from e
+        raise BbgError(f"unknown device {name!r}; {allowed(name, ALLOWED)}") from e
     if device.type not in ("cpu", "cuda", "mps"):
-        raise BbgError(f"unknown device {name!r}; {ALLOWED}")
+        raise BbgError(f"unknown device {name!r}; {allowed(name, ALLOWED)}")
     if device.type == "cuda":
         there = torch.cuda.device_count()
         if not there:

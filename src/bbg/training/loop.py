@@ -33,6 +33,7 @@ from bbg.recipe import Recipe
 from bbg.tracing.neutral import neutral, refuse_untrainable
 from bbg.training.best import hold_out, last_is_best
 from bbg.training.captured import CapturedStep
+from bbg.training.check import check_start
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.compiled import compile_network
 from bbg.training.device import choose_device, fabric_on
@@ -80,6 +81,7 @@ def train(
     `name`: what its lines begin with, where it is one training of many.
     """
     torch.manual_seed(recipe.seed)
+    check_start(recipe, out, init, resume, overwrite)
     weights = _weights(recipe, init, resume)
     if recipe.factory is None:
         model = build(recipe, len(split.classes), split.preprocess)
@@ -132,6 +134,7 @@ def fit(
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.find(recipe)
     folder = None if out is None else Path(out)
+    check_start(chosen, folder, init, resume, overwrite)
     weights = _weights(chosen, init, resume)
     return _fit(module, chosen, data, folder, weights, resume, overwrite, device, teacher, progress, "", custom=True)
 
@@ -173,8 +176,6 @@ def _fit(
 
 def _weights(recipe: Recipe, init: Path | str | None, resume: bool) -> Weights | None:
     """What a new run starts from: `init`, or else the recipe's `weights`."""
-    if resume and init is not None:
-        raise BbgError(f"--init {str(init)!r} starts a new run and --resume goes on with an old one; give one of them")
     chosen = recipe.weights if init is None else init
     return None if resume or chosen is None else Weights.read(chosen)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from torch import nn
@@ -34,8 +33,6 @@ def first_state(
     custom: bool,
 ) -> Checkpoint:
     """The state that the training starts with, its weights loaded into `model`."""
-    if resume and overwrite:
-        raise BbgError("--overwrite starts a new run and --resume goes on with an old one; give one of them")
     if resume:
         if out is None:
             raise BbgError("nothing to resume: the run has no folder; say which with out")
@@ -50,8 +47,6 @@ def first_state(
 
 
 def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
-    if not os.path.exists(last):
-        raise BbgError(f"nothing to resume: no {str(last)!r}; start without --resume")
     state = Checkpoint.load(last)
     refused, instead = f"cannot resume {str(last)!r}", f"or start a new run from its weights with --init {last}"
     if state.version < ORDERED:
