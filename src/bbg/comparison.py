@@ -81,9 +81,7 @@ def compare(
     }
     report["rows"] = _known(result, report)
     plot = result.with_suffix(".png")
-    refuse_overlap(
-        [("the result", result), ("its curves", plot)], [] if result.exists() else [("another picture", plot)]
-    )
+    refuse_overlap([("the result", result), ("its curves", plot)], ())
     if parallel < 1:
         raise BbgError(f"parallel is {parallel}, allowed are 1 and more")
     trainings = [

@@ -109,11 +109,6 @@ def test_a_run_does_not_replace_what_it_starts_from(folder: Path, capsys: Any) -
     assert run(*again, "--init", "w.ckpt") == 2
 
 
-def test_curves_do_not_replace_a_picture(folder: Path, capsys: Any) -> None:
-    pytest.importorskip("torch")
-    refused(folder, capsys, "'photos/c.png' is both", *["compare", "own.toml", "--json", "photos/c.json", "--out", "d"])
-
-
 def test_every_file_that_is_written_is_declared() -> None:
     """An option whose value is a new FILE has one of the types that the check knows, and folders have theirs."""
     known = {"FILE": (new_file, text_file, packed_file), "FILE.png": (new_file,), "FILE.jpg": (new_file,)}

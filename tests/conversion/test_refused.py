@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         ("clamp (Functional)", "allowed are numbers"),
     ),
     "a batch norm of the batch": (
-        Functional(lambda x: F.batch_norm(x, None, None, training=True)),
+        Functional(lambda x: F.batch_norm(x, torch.zeros(3), torch.ones(3), training=True)),
         ("batch_norm (Functional)", "it normalises by the images of a batch"),
     ),
     "a linear layer of the images": (
