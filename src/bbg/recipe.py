@@ -38,6 +38,7 @@ class Recipe:
     task: str = "classification"  # what the network is trained for: a name of bbg.training.tasks.TASKS
     method: str = "bbg"  # a name of bbg.methods; float leaves the network of a factory as it is
     keep: tuple[str, ...] = ("first", "last")  # layers of a factory's network that stay real-valued
+    bits: int | dict[str, int] | None = None  # width of the layers, 1, 8 or 32: of all, or by pattern over their names
     weights: str | None = None  # file whose weights the training starts from, as --init names one
     act: str | None = None  # nonlinearity of the units; none: the method's own
     width: int | None = None  # channels of the first stage; none: the network's own
@@ -57,6 +58,7 @@ class Recipe:
     schedule: str = "onecycle"  # onecycle, cosine, linear, constant
     warmup: float = 0.3  # share of the steps in which onecycle rises
     label_smoothing: float = 0.0  # share of the label that all classes have
+    range_epochs: float = 0.5  # share of the epochs in which 8-bit layers record their ranges, and learn them later
     activation_epochs: int = 0  # first epochs with real-valued weights and binary activations; the schedule runs twice
     teacher: str | None = None  # checkpoint whose outputs are learned too (distillation)
     teacher_factory: str | None = None  # package.module:function that makes the teacher, where it is no network of bbg
@@ -112,7 +114,7 @@ class Recipe:
             value = getattr(self, key)
             if value is not None and not low <= value < 2**62:
                 raise BbgError(f"recipe key {key!r} is {value}, allowed is {low} or more, below 2^62")
-        for key in ("momentum", "warmup", "label_smoothing", "distill", "crop_scale", "colour"):
+        for key in ("momentum", "range_epochs", "warmup", "label_smoothing", "distill", "crop_scale", "colour"):
             if not 0 <= getattr(self, key) <= 1:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is 0 to 1")
         if not 0 < self.held_out < 1:
@@ -157,7 +159,7 @@ class Recipe:
         lines = []
         for key in keys_of_recipes():
             value = getattr(self, key.key)
-            stated = f"{key.key} = {json.dumps(value, ensure_ascii=False)}" if value is not None else f"# {key.key} = "
+            stated = f"{key.key} = {_toml(value)}" if value is not None else f"# {key.key} = "
             lines.append(f"{stated}  # {key.meaning}" if key.meaning else stated)
         return "\n".join(lines) + "\n"
 
@@ -216,10 +218,19 @@ def keys_of_recipes() -> list[Key]:
     ]
 
 
+def _toml(value: Any) -> str:
+    """A value as TOML, a table on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {_toml(v)}" for key, v in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether `value` is of the type `hint`; a list of numbers may hold integers."""
     options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     for option in options:
+        if get_args(option) == (str, int) and isinstance(value, dict):
+            return all(type(width) is int for width in value.values())
         items = (int, float) if float in get_args(option) else get_args(option)
         if items and isinstance(value, list) and all(type(item) in items for item in value):
             return True

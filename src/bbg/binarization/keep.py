@@ -1,49 +1,64 @@
-"""Which layers of a traced network stay real-valued, and why."""
+"""The width of each layer of a traced network, and why it is not 1 bit."""
 
 from __future__ import annotations
 
-import difflib
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 
 from torch import fx, nn
 
 from bbg.binarization.network import TracedNetwork
 from bbg.binarization.report import DEPTHWISE, FIRST, LAST
-from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear
+from bbg.layers.bits import check_patterns, fits, width_of
 
-ALREADY = "it was binary"
+BINARY, BYTES = "it was binary", "it had 8 bits"
+SQUEEZE = "squeeze-excite"
 
 
-def reasons_to_keep(network: TracedNetwork, keep: tuple[str, ...]) -> dict[str, str]:
-    """The reason of each layer that stays as it is, by qualified name.
+def widths(network: TracedNetwork, keep: tuple[str, ...], rules: Mapping[str, int]) -> dict[str, tuple[int, str]]:
+    """The width of each layer, 1, 8 or 32 bits, by qualified name, and why it is not 1 bit ('' for 1 bit).
 
-    `keep` holds "first", "last" and patterns over qualified names. BbgError for a pattern that fits no layer.
+    The first of `rules` that fits a layer counts, then `keep`: "first", "last" and patterns of layers that stay
+    real-valued. A layer that cannot have fewer bits keeps those that it has. BbgError for a pattern that fits none.
     """
-    ends = [
-        (FIRST, network.input_layers() if "first" in keep else set()),
-        (LAST, network.output_layers() if "last" in keep else set()),
-    ]
-    patterns = [pattern for pattern in keep if pattern not in ("first", "last")]
-    for pattern in patterns:
-        if not any(_fits(name, pattern) for name in network.calls):
-            near = difflib.get_close_matches(pattern, network.calls, 3, 0.3) or list(network.calls)[:3]
-            raise BbgError(f"keep: {pattern!r} fits no convolution or linear layer; near are {', '.join(near)}")
-    why: dict[str, str] = {}
+    named = {node: name for name, calls in network.calls.items() for node in calls}
+    ends = {
+        "first": {named[node] for node in network.input_layers()},
+        "last": {named[node] for node in network.output_layers()},
+    }
+    check_patterns("bits", rules, network.calls)
+    check_patterns("keep", keep, network.calls)
+    found: dict[str, tuple[int, str]] = {}
     for name, calls in network.calls.items():
-        reasons = [reason for reason, nodes in ends if not nodes.isdisjoint(calls)]
-        reasons += [f"kept by {pattern!r}" for pattern in patterns if _fits(name, pattern)]
-        reasons += [reason for reason in [reason_to_keep(network, calls[0])] if reason]
-        if reasons:
-            why[name] = reasons[0]
-    return why
+        width, why = width_of(name, rules, ends), ""
+        if width is None:
+            kept = [word for word in keep if fits(name, word, ends)]
+            width = 32 if kept else 1
+            why = "" if not kept else {"first": FIRST, "last": LAST}.get(kept[0], f"kept by {kept[0]!r}")
+        elif width > 1:
+            end = FIRST if name in ends["first"] else LAST if name in ends["last"] else ""
+            why = "; ".join(filter(None, (f"{width} bits asked for", end)))
+        cannot = reason_to_keep(network, calls[0]) if width == 1 else reason_against_bytes(network, calls[0])
+        if cannot in (BINARY, BYTES):
+            found[name] = (1 if cannot == BINARY else 8), cannot
+        else:
+            found[name] = (32, why or cannot) if width == 32 else (32, cannot) if cannot else (width, why)
+    return found
+
+
+def reason_against_bytes(network: TracedNetwork, node: fx.Node) -> str:
+    """Why the layer that `node` calls cannot become one of 8 bits, if it cannot."""
+    reason = reason_to_keep(network, node)
+    return "" if reason.startswith(SQUEEZE) else reason
 
 
 def reason_to_keep(network: TracedNetwork, node: fx.Node) -> str:
     """Why the layer that `node` calls cannot become binary, if it cannot."""
     layer, kind = network.module(node), network.kind(node)
     if isinstance(layer, (BinaryConv2d, BinaryLinear)):
-        return ALREADY
+        return BINARY
+    if isinstance(layer, (ByteConv2d, ByteLinear)):
+        return BYTES
     if layer is None:
         return f"a call of {kind}: there is no layer to replace"
     op = network.op(node)
@@ -63,8 +78,4 @@ def reason_to_keep(network: TracedNetwork, node: fx.Node) -> str:
     rank = len(network.shapes[network.inputs(node)[0]])
     if isinstance(layer, nn.Linear) and rank not in (2, 4):
         return f"its input has {rank} dimensions, not 2 or 4"
-    return "squeeze-excite: a pooled map that becomes a factor" if network.in_squeeze_excite(node) else ""
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+    return f"{SQUEEZE}: a pooled map that becomes a factor" if network.in_squeeze_excite(node) else ""

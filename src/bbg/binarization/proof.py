@@ -63,6 +63,19 @@ class RealUnit(nn.Module):
         return y if self.norm is None else self.norm(y)
 
 
+class Real(nn.Module):
+    """An 8-bit layer without its roundings."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`layer.real(x)`."""
+        y: Tensor = self.layer.real(x)  # type: ignore[operator]
+        return y
+
+
 @dataclass
 class _Run:
     """What one forward and backward gave. `outputs` by their place in what the network returned."""
@@ -232,7 +245,7 @@ def _difference_of_gradients(some: Mapping[str, Tensor | None], others: Mapping[
 def _differs(model: nn.Module, undone: nn.Module, images: Tensor, training: bool, how: str) -> BbgError:
     """The error that names the first module behind which the two networks differ."""
     seen: list[dict[str, list[Tensor]]] = []
-    shared = {name for name, module in undone.named_modules() if name and not isinstance(module, RealUnit)}
+    shared = {name for name, module in undone.named_modules() if name and not isinstance(module, (Real, RealUnit))}
     for network in (model, undone):
         with in_mode(network, training), _watched(network, shared) as outputs, torch.no_grad(), kept(model), _Draws():
             random.seed(0)

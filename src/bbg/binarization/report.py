@@ -11,17 +11,22 @@ from bbg.tables import Row, Shown
 FIRST = "first: it reads the images"
 LAST = "last: the output comes from it"
 DEPTHWISE = "depthwise: one input channel per filter"
+ACTIONS = {1: "binary", 8: "rounded", 32: "kept"}  # of a layer, by the bits that it comes to have
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What became of one layer. `action`: binary, kept, replaced, added or dropped. `macs`: for one image."""
+    """What became of one layer. `action`: binary, rounded (to 8 bits), kept, replaced, added or dropped.
+
+    `macs`: for one image. `bits`: the width of a convolution or linear layer, else None.
+    """
 
     name: str
     layer: str
     action: str
     why: str
     macs: int = 0
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,13 @@ class BinarizeReport:
         """The same, the depthwise convolutions left out."""
         return self._share(FIRST, LAST, DEPTHWISE)
 
+    @property
+    def macs(self) -> dict[int, int]:
+        """Multiply-accumulates of all layers for one image, by their bits."""
+        return {bits: sum(row.macs for row in self.rows if row.bits == bits) for bits in ACTIONS}
+
     def _share(self, *without: str) -> float:
-        counted = [row for row in self.rows if row.why not in without]
+        counted = [row for row in self.rows if not any(why in row.why for why in without)]
         return sum(row.macs for row in counted if row.action == "binary") / max(sum(row.macs for row in counted), 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,6 +74,7 @@ class BinarizeReport:
         return {
             "method": self.method,
             "rows": [asdict(row) for row in self.rows],
+            "macs": {str(bits): macs for bits, macs in self.macs.items()},
             "assumptions": list(self.assumptions),
             "proof": None if self.proof is None else asdict(self.proof),
             "share": self.share,
@@ -73,12 +84,23 @@ class BinarizeReport:
     @property
     def _shown(self) -> Shown:
         rows: list[Row] = [
-            {"name": r.name, "layer": r.layer, "action": r.action, "why": r.why, "MACs": r.macs or None}
+            {
+                "name": r.name,
+                "layer": r.layer,
+                "action": r.action,
+                "bits": r.bits,
+                "why": r.why,
+                "MACs": r.macs or None,
+            }
             for r in self.rows
         ]
         total = f"{self.share:.1%} of the multiply-accumulates outside the first and the last layer run at 1 bit"
         if any(row.why == DEPTHWISE for row in self.rows):
             total += f"; {self.share_beside_depthwise:.1%} beside the depthwise ones"
+        if self.of("rounded"):
+            whole = max(sum(self.macs.values()), 1)
+            parts = [f"{macs / whole:.1%} at {bits}" for bits, macs in self.macs.items() if macs]
+            total += f"; of all, by bits: {', '.join(parts)}"
         assumed = [f"assumed: {sentence}" for sentence in self.assumptions]
         proved = [f"proved: {self.proof}"] if self.proof is not None else []
         return Shown(rows, [*assumed, *proved, f"method {self.method}: {total}"])

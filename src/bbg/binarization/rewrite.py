@@ -15,7 +15,7 @@ network stays as it was: its sums, joins, pools and gates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,14 +24,15 @@ from torch import Tensor, fx, nn
 
 from bbg.binarization.binarized import Binarized
 from bbg.binarization.containers import containers_of, restore
-from bbg.binarization.keep import ALREADY, reasons_to_keep
+from bbg.binarization.keep import BINARY, BYTES, widths
 from bbg.binarization.modes import follow_modes
 from bbg.binarization.network import TracedNetwork
-from bbg.binarization.proof import Proof, RealUnit, prove
-from bbg.binarization.report import BinarizeReport, LayerRow
+from bbg.binarization.proof import Proof, Real, RealUnit, prove
+from bbg.binarization.report import ACTIONS, BinarizeReport, LayerRow
 from bbg.binarization.signs import SignFlow, constant_sign_layers
 from bbg.errors import BbgError
-from bbg.layers import Unit, pointwise
+from bbg.layers import Bits, ByteConv2d, ByteLinear, Unit, pointwise
+from bbg.layers.bits import rules_of
 from bbg.methods import Method, Pointwise, get
 from bbg.tracing.neutral import refuse_untrainable, single_threaded
 from bbg.tracing.tracer import in_mode
@@ -44,6 +45,8 @@ def binarize(
     keep: Iterable[str] = ("first", "last"),
     example: Tensor | None = None,
     act: str | None = None,
+    *,
+    bits: Bits | None = None,
 ) -> Binarized:
     """The network `model` made binary by `method`: a traced module with the parameters of `model`, not copies of them.
 
@@ -53,6 +56,11 @@ def binarize(
     "features.0", and a module's name stands for all inside. Depthwise convolutions, squeeze-excite, layers that are
     called more than once and those without a binary twin stay real-valued too; the report says which and why. `act`:
     what replaces an activation that is never negative, None for the method's nonlinearity.
+
+    `bits`: the width of layers, 1, 8 or 32 (real-valued), one number for all or by pattern, the first that fits:
+    `{"layer1.*": 8, "layer4.*": 1, "last": 8}`. It goes before `keep`; a layer that neither names has 1 bit. One that
+    cannot have 1 or 8 bits stays real-valued, with the reason in the report. A layer of 8 bits stands where it stood,
+    in torch's place (`bbg.layers.ByteConv2d`); activations before it stay.
 
     Outputs of the training mode alone (auxiliary heads) are not in the result. A linear layer over `[N, H, W, C]`
     becomes a 1x1 convolution, whose weight is a view of the given one's.
@@ -64,13 +72,13 @@ def binarize(
     either mode, or for which the proof fails (the module is named); for a pattern that fits no layer, an unknown or
     real-valued method, and where nothing is left to binarize.
     """
-    chosen = get(method)
-    if chosen.weight is None:
+    chosen, rules = get(method), rules_of(bits)
+    if chosen.weight is None and not rules:
         raise BbgError(f"method {chosen.name!r} is real-valued: it binarizes nothing; choose a binary method")
     act = chosen.act if act is None else act
     form = pointwise(act, 1)
     low = form.hinge().low if isinstance(form, Pointwise) else None
-    if low is not None and low >= 0:
+    if chosen.weight is not None and low is not None and low >= 0:
         raise BbgError(f"act is {act!r}, which is never negative: behind it every sign is +1; choose another")
     came = f"{example.dtype} {list(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
     if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point() or not example.numel():
@@ -82,7 +90,7 @@ def binarize(
     with single_threaded(grad=True):
         network = TracedNetwork.of(model, example.clone())
         rewriter = _Rewriter(network, chosen, act)
-        result = rewriter.run((keep,) if isinstance(keep, str) else tuple(keep))
+        result = rewriter.run((keep,) if isinstance(keep, str) else tuple(keep), rules)
         result.meta["report"] = replace(result.report, proof=rewriter.proof(result, example))
         result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
     return result
@@ -112,16 +120,21 @@ class _Rewriter:
         self.rows = {node: [row] for node, row in by_mode.items()}
         self.order = list(self.graph.nodes)
 
-    def run(self, keep: tuple[str, ...]) -> Binarized:
+    def run(self, keep: tuple[str, ...], rules: Mapping[str, int]) -> Binarized:
         """Decide by the facts of the network first, then rewrite it."""
         network, signs = self.network, self.signs
         if not network.calls:
             raise BbgError("the network has no convolution and no linear layer: there is nothing to binarize")
-        why = reasons_to_keep(network, keep)
-        chosen = [name for name in network.calls if name not in why]
-        binary = [name for name in network.calls if why.get(name) == ALREADY]
-        if not chosen:
-            reasons = "; ".join(f"{name} ({reason})" for name, reason in list(why.items())[:3])
+        width = widths(network, keep, rules)
+        chosen = [name for name, (bits, why) in width.items() if bits == 1 and why != BINARY]
+        binary = [name for name, (bits, why) in width.items() if why == BINARY]
+        if chosen and self.method.weight is None:
+            raise BbgError(
+                f"method {self.method.name!r} has no layers of 1 bit, as {chosen[0]!r} would be; choose a binary "
+                "method, or give it 8 or 32 bits"
+            )
+        if all(bits == 32 for bits, _ in width.values()):
+            reasons = "; ".join(f"{name} ({why})" for name, (_, why) in list(width.items())[:3])
             raise BbgError(f"nothing is left to binarize: every layer is kept, as {reasons}; keep fewer")
         inputs = [source for name in [*chosen, *binary] for source in network.inputs(network.calls[name][0])[:1]]
         blamed = {node for source in inputs for node in signs.nonnegative_sources(source)}
@@ -131,9 +144,12 @@ class _Rewriter:
         for pool in pools:
             self.insert_batch_norm(pool)
         for name, calls in network.calls.items():
-            action = "binary" if name not in why or why[name] == ALREADY else "kept"
-            row = LayerRow(name, network.kind(calls[0]), action, why.get(name, ""), sum(map(network.macs, calls)))
+            bits, why = width[name]
+            macs = sum(map(network.macs, calls))
+            row = LayerRow(name, network.kind(calls[0]), ACTIONS[bits], why, macs, bits)
             self.rows[calls[0]] = self.replace_layer(row, calls[0]) if name in chosen else [row]
+            if bits == 8 and why != BYTES:
+                self.round_layer(name, calls[0])
         for node in activations:
             if node in blamed:
                 self.replace_activation(node, staying)
@@ -170,11 +186,22 @@ class _Rewriter:
         if norm is not None and follower is not None:
             follower.replace_all_uses_with(node)
             self.graph.erase_node(follower)
-            return [LayerRow(row.name, row.layer, "binary", f"{follower.target} goes inside", row.macs)]
+            return [LayerRow(row.name, row.layer, "binary", f"{follower.target} goes inside", row.macs, 1)]
         if whole:
             self.permute_around(node, source, 3)
         added = LayerRow(f"{row.name}.norm", type(unit.norm).__name__, "added", "no BN followed")
-        return [LayerRow(row.name, row.layer, "binary", "a 1x1 convolution" if whole else "", row.macs), added]
+        return [LayerRow(row.name, row.layer, "binary", "a 1x1 convolution" if whole else "", row.macs, 1), added]
+
+    def round_layer(self, name: str, node: fx.Node) -> None:
+        """Put the 8-bit twin in the layer's place."""
+        network, layer = self.network, self.network.module(node)
+        if isinstance(layer, nn.Linear):
+            shape = network.flattened(network.inputs(node)[0])
+            self.modules[name] = ByteLinear.of(layer, None if shape is None else shape[0])
+        else:
+            assert isinstance(layer, nn.Conv2d)
+            self.modules[name] = ByteConv2d.of(layer)
+        self.undone[name] = Real(self.modules[name])
 
     def insert_batch_norm(self, pool: fx.Node) -> None:
         """A BN behind a max-pool: the largest of some numbers is rarely negative, and the next sign would be +1."""

@@ -25,7 +25,7 @@ from bbg._version import __version__
 from bbg.conversion.edges import byte_edges
 from bbg.conversion.lowering import lower_network
 from bbg.conversion.passes import fold_graph
-from bbg.conversion.quantize import byte_sources
+from bbg.conversion.quantize import byte_sources, read_pixels
 from bbg.conversion.ranges import Calibration, Ranges, calibration_images, measure
 from bbg.conversion.report import Edges, Part, Report, parts
 from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
@@ -73,12 +73,14 @@ def convert(
     The model stays as it is; conversion works on a copy in float32 on the CPU, in evaluation mode.
 
     `edges`: precision of the convolutions and linear layers that are not binary, "fp32" or "int8", which rounds their
-    weights and inputs to 8 bits. None: "int8" where `preprocess` is given and the network has binary layers, else
-    "fp32". To round an input takes its range. That of pixels is known; others come from `calibration`: training images
-    (a data set, a folder, uint8 `[N, H, W, C]`, normalised float32 `[N, C, H, W]`; some hundred), of which every fifth
-    judges the ranges of the others, or the `Ranges` that a training recorded, judged on `example`. Where no range is
-    known, the layer stays in float32, and the report says so. "int8" without `calibration` takes them from `example`:
-    file and report call them unverified then, since they are wrong where the example is not like the images to come.
+    weights and inputs to 8 bits. None: "int8" where `preprocess` is given and the network has binary layers, but none
+    that were trained in 8 bits, else "fp32". To round an input takes its range. That of pixels is known; others come
+    from `calibration`: training images (a data set, a folder, uint8 `[N, H, W, C]`, normalised float32 `[N, C, H, W]`;
+    some hundred), of which every fifth judges the ranges of the others, or the `Ranges` that a training recorded,
+    judged on `example`. Where no range is known, the layer stays in float32, and the report says so. "int8" without
+    `calibration` takes them from `example`: file and report call them unverified then, since they are wrong where the
+    example is not like the images to come. Layers that were trained in 8 bits (`bbg.layers.ByteConv2d`) have ranges of
+    their own, and become bytes in any case.
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
     people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies; "auto": a classification
@@ -111,8 +113,10 @@ def convert(
             _derived_head(graph, labels) if isinstance(head, str) else head,
         )
         packed.check()
+        lowered, graph = read_pixels(lowered, graph, packed.preprocess)
+        packed = replace(packed, graph=graph)
         exact, edged = packed, None
-        if edges == "int8" or (edges is None and preprocess is not None and is_binary(graph)):
+        if edges == "int8" or (edges is None and preprocess is not None and is_binary(graph) and not is_mixed(graph)):
             edged = byte_edges(lowered, packed, calibration, images, obeyed=edges == "int8")
             ranges = {"ranges": str(edged.ranges)} if edged.quantized.quants else {}
             packed = replace(packed, graph=edged.quantized.graph, provenance={**notes, **ranges})
@@ -158,6 +162,11 @@ def check(model: nn.Module, example: Tensor) -> None:
 def is_binary(graph: Graph) -> bool:
     """Whether anything in the network is computed at 1 bit."""
     return any(op.kind == "binary_conv" for op in graph.ops)
+
+
+def is_mixed(graph: Graph) -> bool:
+    """Whether layers were trained in 8 bits: then each layer has the width that was chosen for it."""
+    return any(op.kind == "byte_conv" for op in graph.ops)
 
 
 def _names(labels: Any) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bbg.conversion.oracle import TorchOp
+from bbg.conversion.oracle import QuantParams, TorchOp
 from bbg.conversion.views import JoinedTensor, TracedTensor, View, channels_last, to_value, value_layout
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, Part
@@ -92,6 +92,14 @@ class Builder:
         numbers = torch.zeros(x.shape[0]) if threshold is None else torch.from_numpy(threshold).float()
         torch_op = TorchOp(function, (x,), x.shape, threshold=numbers, layout=x.layout)
         return self._record(name, torch_op, function(x.tensor.clone()))
+
+    def add_bytes(self, x: TracedTensor, quant: QuantParams) -> TracedTensor:
+        """Append an op that writes the bytes of `x`."""
+        name = self._new_name(".bytes")
+        parameters = quant.parameters()
+        self.ops.append(Op(name, "pointwise", (x.name,), None, None, {}, *_epilogue(parameters, None), bytes=name))
+        torch_op = TorchOp(quant.quantize, (TracedTensor(x.name, x.value),), x.shape, quant=quant)
+        return replace(self._record(name, torch_op, quant.quantize(x.value)), layout=x.layout)
 
     def _new_name(self, suffix: str) -> str:
         """The module's name; one that is used more than once gets a mark for each further use."""

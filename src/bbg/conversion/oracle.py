@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,11 @@ class QuantParams:
     def quantize(self, x: Tensor) -> Tensor:
         """The bytes of the numbers `x`, as float32."""
         return self.position(x).round().float()
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Those of the epilogue that writes the bytes: `byte = byte_scale x + byte_bias`, float64 `[C]`."""
+        scale, bias = self.scale.double().numpy(), self.bias.double().numpy()
+        return {"byte_scale": 1 / scale, "byte_bias": -bias / scale}
 
     def dequantize(self, u: Tensor) -> Tensor:
         """What the bytes `u` stand for, in float64."""

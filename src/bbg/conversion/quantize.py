@@ -25,7 +25,7 @@ from torch import Tensor
 from bbg.conversion.builder import Lowered
 from bbg.conversion.oracle import QuantParams, TorchOp
 from bbg.conversion.passes.cleanup import cast_to_float32, drop_unread
-from bbg.conversion.passes.epilogue import parameters_of, with_parameters
+from bbg.conversion.passes.epilogue import is_rounding, parameters_of, with_parameters
 from bbg.conversion.ranges import Ranges
 from bbg.conversion.views import TracedTensor
 from bbg.graph import Graph, Op
@@ -59,29 +59,35 @@ def quantize_edges(lowered: Lowered, graph: Graph, ranges: Ranges | None, prepro
     """
     pixels = graph.input_name
     possible = _convolutions(graph, preprocess)
+    learned = _learned(lowered, graph)
 
     def known(name: str) -> bool:
-        return name == pixels or (ranges is not None and ranges.covers(name, graph.values[name].channels))
+        ranged = ranges is not None and ranges.covers(name, graph.values[name].channels)
+        return name == pixels or name in learned or ranged
 
     convs = {name: op for name, op in possible.items() if known(op.inputs[0])}
+    real = tuple(name for name in possible if name not in convs)
+    if not convs:
+        return Quantized(lowered, graph, {}, real)
     sources = {op.inputs[0] for op in convs.values()}
-    ranged = {} if ranges is None else {name: ranges.quant(name) for name in sorted(sources - {pixels})}
-    quants = dict(ranged)
+    missing = sorted(sources - {pixels} - set(learned))
+    ranged = {} if ranges is None else {name: ranges.quant(name) for name in missing}
+    quants = {**ranged, **{name: quant for name, (_, quant) in learned.items()}}
     if pixels in sources and preprocess is not None:
-        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
-        quants[pixels] = QuantParams((1 / (255 * std)).float(), (-mean / std).float())  # as the engine rounds to pixels
+        quants[pixels] = pixel_quant(preprocess)
+    bytes_of = {name: f"{name}.bytes" for name in ranged} | {name: value for name, (value, _) in learned.items()}
 
     def rewritten(op: Op) -> Op:
         if op.name in convs:
-            op = _byte_conv(op, quants[op.inputs[0]])
-            op = op if op.inputs[0] == pixels else replace(op, inputs=(_bytes_of(op.inputs[0]), *op.inputs[1:]))
-        return op if op.real not in sources else _with_bytes(op, quants[op.real])
+            source = op.inputs[0]
+            op = _byte_conv(op, quants[source])
+            op = op if source == pixels else replace(op, inputs=(bytes_of[source], *op.inputs[1:]))
+        return op if op.real not in ranged else _with_bytes(op, bytes_of[op.real], quants[op.real])
 
     ops = tuple(rewritten(op) for op in graph.ops)
     input_type = "bytes" if pixels in sources else graph.input_type
     quantized = drop_unread(cast_to_float32(replace(graph, ops=ops, input_type=input_type)))
-    oracle = _oracle(lowered, convs, quants, pixels)
-    real = tuple(name for name in possible if name not in convs)
+    oracle = _oracle(lowered, convs, quants, bytes_of)
     return Quantized(replace(lowered, oracle=oracle), quantized, ranged, real)
 
 
@@ -99,8 +105,56 @@ def _convolutions(graph: Graph, preprocess: Preprocess | None) -> dict[str, Op]:
     return convs
 
 
-def _bytes_of(value: str) -> str:
-    return f"{value}.bytes"
+def pixel_quant(preprocess: Preprocess) -> QuantParams:
+    """What the pixels of an image stand for, as the engine rounds to them."""
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
+    return QuantParams((1 / (255 * std)).float(), (-mean / std).float())
+
+
+def read_pixels(lowered: Lowered, graph: Graph, preprocess: Preprocess | None) -> tuple[Lowered, Graph]:
+    """The graph that takes bytes where all that read the images round them to pixels: they are bytes already."""
+    first = graph.input_name
+    readers = [op for op in graph.ops if first in op.inputs]
+    if preprocess is None or not readers or not all(is_rounding(op) for op in readers):
+        return lowered, graph
+    pixels = pixel_quant(preprocess)
+    for op in readers:
+        quant = lowered.oracle[op.result].quant
+        if quant is None or not all(
+            torch.allclose(a.float(), b, rtol=1e-5, atol=1e-6)
+            for a, b in ((quant.scale, pixels.scale), (quant.bias, pixels.bias))
+        ):
+            return lowered, graph
+    roundings = {op.result for op in readers}
+    ops = tuple(
+        replace(op, inputs=tuple(first if name in roundings else name for name in op.inputs))
+        for op in graph.ops
+        if op.result not in roundings
+    )
+    oracle = dict(lowered.oracle)
+    for op in ops:
+        torch_op = oracle.get(op.name)
+        if op.kind == "byte_conv" and first in op.operands and torch_op is not None:
+            oracle[op.name] = _of_pixels(torch_op, first, pixels)
+    return replace(lowered, oracle=oracle), replace(graph, ops=ops, input_type="bytes")
+
+
+def _of_pixels(torch_op: TorchOp, name: str, pixels: QuantParams) -> TorchOp:
+    """How torch computes a convolution of bytes from the normalised images, which are rounded to pixels first."""
+    (x,) = torch_op.inputs
+    of_bytes = torch_op.function
+    image = TracedTensor(name, pixels.dequantize(x.value).float(), x.layout)
+    return replace(torch_op, function=lambda image: of_bytes(pixels.quantize(image)), inputs=(image,))
+
+
+def _learned(lowered: Lowered, graph: Graph) -> dict[str, tuple[str, QuantParams]]:
+    """The real values that have bytes already, those of 8-bit layers: the bytes' name, and what they stand for."""
+    found = {}
+    for op in graph.ops:
+        torch_op = lowered.oracle.get(op.bytes or "")
+        if op.real is not None and op.bytes is not None and torch_op is not None and torch_op.quant is not None:
+            found[op.real] = op.bytes, torch_op.quant
+    return found
 
 
 def _byte_conv(op: Op, quant: QuantParams) -> Op:
@@ -139,16 +193,12 @@ def _of_inputs(op: Op, quant: QuantParams) -> tuple[np.ndarray, np.ndarray]:
     return spread(quant.scale), spread(quant.bias)
 
 
-def _with_bytes(op: Op, quant: QuantParams) -> Op:
-    parameters = parameters_of(op)
-    scale, bias = quant.scale.numpy(), quant.bias.numpy()
-    assert op.real is not None
-    op = replace(op, bytes=_bytes_of(op.real))
-    return with_parameters(op, {**parameters, "byte_scale": 1 / scale, "byte_bias": -bias / scale})
+def _with_bytes(op: Op, name: str, quant: QuantParams) -> Op:
+    return with_parameters(replace(op, bytes=name), {**parameters_of(op), **quant.parameters()})
 
 
 def _oracle(
-    lowered: Lowered, convs: Mapping[str, Op], quants: Mapping[str, QuantParams], pixels: str
+    lowered: Lowered, convs: Mapping[str, Op], quants: Mapping[str, QuantParams], bytes_of: Mapping[str, str]
 ) -> dict[str, TorchOp]:
     """How torch computes the values of the quantized graph: what becomes bytes, and the convolutions of them."""
     unfolded = {op.name: op for op in lowered.graph.ops}
@@ -157,11 +207,12 @@ def _oracle(
         if name in convs:
             source = convs[name].inputs[0]
             x = TracedTensor(source, torch_op.inputs[0].value)
-            if source != pixels and _bytes_of(source) not in oracle:
+            of_pixels = source not in bytes_of
+            if not of_pixels and bytes_of[source] not in lowered.oracle:
                 quant = quants[source]
-                oracle[_bytes_of(source)] = TorchOp(quant.quantize, (x,), x.shape, quant=quant)
-            inputs = x if source == pixels else replace(x, name=_bytes_of(source))
-            function = _with_rounded_weights(unfolded[name], quants[source], source == pixels)
+                oracle[bytes_of[source]] = TorchOp(quant.quantize, (x,), x.shape, quant=quant)
+            inputs = x if of_pixels else replace(x, name=bytes_of[source])
+            function = _with_rounded_weights(unfolded[name], quants[source], of_pixels)
             oracle[name] = TorchOp(function, (inputs,), torch_op.shape)
         else:
             oracle[name] = torch_op

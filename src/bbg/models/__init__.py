@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from bbg.errors import BbgError, allowed
+from bbg.layers import Bits, set_bits
 from bbg.methods import Method, get
 
 __all__ = ["NETWORKS", "allowed_options", "create", "list_models"]
@@ -24,7 +25,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def create(name: str, method: str | Method = "bbg", *, num_classes: int, **options: Any) -> nn.Module:
+def create(
+    name: str, method: str | Method = "bbg", *, num_classes: int, bits: Bits | None = None, **options: Any
+) -> nn.Module:
     """The network called `name`, its inner convolutions made binary by `method`, ready to train.
 
     It takes images, float32 `[N, in_channels, H, W]`, and returns logits `[N, num_classes]`. `method` is a name of
@@ -45,7 +48,11 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
     - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
     - `size`: side of the images, or (H, W); multiples of 8.
 
-    Raises BbgError for an unknown name, method or option.
+    `bits`: the width of layers, 1, 8 or 32 bits, one number for all or by pattern over qualified names, as in
+    `{"first": 8, "units.0": 8, "last": 8}` (`bbg.layers.set_bits`). Without it the units have 1 bit (with method
+    "float" 32), and the rest 32.
+
+    Raises BbgError for an unknown name, method or option, and for `bits` that cannot be.
     """
     known = allowed_options(name)
     for option in options:
@@ -53,7 +60,8 @@ def create(name: str, method: str | Method = "bbg", *, num_classes: int, **optio
             raise BbgError(f"network {name!r} has no option {option!r}; {allowed(option, known)}")
     if num_classes < 1:
         raise BbgError(f"num_classes is {num_classes}, allowed are 1 and more")
-    return NETWORKS[name](num_classes, get(method), **options)
+    model = NETWORKS[name](num_classes, get(method), **options)
+    return model if bits is None else set_bits(model, bits)
 
 
 def list_models() -> list[str]:

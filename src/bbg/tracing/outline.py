@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear
 from bbg.tracing.vocabulary import Trait, op_of_module
 
 
@@ -22,6 +22,6 @@ def outline_of(module: nn.Module, x: Any = None, *others: Any) -> Tensor | None:
         return None
     if Trait.ACTIVATION in op or op.name == "batch_norm":
         return torch.empty_like(x)
-    if isinstance(module, (BinaryConv2d, BinaryLinear)):
+    if isinstance(module, (BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear)):
         return module.outline(x)
     return None

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
+from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear, Shortcut
 from bbg.methods import Pointwise
 
 
@@ -227,6 +227,8 @@ _ROWS = (
     _op("linear", _LAYER, modules=(nn.Linear,)),
     Op("binary_conv", _LAYER, modules=(BinaryConv2d,)),
     Op("binary_linear", _LAYER, modules=(BinaryLinear,)),
+    Op("byte_conv", _LAYER, modules=(ByteConv2d,)),
+    Op("byte_linear", _LAYER, modules=(ByteLinear,)),
     _op("scaled_dot_product_attention", T.SIGNED),
     _op("multihead_attention", T.SIGNED, modules=(nn.MultiheadAttention,)),
     # norms

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bbg.log import LOGGER
-from bbg.recipe import Recipe
+from bbg.training.schedule import Stage
 
 WARM_UP = 3  # steps before the capture: torch compiles, chooses its kernels and makes the optimizer's state in them
 
@@ -22,7 +22,8 @@ WARM_UP = 3  # steps before the capture: torch compiles, chooses its kernels and
 class CapturedStep:
     """`step(x, y)`, replayed. It trains `model` by `optimizer`, and its figures are tensors that it never looks at.
 
-    The figures are overwritten by the next step. Where the step cannot be captured, it runs kernel by kernel.
+    `stage` of an epoch: what else the step depends on; where it changes, the step is captured anew. The figures are
+    overwritten by the next step. Where the step cannot be captured, it runs kernel by kernel.
     """
 
     def __init__(
@@ -30,19 +31,19 @@ class CapturedStep:
         step: Callable[[Tensor, Any], dict[str, Tensor]],
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        recipe: Recipe,
+        stage: Callable[[int], Stage],
     ) -> None:
-        self.step, self.model, self.optimizer, self.recipe = step, model, optimizer, recipe
+        self.step, self.model, self.optimizer, self.stage_of = step, model, optimizer, stage
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.real_weights = False  # what the graph was captured for
+        self.stage = Stage(False, False)  # what the graph was captured for
         self.possible = True
 
     def __call__(self, x: Tensor, y: Any, epoch: int, _number: int) -> dict[str, Tensor]:
         """One step, on a batch of epoch `epoch`."""
-        real_weights = epoch < self.recipe.activation_epochs
-        if self.possible and (self.graph is None or real_weights != self.real_weights):
+        stage = self.stage_of(epoch)
+        if self.possible and (self.graph is None or stage != self.stage):
             self._try_capture(x, y)
-            self.real_weights = real_weights
+            self.stage = stage
         if self.graph is None:
             return self.step(x, y)
         self.x.copy_(x)

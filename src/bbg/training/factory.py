@@ -21,7 +21,7 @@ from torch import nn
 from bbg.binarization import binarize
 from bbg.errors import BbgError, first_line
 from bbg.image import Preprocess
-from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.layers.bits import bits_of
 from bbg.log import LOGGER
 from bbg.models import allowed_options, create
 from bbg.recipe import Recipe
@@ -45,6 +45,7 @@ def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
         "width": recipe.width,
         "shortcut": recipe.shortcut,
         "size": sides if "size" in allowed_options(recipe.network) else None,
+        "bits": recipe.bits,
     }
     stated = {key: value for key, value in given.items() if value is not None}
     return create(recipe.network, recipe.method, num_classes=classes, **stated)
@@ -100,14 +101,15 @@ def call_factory(factory: Factory, classes: int, preprocess: Preprocess) -> nn.M
 
 
 def binarized(module: nn.Module, recipe: Recipe, preprocess: Preprocess) -> nn.Module:
-    """`module` made binary by the recipe's `method`, `keep` and `act`, and the report as a message of the logger "bbg".
+    """`module` made binary by the recipe's `method`, `keep`, `bits` and `act`; the report is logged.
 
-    It stays as it is where it has binary layers already, and where the method is "float".
+    It stays as it is where it has binary or 8-bit layers already, and where the method is "float" without `bits`.
     """
-    if recipe.method == "float" or any(isinstance(m, (BinaryConv2d, BinaryLinear)) for m in module.modules()):
+    chosen = recipe.method != "float" or recipe.bits is not None
+    if not chosen or any(bits_of(m) in (1, 8) for m in module.modules()):
         return module
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(2, len(preprocess.mean), *preprocess.size, generator=generator)
-    result = binarize(module, recipe.method, recipe.keep, example, recipe.act)
+    result = binarize(module, recipe.method, recipe.keep, example, recipe.act, bits=recipe.bits)
     LOGGER.info("%s", result.report)
     return result

@@ -28,6 +28,7 @@ from bbg.data.loader import Loader
 from bbg.data.sets import Split
 from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
+from bbg.layers.byte import fix_pixels
 from bbg.log import LOGGER, terminal
 from bbg.recipe import Recipe
 from bbg.tracing.neutral import neutral, refuse_untrainable
@@ -55,6 +56,7 @@ from bbg.training.schedule import (
     present_schedule,
     set_lr,
     set_stage,
+    stage_of,
 )
 from bbg.training.tasks import Task, make_task
 from bbg.training.transfer import Weights
@@ -166,6 +168,8 @@ def _fit(
         if weights is not None:
             _give(weights, model, split)
         state = first_state(model, recipe, split, out, resume, overwrite, custom)
+        mean, std = torch.tensor(split.preprocess.mean), torch.tensor(split.preprocess.std)
+        fix_pixels(model, torch.zeros(1, len(mean), *split.preprocess.size), mean, std)
         with session(out, state, split, place, overwrite):
             if state.epoch < recipe.epochs:
                 run(model, task, split, state, out, place, name)
@@ -248,12 +252,12 @@ def make_step(
     fabric: Fabric, model: nn.Module, task: Task, state: Checkpoint, batch_size: int
 ) -> tuple[torch.optim.Optimizer, Step]:
     """The optimizer as `state` has it, and the step that trains `model` with it, on the device of `fabric`."""
-    recipe = state.recipe
+    recipe, schedule = state.recipe, present_schedule(state.recipe, state.since)
     optimizer = make_optimizer(model, recipe)
     forward, stepper = fabric.setup(model, optimizer)
     network = model
     if recipe.compile:
-        set_stage(model, present_schedule(recipe, state.since), state.epoch - state.since)
+        set_stage(model, schedule, state.epoch - state.since)
         draws = torch.Generator().manual_seed(recipe.seed)
         noise = torch.randn(batch_size, len(state.preprocess.mean), *state.preprocess.size, generator=draws)
         images = noise.to(fabric.device, memory_format=torch.channels_last)
@@ -266,7 +270,7 @@ def make_step(
     if fabric.device.type == "cuda":
         make_capturable(optimizer, fabric.device)
         step = partial(gpu_step, network, optimizer, task, recipe)
-        return optimizer, CapturedStep(step, model, optimizer, recipe)
+        return optimizer, CapturedStep(step, model, optimizer, lambda epoch: stage_of(schedule, epoch - state.since))
     return optimizer, partial(train_step, fabric, forward, stepper, task, recipe)
 
 

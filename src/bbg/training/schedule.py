@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear
 from bbg.methods import anneal
 from bbg.recipe import Recipe
 
@@ -40,15 +40,27 @@ def present_schedule(recipe: Recipe, since: int) -> Recipe:
     return recipe.changed({"epochs": recipe.epochs - since, "activation_epochs": 0}) if since else recipe
 
 
-def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
-    """What changes in the network from epoch to epoch: pseudo-gradients, and whether weights are binary yet.
+class Stage(NamedTuple):
+    """What a step computes beside its arithmetic: whether weights are real-valued yet, and ranges are recorded."""
 
-    A function of the epoch (counted from 0) alone, so that a resumed training need not store it.
-    """
+    real_weight: bool
+    recording: bool
+
+
+def stage_of(recipe: Recipe, epoch: int) -> Stage:
+    """The stage of an epoch, counted from 0: a function of it alone, so that a resumed training need not store it."""
+    return Stage(epoch < recipe.activation_epochs, epoch < math.ceil(recipe.epochs * recipe.range_epochs))
+
+
+def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
+    """What changes in the network from epoch to epoch: pseudo-gradients and the stage of its layers."""
     anneal(model, epoch / recipe.epochs)
+    stage = stage_of(recipe, epoch)
     for module in model.modules():
         if isinstance(module, (BinaryConv2d, BinaryLinear)):
-            module.real_weight = epoch < recipe.activation_epochs
+            module.real_weight = stage.real_weight
+        if isinstance(module, (ByteConv2d, ByteLinear)):
+            module.recording = stage.recording
 
 
 def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> float:

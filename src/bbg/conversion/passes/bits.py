@@ -6,25 +6,36 @@ from dataclasses import replace
 
 import numpy as np
 
-from bbg.conversion.passes.epilogue import NEUTRAL, OPEN, fuse, is_sign, parameters_of, readers, with_parameters
+from bbg.conversion.passes.epilogue import (
+    NEUTRAL,
+    OPEN,
+    fuse,
+    is_rounding,
+    is_sign,
+    parameters_of,
+    readers,
+    with_parameters,
+)
 from bbg.graph import Graph, Op, pack_bits, unpack_bits
 
 
 def fuse_signs(graph: Graph) -> Graph:
-    """A sign becomes the packed output of the op it reads; equal signs of one value become one."""
+    """A sign, or a rounding to bytes, becomes an output of the op it reads; equal ones of one value become one."""
     ops: dict[str, Op] = {}
-    same: dict[str, str] = {}  # bits that are equal to other bits
+    same: dict[str, str] = {}  # bits and bytes that are equal to others
     for op in graph.ops:
         op = replace(op, inputs=tuple(same.get(name, name) for name in op.inputs))
-        first, parameters = ops.get(op.inputs[0]), parameters_of(op)
-        if first is not None and first.real is not None and is_sign(op):
-            have, threshold = parameters_of(first), parameters["bit_threshold"]
-            if first.bits is None:
-                with_bits = replace(first, bits=op.bits)
-                ops[op.inputs[0]] = with_parameters(with_bits, {**have, "bit_threshold": threshold})
+        first = ops.get(op.inputs[0])
+        if first is not None and first.real is not None and (is_sign(op) or is_rounding(op)):
+            names = ("bit_threshold",) if is_sign(op) else ("byte_scale", "byte_bias")
+            have, wanted = parameters_of(first), {name: parameters_of(op)[name] for name in names}
+            present = first.bits if is_sign(op) else first.bytes
+            if present is None:
+                written = replace(first, bits=op.bits or first.bits, bytes=op.bytes or first.bytes)
+                ops[op.inputs[0]] = with_parameters(written, {**have, **wanted})
                 continue
-            if (have["bit_threshold"] == threshold).all():
-                same[op.bits or ""] = first.bits
+            if all((have[name] == wanted[name]).all() for name in names):
+                same[op.result] = present
                 continue
         ops[op.result] = op
     return replace(graph, ops=tuple(ops.values()))
@@ -47,12 +58,13 @@ def pool_on_bits(graph: Graph) -> Graph:
         p = parameters_of(op)
         slopes = np.stack(np.broadcast_arrays(p["scale"] * p["above"], p["scale"] * p["below"]))
         rises, falls = (slopes >= 0).all(axis=0), (slopes <= 0).all(axis=0)
-        only_bits = op.kind == "max_pool" and op.real is None and op.shortcut is None
+        only_bits = op.kind == "max_pool" and set(op.written.values()) == {"bits"} and op.shortcut is None
         if (
             only_bits
             and first is not None
             and count[op.inputs[0]] == 1
             and first.bits is None
+            and first.bytes is None
             and (rises | falls).all()
         ):
             epilogue = replace(op, kind="pointwise", attributes={}, bits=f"{op.inputs[0]}.bits")
@@ -85,7 +97,7 @@ def to_integer_thresholds(graph: Graph) -> Graph:
     """
 
     def compared(op: Op) -> Op:
-        plain = op.kind == "binary_conv" and op.real is None and op.shortcut is None
+        plain = op.kind == "binary_conv" and set(op.written.values()) == {"bits"} and op.shortcut is None
         if not plain or "tap_bias" in op.tensors or "shift" in op.epilogue:
             return op
         fan_in = op.fan_in(graph.values[op.inputs[0]])

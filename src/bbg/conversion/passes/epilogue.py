@@ -57,6 +57,12 @@ def is_sign(op: Op) -> bool:
     return plain and set(op.epilogue) <= {"bit_threshold"}
 
 
+def is_rounding(op: Op) -> bool:
+    """Whether the op does nothing but write bytes."""
+    plain = op.kind == "pointwise" and op.real is None and op.bits is None and op.shortcut is None and op.clip == OPEN
+    return plain and set(op.epilogue) <= {"byte_scale", "byte_bias"}
+
+
 def fuse(first: Op, then: Op) -> Op | None:
     """One op for `first` and the pointwise `then` that reads it, or None where the form has no room for both.
 
@@ -79,6 +85,7 @@ def fuse(first: Op, then: Op) -> Op | None:
     s, t = b["scale"], b["bias"]
     tensors = dict(first.tensors)
     only_affine = then.shortcut is None and is_neutral(b, "above", "below")
+    outputs = {name: b[name] for name in ("bit_threshold", "byte_scale", "byte_bias")}
     clip = then.clip
     has_room = then.shortcut is None or (first.shortcut is None and KINDS[first.kind].shortcut)
     if is_neutral(a, "above", "below") and first.clip == OPEN and has_room:
@@ -88,15 +95,15 @@ def fuse(first: Op, then: Op) -> Op | None:
             tensors["tap_bias"] = s * tensors["tap_bias"]
     elif only_affine and first.clip == OPEN:
         slopes = {"above": s * a["above"], "below": s * a["below"], "offset": s * a["offset"] + t}
-        fused = {**a, **slopes, "bit_threshold": b["bit_threshold"]}
+        fused = {**a, **slopes, **outputs}
     elif only_affine and is_neutral(b, "scale", "bias"):
-        fused = {**a, "bit_threshold": b["bit_threshold"]}
+        fused = {**a, **outputs}
         low, high = first.clip
         clip = (_clipped(-np.inf if low is None else low, clip), _clipped(np.inf if high is None else high, clip))
     else:
         return None
     inputs = first.inputs + then.inputs[1:]
-    merged = replace(first, inputs=inputs, real=then.real, bits=then.bits, tensors=tensors, clip=clip)
+    merged = replace(first, inputs=inputs, real=then.real, bits=then.bits, bytes=then.bytes, tensors=tensors, clip=clip)
     return with_parameters(merged, fused)
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
+from bbg.conversion.oracle import QuantParams
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor, channels_last, to_value
 from bbg.graph import pack_bits
-from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear
 from bbg.methods import BinarizerForm
 
 
@@ -97,6 +98,74 @@ def _binary(
             bias = parameters["bias"]
             parameters["bias"] = tap_bias.sum(axis=0) + (0.0 if bias is None else bias)
     return builder.add("binary_conv", (signs,), from_signs, parameters=parameters, tensors=tensors, **attributes)
+
+
+@lowers(ByteConv2d)
+def byte_conv(builder: Builder, layer: ByteConv2d, x: TracedTensor) -> TracedTensor:
+    """8-bit convolution -> pointwise that writes bytes, byte_conv."""
+    x = builder.as_nchw(x)
+    window = _window(builder, layer)
+    return _byte(builder, layer, x, lambda weight: weight, **window)
+
+
+@lowers(ByteLinear)
+def byte_linear(builder: Builder, layer: ByteLinear, x: TracedTensor) -> TracedTensor:
+    """8-bit linear layer -> pointwise that writes bytes, byte_conv with the map as kernel, or of a map with 1x1."""
+    x = builder.in_channel_order(x)
+    return _byte(builder, layer, x, lambda weight: _filters(builder, weight, x), **_linear_window(layer, x))
+
+
+def _byte(
+    builder: Builder,
+    layer: ByteConv2d | ByteLinear,
+    x: TracedTensor,
+    filters: Callable[[Tensor], Tensor],
+    **attributes: Any,
+) -> TracedTensor:
+    """Bytes, and a convolution of them, as the layer trained it (layers/byte.py):
+
+        a_o conv(u, q)  +  sum over the taps t inside the map of  sum_c w'_otc b_c  +  bias
+        scale   acc        tap_bias[t, o]
+
+    Where there is no padding, every tap is inside: the tap biases add up to one bias.
+    """
+    if not layer.batches:
+        raise builder.error("no range of its input is known; train the network, or run it in training mode on images")
+    scale, offset = layer.quantization()
+    quant = QuantParams(*(_of_value(builder, layer, x, v.detach()) for v in (scale, offset)))
+    u = builder.add_bytes(x, quant)
+    integers, scales = (v.detach() for v in layer.integers(scale))
+    a = scales.double().numpy()
+    weight = filters(integers).permute(0, 2, 3, 1).numpy()  # [O, kh, kw, I/g]
+    s, b = (_of_inputs(v, len(weight), attributes.get("groups", 1)) for v in (quant.scale, quant.bias))
+    tap_bias = (weight * a[:, None, None, None] / s * b).sum(axis=3).reshape(len(weight), -1).T  # [taps, O]
+    tensors = {"weight": weight.astype(np.int8)}
+    bias = _double(layer.bias)
+    if max(attributes.get("padding", (0, 0))):
+        tensors["tap_bias"] = tap_bias
+    else:
+        bias = tap_bias.sum(axis=0) + (0.0 if bias is None else bias)
+    parameters = {"scale": a, "bias": bias}
+
+    def from_bytes(u: Tensor) -> Tensor:
+        return layer.of_integers(*(v.detach().double() for v in (u, integers, scales, scale, offset))).float()
+
+    return builder.add("byte_conv", (u,), from_bytes, parameters=parameters, tensors=tensors, **attributes)
+
+
+def _of_value(builder: Builder, layer: ByteConv2d | ByteLinear, x: TracedTensor, vector: Tensor) -> Tensor:
+    """A vector of the layer's channels as one of the value's, float32."""
+    if isinstance(layer, ByteLinear) and x.is_flat:
+        vector = vector.repeat_interleave(layer.in_features // layer.channels)
+    axis = 3 if x.is_channels_last and not x.is_flat else 1
+    found = builder.per_channel(x, vector, "the range of its input", axis)
+    assert found is not None
+    return torch.from_numpy(found).float()
+
+
+def _of_inputs(vector: Tensor, outputs: int, groups: int) -> np.ndarray:
+    """A vector of the input's channels as each filter meets them, `[O, 1, 1, I/g]`."""
+    return vector.double().numpy().reshape(groups, 1, 1, -1).repeat(outputs // groups, axis=0)
 
 
 def _activation_form(builder: Builder, layer: BinaryConv2d | BinaryLinear, x: TracedTensor) -> BinarizerForm:
