@@ -54,6 +54,9 @@ class Recipe:
     optimizer: str = "adam"  # adam, sgd (Nesterov)
     lr: float = 1e-3  # the highest learning rate of the schedule
     momentum: float = 0.9  # of sgd
+    real_optimizer: str | None = None  # adam, sgd: of all but the 1-bit layers and their units; none: the same for all
+    real_lr: float | None = None  # the highest learning rate of that one; none: lr
+    real_weight_decay: float | None = None  # of that one; none: weight_decay
     weight_decay: float = 0.0  # decoupled for adam; never on gates, BN, thresholds or biases
     schedule: str = "onecycle"  # onecycle, cosine, linear, constant
     warmup: float = 0.3  # share of the steps in which onecycle rises
@@ -87,6 +90,7 @@ class Recipe:
             object.__setattr__(self, key, _typed(key, value, hints[key]))
         allowed_words = {
             "optimizer": ("adam", "sgd"),
+            "real_optimizer": (None, "adam", "sgd"),
             "schedule": ("onecycle", "cosine", "linear", "constant"),
             "precision": ("fp32", "bf16"),
             "evaluation": ("torch", "packed"),
@@ -104,6 +108,8 @@ class Recipe:
             "crop_padding": 0,
             "bn_batches": 0,
             "lr": 0,
+            "real_lr": 0,
+            "real_weight_decay": 0,
             "weight_decay": 0,
             "seed": 0,
             "resize": 0,

@@ -13,7 +13,8 @@ from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
 from bbg.training.factory import build
-from bbg.training.schedule import lr_factor, make_optimizer, set_lr, set_stage
+from bbg.training.optimizer import make_optimizer
+from bbg.training.schedule import lr_factor, set_lr, set_stage
 from bbg.training.tasks import make_task
 from bbg.training.tasks.classification import Classification, distillation
 

@@ -79,13 +79,9 @@ class _Byte(nn.Module):
                 learned.requires_grad_(False)
         self.fixed = True
 
-    def quantization(self, count: int = 0) -> tuple[Tensor, Tensor]:
-        """Scale s and offset b of the bytes, `[C]`.
-
-        `count`: how many inputs give them a gradient, which is scaled to the size of the weights' (1902.08153).
-        """
+    def quantization(self, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Scale s and offset b of the bytes, `[C]`; their gradients are those of the roundings times `factor`."""
         width = (self.high - self.low).clamp(min=TINY)
-        factor = 1 / math.sqrt(count * LEVELS) if count else 1.0
         stretch, shift = (p * factor + (p * (1 - factor)).detach() for p in (self.stretch, self.shift))
         return width * torch.exp(stretch) / LEVELS, self.low + width * shift
 
@@ -120,10 +116,10 @@ class _Byte(nn.Module):
     def _forward(self, x: Tensor) -> Tensor:
         if self.recording and self.training and not self.fixed:
             self.record(x)
-        learns = self.training and not (self.recording or self.fixed)
-        scale, offset = self.quantization(x.numel() // len(self.low) if learns else 0)
-        if not learns:
-            scale, offset = scale.detach(), offset.detach()
+        # Scaled as the weights' gradients are (1902.08153). While ranges are recorded it is 0, and not missing: torch's
+        # fused SGD cannot take in parameters later.
+        factor = 0.0 if self.recording else 1 / math.sqrt(x.numel() / len(self.low) * LEVELS)
+        scale, offset = self.quantization(factor)
         u = ((x - self._along_inputs(offset)) / self._along_inputs(scale)).clamp(0, LEVELS)
         u = u + (u.detach().round() - u.detach())
         return self.of_integers(u, *self.integers(scale), scale, offset)

@@ -44,20 +44,12 @@ from bbg.training.folder import LAST, keep, refuse_own, session
 from bbg.training.images import check_images
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
+from bbg.training.optimizer import make_capturable, make_fused, make_optimizer, portable_state
 from bbg.training.packed import pack, recorded_ranges
 from bbg.training.plots import write_history
 from bbg.training.progress import Progress
 from bbg.training.resume import first_state, teacher_of
-from bbg.training.schedule import (
-    make_capturable,
-    make_fused,
-    make_optimizer,
-    portable_state,
-    present_schedule,
-    set_lr,
-    set_stage,
-    stage_of,
-)
+from bbg.training.schedule import present_schedule, set_lr, set_stage, stage_of
 from bbg.training.tasks import Task, make_task
 from bbg.training.transfer import Weights
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,53 +64,15 @@ def set_stage(model: nn.Module, recipe: Recipe, epoch: int) -> None:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> float:
-    """Set the learning rate of step `step` of `steps`, and return it; where it is a tensor, that tensor is filled."""
-    lr = recipe.lr * lr_factor(recipe, step, steps)
+    """Set the learning rate of step `step` of `steps`, and return it; where it is a tensor, that tensor is filled.
+
+    A group has a highest rate of its own, `peak`, where the layers have two optimizers; the first one is returned.
+    """
+    factor = lr_factor(recipe, step, steps)
     for group in optimizer.param_groups:
+        lr = factor * group.get("peak", recipe.lr)
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
-    return lr
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; weight decay on weights proper only, tensors of two dimensions and more."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "adam":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-
-
-def make_fused(optimizer: torch.optim.Optimizer) -> None:
-    """Let a step be one kernel for all parameters: the small ones of a network cost more to call than to compute."""
-    for group in optimizer.param_groups:
-        group |= {"fused": True, "foreach": False}
-
-
-def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Bring a fused optimizer's state to a CUDA device, so that its step can be part of a CUDA graph.
-
-    The learning rate becomes a tensor, which a graph reads at each replay.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(float(group["lr"]), device=device)
-        if "capturable" in group:
-            group["capturable"] = True
-    for values in optimizer.state.values():
-        values |= {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
-
-
-def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state as a checkpoint holds it: the same whichever device the training ran on."""
-    state = optimizer.state_dict()
-    plain = {"fused": None, "foreach": None, "capturable": False}
-    groups = [
-        {**group, **{key: value for key, value in plain.items() if key in group}, "lr": float(group["lr"])}
-        for group in state["param_groups"]
-    ]
-    return {**state, "param_groups": groups}
+    return factor * float(optimizer.param_groups[0].get("peak", recipe.lr))
