@@ -12,7 +12,7 @@ import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from bbg.errors import BbgError, allowed
 
@@ -235,8 +235,10 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether `value` is of the type `hint`; a list of numbers may hold integers."""
     options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     for option in options:
-        if get_args(option) == (str, int) and isinstance(value, dict):
-            return all(type(width) is int for width in value.values())
+        if get_origin(option) is dict:
+            if isinstance(value, dict) and all(type(item) is get_args(option)[1] for item in value.values()):
+                return True
+            continue
         items = (int, float) if float in get_args(option) else get_args(option)
         if items and isinstance(value, list) and all(type(item) in items for item in value):
             return True
