@@ -18,7 +18,7 @@ import bbg
 from bbg.analysis import activity, binary_layers, costs, flips, gates, histograms, signs, weight_entropy
 from bbg.errors import BbgError
 from bbg.graph.file import read
-from bbg.layers import BinaryConv2d, BinaryLinear, Unit
+from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, Unit
 from bbg.methods import METHODS, Binarizer, BinarizerForm, Method
 
 torch.set_num_threads(1)
@@ -246,11 +246,11 @@ def test_a_look_leaves_the_model_as_it_was(look: str) -> None:
 def test_costs_of_resnet20_by_hand() -> None:
     found = costs(bbg.create("resnet20", num_classes=10), images(2, 3, 32, 32))
     same = 16 * 16 * 9 * 32 * 32  # each of the 16 units that keep their width: half the places, twice the channels
-    assert found.macs == {1: 16 * same + 2 * (same // 2), 32: 3 * 16 * 9 * 32 * 32 + 64 * 10}
+    assert found.macs == {1: 16 * same + 2 * (same // 2), 8: 0, 32: 3 * 16 * 9 * 32 * 32 + 64 * 10}
     bits = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
     filters = 6 * (16 + 32 + 64)
     real = 3 * 16 * 9 + 64 * 10 + 10 + 4 * (16 + filters + 64) + filters  # convolution, linear, BN, gates
-    assert found.bytes == {1: bits // 8, 32: 4 * (real + filters)}  # and one scale per filter
+    assert found.bytes == {1: bits // 8, 8: 0, 32: 4 * (real + filters)}  # and one scale per filter
     assert found.float_bytes == 4 * (bits + real + filters)
     rows = {row.name: row for row in found.rows}
     assert len(rows) == len(found.rows)
@@ -280,13 +280,19 @@ CONVS: list[tuple[dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("options", "macs"), CONVS)
-@pytest.mark.parametrize("layer", [nn.Conv2d, BinaryConv2d])
+@pytest.mark.parametrize("layer", [nn.Conv2d, ByteConv2d, BinaryConv2d])
 def test_costs_of_convolutions(layer: Any, options: dict[str, Any], macs: int) -> None:
     conv = layer(8, 12, bias=False, **options)
     found = costs(conv, images(3, 8, 10, 8))
-    bits = 1 if layer is BinaryConv2d else 32
-    assert found.macs == {1: 0, 32: 0} | {bits: macs}
+    bits = {BinaryConv2d: 1, ByteConv2d: 8}.get(layer, 32)
+    assert found.macs == {1: 0, 8: 0, 32: 0} | {bits: macs}
     assert found.bytes[bits] == -(-conv.weight.numel() * bits // 8)
+
+
+def test_costs_of_8_bits() -> None:
+    """A byte per weight; scale and offset of each input channel, and the bias, beside them."""
+    (row,) = costs(ByteConv2d(8, 12, 3), images(2, 8, 5, 5)).rows
+    assert (row.bits, row.weights, row.vectors, row.bytes) == (8, 864, 2 * 8 + 12, 864 + 4 * 28)
 
 
 def test_a_shared_layer_is_held_once_and_runs_twice() -> None:

@@ -53,7 +53,7 @@ def test_the_tables_are_those_of_the_library(trained: Path, tmp_path: Path, caps
     assert found["sign_flips"] == [{"epoch": 1, "share": state.history[0]["flips"]}]
     cost = costs(model, x[:1])
     assert {r["bits"]: (r["bytes"], r["operations"]) for r in found["by_bit_width"]} == {
-        bits: (cost.bytes[bits], cost.macs[bits]) for bits in (1, 32)
+        bits: (cost.bytes[bits], cost.macs[bits]) for bits in (1, 8, 32)
     }
     assert sum(row["bytes"] for row in found["costs"]) == found["bytes"] == sum(cost.bytes.values())
     assert found["bytes_if_all_were_float32"] == cost.float_bytes

@@ -1,4 +1,4 @@
-"""Layers that were trained in 8 bits, packed: nothing is rounded anew, at any place and beside layers of other widths."""
+"""Layers that were trained in 8 bits, packed: nothing is rounded anew, at any place, beside layers of other widths."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_any_place(name: str, tmp_path: Path) -> None:
 
 
 def test_without_a_range_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        BbgError, match=r"units.0.conv \(ByteConv2d\): no range of its input is known; train the network"
-    ):
-        bbg.convert(bbg.create("resnet8", num_classes=3, width=4, bits={"units.0": 8}), tmp_path / "n.bbg", IMAGES)
+    model = bbg.create("resnet8", num_classes=3, width=4, bits={"units.0": 8})
+    words = r"units.0.conv \(ByteConv2d\): no range of its input is known; train the network"
+    with pytest.raises(BbgError, match=words):
+        bbg.convert(model, tmp_path / "n.bbg", IMAGES)

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from bbg.analysis.activity import observed, on_device
-from bbg.layers import BinaryConv2d, BinaryLinear
+from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear
+from bbg.layers.bits import WIDTHS
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one module costs, those inside it left out (but a layer's binarizers are part of it).
 
-    `weights` numbers of `bits` bits, 1 or 32, and `vectors` numbers of 32 bits beside them: bias, BN, gates, and the
-    scales, shifts and thresholds of the binarizers. `macs`: multiply-accumulates for one image, taps in the padding
+    `weights` numbers of `bits` bits, 1, 8 or 32, and `vectors` numbers of 32 bits beside them: bias, BN, gates, the
+    scales, shifts and thresholds of the binarizers, and scale and offset of each channel that becomes bytes. `macs`: multiply-accumulates for one image, taps in the padding
     included. `shape`: the output for one image, () where there is no product.
     """
 
@@ -47,9 +48,9 @@ class Summary:
 
     @property
     def bytes(self) -> dict[int, int]:
-        """Bytes held in numbers of 1 and of 32 bits."""
-        binary = sum(row.packed for row in self.rows if row.bits == 1)
-        return {1: binary, 32: sum(row.bytes for row in self.rows) - binary}
+        """Bytes held in numbers of 1, 8 and 32 bits."""
+        few = {bits: sum(row.packed for row in self.rows if row.bits == bits) for bits in WIDTHS if bits < 32}
+        return {**few, 32: sum(row.bytes for row in self.rows) - sum(few.values())}
 
     @property
     def float_bytes(self) -> int:
@@ -59,7 +60,7 @@ class Summary:
     @property
     def macs(self) -> dict[int, int]:
         """Multiply-accumulates for one image, by the bit width of the weight."""
-        return {bits: sum(row.macs for row in self.rows if row.bits == bits) for bits in (1, 32)}
+        return {bits: sum(row.macs for row in self.rows if row.bits == bits) for bits in WIDTHS}
 
 
 def costs(model: nn.Module, example: Tensor) -> Summary:
@@ -109,6 +110,8 @@ def costs(model: nn.Module, example: Tensor) -> Summary:
                 form = m.weight_binarizer.form(m.weight)
                 vectors += _numel(form.scale, form.shift) + forms.get(m, 0)
                 bits = 1
+            elif isinstance(m, ByteConv2d | ByteLinear):
+                vectors, bits = vectors - 2 * len(m.low), 8  # four numbers per channel become two
             rows.append(Cost(name, type(m).__name__, shape, bits, weights, vectors, macs))
     return Summary(tuple(rows))
 

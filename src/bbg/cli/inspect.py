@@ -71,6 +71,7 @@ def inspect(
             "input": packed.graph.input_shape,
             "classes": None if packed.labels is None else len(packed.labels),
             "binary_operations": sum(c.macs for c in costs if c.bits == 1),
+            "byte_operations": sum(c.macs for c in costs if c.bits == 8),
             "float_operations": sum(c.macs for c in costs if c.bits == 32),
             "provenance": [{"note": note, "value": value} for note, value in packed.provenance.items()],
         },
@@ -112,7 +113,7 @@ def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[s
     ]
     report["costs"] = [*map(_cost, (row for row in cost.rows if row.shape)), _rest(cost)]
     report["by_bit_width"] = [
-        {"bits": bits, "bytes": cost.bytes[bits], "operations": cost.macs[bits]} for bits in (1, 32)
+        {"bits": bits, "bytes": cost.bytes[bits], "operations": cost.macs[bits]} for bits in cost.macs
     ]
     report |= {
         "checkpoint": str(checkpoint),
