@@ -18,8 +18,9 @@ class Cost:
     """What one module costs, those inside it left out (but a layer's binarizers are part of it).
 
     `weights` numbers of `bits` bits, 1, 8 or 32, and `vectors` numbers of 32 bits beside them: bias, BN, gates, the
-    scales, shifts and thresholds of the binarizers, and scale and offset of each channel that becomes bytes. `macs`: multiply-accumulates for one image, taps in the padding
-    included. `shape`: the output for one image, () where there is no product.
+    scales, shifts and thresholds of the binarizers, and scale and offset of each channel that becomes bytes. `macs`:
+    multiply-accumulates for one image, taps in the padding included. `shape`: the output for one image, () where there
+    is no product.
     """
 
     name: str
