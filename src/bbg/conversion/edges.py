@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from bbg.conversion.builder import Lowered
-from bbg.conversion.quantize import Quantized, byte_sources, quantize_edges
+from bbg.conversion.quantize import Quantized, byte_sources, corrections_on, quantize_edges
 from bbg.conversion.ranges import EVERY, Calibration, Ranges, calibration_images, clipped, measure
 from bbg.conversion.report import Edges
-from bbg.conversion.verify import Arrays, difference
+from bbg.conversion.verify import Arrays, batches, difference
 from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import Graph
@@ -50,7 +50,7 @@ def byte_edges(
     """The edges of `packed` in 8 bits, by the ranges of `calibration`; `obeyed`: by those of `example` without it."""
     graph, preprocess = packed.graph, packed.preprocess
     sources = byte_sources(graph, preprocess)
-    ranges, judges, judged_on, wanted = None, example, "the example", None
+    ranges, judges, judged_on, wanted, seen = None, example, "the example", None, None
     if isinstance(calibration, Ranges):
         ranges = calibration
     elif calibration is not None:
@@ -58,13 +58,17 @@ def byte_edges(
         images = calibration_images(calibration, preprocess, value.shape)
         held_back = torch.zeros(len(images), dtype=torch.bool)
         held_back[EVERY - 1 :: EVERY] = True
-        ranges, _ = measure(lowered, graph, sources, images[~held_back], "calibration")
+        seen = images[~held_back]
+        ranges, _ = measure(lowered, graph, sources, seen, "calibration")
         if held_back.any():
             judges, judged_on = images[held_back], "others of the calibration"
     elif obeyed:
         ranges, wanted = measure(lowered, graph, sources, example, "example")
         judged_on = "the example itself"
     quantized = quantize_edges(lowered, graph, ranges, preprocess)
+    if seen is not None:
+        corrections = corrections_on(lowered, quantized, (batch for _, batch in batches(graph, seen)))
+        quantized = quantize_edges(lowered, graph, ranges, preprocess, corrections)
     if obeyed and quantized.real:
         named = ", ".join(quantized.real)
         raise BbgError(f"edges='int8': no range is known of what {named} read; give calibration=training images")

@@ -14,7 +14,7 @@ channel leaves no sums to share, so that the kernel of float32 is the faster one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bbg.conversion.builder import Lowered
-from bbg.conversion.oracle import QuantParams, TorchOp
+from bbg.conversion.builder import INPUT, Lowered
+from bbg.conversion.oracle import QuantParams, TorchOp, run_free
 from bbg.conversion.passes.cleanup import cast_to_float32, drop_unread
 from bbg.conversion.passes.epilogue import is_rounding, parameters_of, with_parameters
 from bbg.conversion.ranges import Ranges
@@ -52,12 +52,20 @@ def byte_sources(graph: Graph, preprocess: Preprocess | None) -> set[str]:
     return {op.inputs[0] for op in _convolutions(graph, preprocess).values()} - {graph.input_name}
 
 
-def quantize_edges(lowered: Lowered, graph: Graph, ranges: Ranges | None, preprocess: Preprocess | None) -> Quantized:
+def quantize_edges(
+    lowered: Lowered,
+    graph: Graph,
+    ranges: Ranges | None,
+    preprocess: Preprocess | None,
+    corrections: Mapping[str, np.ndarray] | None = None,
+) -> Quantized:
     """The folded `graph` with edges in 8 bits, as far as their `ranges` are known.
 
     `preprocess`: what the pixels of an image stand for; without it a convolution of the input stays as it is.
+    `corrections`: numbers to add to the outputs of a convolution, float64 `[O]`, by its name (see `corrections_on`).
     """
     pixels = graph.input_name
+    corrections = {} if corrections is None else corrections
     possible = _convolutions(graph, preprocess)
     learned = _learned(lowered, graph)
 
@@ -80,14 +88,14 @@ def quantize_edges(lowered: Lowered, graph: Graph, ranges: Ranges | None, prepro
     def rewritten(op: Op) -> Op:
         if op.name in convs:
             source = op.inputs[0]
-            op = _byte_conv(op, quants[source])
+            op = _byte_conv(op, quants[source], corrections.get(op.name))
             op = op if source == pixels else replace(op, inputs=(bytes_of[source], *op.inputs[1:]))
         return op if op.real not in ranged else _with_bytes(op, bytes_of[op.real], quants[op.real])
 
     ops = tuple(rewritten(op) for op in graph.ops)
     input_type = "bytes" if pixels in sources else graph.input_type
     quantized = drop_unread(cast_to_float32(replace(graph, ops=ops, input_type=input_type)))
-    oracle = _oracle(lowered, convs, quants, bytes_of)
+    oracle = _oracle(lowered, convs, quants, bytes_of, corrections)
     return Quantized(replace(lowered, oracle=oracle), quantized, ranged, real)
 
 
@@ -157,8 +165,8 @@ def _learned(lowered: Lowered, graph: Graph) -> dict[str, tuple[str, QuantParams
     return found
 
 
-def _byte_conv(op: Op, quant: QuantParams) -> Op:
-    """The convolution of bytes in place of `op`, still reading what it reads."""
+def _byte_conv(op: Op, quant: QuantParams, correction: np.ndarray | None) -> Op:
+    """The convolution of bytes in place of `op`, still reading what it reads; `correction` is added to its outputs."""
     integers, scale, weight = _rounded(op, quant)
     _, bias = _of_inputs(op, quant)
     tap_bias = (weight * bias).sum(axis=3).reshape(len(weight), -1).T  # [taps, O]
@@ -169,6 +177,8 @@ def _byte_conv(op: Op, quant: QuantParams) -> Op:
         tensors["tap_bias"] = tap_bias
     else:
         parameters["bias"] = parameters["bias"] + tap_bias.sum(axis=0)
+    if correction is not None:
+        parameters["bias"] = parameters["bias"] + parameters["scale"] * correction
     parameters["scale"] = parameters["scale"] * scale
     return with_parameters(replace(op, kind="byte_conv", tensors=tensors), parameters)
 
@@ -181,6 +191,29 @@ def _rounded(op: Op, quant: QuantParams) -> tuple[np.ndarray, np.ndarray, np.nda
     a = np.where(a > 0, a, 1.0)
     q = np.rint(scaled / a[:, None, None, None])
     return q.astype(np.int8), a, q * a[:, None, None, None] / s
+
+
+def corrections_on(lowered: Lowered, quantized: Quantized, parts: Iterable[Tensor]) -> dict[str, np.ndarray]:
+    """What the roundings take from each output of a convolution on average, float64 `[O]`, over the images of `parts`.
+
+    Rounded weights and clipped inputs move the mean of an output; to add it back costs nothing (Nagel et al., arXiv
+    1906.04721). Each convolution is judged on the inputs that it has in float32.
+    """
+    found: dict[str, np.ndarray] = {}
+    images = 0
+    for batch in parts:
+        values = run_free(lowered.oracle, {INPUT: batch})
+        images += len(batch)
+        for name, rounded in quantized.lowered.oracle.items():
+            if rounded is lowered.oracle.get(name) or name not in lowered.oracle:
+                continue
+            source = lowered.oracle[name].inputs[0].name
+            x = values[source]
+            if rounded.inputs[0].name != source:
+                x = quantized.lowered.oracle[rounded.inputs[0].name](x)
+            lost = (values[name] - rounded(x)).double().mean((2, 3)).sum(0).numpy()
+            found[name] = found.get(name, 0.0) + lost
+    return {name: total / images for name, total in found.items()}
 
 
 def _of_inputs(op: Op, quant: QuantParams) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +231,11 @@ def _with_bytes(op: Op, name: str, quant: QuantParams) -> Op:
 
 
 def _oracle(
-    lowered: Lowered, convs: Mapping[str, Op], quants: Mapping[str, QuantParams], bytes_of: Mapping[str, str]
+    lowered: Lowered,
+    convs: Mapping[str, Op],
+    quants: Mapping[str, QuantParams],
+    bytes_of: Mapping[str, str],
+    corrections: Mapping[str, np.ndarray],
 ) -> dict[str, TorchOp]:
     """How torch computes the values of the quantized graph: what becomes bytes, and the convolutions of them."""
     unfolded = {op.name: op for op in lowered.graph.ops}
@@ -212,19 +249,21 @@ def _oracle(
                 quant = quants[source]
                 oracle[bytes_of[source]] = TorchOp(quant.quantize, (x,), x.shape, quant=quant)
             inputs = x if of_pixels else replace(x, name=bytes_of[source])
-            function = _with_rounded_weights(unfolded[name], quants[source], of_pixels)
+            function = _with_rounded_weights(unfolded[name], quants[source], of_pixels, corrections.get(name))
             oracle[name] = TorchOp(function, (inputs,), torch_op.shape)
         else:
             oracle[name] = torch_op
     return oracle
 
 
-def _with_rounded_weights(op: Op, quant: QuantParams, of_pixels: bool) -> Callable[[Tensor], Tensor]:
+def _with_rounded_weights(
+    op: Op, quant: QuantParams, of_pixels: bool, correction: np.ndarray | None
+) -> Callable[[Tensor], Tensor]:
     """The convolution with rounded weights in torch, of bytes, or of normalised images that are rounded first."""
     _, _, weight = _rounded(op, quant)
     weights = torch.from_numpy(weight).permute(0, 3, 1, 2)
-    vector = op.parameter("bias")
-    bias = None if vector is None else torch.from_numpy(vector.astype(np.float64))
+    vectors = [vector for vector in (op.parameter("bias"), correction) if vector is not None]
+    bias = torch.from_numpy(np.sum(vectors, axis=0, dtype=np.float64)) if vectors else None
     a = op.attributes
 
     def convolve(x: Tensor) -> Tensor:

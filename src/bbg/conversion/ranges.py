@@ -6,6 +6,7 @@ So ranges come from training images: recorded at the end of a training, or given
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 from bbg.conversion.builder import INPUT, Lowered
 from bbg.conversion.oracle import QuantParams, run_free
 from bbg.conversion.report import ENOUGH
+from bbg.conversion.search import MANY, Histogram
 from bbg.conversion.verify import Arrays, batches, concatenated, outputs_of
 from bbg.data.sets import Dataset, ImageSet, read_batch
 from bbg.errors import BbgError
@@ -28,14 +30,14 @@ from bbg.log import track
 from bbg.sources import SUFFIXES, files_below
 
 RECORDED = 512  # images that ranges are recorded on where there are that many
-MARGIN = 1 / 8  # of a range, added at both ends
+MARGIN = 1 / 8  # of a range, added at both ends where few numbers were seen of a channel
 SLACK = 1 / 20  # of the range of pixels, by which images may lie beside it (interpolation, other roundings)
 EVERY = 5  # one image of so many judges the ranges of the others
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """The least and the largest number per channel `[C]`, by the name of the value in the graph.
+    """The ends of the range that the bytes of each channel cover, `[C]`, by the name of the value in the graph.
 
     `source`: "training", "calibration", or "example" for ranges that nobody vouches for. `images`: how many they were
     seen on, of which no two are the same.
@@ -64,16 +66,9 @@ class Ranges:
         return name in self.low and len(self.low[name]) == channels
 
     def quant(self, name: str) -> QuantParams:
-        """Bytes that cover the range of the value `name` and `MARGIN` beyond.
-
-        They do not go across 0 where the numbers are all on one side.
-        """
+        """The bytes of the value `name`."""
         low, high = self.low[name].double(), self.high[name].double()
-        margin = MARGIN * (high - low)
-        least = torch.where(low >= 0, (low - margin).clamp(min=0), low - margin)
-        most = torch.where(high <= 0, (high + margin).clamp(max=0), high + margin)
-        scale = torch.where(most > least, most - least, 255.0) / 255
-        return QuantParams(scale, least)
+        return QuantParams(torch.where(high > low, high - low, 255.0) / 255, low)
 
     def to_dict(self) -> dict[str, Any]:
         """As a checkpoint holds them."""
@@ -100,11 +95,17 @@ Calibration: TypeAlias = Ranges | Dataset | Tensor | np.ndarray | str | os.PathL
 
 
 def measure(lowered: Lowered, graph: Graph, names: set[str], images: Tensor, source: str) -> tuple[Ranges, Arrays]:
-    """The ranges of the values `names` on the images, and the network's outputs on them, by torch in float32."""
+    """The ranges of the values `names` on the images, and the network's outputs on them, by torch in float32.
+
+    The images go through twice: for the least and the largest number of each channel, and for how often each number
+    between comes, which gives the range of least error (search.py). Where few numbers were seen of a channel, its range
+    is theirs and `MARGIN` beyond.
+    """
     low: dict[str, Tensor] = {}
     high: dict[str, Tensor] = {}
     outputs = []
-    for _, batch in track(batches(graph, images), "measuring ranges"):
+    parts = batches(graph, images)
+    for _, batch in track(parts, "measuring ranges"):
         values = run_free(lowered.oracle, {INPUT: batch})
         outputs.append(outputs_of(graph, values))
         for name in names:
@@ -112,7 +113,23 @@ def measure(lowered: Lowered, graph: Graph, names: set[str], images: Tensor, sou
             low[name] = torch.minimum(low.get(name, least), least)
             high[name] = torch.maximum(high.get(name, most), most)
     different = len({hash(image.numpy().tobytes()) for image in images})
+    seen = {name: different * math.prod(graph.values[name].shape[1:]) for name in names}
+    histograms = {name: Histogram(low[name], high[name]) for name in names if seen[name] >= MANY}
+    for _, batch in track(parts if histograms else [], "searching ranges"):
+        values = run_free(lowered.oracle, {INPUT: batch})
+        for name, histogram in histograms.items():
+            histogram.add(values[name])
+    for name in names:
+        ends = histograms[name].best_range() if name in histograms else _with_margin(low[name], high[name])
+        low[name], high[name] = (end.float() for end in ends)
     return Ranges(low, high, different, source), concatenated(outputs)
+
+
+def _with_margin(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The range and `MARGIN` beyond, but not across 0 where the numbers are all on one side."""
+    margin = MARGIN * (high - low)
+    least = torch.where(low >= 0, (low - margin).clamp(min=0), low - margin)
+    return least, torch.where(high <= 0, (high + margin).clamp(max=0), high + margin)
 
 
 def clipped(lowered: Lowered, graph: Graph, quants: Mapping[str, QuantParams], images: Tensor) -> tuple[Arrays, float]:

@@ -26,7 +26,9 @@ class Shortcut(nn.Module):
         self.channels = channels
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """`x` `[N, C, H, W]` brought to `[N, channels, *size]`."""
+        """`x` `[N, C, H, W]` brought to `[N, channels, *size]`; in float32 under autocast too."""
+        if x.dtype in (torch.bfloat16, torch.float16):
+            x = x.float()  # the stream that passes the convolutions; and torch 2.14 compiles a pool of bf16 wrongly
         if x.shape[2:] != size:
             x = F.adaptive_avg_pool2d(x, size)
         have, want = x.shape[1], self.channels
