@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 import bbg
 from bbg.conversion import Ranges, record_ranges
+from bbg.conversion.ranges import EVERY
+from bbg.conversion.search import Histogram
 from bbg.data import ImageSet, Split, open_data
 from bbg.errors import BbgError
 from bbg.graph.file import read
@@ -195,15 +197,16 @@ def test_the_ranges_of_a_training_cover_what_training_images_reach(trained: Path
     assert recorded is not None
     assert recorded.images == again.images == 512
     assert recorded.low.keys() == again.low.keys() == {"norm"}
-    # By hand: the values that the head reads, on the same 512 images.
+    # By hand: the values that the head reads, on the same 512 images, and an eighth of their range beyond.
     pixels = np.linspace(0, len(digits.train) - 1, 512).round().astype(int)
     network = state.network()
     seen: list[Tensor] = []
     network.norm.register_forward_hook(lambda m, a, y: seen.append(y))  # type: ignore[union-attr]
     with torch.no_grad():
         network(torch.from_numpy(digits.preprocess.normalize(digits.train.images[pixels])))  # type: ignore[attr-defined]
-    assert torch.allclose(recorded.low["norm"], seen[0].amin(0), atol=1e-5)
-    assert torch.allclose(recorded.high["norm"], seen[0].amax(0), atol=1e-5)
+    low, high = seen[0].amin(0), seen[0].amax(0)
+    assert torch.allclose(recorded.low["norm"], low - (high - low) / 8, atol=1e-5)
+    assert torch.allclose(recorded.high["norm"], high + (high - low) / 8, atol=1e-5)
 
 
 class Plain(nn.Module):
@@ -260,3 +263,57 @@ def test_damaged_ranges_of_a_checkpoint_are_refused(damage: dict[str, Any]) -> N
     assert Ranges.from_dict(whole.to_dict()) is not None
     with pytest.raises(BbgError, match="stored ranges are damaged"):
         Ranges.from_dict({**whole.to_dict(), **damage})
+
+
+# ---- the range of least error
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_range_of_least_error_is_no_worse_than_any_other(seed: int) -> None:
+    """Against rounding the numbers themselves, for ranges on a grid of both ends."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, 5, 40, 40, generator=generator)
+    x[:, 1] = x[:, 1].relu()
+    x[:, 2] = x[:, 2] ** 3  # a few numbers far out
+    x[:, 3] = torch.rand(4, 40, 40, generator=generator) - 5
+    x[:, 4] = 0.25
+    low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
+    histogram = Histogram(low, high)
+    for part in x.split(3):
+        histogram.add(part)
+
+    def error(least: Tensor, most: Tensor) -> Tensor:
+        scale = torch.where(most > least, most - least, 255.0)[:, None, None] / 255
+        u = ((x - least[:, None, None]) / scale).clamp(0, 255).round()
+        return (u * scale + least[:, None, None] - x).pow(2).mean((0, 2, 3))
+
+    found = error(*(end.float() for end in histogram.best_range()))
+    width = high - low
+    for below in torch.linspace(0, 0.5, 9):
+        for above in torch.linspace(0, 0.5, 9):
+            assert (found <= 1.2 * error(low + below * width, high - above * width) + 1e-12).all()
+
+
+def test_corrected_biases_keep_the_mean_of_each_output(tmp_path: Path) -> None:
+    """On the images of the calibration the mean of each output is that of float32; without correction it is not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, bias=False)).eval()
+    with torch.no_grad():
+        model[2].weight.mul_(torch.logspace(0, -3, 6)[None, :, None, None])  # small weights beside large ones
+        model[2].weight.add_(0.003)
+    x = torch.rand(40, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    seen = x[torch.arange(40) % EVERY != EVERY - 1]
+    bbg.convert(model, tmp_path / "n.bbg", x, calibration=x, edges="int8")
+    with torch.no_grad():
+        wanted = model(seen).mean((0, 2, 3)).numpy()
+    corrected = np.abs(bbg.load(tmp_path / "n.bbg", 1)(seen.numpy()).mean((0, 2, 3)) - wanted).max()
+    bbg.convert(model, tmp_path / "n.bbg", x, calibration=Ranges(*_ends(model, seen), 32, "training"), edges="int8")
+    plain = np.abs(bbg.load(tmp_path / "n.bbg", 1)(seen.numpy()).mean((0, 2, 3)) - wanted).max()
+    assert corrected < 0.2 * plain
+
+
+def _ends(model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    with torch.no_grad():
+        hidden = model[:2](x)  # type: ignore[index]
+    values = {"input": x, "0": hidden, "1": hidden}
+    return tuple({name: getattr(v, end)((0, 2, 3)) for name, v in values.items()} for end in ("amin", "amax"))  # type: ignore[return-value]
