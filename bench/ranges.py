@@ -75,6 +75,9 @@ def trained(network: str, method: str, dataset: str, split: Sets, epochs: int) -
         crop_padding=1 if small else 4,
         flip=not small,
         bn_batches=20,
+        precision="fp32" if small else "bf16",
+        compile=not small,
+        evaluation="torch" if small else "packed",
     )
     torch.manual_seed(0)
     size, channels = split.train.images.shape[1], split.train.images.shape[3]
@@ -192,7 +195,7 @@ def render(result: Result) -> str:
         for name, row in {row["dataset"]: row for row in networks}.items()
     )
     return (
-        f"Short trainings ({trainings}; one seed, last epoch, float32), then the packed file over all test images. "
+        f"Short trainings ({trainings}; one seed, last epoch; CIFAR-10 in bf16), then the packed file over all test images. "
         f"Calibrated: ranges of {CALIBRATION} training images, a fifth of which judges them in the report. Without "
         "ranges the default rounds only what reads pixels, whose range is known, whatever the example is; forced 8 "
         f"bits are called unverified.\n\n{shown}"
