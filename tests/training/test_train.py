@@ -377,36 +377,6 @@ def test_the_last_epoch_is_validated_with_the_statistics_that_are_saved(undistur
     assert bits(model.state_dict()) == before
 
 
-def test_layers_of_all_widths_with_two_optimizers_train_and_resume(
-    few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed while ranges are recorded, and again while they are learned."""
-    recipe = RECIPE.changed(
-        {
-            "bits": {"first": 8, "units.0": 8, "units.1": 32, "last": 8},
-            "real_optimizer": "sgd",
-            "real_lr": 0.05,
-            "real_weight_decay": 5e-4,
-            "epochs": 2,
-            "checkpoint_steps": 1,
-            "bn_batches": 0,
-        }
-    )
-    whole = train(recipe, few, tmp_path / "a", progress=False)
-    layer = whole.network().get_submodule("units.0.conv")
-    assert layer.stretch.any()
-    assert layer.batches
-    first_steps = -(-len(few.train) // recipe.batch_size)
-    for i, steps in enumerate((2, first_steps)):
-        with monkeypatch.context() as patch:
-            after(steps, stop, patch)
-            with pytest.raises(Stop):
-                train(recipe, few, tmp_path / "b", resume=i > 0, progress=False)
-    again = train(recipe, few, tmp_path / "b", resume=True, progress=False)
-    assert bits(again.model) == bits(whole.model)
-    assert again.history[-1]["test_accuracy"] == whole.history[-1]["test_accuracy"]
-
-
 def test_sgd_trains_and_resumes(few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(
         dataset="digits",
