@@ -197,8 +197,8 @@ def render(result: Result) -> str:
     return (
         f"Short trainings ({trainings}; one seed, last epoch; CIFAR-10 in bf16), then the packed file over all test "
         f"images. Calibrated: ranges of {CALIBRATION} training images, a fifth of which judges them in the report. "
-        "Without ranges the default rounds only what reads pixels, whose range is known, whatever the example is; forced 8 "
-        f"bits are called unverified.\n\n{shown}"
+        "Without ranges the default rounds only what reads pixels, whose range is known, whatever the example is; "
+        f"forced 8 bits are called unverified.\n\n{shown}"
     )
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "layers",
     "list_models",
     "load",
+    "plan",
     "zoo",
 ]
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from bbg.image import Preprocess
     from bbg.methods import anneal
     from bbg.models import create, list_models
+    from bbg.planning import plan
     from bbg.training.loop import fit
 else:  # hidden from type checkers, so that a misspelt name is an error there
     # Where each name is found when it is first used; a room stands for itself.
@@ -60,6 +62,7 @@ else:  # hidden from type checkers, so that a misspelt name is an error there
         "layers": "bbg.layers",
         "list_models": "bbg.models",
         "load": "bbg.engine",
+        "plan": "bbg.planning",
         "zoo": "bbg.zoo",
     }
 

@@ -26,7 +26,7 @@ FLOORS = {
     "binarization": 5, "scoring": 5,
     "conversion": 6,
     "training": 7,
-    "comparison": 8,
+    "comparison": 8, "planning": 8,
     "__init__": 9,
     "cli": 10,
     "__main__": 11,

@@ -27,6 +27,7 @@ MODULES = {
     "convert": "convert",
     "eval": "evaluate",
     "inspect": "inspect",
+    "plan": "plan",
     "predict": "predict",
     "recipe": "recipe",
     "train": "train",

@@ -1,0 +1,87 @@
+"""The verb plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bbg.cli.output import tell
+from bbg.cli.parser import DATA, FACTORY, JSON, argument, count, new_file, verb
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bbg.planning.frontier import Variant
+    from bbg.training.checkpoint import Checkpoint
+
+
+@verb(
+    argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of bbg train, of a float network"),
+    argument(
+        "--budget", required=True, metavar="AMOUNT", help="of one image on one thread, or of the file: 200us, 100kB"
+    ),
+    argument(
+        "-o", "--output", type=new_file, required=True, metavar="FILE", help="the recipe to write, with the widths"
+    ),
+    argument("--method", default="bbg", metavar="NAME", help="of the 1-bit layers; default: bbg"),
+    argument("--steps", type=count, default=24, metavar="N", help="steps of recovery per layer; default: 24"),
+    argument("--plot", type=new_file, metavar="FILE", help="draw the frontier of plans, PNG"),
+    DATA,
+    FACTORY,
+    JSON,
+)
+def plan(
+    checkpoint: Path,
+    budget: str,
+    output: Path,
+    method: str,
+    steps: int,
+    plot: Path | None,
+    data: Path | None,
+    factory: str | None,
+    json: Path | None,
+) -> None:
+    """Choose 1 or 8 bits for each layer of a trained network, for a budget of time or bytes."""
+    from bbg.data import open_recipe
+    from bbg.files import write_text
+    from bbg.planning import plan as plan_widths
+    from bbg.planning.budget import Budget
+    from bbg.planning.plots import draw_frontier
+    from bbg.training.checkpoint import Checkpoint
+
+    Budget.of(budget)
+    trained = Checkpoint.load(checkpoint)
+    split = open_recipe(trained.recipe, data)
+    model: nn.Module | Variant
+    model = trained.network(_factory(factory)) if trained.custom else _of_our_own(trained, checkpoint, method)
+    found = plan_widths(model, split, budget, method=method, steps=steps)
+    changes = {"method": method, "bits": found.bits, "weights": str(checkpoint.resolve()), "act": None}
+    comment = found.to_toml().partition("\n")[0]
+    write_text(output, f"{comment}\n{trained.recipe.changed(changes).to_toml()}")
+    facts: dict[str, Any] = {"plan": str(found), "recipe": str(output)}
+    if plot is not None:
+        facts["plot"] = str(draw_frontier(found, plot))
+    tell({**facts, **found.to_dict()} if json is not None else facts, json)
+
+
+def _factory(name: str | None) -> Any:
+    from bbg.training.factory import find_factory
+
+    return None if name is None else find_factory(name)
+
+
+def _of_our_own(trained: Checkpoint, path: Path, method: str) -> Variant:
+    """The network of the recipe with layers of other widths, from the trained weights."""
+    from bbg.training.factory import build
+    from bbg.training.transfer import Weights
+
+    weights = Weights.read(path)
+
+    def variant(bits: Mapping[str, int]) -> nn.Module:
+        recipe = trained.recipe.changed({"method": method, "bits": dict(bits), "act": None})
+        network = build(recipe, len(trained.classes), trained.preprocess)
+        weights.give_to(network)
+        return network
+
+    return variant

@@ -1,0 +1,175 @@
+"""Plans: budgets, costs, the frontier and its choice, and the whole way on a trained network."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from support.commands import refused, run
+from support.kill_train import RECIPE
+from support.trainings import first
+from torch import nn
+
+import bbg
+from bbg.data import Split, open_data
+from bbg.errors import BbgError
+from bbg.layers.bits import bits_of
+from bbg.planning import Plan, plan
+from bbg.planning.budget import Budget
+from bbg.planning.costs import Cost, costs_by_layer, layer_of
+from bbg.planning.frontier import _frontier
+from bbg.planning.plots import draw_frontier
+from bbg.recipe import Recipe
+from bbg.training.loop import train
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    return open_data("digits", None)
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float ResNet-8 of 4 channels, trained for an epoch."""
+    folder = tmp_path_factory.mktemp("float")
+    few = digits._replace(test=first(digits.test, 60))
+    train(
+        RECIPE.changed({"method": "float", "epochs": 1, "bn_batches": 0}), few, folder, overwrite=True, progress=False
+    )
+    return folder / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("200us", ("seconds", 200e-6)),
+        (" 1.5 ms ", ("seconds", 1.5e-3)),
+        (".5s", ("seconds", 0.5)),
+        ("100kB", ("bytes", 1e5)),
+        ("1MB", ("bytes", 1e6)),
+        ("12 B", ("bytes", 12.0)),
+    ],
+)
+def test_a_budget_is_a_time_or_bytes(text: str, wanted: tuple[str, float]) -> None:
+    assert Budget.of(text) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("text", ["", "200", "us", "-1us", "0us", "1e3us", "200 parsecs", None, 200])
+def test_anything_else_is_refused(text: Any) -> None:
+    with pytest.raises(BbgError, match=r"the budget is .*, allowed are a time or bytes: a number and one of us, ms"):
+        Budget.of(text)
+
+
+def test_ops_belong_to_the_layer_around_them() -> None:
+    layers = ["stem.0", "units.0.conv", "units.1.conv", "layer1.0.conv1", "fc"]
+    wanted = {
+        "stem.0": "stem.0",
+        "stem.0.bytes": "stem.0",
+        "units.0.conv": "units.0.conv",
+        "units.0.shortcut.pool": "units.0.conv",
+        "units.1.conv.sign": "units.1.conv",
+        "units.10.conv": None,
+        "layer1.0.conv1.shortcut": "layer1.0.conv1",
+        "layer1.0.conv1.conv": "layer1.0.conv1",
+        "layer1.0.relu": None,
+        "pool": None,
+    }
+    assert {op: layer_of(op, layers) for op in wanted} == wanted
+
+
+def test_costs_are_those_of_the_packed_file(digits: Split, tmp_path: Path) -> None:
+    model = bbg.create("resnet8", num_classes=10, width=4, in_channels=1, bits={"first": 8, "units.[01]": 8, "last": 8})
+    x = torch.from_numpy(digits.preprocess.normalize(digits.train.images[:16]))  # type: ignore[attr-defined]
+    layers = [name for name, module in model.named_modules() if bits_of(module) is not None]
+    found, rest = costs_by_layer(model, layers, x, digits.preprocess)
+    bbg.convert(model, tmp_path / "n.bbg", x[:2], edges="fp32", preprocess=digits.preprocess)
+    ops = bbg.graph.file.read(tmp_path / "n.bbg").graph.costs()  # type: ignore[attr-defined]
+    assert sum((cost.bytes for cost in found.values()), rest.bytes) == sum(op.bytes for op in ops)
+    assert all(cost.seconds > 0 and cost.bytes > 0 for cost in found.values())
+    assert model.training  # as it came
+
+
+def test_the_frontier_takes_the_cheapest_loss_first() -> None:
+    layers = ["a", "b", "c", "d"]
+    costs = {
+        8: {"a": Cost(10, 100), "b": Cost(10, 100), "c": Cost(10, 100), "d": Cost(1, 100)},
+        1: {"a": Cost(5, 20), "b": Cost(2, 90), "c": Cost(9, 10), "d": Cost(2, 50)},  # d gets slower
+    }
+    losses = {"a": 0.5, "b": 0.1, "c": 0.4, "d": 0.0}
+    steps = _frontier(layers, costs, losses, Cost(3, 7), "seconds")
+    assert [step.binary for step in steps] == [(), ("b",), ("b", "a"), ("b", "a", "c")]
+    assert [step.seconds for step in steps] == [34, 26, 21, 20]
+    assert [step.bytes for step in steps] == [407, 397, 317, 227]
+    assert [step.loss for step in steps] == pytest.approx([0, 0.1, 0.6, 1.0])
+    by_bytes = _frontier(layers, costs, losses, Cost(3, 7), "bytes")
+    assert by_bytes[-1].binary == ("d", "c", "a", "b")
+    # No choice of as many layers that saves as much loses less.
+    for step in steps[1:]:
+        assert step.loss == min(
+            other.loss for other in steps if other.seconds <= step.seconds and len(other.binary) == len(step.binary)
+        )
+
+
+@pytest.fixture(scope="module")
+def planned(trained: Path, digits: Split) -> Plan:
+    from bbg.training.checkpoint import Checkpoint
+
+    return plan(Checkpoint.load(trained).network(), digits, "1s", steps=2)
+
+
+def test_a_plan_of_a_trained_network(planned: Plan, digits: Split, trained: Path, tmp_path: Path) -> None:
+    assert [layer.bits for layer in planned.layers] == [8] * len(planned.layers)  # the budget is ample
+    assert len(planned.layers) == 8
+    assert planned.bits == {"*": 8}
+    least = planned.frontier[-1]
+    assert least.seconds <= planned.frontier[0].seconds
+    assert planned.rest.bytes + sum(layer.bytes[8] for layer in planned.layers) == planned.frontier[0].bytes
+    assert tomllib.loads(planned.to_toml())["bits"] == planned.bits
+    assert "of 8 layers at 1 bit" in str(planned)
+    assert Image.open(draw_frontier(planned, tmp_path / "p.png")).format == "PNG"
+    for layer in planned.layers:
+        assert layer.bytes[1] < layer.bytes[8]
+
+
+def test_a_tight_budget_of_bytes_makes_layers_binary(planned: Plan, trained: Path, digits: Split) -> None:
+    from bbg.training.checkpoint import Checkpoint
+
+    model = Checkpoint.load(trained).network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    middle = (planned.frontier[0].bytes + sum(layer.bytes[1] for layer in planned.layers)) / 2
+    found = plan(model, digits, f"{middle:.0f}B", steps=2)
+    assert found.bytes <= middle
+    assert 1 in found.bits.values()
+    binary = bbg.binarize(model, keep=(), bits=found.bits, example=torch.zeros(2, 1, 8, 8))
+    rows = {row.name: row.bits for row in binary.report.rows if row.bits is not None}
+    assert rows == {layer.name: layer.bits for layer in found.layers}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    with pytest.raises(
+        BbgError, match=r"the budget of 1B cannot be met: with all layers at 1 bit that can be, it takes"
+    ):
+        plan(model, digits, "1B", steps=1)
+
+
+def test_what_cannot_be_planned_is_refused(digits: Split) -> None:
+    few = digits._replace(train=first(digits.train, 100))
+    with pytest.raises(BbgError, match="there are 100 training images; a plan needs 1024 or more"):
+        plan(nn.Conv2d(1, 1, 1), few, "1us")
+
+
+def test_the_command_writes_a_recipe_that_trains(trained: Path, tmp_path: Path) -> None:
+    recipe, picture = tmp_path / "plan.toml", tmp_path / "plan.png"
+    run("plan", trained, "--budget", "12kB", "-o", recipe, "--plot", picture, "--steps", "1")
+    found = Recipe.load(recipe)
+    assert found.method == "bbg"
+    assert found.bits is not None
+    assert found.weights == str(trained.resolve())
+    assert recipe.read_text().startswith("# for a budget of 12kB: ")
+    assert Image.open(picture).format == "PNG"
+    run("train", recipe, "--epochs", "1", "--set", "bn_batches=0", "--out", tmp_path / "run")
+    assert "allowed are a time or bytes" in refused("plan", trained, "--budget", "12 cows", "-o", recipe)
