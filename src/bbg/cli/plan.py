@@ -56,7 +56,7 @@ def plan(
     model: nn.Module | Variant
     model = trained.network(_factory(factory)) if trained.custom else _of_our_own(trained, checkpoint, method)
     found = plan_widths(model, split, budget, method=method, steps=steps)
-    changes = {"method": method, "bits": found.bits, "weights": str(checkpoint.resolve()), "act": None}
+    changes = {"method": method, "bits": found.bits, "weights": str(checkpoint.resolve()), "act": _act(trained)}
     comment = found.to_toml().partition("\n")[0]
     write_text(output, f"{comment}\n{trained.recipe.changed(changes).to_toml()}")
     facts: dict[str, Any] = {"plan": str(found), "recipe": str(output)}
@@ -71,6 +71,11 @@ def _factory(name: str | None) -> Any:
     return None if name is None else find_factory(name)
 
 
+def _act(trained: Checkpoint) -> str | None:
+    """The nonlinearity of the planned network: a ReLU leaves a sign nothing but +1, so the method's own goes there."""
+    return None if trained.recipe.act == "relu" else trained.recipe.act
+
+
 def _of_our_own(trained: Checkpoint, path: Path, method: str) -> Variant:
     """The network of the recipe with layers of other widths, from the trained weights."""
     from bbg.training.factory import build
@@ -79,7 +84,7 @@ def _of_our_own(trained: Checkpoint, path: Path, method: str) -> Variant:
     weights = Weights.read(path)
 
     def variant(bits: Mapping[str, int]) -> nn.Module:
-        recipe = trained.recipe.changed({"method": method, "bits": dict(bits), "act": None})
+        recipe = trained.recipe.changed({"method": method, "bits": dict(bits), "act": _act(trained)})
         network = build(recipe, len(trained.classes), trained.preprocess)
         weights.give_to(network)
         return network
