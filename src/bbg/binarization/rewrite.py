@@ -24,12 +24,12 @@ from torch import Tensor, fx, nn
 
 from bbg.binarization.binarized import Binarized
 from bbg.binarization.containers import containers_of, restore
-from bbg.binarization.keep import BINARY, BYTES, widths
 from bbg.binarization.modes import follow_modes
 from bbg.binarization.network import TracedNetwork
 from bbg.binarization.proof import Proof, Real, RealUnit, prove
 from bbg.binarization.report import ACTIONS, BinarizeReport, LayerRow
 from bbg.binarization.signs import SignFlow, constant_sign_layers
+from bbg.binarization.widths import BINARY, BYTES, widths
 from bbg.errors import BbgError
 from bbg.layers import Bits, ByteConv2d, ByteLinear, Unit, pointwise
 from bbg.layers.bits import rules_of
