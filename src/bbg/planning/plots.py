@@ -27,7 +27,7 @@ def draw_frontier(plan: Plan, path: str | os.PathLike[str]) -> Path:
             axis.plot(amounts, [step.loss for step in steps], color=style.GREEN, marker="o", markersize=4)
             chosen = steps[plan.chosen]
             axis.plot([unit * getattr(chosen, what)], [chosen.loss], color=style.VIOLET, marker="o", markersize=9)
-            binary = f"{len(chosen.binary)} layers at 1 bit"
+            binary = f"{len(chosen.binary)} layer{'s' * (len(chosen.binary) != 1)} at 1 bit"
             place = (unit * getattr(chosen, what), chosen.loss)
             axis.annotate(binary, place, xytext=(8, 8), textcoords="offset points", color=style.VIOLET)
             if what == budget.what:
