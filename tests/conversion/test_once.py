@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import bbg
 from bbg.conversion import oracle, verify
@@ -45,15 +44,15 @@ def images_per_layer() -> Iterator[Counter[tuple[int, ...]]]:
     """How many images torch runs through the binary convolutions, each known by the address of its weight's bits."""
     counts: Counter[tuple[int, ...]] = Counter()
 
-    def count(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if isinstance(module, BinaryConv2d):
-            counts[id(module)] += len(output)  # type: ignore[index]
+    forward = BinaryConv2d._forward
 
-    handle = nn.modules.module.register_module_forward_hook(count)
-    try:
+    def counted(module: BinaryConv2d, x: torch.Tensor) -> torch.Tensor:
+        counts[id(module)] += len(x)  # type: ignore[index]
+        return forward(module, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BinaryConv2d, "_forward", counted)
         yield counts
-    finally:
-        handle.remove()
 
 
 def test_torch_runs_each_layer_once_and_two_engines_are_built(tmp_path: Path, engines: list[bbg.Engine]) -> None:

@@ -77,4 +77,6 @@ def refuse_unseen(model: nn.Module) -> None:
 
 
 def _redefines(module: nn.Module, name: str) -> bool:
-    return name in vars(module) or getattr(type(module), name, None) is not getattr(nn.Module, name, None)
+    """Whether the method is not one of torch's own (a ParameterList has a `__call__` that refuses to be called)."""
+    of_torch = getattr(getattr(type(module), name, None), "__module__", "").startswith("torch.")
+    return name in vars(module) or not of_torch
