@@ -153,10 +153,15 @@ struct Match {  // pointwise, and match_channels to fewer channels
   Epilogue out;
 };
 
+// Channels that lie side by side in one input, for the lanes of a vector from `lane` on.
+struct Piece {
+  int32_t input, channel, lane;
+};
+
 struct Gather {  // concat, select, and match_channels to more channels
   const Layout* inputs;
-  const int32_t *input, *channel;  // of each channel of the result: which input, and which channel of that
-  const int32_t* contiguous;       // of each vector of channels: not 0 where they lie side by side in one input
+  const Piece* pieces;   // vector by vector, by rising lanes
+  const int32_t* first;  // of each vector of channels: its first piece; behind the last vector: the number of pieces
   Epilogue out;
 };
 

@@ -75,24 +75,20 @@ struct GatherRow {
 
   inline GatherRow(const Gather& args, int64_t image, int64_t row) : gather(args), n(image), y(row) {}
 
-  inline const float* from(int c, int64_t x) const {
-    return floats_at(pixel_of(gather.inputs[gather.input[c]], n, y, x), 0) + gather.channel[c];
-  }
-
-  inline int64_t pixel(int c) const { return gather.inputs[gather.input[c]].pixel / int64_t(sizeof(float)); }
-
+  // A vector is loaded from where each piece begins, and stored from the piece's lane on: what is too much of it, the
+  // next piece overwrites.
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
-    if (gather.contiguous[c / kLanes]) {
-      const float* first = from(c, x);
-      BBG_FOR(p, P) value[p][0] = load(first + p * pixel(c));
-      return;
-    }
-    float lane[P][kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-      const float* first = from(c + i, x);
-      const int64_t step = pixel(c + i);
-      BBG_FOR(p, P) lane[p][i] = first[p * step];
+    const int32_t* first = gather.first + c / kLanes;
+    const Piece *piece = gather.pieces + first[0], *end = gather.pieces + first[1];
+    float lane[P][2 * kLanes];
+    for (;; ++piece) {
+      const Layout& input = gather.inputs[piece->input];
+      const uint8_t* from = pixel_of(input, n, y, x) + piece->channel * int64_t(sizeof(float));
+      BBG_FOR(p, P) value[p][0] = load(floats_at(from, p * input.pixel));
+      if (end - gather.pieces == first[0] + 1) return;
+      BBG_FOR(p, P) store(lane[p] + piece->lane, value[p][0]);
+      if (piece + 1 == end) break;
     }
     BBG_FOR(p, P) value[p][0] = load(lane[p]);
   }

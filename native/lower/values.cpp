@@ -11,28 +11,25 @@ namespace {
 Gather make_gather(const LowerInput& in) {
   const Op& op = in.op;
   std::vector<Layout> inputs;
-  std::vector<int32_t> input(static_cast<size_t>(in.padded)), channel(static_cast<size_t>(in.padded)), contiguous;
-  size_t to = 0;
+  std::vector<Piece> pieces;
+  std::vector<int32_t> first;
+  int64_t to = 0;
   for (int v : op.operands) {
     const int64_t given = in.graph.values[size_t(v)].channels, taken = op.kind() == Kind::concat ? given : in.channels;
     for (int64_t c = 0; c < taken; ++c, ++to) {
-      input[to] = int32_t(inputs.size());
-      channel[to] = op.kind() == Kind::select ? op.index[c] : int32_t(c % given);
+      const Piece next{int32_t(inputs.size()), op.kind() == Kind::select ? op.index[c] : int32_t(c % given),
+                       int32_t(to % in.lanes)};
+      if (next.lane == 0) first.push_back(int32_t(pieces.size()));
+      const bool continues = next.lane > 0 && pieces.back().input == next.input &&
+                             next.channel - pieces.back().channel == next.lane - pieces.back().lane;
+      if (!continues) pieces.push_back(next);
     }
     inputs.push_back(in.layout(v));
   }
-  for (int64_t first = 0; first < in.padded; first += in.lanes) {
-    bool side_by_side = true;
-    for (int64_t c = first + 1; c < std::min(first + in.lanes, in.channels); ++c) {
-      side_by_side &= input[size_t(c)] == input[size_t(first)];
-      side_by_side &= channel[size_t(c)] == channel[size_t(first)] + c - first;
-    }
-    contiguous.push_back(side_by_side);
-  }
+  first.push_back(int32_t(pieces.size()));
   Gather gather{};
   gather.inputs = in.memory.copy(inputs);
-  gather.input = in.memory.copy(input), gather.channel = in.memory.copy(channel);
-  gather.contiguous = in.memory.copy(contiguous);
+  gather.pieces = in.memory.copy(pieces), gather.first = in.memory.copy(first);
   gather.out = make_epilogue(in);
   return gather;
 }
