@@ -6,17 +6,18 @@ namespace bbg {
 
 Program compile(const Graph& graph, const Kernels& kernels, int members) {
   Program program;
-  const Layouts layouts = assign_layouts(graph, kernels);
+  const Places places = place_joins(graph, kernels.lanes);
+  const Layouts layouts = assign_layouts(graph, places, kernels);
   std::vector<int64_t> scratch;
   for (const Op& op : graph.ops) scratch.push_back(scratch_bytes(graph, op, layouts, kernels));
-  const BufferPlan plan = plan_buffers(graph, layouts, scratch, kernels.lanes);
+  const BufferPlan plan = plan_buffers(graph, places, layouts, scratch, kernels.lanes);
   program.chunk = plan.chunk;
 
   // Not zeroed: so the system gives pages when they are first used.
   auto* base = static_cast<uint8_t*>(program.workspace.allocate(plan.bytes, 1, false));
-  for (int b : plan.buffer) {
-    Layout bound = layouts[size_t(b)];
-    bound.data = base + plan.value_offset[size_t(b)] + bound.left;
+  for (size_t v = 0; v < layouts.size(); ++v) {
+    Layout bound = layouts[v];
+    bound.data = base + plan.value_offset[size_t(plan.buffer[v])] + bound.left + bound.slice;
     program.layouts.push_back(bound);
   }
   for (size_t i = 0; i < graph.ops.size(); ++i) {

@@ -9,9 +9,9 @@ inline void zero_bytes(uint8_t* p, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = 0;
 }
 
-// Readers rely on zeros beside each row.
+// Readers rely on zeros beside each row. In a join, its first slice clears them.
 inline void clear_margins(const Layout& layout, int64_t n, int64_t y, int64_t width) {
-  if (!layout.data || !(layout.left | layout.right)) return;
+  if (!layout.data || layout.slice || !(layout.left | layout.right)) return;
   uint8_t* row = pixel_of(layout, n, y, 0);
   zero_bytes(row - layout.left, layout.left);
   zero_bytes(row + width * layout.pixel, layout.right);

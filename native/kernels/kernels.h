@@ -25,6 +25,7 @@ struct Layout {
   uint8_t* data = nullptr;  // pixel (0, 0) of image 0; null: the value is absent
   int64_t image = 0, row = 0, pixel = 0;
   int64_t left = 0, right = 0;  // bytes of margin
+  int64_t slice = 0;            // bytes into the pixel of a join (plan/joins.cpp) at which this value begins
   int64_t channels = 0;         // stored; a shortcut with fewer than the result repeats them
 };
 

@@ -26,7 +26,7 @@ void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scrat
   } else if (op.is_conv()) {
     lower_conv(in, index, calls);
   } else {
-    calls.push_back(lower_value(in, index));
+    lower_value(in, index, calls);
   }
 }
 

@@ -55,7 +55,8 @@ struct LowerInput {
 // Bytes of scratch memory that an op needs per image.
 int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, const Kernels& kernels);
 
-// Appends the kernel calls of op number `index`: none if it is elided, or a convolution fused into a later pool.
+// Appends the kernel calls of op number `index`: none if it is elided, a concatenation
+// that is there already, or a convolution fused into a later pool.
 // `layouts` are bound to memory.
 void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scratch, const Kernels& kernels,
            int64_t members, Memory& memory, std::vector<KernelCall>& calls);
@@ -82,6 +83,6 @@ ConvPool make_conv_pool(const LowerInput& conv, const LowerInput& pool);
 
 // ---- values.cpp -----------------------------------------------------------------------------------------------------
 
-KernelCall lower_value(const LowerInput& in, int index);
+void lower_value(const LowerInput& in, int index, std::vector<KernelCall>& calls);
 
 }  // namespace bbg

@@ -34,6 +34,24 @@ Gather make_gather(const LowerInput& in) {
   return gather;
 }
 
+// Whether the real result of a concatenation is there as soon as its operands are (plan/joins.cpp).
+bool is_joined(const LowerInput& in) {
+  const Layout whole = in.layout(in.op.real);
+  int64_t channel = 0;
+  for (int v : in.op.operands) {
+    if (in.layout(v).data != whole.data + channel * int64_t(sizeof(float))) return false;
+    channel += in.graph.values[size_t(v)].channels;
+  }
+  return true;
+}
+
+// What is left to do then: bits and bytes, from the real result.
+Match make_rest(const LowerInput& in) {
+  Match match{in.layout(in.op.real), int32_t(in.channels), nullptr, make_epilogue(in)};
+  match.out.real = {};
+  return match;
+}
+
 // Output channel c is the mean of the inputs congruent to c modulo the outputs: of one more for the first of them.
 Match make_match(const LowerInput& in) {
   float* part = in.memory.make<float>(in.padded);
@@ -65,10 +83,10 @@ KernelFunction pixel_kernel(const Kernels& kernels, const char* kind) {
 
 }  // namespace
 
-KernelCall lower_value(const LowerInput& in, int index) {
+void lower_value(const LowerInput& in, int index, std::vector<KernelCall>& calls) {
   const Kernels& kernels = in.kernels;
   const auto call = [&](KernelFunction run, const auto& args) {
-    return KernelCall{run, in.memory.copy(args), in.out.height, index};
+    calls.push_back({run, in.memory.copy(args), in.out.height, index});
   };
   switch (in.op.kind()) {
     case Kind::match_channels:
@@ -76,6 +94,9 @@ KernelCall lower_value(const LowerInput& in, int index) {
       if (in.out.channels > in.in.channels) return call(kernels.gather, make_gather(in));
       return call(kernels.match, make_match(in));
     case Kind::concat:
+      if (in.op.real == kNone || !is_joined(in)) return call(kernels.gather, make_gather(in));
+      if (in.op.bits == kNone && in.op.bytes == kNone) return;
+      return call(kernels.match, make_rest(in));
     case Kind::select: return call(kernels.gather, make_gather(in));
     case Kind::multiply: return call(kernels.multiply, make_multiply(in));
     case Kind::unary:

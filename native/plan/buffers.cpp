@@ -39,15 +39,18 @@ int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
   return total;
 }
 
-// The value in whose memory each value lives. Two rules let values share memory.
+// The value in whose memory each value lives. Three rules let values share memory.
 //
-// 1. An elided op writes nothing: its result is its input's memory.
+// 1. A value placed in a join lies in its memory (joins.cpp).
 //
-// 2. An op that adds a shortcut writes its real result over it. Number (n, y, x, c) of the result then has the address
+// 2. An elided op writes nothing: its result is its input's memory.
+//
+// 3. An op that adds a shortcut writes its real result over it. Number (n, y, x, c) of the result then has the address
 // of
 //    number (n, y, x, c) of the shortcut, and nothing else has that address. This is safe because of three facts:
 //
-//      a. Both have the same strides and margins, and the shortcut stores all its channels (no wrapping reads). So a
+//      a. Both have the same strides and margins, begin at the beginning of a pixel (no slice of a join behind the first),
+//         and the shortcut stores all its channels (no wrapping reads). So a
 //         register block of an item reads exactly the addresses that it writes, and it loads the shortcut before it
 //         stores the result (apply_and_store). Items are disjoint, so no other item, on whatever thread, touches them.
 //      b. No later op and no output reads that memory for the sake of the shortcut: op i is its last reader. `last`
@@ -59,9 +62,9 @@ int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
 //
 //    A fused convolution runs later than its index says, but its operand is a value of bytes, which is never shared.
 //    Margins are zero before and after. What lies behind the last channel is unspecified before and after.
-std::vector<int> assign_buffers(const Graph& graph, const Layouts& layouts, int lanes) {
-  std::vector<int> buffer(layouts.size()), last(layouts.size(), kNone);
-  for (size_t v = 0; v < buffer.size(); ++v) buffer[v] = int(v);
+std::vector<int> assign_buffers(const Graph& graph, const Places& places, const Layouts& layouts, int lanes) {
+  std::vector<int> buffer, last(layouts.size(), kNone);
+  for (const Place& place : places) buffer.push_back(place.value);
   for (const Op& op : graph.ops) {
     if (is_elided(graph, op, lanes)) buffer[size_t(op.real)] = buffer[size_t(op.input())];
   }
@@ -74,11 +77,11 @@ std::vector<int> assign_buffers(const Graph& graph, const Layouts& layouts, int 
 
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     const Op& op = graph.ops[i];
-    if (op.shortcut == kNone || op.real == kNone) continue;
+    if (op.shortcut == kNone || op.real == kNone || buffer[size_t(op.real)] != op.real) continue;
     const Layout &from = layouts[size_t(op.shortcut)], &to = layouts[size_t(op.real)];
     const int shared = buffer[size_t(op.shortcut)];
     const bool same_addresses = from.pixel == to.pixel && from.left == to.left && from.right == to.right &&
-                                from.channels == layouts[size_t(shared)].channels;
+                                from.slice == 0 && from.channels == to.channels;
     const bool is_operand =
         std::any_of(op.operands.begin(), op.operands.end(), [&](int v) { return buffer[size_t(v)] == shared; });
     if (!same_addresses || last[size_t(shared)] != int(i) || is_operand) continue;
@@ -92,14 +95,19 @@ std::vector<int> assign_buffers(const Graph& graph, const Layouts& layouts, int 
 
 }  // namespace
 
-BufferPlan plan_buffers(const Graph& graph, const Layouts& layouts, const std::vector<int64_t>& scratch, int lanes) {
-  BufferPlan plan{assign_buffers(graph, layouts, lanes), {}, {}, 0, 1};
+BufferPlan plan_buffers(const Graph& graph, const Places& places, const Layouts& layouts,
+                        const std::vector<int64_t>& scratch, int lanes) {
+  BufferPlan plan{assign_buffers(graph, places, layouts, lanes), {}, {}, 0, 1};
   const int last_op = int(graph.ops.size());
   std::vector<LiveRange> ranges;  // of the values, then of the scratch memory of the ops
   for (size_t v = 0; v < layouts.size(); ++v) {
     const int writer = graph.values[v].writer;
     const bool stored = plan.buffer[v] == int(v) && (writer == kNone || fused_pool(graph, writer) == kNone);
     ranges.push_back({stored ? layouts[v].image : 0, writer, writer, 0});
+  }
+  for (size_t v = 0; v < layouts.size(); ++v) {  // a join is there from its first slice on
+    int& first = ranges[size_t(places[v].value)].first;
+    first = std::min(first, graph.values[v].writer);
   }
   const auto needed = [&](int v, int op) {
     int& last = ranges[size_t(plan.buffer[size_t(v)])].last;

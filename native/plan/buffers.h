@@ -18,6 +18,7 @@ struct BufferPlan {
 };
 
 // `scratch`: bytes that each op needs per image while it runs.
-BufferPlan plan_buffers(const Graph& graph, const Layouts& layouts, const std::vector<int64_t>& scratch, int lanes);
+BufferPlan plan_buffers(const Graph& graph, const Places& places, const Layouts& layouts,
+                        const std::vector<int64_t>& scratch, int lanes);
 
 }  // namespace bbg

@@ -25,9 +25,16 @@ void widen_margins(Layout& layout, const Op& op, int64_t width, int64_t outputs)
   layout.right = std::max(layout.right, (last - (width - 1)) * layout.pixel);
 }
 
+// The layout of a value with its place in a join.
+Layout slice_of(Layout whole, const Place& place, const Layout& own) {
+  whole.channels = own.channels;
+  whole.slice = place.channel * int64_t(sizeof(float));
+  return whole;
+}
+
 }  // namespace
 
-Layouts assign_layouts(const Graph& graph, const Kernels& kernels) {
+Layouts assign_layouts(const Graph& graph, const Places& places, const Kernels& kernels) {
   Layouts layouts(graph.values.size());
   const auto number_size = [&](const Value& v) {
     return v.type == Type::real ? int64_t(sizeof(float)) : kernels.byte_size;
@@ -38,7 +45,7 @@ Layouts assign_layouts(const Graph& graph, const Kernels& kernels) {
     if (value.type == Type::bits) {
       layouts[v].pixel = value.channels <= 16 ? 2 : round_up(value.channels, 32) / 8;
     } else {
-      layouts[v].pixel = round_up(value.channels, kernels.lanes) * number_size(value);
+      layouts[v].pixel = joined_channels(graph, places, int(v), kernels.lanes) * number_size(value);
     }
   }
   for (const Op& op : graph.ops) {
@@ -50,7 +57,8 @@ Layouts assign_layouts(const Graph& graph, const Kernels& kernels) {
   if (only_convs_read_input(graph)) layouts[0].pixel = graph.values[0].channels * number_size(graph.values[0]);
   for (const Op& op : graph.ops) {
     if (!op.is_conv()) continue;
-    widen_margins(layouts[size_t(op.input())], op, graph.input_of(op).width, graph.result_of(op).width);
+    Layout& whole = layouts[size_t(places[size_t(op.input())].value)];
+    widen_margins(whole, op, graph.input_of(op).width, graph.result_of(op).width);
   }
   for (size_t v = 0; v < layouts.size(); ++v) {
     Layout& layout = layouts[v];
@@ -58,6 +66,12 @@ Layouts assign_layouts(const Graph& graph, const Kernels& kernels) {
     layout.row = layout.left + value.width * layout.pixel + layout.right;
     if (layout.row > kImageLimit / value.height) throw InvalidArgument("a value takes more than 2 GiB per image");
     layout.image = layout.row * value.height;
+  }
+  for (size_t v = 0; v < layouts.size(); ++v) {
+    if (places[v].value != int(v)) layouts[v] = slice_of(layouts[size_t(places[v].value)], places[v], layouts[v]);
+  }
+  for (const Op& op : graph.ops) {
+    if (is_elided(graph, op, kernels.lanes)) layouts[size_t(op.real)] = layouts[size_t(op.input())];
   }
   return layouts;
 }

@@ -5,6 +5,7 @@
 
 #include "graph.h"
 #include "kernels/kernels.h"
+#include "plan/joins.h"
 
 namespace bbg {
 
@@ -14,6 +15,6 @@ constexpr int64_t kChunkImages = 16;  // most images that go through the network
 using Layouts = std::vector<Layout>;
 
 // The layout of every value for a kernel set, with margins as wide as the convolutions need them; `data` is still null.
-Layouts assign_layouts(const Graph& graph, const Kernels& kernels);
+Layouts assign_layouts(const Graph& graph, const Places& places, const Kernels& kernels);
 
 }  // namespace bbg

@@ -1,0 +1,142 @@
+// A concatenation whose real result is plain is no op but a place in memory. Each operand is a slice of its pixels:
+//
+//   pixel of the result   | operand 0 ...... | operand 1 ... | operand 2 ........ | what is stored too much |
+//
+// A slice has the strides of the whole, so whoever writes or reads it needs to know nothing of it. A concatenation may
+// be an operand of a later one, and several may share operands, as long as each finds all of its own side by side.
+// All values in one memory are a join. Six facts make this safe:
+//
+//   a. Kernels store whole vectors, and so overwrite the beginning of the slices behind. Those are written later, by an
+//      op of a higher index (a barrier stands between two ops). Behind the last slice the pixel is long enough.
+//   b. Nobody relies on what lies behind the last channel of a real value, which is unspecified anyhow.
+//   c. An op that writes a slice may read others, but no vector of these reaches into what it writes: else it would
+//      read, if only for lanes that count for nothing, what another thread is writing.
+//   d. The slice at the beginning of the pixels clears the margins of the rows, and no other does. If there are
+//      margins, it is written first. Later writers stay within the pixels.
+//   e. The memory lives from the first writer to the last reader of all of its values (buffers.cpp).
+//   f. A slice is never written over a shortcut, nor anything over a slice, unless the memory has no later reader and
+//      the slice is at its beginning (buffers.cpp).
+#include "plan/joins.h"
+
+#include <algorithm>
+
+#include "memory.h"
+#include "plan/fusion.h"
+
+namespace bbg {
+namespace {
+
+// A slice written by an op of its own: [begin, end) are its channels, up to `stored` whole vectors are written.
+struct Slice {
+  int writer;
+  int64_t begin, end, stored;
+};
+
+bool is_plain_join(const Op& op) {
+  constexpr int kOfReal = 1 << BBG_SCALE | 1 << BBG_BIAS | 1 << BBG_ABOVE | 1 << BBG_BELOW | 1 << BBG_OFFSET;
+  if (op.kind() != Kind::concat || op.real == kNone || op.is_clipped()) return false;
+  for (int r = 0; r < BBG_PARAMETERS; ++r) {
+    if ((kOfReal >> r & 1) && op.epilogue[size_t(r)]) return false;
+  }
+  return true;
+}
+
+// Whether the operands of `op` lie side by side in one memory that is not their own.
+bool are_side_by_side(const Graph& graph, const Places& places, const Op& op) {
+  const Place first = places[size_t(op.input())];
+  int64_t channel = first.channel;
+  for (int v : op.operands) {
+    const Place place = places[size_t(v)];
+    if (place.value != first.value || place.channel != channel || place.value == v) return false;
+    channel += graph.values[size_t(v)].channels;
+  }
+  return true;
+}
+
+// Channels that a reader of a slice may touch from its first on: whole vectors, which need not begin at a multiple of
+// the lanes where channels change their places.
+int64_t channels_read(const Graph& graph, const Op& op, int value, int lanes) {
+  const int64_t channels = graph.values[size_t(value)].channels;
+  const Kind kind = op.kind();
+  const bool moves = kind == Kind::concat || kind == Kind::select || kind == Kind::match_channels;
+  return moves ? channels + lanes - 1 : round_up(channels, lanes);
+}
+
+// Facts a, c and d for the memory of `root`.
+bool is_safe(const Graph& graph, const Places& places, int root, int lanes) {
+  const auto in_root = [&](int v) { return v != kNone && places[size_t(v)].value == root; };
+  std::vector<Slice> slices;
+  bool margins = false;
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    const Op& op = graph.ops[i];
+    margins |= op.is_conv() && op.padding[1] > 0 && in_root(op.input());
+    if (!in_root(op.real) || is_in_place(graph, places, op)) continue;
+    const int64_t begin = places[size_t(op.real)].channel, channels = graph.values[size_t(op.real)].channels;
+    slices.push_back({int(i), begin, begin + channels, begin + round_up(channels, lanes)});
+    std::vector<int> read = op.operands;
+    read.push_back(op.shortcut);
+    for (int v : read) {
+      if (!in_root(v)) continue;
+      const int64_t from = places[size_t(v)].channel;
+      if (from < slices.back().stored && begin < from + channels_read(graph, op, v, lanes)) return false;
+    }
+  }
+  for (const Slice& a : slices) {
+    for (const Slice& b : slices) {
+      if (b.begin >= a.end && b.begin < a.stored && b.writer <= a.writer) return false;
+      if (margins && a.begin == 0 && b.begin > 0 && b.writer <= a.writer) return false;
+    }
+  }
+  return true;
+}
+
+// Whether a value may become a slice at all.
+bool may_move(const Places& places, const Op& op, int v) {
+  return v != 0 && places[size_t(v)].value == v && std::count(op.operands.begin(), op.operands.end(), v) == 1;
+}
+
+}  // namespace
+
+bool is_in_place(const Graph& graph, const Places& places, const Op& op) {
+  if (!is_plain_join(op) || !are_side_by_side(graph, places, op)) return false;
+  const Place result = places[size_t(op.real)], first = places[size_t(op.input())];
+  return result.value == first.value && result.channel == first.channel;
+}
+
+Places place_joins(const Graph& graph, int lanes) {
+  Places places;
+  for (size_t v = 0; v < graph.values.size(); ++v) places.push_back({int(v), 0});
+  // From the last on, since the last of several concatenations of the same values has most of them.
+  for (size_t i = graph.ops.size(); i-- > 0;) {
+    const Op& op = graph.ops[i];
+    if (!is_plain_join(op)) continue;
+    Places tried = places;
+    const Place own = places[size_t(op.real)];
+    if (are_side_by_side(graph, places, op)) {
+      if (own.value != op.real) continue;  // it has a place already, elsewhere
+      tried[size_t(op.real)] = places[size_t(op.input())];
+    } else {
+      int64_t channel = own.channel;
+      bool all = true;
+      for (int v : op.operands) {
+        all = all && may_move(places, op, v);
+        tried[size_t(v)] = {own.value, channel};
+        channel += graph.values[size_t(v)].channels;
+      }
+      if (!all) continue;
+    }
+    if (is_safe(graph, tried, tried[size_t(op.real)].value, lanes)) places = tried;
+  }
+  return places;
+}
+
+int64_t joined_channels(const Graph& graph, const Places& places, int value, int lanes) {
+  int64_t most = 0;
+  for (size_t v = 0; v < places.size(); ++v) {
+    if (places[v].value != value) continue;
+    most = std::max(most, places[v].channel + round_up(graph.values[v].channels, lanes));
+  }
+  return round_up(most, lanes);
+}
+
+}  // namespace bbg
