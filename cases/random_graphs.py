@@ -75,6 +75,63 @@ def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16
     return graph
 
 
+def random_joins(seed: int, ops: int = 14) -> Graph:
+    """Concatenations of any values on one map, nested and of the same values, among ops that read them and add them.
+
+    The outputs are the values that no op reads.
+    """
+    rng = np.random.default_rng(seed)
+    channels = [(8, 16, 32), (1, 3, 8, 20), (5, 16, 24, 40)][seed % 3]
+    height, width = (int(n) for n in rng.integers(1, 6, 2))
+    drawn: list[Op] = []
+    values = {"x": Value("real", int(rng.choice(channels)), height, width)}
+    while len(drawn) < ops:
+        real = [key for key, value in values.items() if value.type == "real"]
+        bits = [key for key, value in values.items() if value.type == "bits"]
+        name = f"op{len(drawn)}"
+        kinds = ["conv", "depthwise", "concat", "concat", "concat", "max_pool", "pointwise", "match_channels"]
+        kind = str(rng.choice([*kinds, *(["binary_conv"] * 3 if bits else [])]) if drawn else "conv")
+        late = real[-6:] if rng.random() < 0.8 else real
+        sources = [str(rng.choice(bits if kind == "binary_conv" else late))]
+        main = values[sources[0]]
+        attributes: dict[str, object] = {}
+        if kind in ("conv", "depthwise", "binary_conv", "max_pool"):
+            size = int(rng.choice([1, 3]))
+            attributes = {"kernel": (size, size), "padding": (size // 2, size // 2)}
+        if kind in ("conv", "depthwise", "binary_conv", "match_channels"):
+            count = main.channels if kind == "depthwise" else int(rng.choice(channels)) * int(rng.integers(1, 3))
+            attributes["channels"] = count
+        if kind == "depthwise":
+            kind, attributes["groups"] = "conv", main.channels
+        if kind == "concat":
+            sources += [str(key) for key in rng.choice(late, int(rng.integers(1, 4)))]
+            if rng.random() < 0.9:  # else one may come twice
+                sources = list(dict.fromkeys(sources))
+            if len(sources) < 2 or sum(values[key].channels for key in sources) > 200:
+                continue
+        rule, operands = KINDS[kind], tuple(sources)
+        attributes = dict(Op(name, kind, operands, attributes=attributes).attributes)
+        shape = rule.shape(attributes, *(values[key].shape for key in operands))
+        shortcuts = [key for key, value in values.items() if value == Value("real", *shape) and rule.shortcut]
+        added = bool(shortcuts) and rng.random() < 0.7
+        op = Op(
+            name,
+            kind,
+            (*operands, str(rng.choice(shortcuts))) if added else operands,
+            f"{name}.real" if not drawn or rng.random() < 0.9 else None,
+            f"{name}.bits" if rng.random() < 0.5 else None,
+            attributes,
+            epilogue=("bit_threshold", "byte_bias") if rng.random() < 0.8 else ("scale",),
+            bytes=f"{name}.bytes" if rng.random() < 0.2 else None,
+        )
+        if op.written:
+            drawn.append(_with_tensors(rng, op, main, shape[0], False))
+            values = Graph("x", values["x"].shape, tuple(drawn), ()).shapes(height, width)
+    read = {key for op in drawn for key in op.inputs}
+    last = [key for key in values if key not in read and key != "x"]
+    return Graph("x", values["x"].shape, tuple(drawn), ()).with_outputs(last)
+
+
 def packed(graph: Graph) -> PackedModel:
     """`graph` as a model, with a preprocessing where its input is bytes."""
     channels, *size = graph.input_shape

@@ -11,6 +11,7 @@ from support.kernel_runs import check, run
 from bbg.graph import Graph, Op, reference
 from bbg.graph.kinds import ATTRIBUTES, FUNCTIONS, KINDS, REQUIRED
 from cases.convolutions import CHANNELS, CONCATS, MAPS, Case, Pair, conv_graph
+from cases.random_graphs import random_joins
 
 REPEATS = [(i, o) for i in (1, 3, 8, 16, 24, 40, 48) for o in (16, 48, 49, 96, 144) if i <= o]
 
@@ -179,3 +180,11 @@ def test_repeated_channels_become_bytes(isa: str) -> None:
     )
     graph = Graph("x", (16, 3, 3), ops, ()).with_outputs("uws")
     check(graph, 9 * rng.standard_normal((2, 16, 3, 3)).astype(np.float32), isa)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_joins(seed: int, isa: str) -> None:
+    """Concatenations, most of them places in memory: nested, with shared operands, read and added by all kinds of ops."""
+    graph = random_joins(seed)
+    x = np.random.default_rng(seed).standard_normal((1 + seed % 3, *graph.input_shape)).astype(np.float32)
+    check(graph, x, isa)
