@@ -7,6 +7,11 @@ using F = __m256;
 using I = __m256i;
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
+// The first n lanes; 0 in the others, of which nothing is read.
+inline F load_first(const float* p, int n) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
+}
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
 inline F splat(float x) { return _mm256_set1_ps(x); }
 inline F add(F a, F b) { return _mm256_add_ps(a, b); }

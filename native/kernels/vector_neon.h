@@ -11,6 +11,12 @@ struct I {
 };
 
 inline F load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+// The first n lanes; 0 in the others, of which nothing is read.
+inline F load_first(const float* p, int n) {
+  float lane[kLanes] = {};
+  for (int i = 0; i < n; ++i) lane[i] = p[i];
+  return load(lane);
+}
 inline void store(float* p, F v) { vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b); }
 inline F splat(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
 inline F add(F x, F y) { return {vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b)}; }

@@ -15,6 +15,12 @@ struct I {
 // clang-format off
 
 inline F load(const float* p) { F r; BBG_LANES r.lane[i] = p[i]; return r; }
+// The first n lanes; 0 in the others, of which nothing is read.
+inline F load_first(const float* p, int n) {
+  float lane[kLanes] = {};
+  for (int i = 0; i < n; ++i) lane[i] = p[i];
+  return load(lane);
+}
 inline void store(float* p, F v) { BBG_LANES p[i] = v.lane[i]; }
 inline F splat(float x) { F r; BBG_LANES r.lane[i] = x; return r; }
 inline F add(F a, F b) { BBG_LANES a.lane[i] += b.lane[i]; return a; }

@@ -49,7 +49,8 @@ int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
 // of
 //    number (n, y, x, c) of the shortcut, and nothing else has that address. This is safe because of three facts:
 //
-//      a. Both have the same strides and margins, begin at the beginning of a pixel (no slice of a join behind the first),
+//      a. Both have the same strides and margins, begin at the beginning of a pixel (no slice of a join behind the
+//      first),
 //         and the shortcut stores all its channels (no wrapping reads). So a
 //         register block of an item reads exactly the addresses that it writes, and it loads the shortcut before it
 //         stores the result (apply_and_store). Items are disjoint, so no other item, on whatever thread, touches them.
