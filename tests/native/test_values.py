@@ -184,7 +184,7 @@ def test_repeated_channels_become_bytes(isa: str) -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_joins(seed: int, isa: str) -> None:
-    """Concatenations, most of them places in memory: nested, with shared operands, read and added by all kinds of ops."""
+    """Concatenations, many of them places in memory: nested, with shared operands, read and added by other ops."""
     graph = random_joins(seed)
     x = np.random.default_rng(seed).standard_normal((1 + seed % 3, *graph.input_shape)).astype(np.float32)
     check(graph, x, isa)
