@@ -96,8 +96,8 @@ def test_the_share_is_that_of_the_products_between_the_ends(mobilenet: Binarized
 def test_the_report_as_data(mobilenet: Binarized) -> None:
     report = mobilenet.report
     data = report.to_dict()
-    assert set(data) == {"method", "rows", "assumptions", "proof", "share", "share_beside_depthwise"}
-    assert set(data["rows"][0]) == {"name", "layer", "action", "why", "macs"}
+    assert set(data) == {"method", "rows", "macs", "assumptions", "proof", "share", "share_beside_depthwise"}
+    assert set(data["rows"][0]) == {"name", "layer", "action", "why", "macs", "bits"}
     assert [row["name"] for row in data["rows"]] == [row.name for row in report.rows]
     assert (data["share"], data["share_beside_depthwise"]) == (report.share, report.share_beside_depthwise)
     assert json.loads(json.dumps(data)) == data

@@ -89,6 +89,8 @@ LAYERS: dict[str, tuple[Any, ...]] = {  # the arguments of the layer that does t
 NOT_CALLED = {
     "binary_conv",
     "binary_linear",
+    "byte_conv",
+    "byte_linear",
     "multihead_attention",
     "hinge",
     "shortcut",

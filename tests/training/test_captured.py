@@ -14,7 +14,7 @@ from bbg.recipe import Recipe
 from bbg.training import captured, loop
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.loop import train
-from bbg.training.schedule import make_capturable, make_optimizer, portable_state
+from bbg.training.optimizer import make_capturable, make_optimizer, portable_state
 
 RECIPE = Recipe(
     dataset="digits", network="resnet8", width=8, epochs=3, batch_size=64, lr=5e-3, crop_padding=1, flip=False

@@ -320,7 +320,7 @@ def test_ties_go_to_the_lower_loss_and_then_to_the_earlier_epoch() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("gpu", "unknown device 'gpu'; allowed are cpu, cuda, cuda:N and mps"),
+        ("gpu", "unknown device 'gpu'; allowed are cpu, cuda, cuda:N, mps"),
         ("meta", "unknown device 'meta'; allowed are"),
         ("cuda:99", "device 'cuda:99': torch .*sees"),
         ("cpu:3", "there is one only; give cpu"),

@@ -133,7 +133,7 @@ class _Rewriter:
                 f"method {self.method.name!r} has no layers of 1 bit, as {chosen[0]!r} would be; choose a binary "
                 "method, or give it 8 or 32 bits"
             )
-        if all(bits == 32 for bits, _ in width.values()):
+        if not chosen and not any(bits == 8 and why != BYTES for bits, why in width.values()):
             reasons = "; ".join(f"{name} ({why})" for name, (_, why) in list(width.items())[:3])
             raise BbgError(f"nothing is left to binarize: every layer is kept, as {reasons}; keep fewer")
         inputs = [source for name in [*chosen, *binary] for source in network.inputs(network.calls[name][0])[:1]]
