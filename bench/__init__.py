@@ -12,6 +12,7 @@ BENCHMARKS = (
     "litert",
     "torchvision_networks",
     "training",
+    "ranges",
     "decoding",
     "predict",
     "sizes",

@@ -1,6 +1,6 @@
 """What 8-bit edges cost, by where their ranges come from, over networks, methods and examples.
 
-    python -m bench.ranges [--cifar DIR] [--epochs 4] [--images 12800] [--threads 2]
+    python -m bench.ranges [--cifar DIR] [--epochs 4] [--images 6400] [--threads 2]
 
 Each network is trained in short (the digits; with --cifar also CIFAR-10, on --images of its training images), then
 converted with each example: one training image, 32 of them, zeros and noise. Without calibration `edges=None` must lose
@@ -207,7 +207,7 @@ def main() -> None:
     parser = parser_of("ranges", __doc__, 1)
     parser.add_argument("--cifar", type=Path, help="the folder of CIFAR-10; without it the digits alone")
     parser.add_argument("--epochs", type=int, default=4, help="epochs on CIFAR-10, a quarter of those on the digits")
-    parser.add_argument("--images", type=int, default=12_800, help="training images of CIFAR-10")
+    parser.add_argument("--images", type=int, default=6_400, help="training images of CIFAR-10")
     parser.add_argument("--threads", type=int, default=2)
     run(parser, rows, ("numpy", "torch"))
 
