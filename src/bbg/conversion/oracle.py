@@ -33,6 +33,14 @@ class QuantParams:
         scale, bias = self.scale.double().numpy(), self.bias.double().numpy()
         return {"byte_scale": 1 / scale, "byte_bias": -bias / scale}
 
+    def of_inputs(self, filters: int, groups: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and bias of the inputs as each of the filters meets them, `[O, 1, 1, I/g]`."""
+
+        def spread(vector: Tensor) -> np.ndarray:
+            return vector.double().numpy().reshape(groups, 1, 1, -1).repeat(filters // groups, axis=0)
+
+        return spread(self.scale), spread(self.bias)
+
     def dequantize(self, u: Tensor) -> Tensor:
         """What the bytes `u` stand for, in float64."""
         return u.double() * self.scale.double()[:, None, None] + self.bias.double()[:, None, None]

@@ -168,7 +168,7 @@ def _learned(lowered: Lowered, graph: Graph) -> dict[str, tuple[str, QuantParams
 def _byte_conv(op: Op, quant: QuantParams, correction: np.ndarray | None) -> Op:
     """The convolution of bytes in place of `op`, still reading what it reads; `correction` is added to its outputs."""
     integers, scale, weight = _rounded(op, quant)
-    _, bias = _of_inputs(op, quant)
+    _, bias = quant.of_inputs(op.attributes["channels"], op.attributes["groups"])
     tap_bias = (weight * bias).sum(axis=3).reshape(len(weight), -1).T  # [taps, O]
     parameters = parameters_of(op)
     tensors = {**op.tensors, "weight": integers}
@@ -185,7 +185,7 @@ def _byte_conv(op: Op, quant: QuantParams, correction: np.ndarray | None) -> Op:
 
 def _rounded(op: Op, quant: QuantParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """int8 weights q, their scale a `[O]`, and the float64 weights `a q / s` that they stand for."""
-    s, _ = _of_inputs(op, quant)
+    s, _ = quant.of_inputs(op.attributes["channels"], op.attributes["groups"])
     scaled = op.tensors["weight"].astype(np.float64) * s
     a = np.abs(scaled).max(axis=(1, 2, 3)) / 127
     a = np.where(a > 0, a, 1.0)
@@ -214,16 +214,6 @@ def corrections_on(lowered: Lowered, quantized: Quantized, parts: Iterable[Tenso
             lost = (values[name] - rounded(x)).double().mean((2, 3)).sum(0).numpy()
             found[name] = found.get(name, 0.0) + lost
     return {name: total / images for name, total in found.items()}
-
-
-def _of_inputs(op: Op, quant: QuantParams) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and bias of the inputs as each filter meets them, `[O, 1, 1, I/g]`."""
-    groups, outputs = op.attributes["groups"], op.attributes["channels"]
-
-    def spread(vector: Tensor) -> np.ndarray:
-        return vector.double().numpy().reshape(groups, 1, 1, -1).repeat(outputs // groups, axis=0)
-
-    return spread(quant.scale), spread(quant.bias)
 
 
 def _with_bytes(op: Op, name: str, quant: QuantParams) -> Op:

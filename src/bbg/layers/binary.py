@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
+from bbg.layers.stock import arguments_of
 from bbg.methods import Method, get
 from bbg.methods.base import broadcast
 
@@ -90,19 +91,7 @@ class BinaryConv2d(_Binary, nn.Conv2d):
     @classmethod
     def of(cls, layer: nn.Conv2d, method: str | Method = "bbg") -> Self:
         """The binary twin of `layer`, which holds the very same parameters."""
-        return cls(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            bias=False,
-            padding_mode=layer.padding_mode,
-            device="meta",
-            method=method,
-        )._take(layer)
+        return cls(**arguments_of(layer), method=method)._take(layer)
 
     def _product(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(x, w, bias, self.stride, self.padding, self.dilation, self.groups)

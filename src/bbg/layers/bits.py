@@ -19,6 +19,7 @@ from torch import nn
 from bbg.errors import BbgError
 from bbg.layers.binary import BinaryConv2d, BinaryLinear
 from bbg.layers.byte import ByteConv2d, ByteLinear
+from bbg.layers.stock import arguments_of
 from bbg.layers.unit import Unit
 
 WIDTHS = (1, 8, 32)
@@ -114,18 +115,7 @@ def _channels_before(model: nn.Module, name: str) -> int | None:
 
 def real_conv(layer: nn.Conv2d) -> nn.Conv2d:
     """The real-valued convolution with the parameters of `layer`."""
-    conv = nn.Conv2d(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,  # type: ignore[arg-type]  # torch declares less than it takes
-        layer.stride,  # type: ignore[arg-type]
-        layer.padding,  # type: ignore[arg-type]
-        layer.dilation,  # type: ignore[arg-type]
-        layer.groups,
-        bias=False,
-        padding_mode=layer.padding_mode,
-        device="meta",
-    )
+    conv = nn.Conv2d(**arguments_of(layer))
     conv.weight, conv.bias = layer.weight, layer.bias
     return conv.train(layer.training)
 

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
+from bbg.layers.stock import arguments_of
 
 LEVELS = 255  # steps of a byte
 MOST = 127  # the largest integer of a weight
@@ -206,18 +207,7 @@ class ByteConv2d(_Byte, nn.Conv2d):
     @classmethod
     def of(cls, layer: nn.Conv2d) -> Self:
         """The 8-bit twin of `layer`, which holds the very same parameters."""
-        twin = cls(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            bias=False,
-            padding_mode=layer.padding_mode,
-            device="meta",
-        )
+        twin = cls(**arguments_of(layer))
         twin._ranges(layer.in_channels)
         return twin._take(layer)
 

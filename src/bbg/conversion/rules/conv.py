@@ -104,8 +104,7 @@ def _binary(
 def byte_conv(builder: Builder, layer: ByteConv2d, x: TracedTensor) -> TracedTensor:
     """8-bit convolution -> pointwise that writes bytes, byte_conv."""
     x = builder.as_nchw(x)
-    window = _window(builder, layer)
-    return _byte(builder, layer, x, lambda weight: weight, **window)
+    return _byte(builder, layer, x, lambda weight: weight, **_window(builder, layer))
 
 
 @lowers(ByteLinear)
@@ -137,7 +136,7 @@ def _byte(
     integers, scales = (v.detach() for v in layer.integers(scale))
     a = scales.double().numpy()
     weight = filters(integers).permute(0, 2, 3, 1).numpy()  # [O, kh, kw, I/g]
-    s, b = (_of_inputs(v, len(weight), attributes.get("groups", 1)) for v in (quant.scale, quant.bias))
+    s, b = quant.of_inputs(len(weight), attributes.get("groups", 1))
     tap_bias = (weight * a[:, None, None, None] / s * b).sum(axis=3).reshape(len(weight), -1).T  # [taps, O]
     tensors = {"weight": weight.astype(np.int8)}
     bias = _double(layer.bias)
@@ -161,11 +160,6 @@ def _of_value(builder: Builder, layer: ByteConv2d | ByteLinear, x: TracedTensor,
     found = builder.per_channel(x, vector, "the range of its input", axis)
     assert found is not None
     return torch.from_numpy(found).float()
-
-
-def _of_inputs(vector: Tensor, outputs: int, groups: int) -> np.ndarray:
-    """A vector of the input's channels as each filter meets them, `[O, 1, 1, I/g]`."""
-    return vector.double().numpy().reshape(groups, 1, 1, -1).repeat(outputs // groups, axis=0)
 
 
 def _activation_form(builder: Builder, layer: BinaryConv2d | BinaryLinear, x: TracedTensor) -> BinarizerForm:
