@@ -21,7 +21,6 @@ from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
 from bbg.graph.file import (
     FILE_LIMIT,
-    HEADER_LIMIT,
     PackedModel,
     byte_breakdown,
     decode,
@@ -31,6 +30,7 @@ from bbg.graph.file import (
     write,
 )
 from bbg.graph.kinds import VERSION
+from bbg.graph.signature import HEADER_LIMIT
 from cases.random_graphs import packed, random_graph
 
 

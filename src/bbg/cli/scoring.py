@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bbg.errors import BbgError
-from bbg.graph.file import looks_like_checkpoint
+from bbg.graph.signature import looks_like_checkpoint
 from bbg.log import track
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from bbg.files import write_bytes
 from bbg.graph import checked_json as checked
 from bbg.graph.graph import STRUCTURES, Graph, Op, Output, Part, Structure
 from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, KINDS, TENSORS, VERSION
+from bbg.graph.signature import HEADER_LIMIT, looks_like_checkpoint
 from bbg.heads import HEADS, Head, head_from_json
 from bbg.image import DECODE, Preprocess
 
-HEADER_LIMIT = 4 << 20
 FILE_LIMIT = 2 << 30
 
 # The keys of each object of the description: those that must be there, and those that may.
@@ -125,19 +125,6 @@ def read(path: str | os.PathLike[str]) -> PackedModel:
         return decode(data)
     except BbgError as error:
         raise BbgError(f"{path}: {error}") from error
-
-
-def looks_like_checkpoint(head: bytes) -> bool:
-    """Whether a file that begins with `head` is one of torch.save, a zip archive.
-
-    A packed file begins with the length of its header, which these four bytes would make 67 MB: more than it may be.
-    """
-    return head[:4] == b"PK\x03\x04"
-
-
-def looks_packed(head: bytes) -> bool:
-    """Whether a file that begins with `head` is one of safetensors: a header's length, and its first brace."""
-    return len(head) > 8 and 0 < int.from_bytes(head[:8], "little") <= HEADER_LIMIT and head[8:9] == b"{"
 
 
 def byte_breakdown(model: PackedModel) -> list[Item]:

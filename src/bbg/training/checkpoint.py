@@ -16,7 +16,7 @@ from torch import nn
 
 from bbg.errors import BbgError
 from bbg.files import whole_file
-from bbg.graph.file import looks_packed
+from bbg.graph.signature import looks_packed
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
 from bbg.training.factory import Factory, binarized, build, call_factory
