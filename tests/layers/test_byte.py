@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.convolutions import CONVS
 from torch import Tensor, nn
 
 import bbg
@@ -17,14 +18,6 @@ from bbg.layers.byte import fix_pixels
 
 torch.set_num_threads(1)
 
-CONVS: list[dict[str, Any]] = [
-    {"kernel_size": 3, "padding": 1},
-    {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False},
-    {"kernel_size": 1},
-    {"kernel_size": (5, 3), "padding": (2, 0), "stride": (1, 2)},
-    {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 2},
-    {"kernel_size": 7, "padding": 3, "bias": False},  # the map is smaller than the kernel
-]
 RANGES = ((-1.0, 2.0), (0.0, 3.0), (0.5, 2.0), (-3.0, -1.0))  # across 0, from 0, and to one side of it
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from support.convolutions import CONVS
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
@@ -44,16 +45,6 @@ SHIFTED = Method("shifted", TwoValueWeight, ShiftedActivation, shortcut="fixed",
 SIGNS = Method("signs", PlainSign, SignActivation, shortcut="none")
 BINARY: list[Method] = [*(m for m in METHODS.values() if m.weight is not None), SHIFTED, SIGNS]
 ALL = [*BINARY, METHODS["float"]]
-
-CONVS: list[dict[str, Any]] = [
-    {"kernel_size": 3, "padding": 1},
-    {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False},
-    {"kernel_size": 1},
-    {"kernel_size": (5, 3), "padding": (2, 0), "stride": (1, 2)},
-    {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 2},
-    {"kernel_size": 7, "padding": 3, "bias": False},  # the map is smaller than the kernel
-    {"kernel_size": 2, "padding": "same"},
-]
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
