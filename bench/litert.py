@@ -1,125 +1,58 @@
-"""Real-valued twins in LiteRT with XNNPACK, int8 and float32, beside bbg: the peer that is fastest on small networks.
+"""LiteRT with XNNPACK, in an environment of its own: its converter reads what `torch.export` saved.
 
-    python -m bench.litert [--rounds 30] [--out bench/results/litert.json]
-
-LiteRT gets an environment of its own under build/: TensorFlow mirrors the twin in Keras, with random weights, and
-converts it; int8 is full-integer quantisation after training, with calibration images. One image, one thread, batch
-norms folded into the convolutions by the converter.
+Static int8 is that of its quantizer: weights per filter, activations per tensor, ranges from calibration images. Float
+layers keep float32.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.interleave import Runner, pooled, run_interleaved, serve
-from bench.markdown import MEDIAN, MIN, RATIOS, plain, table
-from bench.measure import spread
-from bench.record import Result, parser_of, run
+import numpy as np
 
-TITLE = "LiteRT"
-PACKAGES = ("tensorflow-cpu==2.21.0",)
-NETWORKS = ("resnet20",)
-PRECISIONS = ("int8", "float32")
-CALIBRATION = 16  # images
+from bench.environments import environment
+
+PACKAGES = ("litert-torch==0.10.0",)
+IMAGES = "calibration.npy"
 
 
-def twin(width: int = 16, blocks: int = 3) -> Any:
-    """The float twin of ResNet-20 in Keras: one shortcut around each convolution, as `bbg.create(method="float")`."""
-    import tensorflow as tf
-
-    layers = tf.keras.layers
-
-    def conv(x: Any, channels: int, stride: int) -> Any:
-        x = layers.Conv2D(channels, 3, strides=stride, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization()(x)
-
-    def shortcut(x: Any, channels: int, stride: int) -> Any:
-        if stride > 1:
-            x = layers.AveragePooling2D(stride)(x)
-        repeats = channels // x.shape[-1]
-        return layers.Concatenate()([x] * repeats) if repeats > 1 else x
-
-    images = tf.keras.Input((32, 32, 3), batch_size=1)
-    x = layers.ReLU()(conv(images, width, 1))
-    for stage in range(3):
-        for unit in range(2 * blocks):
-            channels, stride = width * 2**stage, 2 if stage and unit == 0 else 1
-            x = layers.ReLU()(layers.Add()([conv(x, channels, stride), shortcut(x, channels, stride)]))
-    x = layers.BatchNormalization()(layers.GlobalAveragePooling2D()(x))
-    return tf.keras.Model(images, layers.Dense(10)(x))
+def python() -> str:
+    """The Python that has it; RuntimeError where it cannot be installed."""
+    return str(environment("litert", PACKAGES))
 
 
-def work(precision: str) -> None:
-    """In LiteRT's environment: convert, then serve."""
-    import numpy as np
-    import tensorflow as tf
+def prepare(network: Any, name: str, x: np.ndarray, images: np.ndarray, folder: Path) -> None:
+    """NAME.pt2 for `flat`, and the calibration images."""
+    import torch
 
-    images = np.random.default_rng(0).standard_normal((CALIBRATION, 1, 32, 32, 3)).astype(np.float32)
-    converter = tf.lite.TFLiteConverter.from_keras_model(twin())
-    if precision == "int8":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-    flat = converter.convert()
-    interpreter = tf.lite.Interpreter(model_content=flat, num_threads=1)
-    interpreter.allocate_tensors()
-    entry = interpreter.get_input_details()[0]
-    exit_ = interpreter.get_output_details()[0]["index"]
-    image = (images[0] * 30).astype(entry["dtype"]) if precision == "int8" else images[0]
-
-    def call() -> object:
-        interpreter.set_tensor(entry["index"], image)
-        interpreter.invoke()
-        return interpreter.get_tensor(exit_).shape
-
-    serve(call, {"bytes": len(flat)})
+    with torch.no_grad():
+        torch.export.save(torch.export.export(network, (torch.from_numpy(x),)), folder / f"{name}.pt2")
+    np.save(folder / f"{name}.{IMAGES}", images)
 
 
-def rows(arguments: argparse.Namespace) -> Result:
-    """A row per network and runtime."""
-    from bench.environments import environment
-    from bench.networks import pack
+def flat(name: str, folder: Path, precision: str) -> bytes:
+    """The model of LiteRT, made in its environment: "float32" or "int8"."""
+    import litert_torch
+    import torch
+    from ai_edge_quantizer import quantizer, recipe
 
-    python = str(environment("litert", PACKAGES))
-    found = []
-    for network in NETWORKS:
-        with tempfile.TemporaryDirectory() as folder:
-            pack(network, Path(folder) / f"{network}.bbg")
-            own = [sys.executable, "-m", "bench.runtime_process", "bbg", "1 bit", network, "1", folder]
-            runners = {"bbg, 1 bit": Runner(own)}
-            for precision in PRECISIONS:
-                command = [python, "-m", "bench.litert", "--work", precision]
-                runners[f"LiteRT, {precision}"] = Runner(command, TF_CPP_MIN_LOG_LEVEL="3")
-            figures = {n: spread(t) for n, t in pooled(run_interleaved(runners, arguments.rounds, 0.1)).items()}
-            base = figures["bbg, 1 bit"]
-            for name, runner in runners.items():
-                row = {"network": network, "runtime": name, **figures[name]}
-                row["ratio_of_min"] = row["min_us"] / base["min_us"]
-                row["ratio_of_median"] = row["median_us"] / base["median_us"]
-                found.append({**row, "bytes": runner.facts["bytes"]})
-                runner.close()
-    return {"versions": dict(p.split("==") for p in PACKAGES), "threads": 1, "batch": 1, "litert": found}
+    images = np.load(folder / f"{name}.{IMAGES}")
+    images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # so that no transposition is left in the network
+    network = litert_torch.to_channel_last_io(torch.export.load(folder / f"{name}.pt2").module(), args=[0])
+    plain = folder / f"{name}.{precision}.tflite"
+    litert_torch.convert(network, (torch.from_numpy(images[:1]),), strict_export=False).export(str(plain))
+    if precision == "float32":
+        return plain.read_bytes()
+    rounding = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
+    ranges = rounding.calibrate({"serving_default": [{"args_0": image} for image in np.split(images, len(images))]})
+    return bytes(rounding.quantize(ranges).quantized_model)
 
 
-def render(result: Result) -> str:
-    """A row per runtime."""
-    text = "32x32, one image, one thread, the twin mirrored in Keras; full-integer int8 with 16 calibration images."
-    return f"{text}\n\n{table(result['litert'], plain('network'), plain('runtime'), MIN, MEDIAN, *RATIOS)}"
+def interpreter(model: bytes, threads: int) -> Any:
+    """Ready to run, XNNPACK's kernels chosen as by default."""
+    from ai_edge_litert.interpreter import Interpreter
 
-
-def main() -> None:
-    """The command line; with --work, that of a process that takes turns."""
-    if "--work" not in sys.argv:
-        return run(parser_of("litert", __doc__, rounds=30), rows)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--work", choices=PRECISIONS)
-    return work(parser.parse_args().work)
-
-
-if __name__ == "__main__":
-    main()
+    found = Interpreter(model_content=model, num_threads=threads)
+    found.allocate_tensors()
+    return found

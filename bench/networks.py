@@ -20,6 +20,7 @@ from torch import nn
 import bbg
 from bbg.image import Preprocess
 from bbg.models import NETWORKS as KNOWN
+from bench import litert
 
 CALIBRATION = 16  # images for int8
 
@@ -44,7 +45,13 @@ NETWORKS = {
     "resnet34": Network(1000, "imagenet", {}),
 }
 AVAILABLE = [name for name in NETWORKS if name in KNOWN]
+SMALL = {"resnet8": Network(10, "cifar10", {}), "resnet18_cifar": Network(10, "cifar10", {"width": 16})}
 IMAGENET = Network(1000, "imagenet", {})  # networks that are not listed are of this kind
+
+
+def entry_of(name: str) -> Network:
+    """What is known of the network called `name`."""
+    return {**NETWORKS, **SMALL}.get(name, IMAGENET)
 
 
 def random_bytes(network: Network, images: int = 1, seed: int = 0) -> np.ndarray:
@@ -55,7 +62,7 @@ def random_bytes(network: Network, images: int = 1, seed: int = 0) -> np.ndarray
 
 def bytes_of(name: str, images: int = 1, seed: int = 0) -> np.ndarray:
     """The same for the network called `name`."""
-    return random_bytes(NETWORKS.get(name, IMAGENET), images, seed)
+    return random_bytes(entry_of(name), images, seed)
 
 
 def normalised(network: Network, pixels: np.ndarray) -> np.ndarray:
@@ -67,14 +74,19 @@ def normalised(network: Network, pixels: np.ndarray) -> np.ndarray:
 
 def build(name: str, method: str) -> nn.Module:
     """The network in evaluation mode; the same call gives the same weights."""
-    entry = NETWORKS[name]
+    entry = entry_of(name)
     torch.manual_seed(0)
-    network = bbg.create(name, method, num_classes=entry.classes, **({} if method == "float" else entry.options))
+    options = {k: v for k, v in entry.options.items() if k != "act" or method != "float"}
+    return settled(bbg.create(name, method, num_classes=entry.classes, **options), entry)
+
+
+def settled(network: nn.Module, entry: Network) -> nn.Module:
+    """`network` in evaluation mode, its batch norms with the statistics of one batch of random images."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        network.train()(torch.from_numpy(normalised(entry, bytes_of(name, 8, seed=1))))
+        network.train()(torch.from_numpy(normalised(entry, random_bytes(entry, 8, seed=1))))
     return network.eval()
 
 
@@ -92,9 +104,13 @@ def twin(name: str, folder: Path) -> None:
 
 
 def export(network: nn.Module, name: str, x: np.ndarray, images: np.ndarray, folder: Path) -> None:
-    """NAME.onnx, NAME.int8.onnx and NAME.int7.onnx, calibrated on `images`; NAME.npz with `x` and torch's output."""
-    with torch.inference_mode():
+    """NAME.onnx, NAME.int8.onnx and NAME.int7.onnx, calibrated on `images`, and the same for LiteRT.
+
+    NAME.npz holds `x` and torch's output.
+    """
+    with torch.no_grad():
         y = network(torch.from_numpy(x)).numpy()
+    litert.prepare(network, name, x, images, folder)
     np.savez(folder / f"{name}.npz", x=x, y=y)
     plain = folder / f"{name}.onnx"
     with warnings.catch_warnings():

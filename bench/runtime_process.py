@@ -37,6 +37,7 @@ class Precision(NamedTuple):
 
 PRECISIONS = {
     "float32": Precision("onnx", "f32", {"f32"}, 0.999999),
+    "default": Precision("onnx", "", {"f32", "bf16", "f16"}, 0.99),
     "bfloat16": Precision("onnx", "bf16", {"bf16"}, 0.99),
     "int8": Precision("int8.onnx", "f32", {"i8", "u8"}, 0.98),
     "int8, 7-bit weights": Precision("int7.onnx", "f32", {"i8", "u8"}, 0.98),
@@ -59,7 +60,9 @@ def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Rea
 
     x = np.load(folder / f"{network}.npz")["x"]
     asked = PRECISIONS[precision]
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": asked.hint}
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    if asked.hint:
+        settings["INFERENCE_PRECISION_HINT"] = asked.hint
     settings["ENABLE_CPU_PINNING"] = False  # where something else runs, a pinned thread cannot step aside
     core = ov.Core()
     compiled = core.compile_model(core.read_model(folder / f"{network}.{asked.file}"), "CPU", settings)
@@ -79,7 +82,11 @@ def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Rea
     def call(_borrowed: np.ndarray = x) -> None:  # the tensor does not keep the array alive
         request.infer()
 
-    return call, request.get_output_tensor().data, {"kernels": dict(kernels)}
+    return (
+        call,
+        request.get_output_tensor().data,
+        {"kernels": {**kernels, **ran} if asked.hint == "" else dict(kernels)},
+    )
 
 
 def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> Ready:
@@ -145,7 +152,35 @@ def in_torch(network: str, threads: int, folder: Path, precision: str) -> Ready:
     return ways[best], np.asarray(ways[best]()), {"kernels": best}
 
 
-RUNTIMES = {"bbg": in_bbg, "OpenVINO": in_openvino, "ONNX Runtime": in_onnxruntime, "torch": in_torch}
+def in_litert(network: str, threads: int, folder: Path, precision: str) -> Ready:
+    """LiteRT with XNNPACK, on what its own converter makes (litert.py)."""
+    from bench.litert import flat, interpreter
+
+    model = flat(network, folder, precision)
+    ready = interpreter(model, threads)
+    entry, exit_ = ready.get_input_details()[0], ready.get_output_details()[0]
+    x = np.load(folder / f"{network}.npz")["x"].transpose(0, 2, 3, 1)
+    scale, zero = entry["quantization"]
+    image = np.round(x / scale + zero).clip(-128, 127).astype(np.int8) if scale else np.ascontiguousarray(x)
+
+    def call() -> None:
+        ready.set_tensor(entry["index"], image)
+        ready.invoke()
+
+    call()
+    scale, zero = exit_["quantization"]
+    y = ready.get_tensor(exit_["index"]).astype(np.float32)
+    facts = {"kernels": "XNNPACK", "bytes": len(model)}
+    return call, (y - zero) * scale if scale else y, facts
+
+
+RUNTIMES = {
+    "bbg": in_bbg,
+    "OpenVINO": in_openvino,
+    "ONNX Runtime": in_onnxruntime,
+    "LiteRT": in_litert,
+    "torch": in_torch,
+}
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from bbg import style
 from bbg.engine import kernel_sets
 from bbg.files import write_bytes
+from bench import litert
 from bench.interleave import Runner, pooled, run_interleaved
 from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, number, plain, table
 from bench.measure import spread
@@ -48,10 +49,12 @@ class Entrant(NamedTuple):
 FREE = (
     Entrant("bbg", "1 bit"),
     Entrant("OpenVINO", "int8"),
-    Entrant("OpenVINO", "bfloat16"),
+    Entrant("OpenVINO", "default"),
     Entrant("OpenVINO", "float32"),
     Entrant("ONNX Runtime", "int8"),
     Entrant("ONNX Runtime", "float32"),
+    Entrant("LiteRT", "int8"),
+    Entrant("LiteRT", "float32"),
     Entrant("torch", "float32"),
 )
 HELD = (
@@ -72,9 +75,10 @@ def compare(
     runners: dict[Entrant, Runner] = {}
     absent = []
     for entrant in entrants:
-        command = [sys.executable, "-m", "bench.runtime_process", entrant.runtime, entrant.precision]
+        command = ["-m", "bench.runtime_process", entrant.runtime, entrant.precision]
         command += [network, str(threads), str(folder.resolve()), *([] if least is None else [str(least)])]
         try:
+            command = [litert.python() if entrant.runtime == "LiteRT" else sys.executable, *command]
             runners[entrant] = Runner(command, **entrant.environment)
         except RuntimeError as error:
             if entrant.runtime == "bbg":
@@ -97,6 +101,7 @@ def compare(
             "ratio_of_median": figure["median_us"] / base["median_us"],
             "correlation": runners[entrant].facts.get("correlation"),
             "ran": str(runners[entrant].facts["kernels"]),
+            "bytes": runners[entrant].facts.get("bytes"),
         }
         for entrant, figure in figures.items()
     ]

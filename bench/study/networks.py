@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import nn
 
-from bbg.layers import Unit
+from bbg.layers import Unit, set_bits
 from bbg.methods import get
 from bbg.models.resnet import ResNetCifar
 
 
-def staged(num_classes: int, stages: list[tuple[int, str]], blocks: int, act: str = "rprelu") -> nn.Module:
-    """A ResNet (CIFAR) whose stages have channels and a method of their own, which binarizes them or does not."""
-    channels = stages[0][0]
-    network = ResNetCifar(num_classes, "float", blocks=blocks, width=channels, act=act)
+class Stage(NamedTuple):
+    """`units` one-conv units of `channels` channels, their convolutions of `bits` bits."""
+
+    channels: int
+    bits: int
+    units: int
+
+
+def staged(num_classes: int, *stages: Stage, method: str = "bbg-gate", act: str = "rprelu") -> nn.Module:
+    """A ResNet (CIFAR) of these stages, each behind the first at half the resolution; stem and head have 8 bits."""
+    channels = stages[0].channels
+    network = ResNetCifar(num_classes, method, width=channels, act=act)
     units: list[nn.Module] = []
-    for number, (out, method) in enumerate(stages):
-        for i in range(2 * blocks):
+    for number, stage in enumerate(stages):
+        for i in range(stage.units):
             stride = 2 if number and not i else 1
-            units.append(Unit.build(channels, out, 3, stride=stride, padding=1, method=get(method), act=act))
-            channels = out
+            unit = Unit.build(channels, stage.channels, 3, stride=stride, padding=1, method=get(method), act=act)
+            units.append(set_bits(unit, stage.bits))
+            channels = stage.channels
     network.units = nn.Sequential(*units)
     network.norm, network.head = nn.BatchNorm1d(channels), nn.Linear(channels, num_classes)
-    return network
+    return set_bits(network, {"first": 8, "last": 8})
 
 
 def resnet8_mixed(num_classes: int) -> nn.Module:
-    """ResNet-8 with 16 and 32 channels real-valued and 128 at 1 bit."""
-    return staged(num_classes, [(16, "float"), (32, "float"), (128, "bbg")], blocks=1)
-
-
-def resnet8_mixed_twin(num_classes: int) -> nn.Module:
-    """The same at the widths of ResNet-8 and real-valued throughout, for the same recipe."""
-    return staged(num_classes, [(16, "float"), (32, "float"), (64, "float")], blocks=1)
+    """ResNet-8 w16 with a last stage twice as wide and as deep, at 1 bit."""
+    return staged(num_classes, Stage(16, 8, 2), Stage(32, 8, 2), Stage(128, 1, 4))
 
 
 def resnet18_mixed(num_classes: int) -> nn.Module:
-    """ResNet-18 (CIFAR) w16 with its stages of 16 and 32 channels real-valued and those of 64 and 128 at 1 bit."""
-    return staged(num_classes, [(16, "float"), (32, "float"), (64, "bbg"), (128, "bbg")], blocks=2)
+    """ResNet-18 (CIFAR) w16 with its last stage at 1 bit."""
+    return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4))
+
+
+def resnet18_mixed_wide(num_classes: int) -> nn.Module:
+    """The same with a last stage twice as wide."""
+    return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 4), Stage(256, 1, 4))
 
 
 def depthwise(num_classes: int) -> nn.Module:

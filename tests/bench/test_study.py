@@ -18,6 +18,7 @@ import torch
 from bbg.conversion import convert
 from bbg.errors import BbgError
 from bbg.graph import file as packed
+from bbg.layers.bits import bits_of
 from bench.record import ROOT
 from bench.study import networks, rows
 from bench.study.row import lock
@@ -149,12 +150,16 @@ def test_every_row_of_the_list_is_a_training(study: Path) -> None:
     assert {row.recipe.epochs for row in listed if row.tier == "A"} == {8, 20, 40}
 
 
-@pytest.mark.parametrize("name", ["resnet8_mixed", "resnet8_mixed_twin", "resnet18_mixed", "depthwise"])
+@pytest.mark.parametrize("name", ["resnet8_mixed", "resnet18_mixed", "resnet18_mixed_wide", "depthwise"])
 def test_networks_of_the_study_learn_and_convert(name: str, tmp_path: Path) -> None:
     network = getattr(networks, name)(num_classes=10)
+    for layer in network.modules():
+        if bits_of(layer) == 8:
+            layer.recording = True  # type: ignore[assignment]
     x = torch.randn(4, 3, 32, 32)
     network(x).square().sum().backward()
     assert all(p.grad is not None for p in network.parameters())
     convert(network.eval(), tmp_path / "n.bbg", x, edges="fp32")
-    wanted = {"resnet8_mixed": 2, "resnet18_mixed": 8}.get(name, 0)
-    assert sum(op.kind == "binary_conv" for op in packed.read(tmp_path / "n.bbg").graph.ops) == wanted
+    wanted = (0, 0) if name == "depthwise" else (4, 6 if name == "resnet8_mixed" else 14)
+    kinds = [op.kind for op in packed.read(tmp_path / "n.bbg").graph.ops]
+    assert (kinds.count("binary_conv"), kinds.count("byte_conv")) == wanted
