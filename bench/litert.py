@@ -24,8 +24,23 @@ def python() -> str:
 
 def prepare(network: Any, name: str, x: np.ndarray, images: np.ndarray, folder: Path) -> None:
     """NAME.pt2 for `flat`, and the calibration images."""
+    import copy
+
     import torch
 
+    from bbg.layers import Shortcut
+
+    class Joined(Shortcut):
+        """Wider by a concatenation: LiteRT's converter (0.10) loses the order of the axes at a repetition."""
+
+        def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+            x = x if x.shape[2:] == size else torch.nn.functional.adaptive_avg_pool2d(x, size)
+            return torch.cat([x] * (self.channels // x.shape[1]), 1) if self.channels > x.shape[1] else x
+
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, Shortcut):
+            module.__class__ = Joined
     with torch.no_grad():
         torch.export.save(torch.export.export(network, (torch.from_numpy(x),)), folder / f"{name}.pt2")
     np.save(folder / f"{name}.{IMAGES}", images)

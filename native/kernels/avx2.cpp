@@ -13,6 +13,7 @@
 #define BBG_HAS_CARRY_SAVE 0
 #define BBG_HAS_LOOKUP4 1
 #define BBG_HAS_TAIL_BYTES 0
+#define BBG_HAS_TILES 0
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)

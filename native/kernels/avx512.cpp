@@ -13,6 +13,7 @@
 #define BBG_HAS_CARRY_SAVE 1
 #define BBG_HAS_LOOKUP4 0
 #define BBG_HAS_TAIL_BYTES 1
+#define BBG_HAS_TILES 0
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                                  \

@@ -46,13 +46,19 @@ struct Sums {
   }
 };
 
+// From the sums of P columns from x on to what the op writes.
+template <int P, int V>
+BBG_INLINE void store_sums(const OutputRow& row, const I (&sum)[P][V], int64_t x) {
+  F value[P][V];
+  apply_epilogue_to_sums<P, V, false>(row, sum, value, border<P>(row, x), x, row.block.channel);
+  store_result<P, V>(row.conv.out, value, row.to, x, row.block.channel);
+}
+
 template <int P, int V>
 BBG_BLOCK void byte_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   Sums<P, V> sums;
   sums.run(row, at, x);
-  F value[P][V];
-  apply_epilogue_to_sums<P, V, false>(row, sums.sum, value, border<P>(row, x), x, row.block.channel);
-  store_result<P, V>(row.conv.out, value, row.to, x, row.block.channel);
+  store_sums<P, V>(row, sums.sum, x);
 }
 
 // A 3-wide max-pool with stride 2 and padding 1, done across the columns while the sums are in registers. Output j is
@@ -62,11 +68,9 @@ BBG_BLOCK void byte_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
 //   columns   x-1 | x   x+1 | x+2  x+3 | ...
 //   output       [  x/2    ] [ x/2 + 1 ]      (each shares its first column with the one before)
 template <int P, int V>
-BBG_BLOCK void pooled_pixels(const OutputRow& row, const uint8_t* at, int64_t x, float* before) {
-  Sums<P, V> sums;
-  sums.run(row, at, x);
+BBG_INLINE void pool_sums(const OutputRow& row, const I (&sum)[P][V], int64_t x, float* before) {
   F value[P][V], most[P / 2][V];
-  apply_epilogue_to_sums<P, V, false>(row, sums.sum, value, border<P>(row, x), x, row.block.channel);
+  apply_epilogue_to_sums<P, V, false>(row, sum, value, border<P>(row, x), x, row.block.channel);
   BBG_FOR(v, V) {
     BBG_FOR(j, P / 2) {
       const F left = j == 0 ? load(before + v * kLanes) : value[2 * j - 1][v];
@@ -77,12 +81,30 @@ BBG_BLOCK void pooled_pixels(const OutputRow& row, const uint8_t* at, int64_t x,
   store_result<P / 2, V>(row.conv.out, most, row.to, x / 2, row.block.channel);
 }
 
+// Beside the map is less than every number.
+template <int V>
+BBG_INLINE void start_pooling(float* before) {
+  BBG_FOR(v, V) store(before + v * kLanes, splat(-__builtin_inff()));
+}
+
+#if BBG_HAS_TILES
+#include "tiles.inl"
+#endif
+
+template <int P, int V>
+BBG_BLOCK void pooled_pixels(const OutputRow& row, const uint8_t* at, int64_t x, float* before) {
+  Sums<P, V> sums;
+  sums.run(row, at, x);
+  pool_sums<P, V>(row, sums.sum, x, before);
+}
+
 template <int V, bool kPooled>
 inline void byte_row(const OutputRow& row) {
+#if BBG_HAS_TILES
+  if (row.conv.tiles.bytes) return tile_row<V, kPooled>(row);
+#endif
   float before[V * kLanes];
-  if (kPooled) {
-    BBG_FOR(v, V) store(before + v * kLanes, splat(-__builtin_inff()));
-  }
+  if (kPooled) start_pooling<V>(before);
   for_pixel_blocks<kMaxPixels, !kPooled>(row.width, [&](auto pixels, int64_t x) {
     constexpr int P = decltype(pixels)::value;
     const uint8_t* at = row.at + x * row.conv.column;

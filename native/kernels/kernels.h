@@ -92,6 +92,14 @@ struct TailBytes {
 };
 constexpr int64_t kTailColumn = 8;  // bytes from one output column to the next, at most
 
+// CountMethod::int8 by tiles (kernels/tiles.inl): `columns` output columns and `bytes` of their windows make a tile.
+struct Tiles {
+  int32_t bytes;    // 0: no tiles; a multiple of 4, and each tap row of a block is a multiple of it
+  int32_t columns;  // at most 16, and an even number where the row has one
+  int32_t rows;     // output rows of an item: 2 where each is one tile, so that they share the weights' tiles
+  int32_t kernel_rows;
+};
+
 struct Conv {
   Layout input;
   const ConvRow* rows;
@@ -104,6 +112,7 @@ struct Conv {
   bool images_as_columns;  // one output pixel per image: the images of a chunk are its columns, and share the weights
   CountMethod method;
   TailBytes tail_bytes;
+  Tiles tiles;
   int64_t next, below;  // bytes from a tap to the one beside it and to the one below
   int64_t parity;       // CountMethod::carry_save: bytes from a word to the XOR of the three
   // Of bits: base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
@@ -213,6 +222,7 @@ struct Kernels {
   int32_t byte_size;                     // of a number of a value of bytes: 1 or 2
   bool two_pixels, carry_save, lookup4;  // which counting methods the set has
   bool tail_bytes;                       // whether it gathers TailBytes
+  bool tiles;                            // and multiplies bytes by tiles
   // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
   KernelFunction binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply;
   // The same names in the same order in every set.
@@ -223,6 +233,7 @@ struct Kernels {
 };
 
 // Null where this build has no such set.
+const Kernels* kernels_amx();
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx2();
 const Kernels* kernels_neon();
@@ -232,7 +243,7 @@ struct KernelSet {
   const char* name;
   const Kernels* kernels;  // null: not on this machine
 };
-constexpr int kKernelSets = 4;
+constexpr int kKernelSets = 5;
 const KernelSet* kernel_sets();  // best first
 
 // The kernel set called `name`; null: what the environment variable BBG_ISA says, else the best. Throws InvalidArgument

@@ -194,6 +194,10 @@ inline void conv_items(const void* args, int64_t images, int64_t begin, int64_t 
 }
 
 void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
+#if BBG_HAS_TILES
+  const Conv& tiled = *static_cast<const Conv*>(args);
+  if (tiled.tiles.bytes) return tile_conv(tiled, images, begin, end);
+#endif
   conv_items<binary_item<2>, binary_item<1>>(args, images, begin, end, member);
 }
 
@@ -331,6 +335,7 @@ const Kernels table = {BBG_SET,
                        BBG_HAS_CARRY_SAVE,
                        BBG_HAS_LOOKUP4,
                        BBG_HAS_TAIL_BYTES,
+                       BBG_HAS_TILES,
                        binary_conv,
                        parity,
                        window_sum,

@@ -13,6 +13,7 @@
 #define BBG_HAS_CARRY_SAVE 0
 #define BBG_HAS_LOOKUP4 0
 #define BBG_HAS_TAIL_BYTES 0
+#define BBG_HAS_TILES 0
 
 namespace bbg {
 namespace {

@@ -74,6 +74,9 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
   const ConvPool& fused = *static_cast<const ConvPool*>(args);
   Conv conv = fused.conv;
   Pool pool = fused.pool;
+#if BBG_HAS_TILES
+  const TileRegisters registers(conv.tiles);
+#endif
   uint8_t* buffer = fused.buffer + member * fused.bytes;
   const int64_t row_bytes = conv.out.real.row;
   int64_t image = -1, first = 0, done = 0;

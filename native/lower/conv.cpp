@@ -221,7 +221,8 @@ void lower_conv(const LowerInput& in, int index, std::vector<KernelCall>& calls)
     calls.push_back({in.kernels.parity, in.memory.copy(parity), in.in.height, index});
   }
   const KernelFunction real = is_depthwise(in.graph, op) ? in.kernels.depthwise : in.kernels.conv;
-  calls.push_back({op.kind() == Kind::conv ? real : in.kernels.binary_conv, in.memory.copy(conv), in.out.height, index,
+  const int64_t together = std::max(conv.tiles.rows, 1), rows = (in.out.height + together - 1) / together;
+  calls.push_back({op.kind() == Kind::conv ? real : in.kernels.binary_conv, in.memory.copy(conv), rows, index,
                    conv.block_count, conv.images_as_columns});
 }
 

@@ -66,6 +66,20 @@ Slot slot_of(const WordCut& cut, const ConvBlock& block, int64_t rows, int64_t k
 
 }  // namespace
 
+// Tiles that divide a tap row of `numbers` bytes and an output row with as little padding as can be. One column would
+// leave most of a tile empty.
+Tiles choose_tiles(const LowerInput& in, const Conv& conv, int64_t numbers) {
+  if (!in.kernels.tiles || conv.images_as_columns || in.out.width == 1) return {};
+  constexpr int64_t kMostBytes = 64, kMostColumns = 16;
+  const auto part = [](int64_t whole, int64_t most) {
+    const int64_t parts = (whole + most - 1) / most;
+    return (whole + parts - 1) / parts;
+  };
+  const int64_t columns = part(in.out.width, kMostColumns), even = columns + (in.out.width % 2 == 0 && columns % 2);
+  return {int32_t(round_up(part(numbers, kMostBytes), 4)), int32_t(even), even == in.out.width ? 2 : 1,
+          int32_t(in.op.kernel[0])};
+}
+
 void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blocks) {
   const Op& op = in.op;
   const int64_t inputs = in.group_inputs(), size = in.kernels.byte_size, per_word = 4 / size;
@@ -74,9 +88,12 @@ void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blo
   for (ConvBlock& block : blocks) {
     const BlockRange range = block_range(in, block);
     const int64_t width = block.vectors * in.lanes, taps = one_run ? cols : 1, numbers = taps * range.channels;
-    const bool tail = in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 &&
+    if (&block == &blocks[0]) conv.tiles = choose_tiles(in, conv, numbers);
+    const int64_t tile = conv.tiles.bytes;
+    const bool tail = !tile && in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 &&
                       rows > 1 && conv.column <= kTailColumn;
-    const WordCut cut{taps, (numbers + (tail ? 0 : per_word - 1)) / per_word, per_word, range.channels, tail};
+    const int64_t words = tile ? round_up(numbers, tile) / 4 : (numbers + (tail ? 0 : per_word - 1)) / per_word;
+    const WordCut cut{taps, words, per_word, range.channels, tail};
     if (tail && !conv.tail_bytes.words) conv.tail_bytes = make_tail_bytes(in, 4 * cut.words);
     const bool same_offsets = op.groups == 1 && &block != &blocks[0];
     block.items = int32_t(cols / taps * cut.words);

@@ -1,0 +1,172 @@
+// CountMethod::int8 by tiles: part of bytes.inl, for sets with BBG_HAS_TILES (AMX).
+//
+// A tile is a register of up to 16 rows of 64 bytes. One instruction multiplies two of them,
+//
+//   sums [pixel][channel]  +=  activations [pixel][4 bytes of each word]  *  weights [word][channel, 4 bytes]
+//        16 x 16 int32              16 x 64 bytes                                 16 x 64 bytes
+//
+// A window is cut into chunks of Tiles::bytes. Of the activations, a row of a tile is the chunk of one output column;
+// the next column's lies Conv::column bytes further. Of the weights, a row is an item (lower/conv_bytes.cpp) of one
+// vector of channels. Two tiles of columns times two of channels share what is loaded:
+//
+//                          weights 6   weights 7
+//     activations 4          sums 0      sums 1        the first columns
+//     activations 5          sums 2      sums 3        the next ones of this row, or those of the row below
+//
+// Columns that a last tile shares with the one before are computed twice and stored once: the result may overwrite the
+// shortcut (plan/buffers.cpp).
+
+// GCC's intrinsics do not say which memory they read: what was stored before must be there.
+BBG_INLINE void settle_memory() { __asm__ volatile("" ::: "memory"); }
+
+// The registers of this thread, from here to the end of the scope.
+struct TileRegisters {
+  explicit TileRegisters(const Tiles& tiles) {
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shapes;
+    for (int t = 0; t < 8; ++t) {
+      shapes.row_bytes[t] = uint16_t(t == 4 || t == 5 ? tiles.bytes : 64);
+      shapes.rows[t] = uint8_t(t < 6 ? tiles.columns : tiles.bytes / 4);
+    }
+    settle_memory();
+    _tile_loadconfig(&shapes);
+  }
+  ~TileRegisters() { _tile_release(); }
+};
+
+// The columns of one output row from x on that are a tile.
+struct TileColumns {
+  const OutputRow& row;
+  int64_t x;
+
+  BBG_INLINE bool has(int ky) const {
+    const ConvRow& taps = row.conv.rows[row.to.y];
+    return ky >= taps.first && ky < taps.first + taps.taps;
+  }
+  BBG_INLINE const int32_t* offsets(int ky) const {
+    return row.block.offsets + (ky - row.conv.rows[row.to.y].first) * row.block.items;
+  }
+  BBG_INLINE const uint8_t* at() const { return row.at + x * row.conv.column; }
+};
+
+// Adds the chunks of tap row ky to the sums of the first columns, the second ones, or both.
+template <int V, bool kFirst, bool kSecond>
+BBG_INLINE void add_chunks(const TileColumns& first, const TileColumns& second, int ky) {
+  const Conv& conv = first.row.conv;
+  const ConvBlock& block = first.row.block;
+  const int words = conv.tiles.bytes / 4;
+  const uint32_t* weights = static_cast<const uint32_t*>(block.weights) + ky * block.row_weights;
+  const int32_t *a = kFirst ? first.offsets(ky) : nullptr, *b = kSecond ? second.offsets(ky) : nullptr;
+  for (int j = 0; j < block.items; j += words, weights += words * V * kLanes) {
+    _tile_loadd(6, weights, V * kLanes * 4);
+    if (V == 2) _tile_loadd(7, weights + kLanes, V * kLanes * 4);
+    if (kFirst) {
+      _tile_loadd(4, first.at() + a[j], conv.column);
+      _tile_dpbusd(0, 4, 6);
+      if (V == 2) _tile_dpbusd(1, 4, 7);
+    }
+    if (kSecond) {
+      _tile_loadd(5, second.at() + b[j], conv.column);
+      _tile_dpbusd(2, 5, 6);
+      if (V == 2) _tile_dpbusd(3, 5, 7);
+    }
+  }
+}
+
+// The sums of both tiles of columns, or of the first alone: [column][channel of the block].
+template <int V, bool kTwo>
+BBG_BLOCK void tile_sums(const TileColumns& first, const TileColumns& second, int32_t* sums) {
+  const Conv& conv = first.row.conv;
+  settle_memory();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int ky = 0; ky < conv.tiles.kernel_rows; ++ky) {
+    const bool one = first.has(ky), other = kTwo && second.has(ky);
+    if (one && other) {
+      add_chunks<V, true, true>(first, second, ky);
+    } else if (one) {
+      add_chunks<V, true, false>(first, second, ky);
+    } else if (other) {
+      add_chunks<V, false, true>(first, second, ky);
+    }
+  }
+  constexpr int kWidth = V * kLanes;
+  _tile_stored(0, sums, kWidth * 4);
+  if (V == 2) _tile_stored(1, sums + kLanes, kWidth * 4);
+  if (!kTwo) return;
+  sums += conv.tiles.columns * kWidth;
+  _tile_stored(2, sums, kWidth * 4);
+  if (V == 2) _tile_stored(3, sums + kLanes, kWidth * 4);
+}
+
+// Stores, or pools, the columns [from, end) of a row, whose sums begin with column `from`.
+template <int V, bool kPooled>
+BBG_INLINE void finish_columns(const OutputRow& row, const int32_t* sums, int64_t from, int64_t end, float* before) {
+  for_pixel_blocks<kMaxPixels, !kPooled>(end - from, [&](auto pixels, int64_t i) {
+    constexpr int P = decltype(pixels)::value;
+    I sum[P][V];
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) sum[p][v] = load(sums + ((i + p) * V + v) * kLanes);
+    }
+    if constexpr (!kPooled) {
+      store_sums<P, V>(row, sum, from + i);
+    } else if constexpr (P % 2 == 0) {
+      pool_sums<P, V>(row, sum, from + i, before);
+    }
+  });
+}
+
+template <int V>
+struct TileSums {
+  alignas(64) int32_t of[2 * 16 * V * kLanes];
+};
+
+// All columns of a row, two tiles at a time.
+template <int V, bool kPooled>
+inline void tile_row(const OutputRow& row) {
+  const int64_t columns = row.conv.tiles.columns, last = row.width - columns;
+  float before[V * kLanes];
+  if (kPooled) start_pooling<V>(before);
+  TileSums<V> sums;
+  for (int64_t x = 0; x < row.width; x += 2 * columns) {
+    const TileColumns first{row, x < last ? x : last}, second{row, x + columns < last ? x + columns : last};
+    const bool two = x + columns < row.width;
+    two ? tile_sums<V, true>(first, second, sums.of) : tile_sums<V, false>(first, second, sums.of);
+    const int64_t end = x + columns < row.width ? x + columns : row.width;
+    finish_columns<V, kPooled>(row, sums.of + (x - first.x) * V * kLanes, x, end, before);
+    if (!two) break;
+    const int64_t skipped = x + columns - second.x, until = end + columns < row.width ? end + columns : row.width;
+    finish_columns<V, kPooled>(row, sums.of + (columns + skipped) * V * kLanes, end, until, before);
+  }
+}
+
+// Rows y and y + 1, each of one tile.
+template <int V>
+inline void tile_rows(const OutputRow& row, const OutputRow& below) {
+  TileSums<V> sums;
+  tile_sums<V, true>({row, 0}, {below, 0}, sums.of);
+  finish_columns<V, false>(row, sums.of, 0, row.width, nullptr);
+  finish_columns<V, false>(below, sums.of + row.width * V * kLanes, 0, row.width, nullptr);
+}
+
+// An item is Tiles::rows output rows of one image, for one block.
+inline void tile_conv(const Conv& conv, int64_t images, int64_t begin, int64_t end) {
+  const TileRegisters registers(conv.tiles);
+  const int64_t rows = conv.tiles.rows, per_image = (conv.out.height + rows - 1) / rows, per_block = images * per_image;
+  for (int64_t item = begin; item < end; ++item) {
+    const ConvBlock& block = conv.blocks[item / per_block];
+    const int64_t n = item % per_block / per_image, y = item % per_image * rows;
+    const OutputRow row = output_row(conv, block, n, y, conv.out.width, nullptr);
+    if (rows == 2 && y + 1 < conv.out.height) {
+      const OutputRow below = output_row(conv, block, n, y + 1, conv.out.width, nullptr);
+      block.vectors == 2 ? tile_rows<2>(row, below) : tile_rows<1>(row, below);
+    } else {
+      block.vectors == 2 ? tile_row<2, false>(row) : tile_row<1, false>(row);
+    }
+  }
+}
