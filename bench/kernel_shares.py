@@ -22,7 +22,7 @@ from bench.record import ROOT, Result, machine
 from cases.convolutions import LAYERS, Case, Layer
 
 SHARES = ROOT / "tests" / "native" / "speed.json"
-LANES = {"avx512": 16, "avx2": 8, "neon": 8, "scalar": 8}
+LANES = {"amx": 16, "avx512": 16, "avx2": 8, "neon": 8, "scalar": 8}
 FILTERS = 32  # in a vector of the table kernel, whatever the lanes
 CALLS = 60  # of a layer in one try
 

@@ -87,6 +87,18 @@ STEMS = (
     Case(4, 24, (7, 33), kernel=(5, 5), padding=(2, 2)),
 )
 
+# Convolutions of bytes around tiles of 16 columns and 64 bytes: tiles that overlap, rows of one tile, many blocks.
+TILED = (
+    *(Case(c, 40, (5, w)) for c, w in ((64, 15), (64, 18), (48, 29), (33, 31), (100, 34), (16, 49), (21, 33))),
+    *(
+        Case(c, o, (8, w), (1, 1), padding=(0, 0))
+        for c, o, w in ((16, 96, 20), (24, 130, 33), (64, 200, 7), (70, 97, 1))
+    ),
+    Case(32, 72, (9, 41), stride=(2, 2)),
+    Case(40, 56, (12, 22), kernel=(5, 3), padding=(4, 2), dilation=(2, 1)),
+    Case(64, 48, (9, 26), groups=2),
+)
+
 # Convolutions with one channel per filter: around the lanes, blocks of pixels, borders on every side.
 DEPTHWISE = (
     *(Case(c, c, (5, 9), groups=c) for c in (2, 3, 7, 8, 9, 16, 17, 24, 31, 32, 33, 48, 64, 65)),

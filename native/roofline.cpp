@@ -138,7 +138,7 @@ BBG_POPCNT int64_t loop_scalar(const uint32_t* words, uint32_t* sums) {
 
 Loop loop_of(const char* name) {
 #if defined(__x86_64__)
-  if (!std::strcmp(name, "avx512")) return loop_avx512;
+  if (!std::strcmp(name, "avx512") || !std::strcmp(name, "amx")) return loop_avx512;  // tiles multiply no bits
   if (!std::strcmp(name, "avx2")) return loop_avx2;
   if (!__builtin_cpu_supports("popcnt")) return nullptr;
 #elif defined(__aarch64__)

@@ -16,9 +16,9 @@
 #define BBG_HAS_TILES 1
 
 #if defined(__clang__)
-#pragma clang attribute push(                                                                                  \
-    __attribute__((                                                                                            \
-        target("avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma,amx-tile,amx-int8"))), \
+#pragma clang attribute push(                                                                                             \
+    __attribute__((target(                                                                                                \
+        "avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx512bitalg,avx512vpopcntdq,fma,amx-tile,amx-int8"))), \
     apply_to = function)
 #else
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the intrinsics: GCC bug 105593

@@ -97,6 +97,7 @@ struct Tiles {
   int32_t bytes;    // 0: no tiles; a multiple of 4, and each tap row of a block is a multiple of it
   int32_t columns;  // at most 16, and an even number where the row has one
   int32_t rows;     // output rows of an item: 2 where each is one tile, so that they share the weights' tiles
+  int32_t blocks;   // of an item: one, or all of them where their weights stay in the cache
   int32_t kernel_rows;
 };
 

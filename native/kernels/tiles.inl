@@ -121,52 +121,81 @@ BBG_INLINE void finish_columns(const OutputRow& row, const int32_t* sums, int64_
   });
 }
 
+// The same row for another block.
+BBG_INLINE OutputRow of_block(const OutputRow& row, const ConvBlock& block) {
+  const ConvRow& taps = row.conv.rows[row.to.y];
+  return {row.conv,
+          block,
+          row.at,
+          static_cast<const uint32_t*>(block.weights) + taps.first * block.row_weights,
+          nullptr,
+          nullptr,
+          taps.taps * block.items,
+          row.border,
+          row.width,
+          row.to};
+}
+
 template <int V>
 struct TileSums {
   alignas(64) int32_t of[2 * 16 * V * kLanes];
 };
 
-// All columns of a row, two tiles at a time.
+// The columns of a row from x on that make two tiles, or what is left of them.
+template <int V, bool kPooled>
+BBG_INLINE void tile_columns(const OutputRow& row, int64_t x, int32_t* sums, float* before) {
+  const int64_t columns = row.conv.tiles.columns, last = row.width - columns;
+  const TileColumns first{row, x < last ? x : last}, second{row, x + columns < last ? x + columns : last};
+  const bool two = x + columns < row.width;
+  two ? tile_sums<V, true>(first, second, sums) : tile_sums<V, false>(first, second, sums);
+  const int64_t end = two ? x + columns : row.width;
+  finish_columns<V, kPooled>(row, sums + (x - first.x) * V * kLanes, x, end, before);
+  if (!two) return;
+  const int64_t skipped = end - second.x, until = end + columns < row.width ? end + columns : row.width;
+  finish_columns<V, kPooled>(row, sums + (columns + skipped) * V * kLanes, end, until, before);
+}
+
+// All columns of a row.
 template <int V, bool kPooled>
 inline void tile_row(const OutputRow& row) {
-  const int64_t columns = row.conv.tiles.columns, last = row.width - columns;
   float before[V * kLanes];
   if (kPooled) start_pooling<V>(before);
   TileSums<V> sums;
-  for (int64_t x = 0; x < row.width; x += 2 * columns) {
-    const TileColumns first{row, x < last ? x : last}, second{row, x + columns < last ? x + columns : last};
-    const bool two = x + columns < row.width;
-    two ? tile_sums<V, true>(first, second, sums.of) : tile_sums<V, false>(first, second, sums.of);
-    const int64_t end = x + columns < row.width ? x + columns : row.width;
-    finish_columns<V, kPooled>(row, sums.of + (x - first.x) * V * kLanes, x, end, before);
-    if (!two) break;
-    const int64_t skipped = x + columns - second.x, until = end + columns < row.width ? end + columns : row.width;
-    finish_columns<V, kPooled>(row, sums.of + (columns + skipped) * V * kLanes, end, until, before);
-  }
+  for (int64_t x = 0; x < row.width; x += 2 * row.conv.tiles.columns) tile_columns<V, kPooled>(row, x, sums.of, before);
 }
 
 // Rows y and y + 1, each of one tile.
 template <int V>
-inline void tile_rows(const OutputRow& row, const OutputRow& below) {
-  TileSums<V> sums;
-  tile_sums<V, true>({row, 0}, {below, 0}, sums.of);
-  finish_columns<V, false>(row, sums.of, 0, row.width, nullptr);
-  finish_columns<V, false>(below, sums.of + row.width * V * kLanes, 0, row.width, nullptr);
+BBG_INLINE void tile_rows(const OutputRow& row, const OutputRow& below, int32_t* sums) {
+  tile_sums<V, true>({row, 0}, {below, 0}, sums);
+  finish_columns<V, false>(row, sums, 0, row.width, nullptr);
+  finish_columns<V, false>(below, sums + row.width * V * kLanes, 0, row.width, nullptr);
 }
 
-// An item is Tiles::rows output rows of one image, for one block.
+// An item is Tiles::rows output rows of one image, for Tiles::blocks blocks: pairs of tiles for one block after the
+// other.
 inline void tile_conv(const Conv& conv, int64_t images, int64_t begin, int64_t end) {
   const TileRegisters registers(conv.tiles);
-  const int64_t rows = conv.tiles.rows, per_image = (conv.out.height + rows - 1) / rows, per_block = images * per_image;
+  const int64_t rows = conv.tiles.rows, blocks = conv.tiles.blocks;
+  const int64_t per_image = (conv.out.height + rows - 1) / rows, per_block = images * per_image;
+  TileSums<2> sums;
   for (int64_t item = begin; item < end; ++item) {
-    const ConvBlock& block = conv.blocks[item / per_block];
+    const ConvBlock* const block = conv.blocks + item / per_block * blocks;
     const int64_t n = item % per_block / per_image, y = item % per_image * rows;
-    const OutputRow row = output_row(conv, block, n, y, conv.out.width, nullptr);
-    if (rows == 2 && y + 1 < conv.out.height) {
-      const OutputRow below = output_row(conv, block, n, y + 1, conv.out.width, nullptr);
-      block.vectors == 2 ? tile_rows<2>(row, below) : tile_rows<1>(row, below);
-    } else {
-      block.vectors == 2 ? tile_row<2, false>(row) : tile_row<1, false>(row);
+    const bool together = rows == 2 && y + 1 < conv.out.height;
+    const OutputRow row = output_row(conv, *block, n, y, conv.out.width, nullptr);
+    const OutputRow below = together ? output_row(conv, *block, n, y + 1, conv.out.width, nullptr) : row;
+    for (int64_t x = 0; x < row.width; x += 2 * conv.tiles.columns) {
+      for (int64_t b = 0; b < blocks; ++b) {
+        const OutputRow own = of_block(row, block[b]);
+        if (together) {
+          const OutputRow next = of_block(below, block[b]);
+          block[b].vectors == 2 ? tile_rows<2>(own, next, sums.of) : tile_rows<1>(own, next, sums.of);
+        } else {
+          block[b].vectors == 2 ? tile_columns<2, false>(own, x, sums.of, nullptr)
+                                : tile_columns<1, false>(own, x, sums.of, nullptr);
+        }
+      }
     }
   }
 }

@@ -223,7 +223,7 @@ void lower_conv(const LowerInput& in, int index, std::vector<KernelCall>& calls)
   const KernelFunction real = is_depthwise(in.graph, op) ? in.kernels.depthwise : in.kernels.conv;
   const int64_t together = std::max(conv.tiles.rows, 1), rows = (in.out.height + together - 1) / together;
   calls.push_back({op.kind() == Kind::conv ? real : in.kernels.binary_conv, in.memory.copy(conv), rows, index,
-                   conv.block_count, conv.images_as_columns});
+                   conv.block_count / std::max(conv.tiles.blocks, 1), conv.images_as_columns});
 }
 
 }  // namespace bbg

@@ -64,8 +64,6 @@ Slot slot_of(const WordCut& cut, const ConvBlock& block, int64_t rows, int64_t k
   return {ky * block.items + run * cut.words + number / cut.per_word, number % cut.per_word};
 }
 
-}  // namespace
-
 // Tiles that divide a tap row of `numbers` bytes and an output row with as little padding as can be. One column would
 // leave most of a tile empty.
 Tiles choose_tiles(const LowerInput& in, const Conv& conv, int64_t numbers) {
@@ -76,9 +74,21 @@ Tiles choose_tiles(const LowerInput& in, const Conv& conv, int64_t numbers) {
     return (whole + parts - 1) / parts;
   };
   const int64_t columns = part(in.out.width, kMostColumns), even = columns + (in.out.width % 2 == 0 && columns % 2);
-  return {int32_t(round_up(part(numbers, kMostBytes), 4)), int32_t(even), even == in.out.width ? 2 : 1,
+  return {int32_t(round_up(part(numbers, kMostBytes), 4)), int32_t(even), even == in.out.width ? 2 : 1, 1,
           int32_t(in.op.kernel[0])};
 }
+
+// Whether an item takes a pair of tiles through all blocks before the next pair, so that the result goes through the
+// memory once and in order. That pays where more blocks are written than chunks are read, if the weights stay in the
+// cache: 1x1 convolutions to many channels. The rows alone must give every member of the team enough to do.
+bool writes_much(const LowerInput& in, const Conv& conv, const std::vector<ConvBlock>& blocks) {
+  constexpr int64_t kCache = 128 << 10, kRowsPerMember = 8;
+  const int64_t rows = in.op.kernel[0], chunks = rows * blocks[0].items * 4 / conv.tiles.bytes;
+  const int64_t weights = int64_t(blocks.size()) * rows * blocks[0].row_weights * 4;
+  return int64_t(blocks.size()) > chunks && weights <= kCache && in.out.height >= kRowsPerMember * in.members;
+}
+
+}  // namespace
 
 void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blocks) {
   const Op& op = in.op;
@@ -115,6 +125,7 @@ void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blo
     }
     block.weights = to;
   }
+  if (conv.tiles.bytes && writes_much(in, conv, blocks)) conv.tiles.blocks = int32_t(blocks.size());
 }
 
 }  // namespace bbg

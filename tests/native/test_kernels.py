@@ -16,7 +16,7 @@ from bbg.errors import BbgError
 from bbg.graph import Graph, Op, reference
 from bbg.graph.file import PackedModel
 from cases import random_graphs
-from cases.convolutions import CASES, DEPTHWISE, LAYERS, STEMS, Case, Pair, conv_graph, conv_op
+from cases.convolutions import CASES, DEPTHWISE, LAYERS, STEMS, TILED, Case, Pair, conv_graph, conv_op
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -70,7 +70,7 @@ def test_float_convolutions(case: Case, isa: str) -> None:
         np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], first)
 
 
-@pytest.mark.parametrize("case", [*CASES, *STEMS], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *STEMS, *TILED], ids=str)
 def test_the_integers_of_a_convolution_of_bytes_are_exact(case: Case, isa: str) -> None:
     """Of the network's input, whose numbers lie side by side, and of bytes inside, each with an odd tap bias."""
     rng = np.random.default_rng(4)
@@ -93,6 +93,30 @@ def test_the_integers_of_a_convolution_of_bytes_are_exact(case: Case, isa: str) 
     for threads in THREADS:
         np.testing.assert_array_equal(Engine(PackedModel(direct), threads)(x.transpose(0, 2, 3, 1).copy())["y"], want)
         np.testing.assert_array_equal(run(behind, spread, threads, isa)["y"], want)
+
+
+@pytest.mark.parametrize("case", [c for c in TILED if c.stride == (1, 1) and c.dilation == (1, 1)], ids=str)
+def test_a_convolution_of_bytes_adds_a_shortcut_in_its_place(case: Case, isa: str) -> None:
+    """The result lies where the shortcut did: every number is read before it is written, and once."""
+    rng = np.random.default_rng(8)
+    tensors = conv_graph("byte_conv", case, rng).ops[0].tensors
+    ones = {"epilogue": np.ones((2, case.inputs), np.float32)}
+    byte = Op("byte", "pointwise", ("x",), bytes="b", epilogue=("byte_scale", "byte_bias"), tensors=ones)
+    rows = rng.standard_normal((2, case.outputs)).astype(np.float32) / 100
+    start = conv_op(
+        "byte_conv", case, rng, tensors=tensors | {"epilogue": rows}, inputs=("b",), epilogue=("scale", "bias")
+    )
+    start = replace(start, name="start", real="s")
+    adds = conv_op(
+        "byte_conv", case, rng, tensors=tensors | {"epilogue": rows}, inputs=("b",), epilogue=("scale", "gate")
+    )
+    adds = replace(adds, inputs=("b", "s"))
+    graph = Graph("x", (case.inputs, *case.size), (byte, start, adds), ()).with_outputs("y")
+    x = rng.uniform(0, 255, (2, case.inputs, *case.size)).astype(np.float32)
+    want = reference.run(graph, x)["y"]
+    for threads in THREADS:
+        got = run(graph, x, threads, isa)["y"]
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("case", DEPTHWISE, ids=str)
@@ -213,7 +237,7 @@ def test_the_forced_set_is_the_one_that_runs(forced: str) -> None:
     assert done.stdout.strip() == f"{forced} {{{forced!r}}} [{forced!r}]", done.stderr
 
 
-@pytest.mark.parametrize("name", ["", "sse", "AVX2", "best", *({"avx512", "avx2", "neon"} - set(SETS))])
+@pytest.mark.parametrize("name", ["", "sse", "AVX2", "best", *({"amx", "avx512", "avx2", "neon"} - set(SETS))])
 def test_a_set_that_is_not_there_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BBG_ISA", name)
     with pytest.raises(BbgError, match=r"this machine has .*scalar"):
@@ -225,7 +249,7 @@ def test_a_set_that_is_not_there_is_an_error(name: str, monkeypatch: pytest.Monk
 def test_scalar_is_always_there_and_the_best_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BBG_ISA", raising=False)
     sets = kernel_sets()
-    assert [s.name for s in sets] == ["avx512", "avx2", "neon", "scalar"]
+    assert [s.name for s in sets] == ["amx", "avx512", "avx2", "neon", "scalar"]
     assert sets[-1].supported
     assert [s.name for s in sets if s.chosen] == [next(s.name for s in sets if s.supported)]
     assert Engine(random_graphs.packed(random_graphs.random_graph(1))).kernels == next(s.name for s in sets if s.chosen)
