@@ -276,7 +276,9 @@ void Graph::add(const bbg_op& d) {
     require(op.rule->shortcut, n + ": has no shortcut");
     op.shortcut = read(d.shortcut);
     const Value& s = values[size_t(op.shortcut)];
-    require(s.type == Type::real && s == result, n + ": the shortcut must be real and have the shape of the result");
+    const bool bytes = s.type == Type::bytes && op.kind() == Kind::byte_conv;
+    require(s.type == Type::real || bytes, n + ": the shortcut must be real, or the bytes of a byte_conv");
+    require(s == result, n + ": the shortcut must have the shape of the result");
   }
   op.low = d.low, op.high = d.high;
   take_tensors(op, d, main, result.channels);

@@ -326,7 +326,10 @@ NATIVE = {  # kind, operands, shortcut, attributes, tensors -> the sentence
     "a product of three": (("multiply", ["x", "x", "x"], None, {}, {}), "has 3 operands, not 2"),
     "a factor that is larger": (("multiply", ["m", "x"], None, {}, {}), "the factor must have the shape"),
     "a factor of other channels": (("multiply", ["x", "w"], None, {}, {}), "the factor must have the shape"),
-    "a shortcut of the factor's shape": (("multiply", ["x", "m"], "m", {}, {}), "the shortcut must be real and have"),
+    "a shortcut of the factor's shape": (
+        ("multiply", ["x", "m"], "m", {}, {}),
+        "the shortcut must have the shape of the result",
+    ),
     "a select without index": (("select", ["x"], None, {"channels": 4}, {}), "the index is missing"),
     "a short index": (("select", ["x"], None, {"channels": 5}, {"index": INDEX}), "the index has 4 elements, not 5"),
     "a select of nothing": (("select", ["x"], None, {}, {"index": INDEX}), "channels is 0"),

@@ -50,7 +50,7 @@ struct Sums {
 template <int P, int V>
 BBG_INLINE void store_sums(const OutputRow& row, const I (&sum)[P][V], int64_t x) {
   F value[P][V];
-  apply_epilogue_to_sums<P, V, false>(row, sum, value, border<P>(row, x), x, row.block.channel);
+  apply_epilogue_to_sums<P, V, false, true>(row, sum, value, border<P>(row, x), x, row.block.channel);
   store_result<P, V>(row.conv.out, value, row.to, x, row.block.channel);
 }
 
@@ -70,7 +70,7 @@ BBG_BLOCK void byte_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
 template <int P, int V>
 BBG_INLINE void pool_sums(const OutputRow& row, const I (&sum)[P][V], int64_t x, float* before) {
   F value[P][V], most[P / 2][V];
-  apply_epilogue_to_sums<P, V, false>(row, sum, value, border<P>(row, x), x, row.block.channel);
+  apply_epilogue_to_sums<P, V, false, true>(row, sum, value, border<P>(row, x), x, row.block.channel);
   BBG_FOR(v, V) {
     BBG_FOR(j, P / 2) {
       const F left = j == 0 ? load(before + v * kLanes) : value[2 * j - 1][v];

@@ -82,7 +82,9 @@ BBG_INLINE void scale_and_bias(const Epilogue& e, F (&value)[P][V], int c, const
 // The epilogue of docs/format.md for P pixels from x on and V vectors of channels from c on: `value` holds the
 // accumulators and becomes the real results. The bias of channel c for pixel p is at bias[border[p]], or at *bias for
 // all where border is null.
-template <int P, int V, bool kShift = false>
+//
+// With kBytes the shortcut may be bytes.
+template <int P, int V, bool kShift = false, bool kBytes = false>
 BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPointers& at, int64_t x, int c,
                                const float* bias, const int32_t* border) {
   scale_and_bias<P, V>(e, value, c, bias, border);
@@ -101,9 +103,17 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
     if (e.shortcut.channels < e.channels) {
       BBG_FOR(v, V) from[v] %= int(e.shortcut.channels);
     }
-    BBG_FOR(p, P) {
-      const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);
-      BBG_FOR(v, V) value[p][v] = fma(gate[v], load(shortcut + from[v]), value[p][v]);
+    if (kBytes && e.byte_shortcut) {
+      BBG_FOR(p, P) {
+        BBG_FOR(v, V) {
+          value[p][v] = fma(gate[v], load_bytes(pixel + p * step + (c + v * kLanes) * kByteSize), value[p][v]);
+        }
+      }
+    } else {
+      BBG_FOR(p, P) {
+        const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);
+        BBG_FOR(v, V) value[p][v] = fma(gate[v], load(shortcut + from[v]), value[p][v]);
+      }
     }
   }
   if (e.above) {
@@ -147,12 +157,15 @@ BBG_INLINE void store_result(const Epilogue& e, const F (&value)[P][V], const Ro
   }
   if (at.bytes) {
     uint8_t* pixel = at.bytes + x * e.bytes.pixel + c * kByteSize;
-    const F least = splat(0), most = splat(255);
-    BBG_FOR(v, V) {
-      const F scale = load(e.byte_scale + c + v * kLanes), zero = load(e.byte_bias + c + v * kLanes);
-      BBG_FOR(p, P) {
-        store_bytes(pixel + p * e.bytes.pixel + v * kLanes * kByteSize,
-                    min(max(fma(value[p][v], scale, zero), least), most));
+    const int64_t step = e.bytes.pixel;
+    if (e.byte_scale) {
+      BBG_FOR(v, V) {
+        const F scale = load(e.byte_scale + c + v * kLanes), zero = load(e.byte_bias + c + v * kLanes);
+        BBG_FOR(p, P) store_bytes(pixel + p * step + v * kLanes * kByteSize, fma(value[p][v], scale, zero));
+      }
+    } else {
+      BBG_FOR(v, V) {
+        BBG_FOR(p, P) store_bytes(pixel + p * step + v * kLanes * kByteSize, value[p][v]);
       }
     }
   }

@@ -33,7 +33,7 @@ struct Layout {
 // harmless.
 struct Epilogue {
   const float *scale, *bias, *shift, *gate, *above, *below, *offset, *bit_threshold;  // shift, above: null where absent
-  const float *byte_scale, *byte_bias;
+  const float *byte_scale, *byte_bias;  // null: the result is the position of the byte
   float low, high;
   bool clip;
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides
@@ -41,6 +41,7 @@ struct Epilogue {
   const int32_t* group;          // of each channel, for S
   int32_t groups;
   Layout shortcut, real, bits, bytes;
+  bool byte_shortcut;  // the shortcut is bytes: CountMethod::int8 only
   int32_t channels;
   int32_t height, width;  // of the result
 };

@@ -12,6 +12,7 @@
 //   load_words splat_word            32-bit words as I
 //   dot(sum, bytes, weights)         sum + the products of the bytes in each word with as many weights
 //   kByteSize, store_bytes           how bytes are kept
+//   load_bytes                       as many of them, as floats
 //   gather_tail_bytes                see TailBytes
 //
 // Short names, everywhere the same: P pixels and V vectors of a register block, p and v their indices; n image, y row,
@@ -95,14 +96,15 @@ BBG_INLINE Border border(const OutputRow& row, int64_t x) {
 }
 
 // From whole accumulators to real results.
-template <int P, int V, bool kShift>
+template <int P, int V, bool kShift, bool kBytes>
 BBG_INLINE void apply_epilogue_to_sums(const OutputRow& row, const I (&sum)[P][V], F (&value)[P][V], const Border& edge,
                                        int64_t x, int c) {
   const Conv& conv = row.conv;
   BBG_FOR(p, P)
     BBG_FOR(v, V) value[p][v] = to_float(sum[p][v]);
   const float* bias = conv.class_bias ? conv.class_bias + edge.at : conv.out.bias;
-  apply_epilogue<P, V, kShift>(conv.out, value, row.to, x, c, bias + c, conv.class_bias ? edge.of : nullptr);
+  const int32_t* border = conv.class_bias ? edge.of : nullptr;
+  apply_epilogue<P, V, kShift, kBytes>(conv.out, value, row.to, x, c, bias + c, border);
 }
 
 // From the counts of P pixels from x on and V vectors of channels from c on to what the op writes.
@@ -130,7 +132,7 @@ BBG_INLINE void apply_and_store_counts(const OutputRow& row, const Counts& count
     return;
   }
   F value[P][V];
-  apply_epilogue_to_sums<P, V, kShift>(row, sum, value, edge, x, c);
+  apply_epilogue_to_sums<P, V, kShift, false>(row, sum, value, edge, x, c);
   store_result<P, V>(e, value, row.to, x, c);
 }
 

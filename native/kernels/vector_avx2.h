@@ -30,13 +30,17 @@ inline uint32_t ge_mask(I a, I b) {
   return ~uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)))) & 0xff;
 }
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each: a product of a byte and a
+// Clipped to 0 and 255 and rounded to the nearest, halves to even. They take two bytes each: a product of a byte and a
 // weight fits the signed 16 bits that this set multiplies and adds in pairs; a sum of two in one byte each would not.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
-  const I wide = _mm256_cvtps_epi32(v);
+  const I wide = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(255)));
   const __m128i narrow = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow);
+}
+
+inline F load_bytes(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
 inline I load_words(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }

@@ -25,10 +25,16 @@ inline F select_by_sign(F v, F above, F below) {
 inline uint32_t ge_mask(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline uint32_t ge_mask(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even.
+// Clipped to 0 and 255 and rounded to the nearest, halves to even. What is too large for 32 bits becomes 2^31, without
+// a sign: 255.
 constexpr int kByteSize = 1;
 inline void store_bytes(uint8_t* p, F v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+  const I whole = _mm512_cvtps_epi32(_mm512_max_ps(v, _mm512_setzero_ps()));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(whole));
+}
+
+inline F load_bytes(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
 inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }

@@ -42,12 +42,18 @@ inline I minus_twice(I base, I count) {
   return {vsubq_s32(base.a, vshlq_n_s32(count.a, 1)), vsubq_s32(base.b, vshlq_n_s32(count.b, 1))};
 }
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied
+// Clipped to 0 and 255 and rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied
 // here.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
+  v = min(max(v, splat(0)), splat(255));
   const uint16x4_t low = vmovn_u32(vcvtnq_u32_f32(v.a)), high = vmovn_u32(vcvtnq_u32_f32(v.b));
   vst1q_u8(p, vreinterpretq_u8_u16(vcombine_u16(low, high)));
+}
+
+inline F load_bytes(const uint8_t* p) {
+  const uint16x8_t wide = vreinterpretq_u16_u8(vld1q_u8(p));
+  return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(wide)))};
 }
 
 inline I load_words(const uint32_t* p) {

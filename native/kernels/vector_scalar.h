@@ -43,13 +43,22 @@ inline I minus_twice(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane
 // clang-format on
 #undef BBG_LANES
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even: so rounds the addition. They take two bytes each.
+// Clipped to 0 and 255 and rounded to the nearest, halves to even: so rounds the addition. They take two bytes each.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
+  v = min(max(v, splat(0)), splat(255));
   constexpr float kUnitSpaced = 12582912.0f;  // 1.5 * 2^23: the floats around it are the integers
   uint16_t bytes[kLanes];
   BBG_FOR(i, kLanes) bytes[i] = uint16_t((v.lane[i] + kUnitSpaced) - kUnitSpaced);
   __builtin_memcpy(p, bytes, sizeof bytes);
+}
+
+inline F load_bytes(const uint8_t* p) {
+  uint16_t bytes[kLanes];
+  __builtin_memcpy(bytes, p, sizeof bytes);
+  F r;
+  BBG_FOR(i, kLanes) r.lane[i] = bytes[i];
+  return r;
 }
 
 inline I load_words(const uint32_t* p) {

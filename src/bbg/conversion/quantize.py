@@ -8,13 +8,16 @@ integers q of at most 127 and a scale a: w s = a q. With the rounded weights w' 
 
 and exact from there on: a padded tap adds 0, as in the float convolution. Only two things are rounded: the weights,
 and the numbers that become bytes. The pixels of an image are bytes already; other inputs get their s and b per channel
-from their range (ranges.py), and stay float32 where none is known. Depthwise convolutions stay real: a byte of each
-channel leaves no sums to share, so that the kernel of float32 is the faster one.
+from their range (ranges.py), and stay float32 where none is known. A value that only such convolutions read, as input
+and as shortcut, is kept as bytes alone: gate (s u + b) = (gate s) u + gate b.
+
+Depthwise convolutions stay real: a byte of each channel leaves no sums to share, so that the kernel of float32 is the
+faster one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,19 +40,21 @@ from bbg.image import Preprocess
 class Quantized:
     """The graph with bytes in place of the real numbers that convolutions read, and how torch computes it.
 
-    `quants`: what the bytes of each value stand for, pixels left out. `real`: the convolutions that stay in float32
-    because the range of what they read is not known.
+    `quants`: what the bytes of each value stand for, pixels left out. `convs`: the convolutions whose weights were
+    rounded; `real`: those that stay in float32 because the range of what they read is not known.
     """
 
     lowered: Lowered
     graph: Graph
     quants: dict[str, QuantParams]
+    convs: tuple[str, ...]
     real: tuple[str, ...]
 
 
 def byte_sources(graph: Graph, preprocess: Preprocess | None) -> set[str]:
     """The values that would become bytes, pixels left out: those whose ranges must be known."""
-    return {op.inputs[0] for op in _convolutions(graph, preprocess).values()} - {graph.input_name}
+    convs = _convolutions(graph, preprocess)
+    return {op.inputs[0] for op in convs.values()} - {graph.input_name} | _shortcuts(graph, convs)
 
 
 def quantize_edges(
@@ -76,27 +81,34 @@ def quantize_edges(
     convs = {name: op for name, op in possible.items() if known(op.inputs[0])}
     real = tuple(name for name in possible if name not in convs)
     if not convs:
-        return Quantized(lowered, graph, {}, real)
-    sources = {op.inputs[0] for op in convs.values()}
+        return Quantized(lowered, graph, {}, (), real)
+    shortcuts = {
+        name
+        for name in _shortcuts(graph, convs)
+        if name not in learned and known(name) and _is_plain(lowered.oracle, name)
+    }
+    sources = {op.inputs[0] for op in convs.values()} | shortcuts
     missing = sorted(sources - {pixels} - set(learned))
     ranged = {} if ranges is None else {name: ranges.quant(name) for name in missing}
     quants = {**ranged, **{name: quant for name, (_, quant) in learned.items()}}
     if pixels in sources and preprocess is not None:
         quants[pixels] = pixel_quant(preprocess)
-    bytes_of = {name: f"{name}.bytes" for name in ranged} | {name: value for name, (value, _) in learned.items()}
+    bytes_of = {name: _free_name(f"{name}.bytes", graph) for name in ranged}
+    bytes_of |= {name: value for name, (value, _) in learned.items()}
 
     def rewritten(op: Op) -> Op:
         if op.name in convs:
             source = op.inputs[0]
             op = _byte_conv(op, quants[source], corrections.get(op.name))
             op = op if source == pixels else replace(op, inputs=(bytes_of[source], *op.inputs[1:]))
+            op = _adds_bytes(op, bytes_of[op.shortcut], quants[op.shortcut]) if op.shortcut in shortcuts else op
         return op if op.real not in ranged else _with_bytes(op, bytes_of[op.real], quants[op.real])
 
     ops = tuple(rewritten(op) for op in graph.ops)
     input_type = "bytes" if pixels in sources else graph.input_type
     quantized = drop_unread(cast_to_float32(replace(graph, ops=ops, input_type=input_type)))
-    oracle = _oracle(lowered, convs, quants, bytes_of, corrections)
-    return Quantized(replace(lowered, oracle=oracle), quantized, ranged, real)
+    oracle = _oracle(lowered, convs, shortcuts, quants, bytes_of, corrections)
+    return Quantized(replace(lowered, oracle=oracle), quantized, ranged, tuple(convs), real)
 
 
 def _convolutions(graph: Graph, preprocess: Preprocess | None) -> dict[str, Op]:
@@ -111,6 +123,35 @@ def _convolutions(graph: Graph, preprocess: Preprocess | None) -> dict[str, Op]:
     if preprocess is None or pixels in others:
         convs = {name: op for name, op in convs.items() if op.inputs[0] != pixels}
     return convs
+
+
+def _shortcuts(graph: Graph, convs: Mapping[str, Op]) -> set[str]:
+    """The values that some of `convs` read as shortcuts, and that nothing but `convs` reads."""
+    added = {op.shortcut for op in convs.values() if op.shortcut is not None} - {graph.input_name}
+    others = {name for op in graph.ops if op.name not in convs for name in op.inputs}
+    returned = {part.value for output in graph.outputs for part in output.parts}
+    return added - others - returned
+
+
+def _free_name(name: str, graph: Graph) -> str:
+    """`name`, or what follows it that no value of the graph is called."""
+    while name in graph.values:
+        name += "_"
+    return name
+
+
+def _is_plain(oracle: Mapping[str, TorchOp], name: str) -> bool:
+    """Whether torch reads the value as it stands, not through a view."""
+    return all(x.layout is None for op in oracle.values() for x in op.inputs if x.name == name)
+
+
+def _adds_bytes(op: Op, name: str, quant: QuantParams) -> Op:
+    """`op` with the bytes called `name` as its shortcut: gate (s u + b) = (gate s) u + gate b."""
+    parameters = parameters_of(op)
+    scale, bias = quant.scale.double().numpy(), quant.bias.double().numpy()
+    parameters["bias"] = parameters["bias"] + parameters["gate"] * bias
+    parameters["gate"] = parameters["gate"] * scale
+    return with_parameters(replace(op, inputs=(*op.operands, name)), parameters)
 
 
 def pixel_quant(preprocess: Preprocess) -> QuantParams:
@@ -204,9 +245,8 @@ def corrections_on(lowered: Lowered, quantized: Quantized, parts: Iterable[Tenso
     for batch in parts:
         values = run_free(lowered.oracle, {INPUT: batch})
         images += len(batch)
-        for name, rounded in quantized.lowered.oracle.items():
-            if rounded is lowered.oracle.get(name) or name not in lowered.oracle:
-                continue
+        for name in quantized.convs:
+            rounded = quantized.lowered.oracle[name]
             source = lowered.oracle[name].inputs[0].name
             x = values[source]
             if rounded.inputs[0].name != source:
@@ -223,6 +263,7 @@ def _with_bytes(op: Op, name: str, quant: QuantParams) -> Op:
 def _oracle(
     lowered: Lowered,
     convs: Mapping[str, Op],
+    shortcuts: Collection[str],
     quants: Mapping[str, QuantParams],
     bytes_of: Mapping[str, str],
     corrections: Mapping[str, np.ndarray],
@@ -231,19 +272,34 @@ def _oracle(
     unfolded = {op.name: op for op in lowered.graph.ops}
     oracle: dict[str, TorchOp] = {}
     for name, torch_op in lowered.oracle.items():
+        for read in torch_op.inputs:
+            if read.name in bytes_of and bytes_of[read.name] not in lowered.oracle:
+                x, quant = TracedTensor(read.name, read.value), quants[read.name]
+                oracle[bytes_of[read.name]] = TorchOp(quant.quantize, (x,), x.shape, quant=quant)
         if name in convs:
             source = convs[name].inputs[0]
             x = TracedTensor(source, torch_op.inputs[0].value)
             of_pixels = source not in bytes_of
-            if not of_pixels and bytes_of[source] not in lowered.oracle:
-                quant = quants[source]
-                oracle[bytes_of[source]] = TorchOp(quant.quantize, (x,), x.shape, quant=quant)
             inputs = x if of_pixels else replace(x, name=bytes_of[source])
             function = _with_rounded_weights(unfolded[name], quants[source], of_pixels, corrections.get(name))
             oracle[name] = TorchOp(function, (inputs,), torch_op.shape)
         else:
-            oracle[name] = torch_op
+            oracle[name] = _of_bytes(torch_op, {read: (bytes_of[read], quants[read]) for read in shortcuts})
     return oracle
+
+
+def _of_bytes(torch_op: TorchOp, shortcuts: Mapping[str, tuple[str, QuantParams]]) -> TorchOp:
+    """How torch computes a value of the bytes of its `shortcuts`, given by name with what they stand for."""
+    found = [shortcuts.get(x.name) for x in torch_op.inputs]
+    if not any(found):
+        return torch_op
+
+    def function(*values: Tensor) -> Tensor:
+        pairs = zip(values, found, strict=True)
+        return torch_op.function(*(x if of is None else of[1].dequantize(x).float() for x, of in pairs))
+
+    inputs = tuple(x if of is None else replace(x, name=of[0]) for x, of in zip(torch_op.inputs, found, strict=True))
+    return replace(torch_op, function=function, inputs=inputs)
 
 
 def _with_rounded_weights(

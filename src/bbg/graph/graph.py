@@ -82,7 +82,7 @@ class Op:
 
     @property
     def shortcut(self) -> str | None:
-        """The real value that is added to the accumulator, or None."""
+        """The value that is added to the accumulator, real or for a `byte_conv` also bytes, or None."""
         behind = self.inputs[len(self.operands) :]
         return behind[0] if behind else None
 
@@ -163,9 +163,11 @@ class Op:
             raise self.error(f"on a map {list(main.shape)}: {error}") from None
         if self.shortcut is not None:
             shortcut = values[self.shortcut]
-            if shortcut != Value("real", *shape):
+            types = ("real", "bytes") if self.kind == "byte_conv" else ("real",)
+            if shortcut.type not in types or shortcut.shape != shape:
                 came = f"{shortcut.type} {list(shortcut.shape)}"
-                raise self.error(f"shortcut {self.shortcut!r} is {came}, it must be real {list(shape)}")
+                wanted = f"{' or '.join(types)} {list(shape)}"
+                raise self.error(f"shortcut {self.shortcut!r} is {came}, it must be {wanted}")
         return shape
 
     def tensor_forms(self, main: Value, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:

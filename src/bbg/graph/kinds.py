@@ -23,7 +23,7 @@ from bbg.graph import formulas, shapes
 from bbg.graph.bits import words
 from bbg.graph.types import LIMIT, Attributes, Shape, Tensors, Type
 
-VERSION = (1, 1)  # of the format; a new kind, attribute, parameter or function raises the minor number
+VERSION = (1, 2)  # of the format; a new kind, attribute, parameter or function raises the minor number
 PAIR_LIMIT = 65535  # one element of a pair attribute: keeps every position of a window within 64-bit integers
 REQUIRED = object()
 LEAST_FLOAT, MOST_FLOAT = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the normal positive float32 numbers
