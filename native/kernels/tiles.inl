@@ -19,9 +19,12 @@
 // GCC's intrinsics do not say which memory they read: what was stored before must be there.
 BBG_INLINE void settle_memory() { __asm__ volatile("" ::: "memory"); }
 
-// The registers of this thread, from here to the end of the scope.
+// The registers of this thread, from here to the end of the scope; none where there are no tiles.
 struct TileRegisters {
-  explicit TileRegisters(const Tiles& tiles) {
+  const bool used;
+
+  explicit TileRegisters(const Tiles& tiles) : used(tiles.bytes) {
+    if (!used) return;
     struct alignas(64) {
       uint8_t palette = 1, start = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {};
@@ -34,7 +37,9 @@ struct TileRegisters {
     settle_memory();
     _tile_loadconfig(&shapes);
   }
-  ~TileRegisters() { _tile_release(); }
+  ~TileRegisters() {
+    if (used) _tile_release();
+  }
 };
 
 // The columns of one output row from x on that are a tile.

@@ -158,9 +158,11 @@ POOLED = (  # the convolutions before them; of an even number of columns, they t
 )
 
 
+NARROW = [(Case(3, 8, (30, 1)), ((k, 1), (2, 1), (0, 0), (1, 1))) for k in (1, 2, 3)]  # a single column
+
+
 @pytest.mark.parametrize("falls", [False, True])
-@pytest.mark.parametrize("pool", POOLS, ids=str)
-@pytest.mark.parametrize("case", POOLED, ids=str)
+@pytest.mark.parametrize(("case", "pool"), [*((c, p) for c in POOLED for p in POOLS), *NARROW], ids=str)
 def test_a_pool_behind_a_convolution_of_bytes(case: Case, pool: tuple[Pair, ...], falls: bool, isa: str) -> None:
     """The same to the bit whether the rows are kept or not, with a hinge that rises or one that does not."""
     rng = np.random.default_rng(5)
