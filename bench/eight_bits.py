@@ -24,7 +24,7 @@ from bbg.engine import kernel_sets
 from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, plain, table
 from bench.networks import CALIBRATION, build, entry_of, export, normalised, random_bytes, settled
 from bench.record import Result, parser_of, run
-from bench.runtimes import Entrant, compare
+from bench.runtimes import Entrant, compare, has_amx
 
 TITLE = "Whole networks in 8 bits"
 OWN = ("resnet8", "resnet20", "resnet18_cifar")
@@ -74,7 +74,7 @@ def rows(arguments: argparse.Namespace) -> Result:
     """A row per network and entrant."""
     result: Result = {"batch": 1, "threads": 1, "absent": [], "eight_bits": []}
     groups: list[tuple[Entrant, ...]] = [FREE]
-    if "amx_int8" in Path("/proc/cpuinfo").read_text():
+    if has_amx():
         groups.append(NO_AMX)
     if any(s.name == "avx2" and s.supported for s in kernel_sets()):
         groups.append(HELD)

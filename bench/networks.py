@@ -45,7 +45,11 @@ NETWORKS = {
     "resnet34": Network(1000, "imagenet", {}),
 }
 AVAILABLE = [name for name in NETWORKS if name in KNOWN]
-SMALL = {"resnet8": Network(10, "cifar10", {}), "resnet18_cifar": Network(10, "cifar10", {"width": 16})}
+SMALL = {
+    "resnet8": Network(10, "cifar10", {}),
+    "resnet18_cifar": Network(10, "cifar10", {"width": 16}),
+    "squeezenet_cifar": Network(100, "cifar100", {}),
+}
 IMAGENET = Network(1000, "imagenet", {})  # networks that are not listed are of this kind
 
 

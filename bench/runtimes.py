@@ -65,6 +65,12 @@ HELD = (
 )
 
 
+def has_amx() -> bool:
+    """Whether the CPU multiplies bytes by tiles."""
+    cpu = Path("/proc/cpuinfo")
+    return cpu.exists() and "amx_int8" in cpu.read_text()
+
+
 def compare(
     network: str, threads: int, entrants: tuple[Entrant, ...], rounds: int, folder: Path, least: float | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -47,6 +47,13 @@ def build(name: str, **options: Any) -> nn.Module:
 def binary_twin(
     name: str, side: int, classes: int = 10, method: str = "bbg", steps: int = 3
 ) -> tuple[Binarized, nn.Module, Tensor, list[float]]:
+    """That of `binary_twin_of` for the network called `name`."""
+    return binary_twin_of(partial(NETWORKS[name][0], weights=None), side, classes, method, steps)
+
+
+def binary_twin_of(
+    make: Callable[..., nn.Module], side: int, classes: int = 10, method: str = "bbg", steps: int = 3
+) -> tuple[Binarized, nn.Module, Tensor, list[float]]:
     """A network binarized and trained for some steps on images; with the original, the images and the losses.
 
     The original's batch norms hold the statistics of the images, so that its numbers stay in a trained network's range.
@@ -54,7 +61,7 @@ def binary_twin(
     torch.manual_seed(0)
     preprocess = Preprocess(side)
     images = torch.from_numpy(preprocess.normalize(photographs(side)))
-    original = NETWORKS[name][0](weights=None, num_classes=classes)
+    original = make(num_classes=classes)
     twin = copy.deepcopy(original)
     for module in twin.modules():
         if isinstance(module, nn.BatchNorm2d):
