@@ -157,9 +157,10 @@ def rows(arguments: argparse.Namespace) -> Result:
 def render(result: Result) -> str:
     """A row per network."""
     text = (
-        "224x224 (squeezenet_cifar: 32x32), one image, one thread, 8-bit edges. Shares are of the multiply-accumulates outside the first and "
-        f"the last layer. The law of the layers held on eight {result['trained_on']}. OpenVINO runs the real-valued "
-        "original; with random weights its int8 is far from float32, which changes no time."
+        "224x224 (squeezenet_cifar: 32x32), one image, one thread, 8-bit edges. Shares are of the multiply-accumulates "
+        "outside the first and the last layer. The law of the layers held on eight "
+        f"{result['trained_on']}. OpenVINO runs the real-valued original; with random weights its int8 is far from "
+        "float32, which changes no time."
     )
     rows = table(
         result["torchvision_networks"],
