@@ -163,14 +163,15 @@ struct Match {  // pointwise, and match_channels to fewer channels
   Epilogue out;
 };
 
-// Channels that lie side by side in one input, for the lanes of a vector from `lane` on.
+// A vector of channels of one input, from `channel` on, of which a vector of the result takes lanes.
 struct Piece {
-  int32_t input, channel, lane;
+  int32_t input, channel;
 };
 
 struct Gather {  // concat, select, and match_channels to more channels
   const Layout* inputs;
-  const Piece* pieces;   // vector by vector, by rising lanes
+  const Piece* pieces;   // of all vectors of the result, one after the other
+  const int32_t* lanes;  // of each piece, for each lane of the result: which lane of the piece it takes; -1: none
   const int32_t* first;  // of each vector of channels: its first piece; behind the last vector: the number of pieces
   Epilogue out;
 };

@@ -4,6 +4,7 @@
 //   kLanes, kMaxPixels               floats per vector; pixels per register block
 //   F, I                             vectors of kLanes float / int32
 //   load store splat                 memory and constants
+//   take(kept, from, lane)           lane i: from[lane[i]], or kept[i] where lane[i] is -1
 //   add mul div fma max min          arithmetic; fma(a, b, c) = a * b + c
 //   select_by_sign(v, above, below)  v >= 0 ? above : below
 //   ge_mask(a, b)                    bit i: lane i of a >= lane i of b

@@ -13,6 +13,10 @@ inline F load_first(const float* p, int n) {
   return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
 }
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline F take(F kept, F from, const int32_t* lane) {
+  const I index = _mm256_loadu_si256(reinterpret_cast<const I*>(lane));
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(from, index), kept, _mm256_castsi256_ps(index));  // by the sign
+}
 inline F splat(float x) { return _mm256_set1_ps(x); }
 inline F add(F a, F b) { return _mm256_add_ps(a, b); }
 inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }

@@ -10,6 +10,10 @@ inline F load(const float* p) { return _mm512_loadu_ps(p); }
 // The first n lanes; 0 in the others, of which nothing is read.
 inline F load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline F take(F kept, F from, const int32_t* lane) {
+  const I index = _mm512_loadu_si512(lane);
+  return _mm512_mask_permutexvar_ps(kept, _mm512_cmpge_epi32_mask(index, _mm512_setzero_si512()), index, from);
+}
 inline F splat(float x) { return _mm512_set1_ps(x); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }

@@ -22,6 +22,10 @@ inline F load_first(const float* p, int n) {
   return load(lane);
 }
 inline void store(float* p, F v) { BBG_LANES p[i] = v.lane[i]; }
+inline F take(F kept, F from, const int32_t* lane) {
+  BBG_LANES kept.lane[i] = lane[i] < 0 ? kept.lane[i] : from.lane[lane[i]];
+  return kept;
+}
 inline F splat(float x) { F r; BBG_LANES r.lane[i] = x; return r; }
 inline F add(F a, F b) { BBG_LANES a.lane[i] += b.lane[i]; return a; }
 inline F mul(F a, F b) { BBG_LANES a.lane[i] *= b.lane[i]; return a; }

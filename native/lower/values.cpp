@@ -7,29 +7,61 @@
 namespace bbg {
 namespace {
 
+// A channel of an operand.
+struct Source {
+  int32_t input, channel;
+};
+
 // Where each channel of a concatenation, a selection or a repetition comes from.
-Gather make_gather(const LowerInput& in) {
+std::vector<Source> sources_of(const LowerInput& in) {
   const Op& op = in.op;
-  std::vector<Layout> inputs;
-  std::vector<Piece> pieces;
-  std::vector<int32_t> first;
-  int64_t to = 0;
-  for (int v : op.operands) {
-    const int64_t given = in.graph.values[size_t(v)].channels, taken = op.kind() == Kind::concat ? given : in.channels;
-    for (int64_t c = 0; c < taken; ++c, ++to) {
-      const Piece next{int32_t(inputs.size()), op.kind() == Kind::select ? op.index[c] : int32_t(c % given),
-                       int32_t(to % in.lanes)};
-      if (next.lane == 0) first.push_back(int32_t(pieces.size()));
-      const bool continues = next.lane > 0 && pieces.back().input == next.input &&
-                             next.channel - pieces.back().channel == next.lane - pieces.back().lane;
-      if (!continues) pieces.push_back(next);
+  std::vector<Source> sources;
+  for (size_t i = 0; i < op.operands.size(); ++i) {
+    const int64_t given = in.graph.values[size_t(op.operands[i])].channels;
+    const int64_t taken = op.kind() == Kind::concat ? given : in.channels;
+    for (int64_t c = 0; c < taken; ++c) {
+      sources.push_back({int32_t(i), op.kind() == Kind::select ? op.index[c] : int32_t(c % given)});
     }
-    inputs.push_back(in.layout(v));
+  }
+  return sources;
+}
+
+// Each vector of the result is cut into the fewest pieces: the first begins at the least channel of an input that a
+// lane needs, and serves all lanes that it can. No piece reaches beyond an input's whole vectors.
+Gather make_gather(const LowerInput& in) {
+  Gather gather{};
+  std::vector<Layout> inputs;
+  for (int v : in.op.operands) inputs.push_back(in.layout(v));
+  std::vector<Piece> pieces;
+  std::vector<int32_t> lanes, first;
+  const std::vector<Source> sources = sources_of(in);
+  for (size_t from = 0; from < sources.size(); from += size_t(in.lanes)) {
+    first.push_back(int32_t(pieces.size()));
+    std::vector<Source> left(&sources[from], &sources[from] + std::min(size_t(in.lanes), sources.size() - from));
+    const auto done = [](const Source& s) { return s.input == kNone; };
+    const auto before = [&](const Source& a, const Source& b) {
+      return !done(a) && (done(b) || a.input < b.input || (a.input == b.input && a.channel < b.channel));
+    };
+    for (;;) {
+      const Source least = *std::min_element(left.begin(), left.end(), before);
+      if (done(least)) break;
+      const int64_t channels = in.graph.values[size_t(in.op.operands[size_t(least.input)])].channels;
+      const int32_t last = int32_t(round_up(channels, in.lanes) - in.lanes);
+      const Piece piece{least.input, std::min(least.channel, last)};
+      lanes.resize(lanes.size() + size_t(in.lanes), kNone);
+      for (size_t i = 0; i < left.size(); ++i) {
+        const int32_t lane = left[i].channel - piece.channel;
+        if (left[i].input != piece.input || lane >= in.lanes) continue;
+        lanes[pieces.size() * size_t(in.lanes) + i] = lane;
+        left[i].input = kNone;
+      }
+      pieces.push_back(piece);
+    }
   }
   first.push_back(int32_t(pieces.size()));
-  Gather gather{};
   gather.inputs = in.memory.copy(inputs);
   gather.pieces = in.memory.copy(pieces), gather.first = in.memory.copy(first);
+  gather.lanes = in.memory.copy(lanes);
   gather.out = make_epilogue(in);
   return gather;
 }

@@ -54,13 +54,13 @@ bool are_side_by_side(const Graph& graph, const Places& places, const Op& op) {
 }
 
 // Channels that a reader of a slice may touch from its first on: whole vectors, which need not begin at a multiple of
-// the lanes where channels change their places. Convolutions touch no others than they read.
+// the lanes where a mean of channels is taken. Convolutions touch no others than they read.
 int64_t channels_read(const Graph& graph, const Op& op, int value, int lanes) {
   const int64_t channels = graph.values[size_t(value)].channels;
   const Kind kind = op.kind();
-  const bool moves = kind == Kind::concat || kind == Kind::select || kind == Kind::match_channels;
+  const bool anywhere = kind == Kind::match_channels;
   const bool exact = kind == Kind::conv && value == op.input();
-  return exact ? channels : moves ? channels + lanes - 1 : round_up(channels, lanes);
+  return exact ? channels : anywhere ? channels + lanes - 1 : round_up(channels, lanes);
 }
 
 // Facts a, c and d for the memory of `root`.
