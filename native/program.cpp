@@ -10,7 +10,7 @@ Program compile(const Graph& graph, const Kernels& kernels, int members) {
   const Layouts layouts = assign_layouts(graph, places, kernels);
   std::vector<int64_t> scratch;
   for (const Op& op : graph.ops) scratch.push_back(scratch_bytes(graph, op, layouts, kernels));
-  const BufferPlan plan = plan_buffers(graph, places, layouts, scratch, kernels.lanes);
+  const BufferPlan plan = plan_buffers(graph, places, layouts, scratch);
   program.chunk = plan.chunk;
 
   // Not zeroed: so the system gives pages when they are first used.

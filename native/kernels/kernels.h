@@ -39,6 +39,7 @@ struct Epilogue {
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides
   const float* window_sum;       // S, one number per [image, y, x, group]; null without `shift`
   const int32_t* group;          // of each channel, for S
+  const int32_t* repeat;         // of each channel, see repeated_shortcut; null where no shortcut needs it
   int32_t groups;
   Layout shortcut, real, bits, bytes;
   int32_t channels;

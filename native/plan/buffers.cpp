@@ -63,11 +63,11 @@ int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
 //
 //    A fused convolution runs later than its index says, but its operand is a value of bytes, which is never shared.
 //    Margins are zero before and after. What lies behind the last channel is unspecified before and after.
-std::vector<int> assign_buffers(const Graph& graph, const Places& places, const Layouts& layouts, int lanes) {
+std::vector<int> assign_buffers(const Graph& graph, const Places& places, const Layouts& layouts) {
   std::vector<int> buffer, last(layouts.size(), kNone);
   for (const Place& place : places) buffer.push_back(place.value);
   for (const Op& op : graph.ops) {
-    if (is_elided(graph, op, lanes)) buffer[size_t(op.real)] = buffer[size_t(op.input())];
+    if (is_elided(graph, op)) buffer[size_t(op.real)] = buffer[size_t(op.input())];
   }
   const auto read = [&](int v, size_t op) { last[size_t(buffer[size_t(v)])] = int(op); };
   for (size_t i = 0; i < graph.ops.size(); ++i) {
@@ -97,8 +97,8 @@ std::vector<int> assign_buffers(const Graph& graph, const Places& places, const 
 }  // namespace
 
 BufferPlan plan_buffers(const Graph& graph, const Places& places, const Layouts& layouts,
-                        const std::vector<int64_t>& scratch, int lanes) {
-  BufferPlan plan{assign_buffers(graph, places, layouts, lanes), {}, {}, 0, 1};
+                        const std::vector<int64_t>& scratch) {
+  BufferPlan plan{assign_buffers(graph, places, layouts), {}, {}, 0, 1};
   const int last_op = int(graph.ops.size());
   std::vector<LiveRange> ranges;  // of the values, then of the scratch memory of the ops
   for (size_t v = 0; v < layouts.size(); ++v) {

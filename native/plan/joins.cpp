@@ -54,12 +54,14 @@ bool are_side_by_side(const Graph& graph, const Places& places, const Op& op) {
 }
 
 // Channels that a reader of a slice may touch from its first on: whole vectors, which need not begin at a multiple of
-// the lanes where a mean of channels is taken. Convolutions touch no others than they read.
+// the lanes where a mean of channels is taken or a shortcut repeats its own. Convolutions touch no others than they
+// read.
 int64_t channels_read(const Graph& graph, const Op& op, int value, int lanes) {
   const int64_t channels = graph.values[size_t(value)].channels;
   const Kind kind = op.kind();
-  const bool anywhere = kind == Kind::match_channels;
-  const bool exact = kind == Kind::conv && value == op.input();
+  const bool repeats = value != op.shortcut && value == stored_value(graph, op.shortcut);
+  const bool anywhere = kind == Kind::match_channels || repeats;
+  const bool exact = kind == Kind::conv && value == op.input() && !repeats;
   return exact ? channels : anywhere ? channels + lanes - 1 : round_up(channels, lanes);
 }
 
@@ -75,7 +77,7 @@ bool is_safe(const Graph& graph, const Places& places, int root, int lanes) {
     const int64_t begin = places[size_t(op.real)].channel, channels = graph.values[size_t(op.real)].channels;
     slices.push_back({int(i), begin, begin + channels, begin + round_up(channels, lanes)});
     std::vector<int> read = op.operands;
-    read.push_back(op.shortcut);
+    read.push_back(stored_value(graph, op.shortcut));
     for (int v : read) {
       if (!in_root(v)) continue;
       const int64_t from = places[size_t(v)].channel;

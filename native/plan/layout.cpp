@@ -48,12 +48,6 @@ Layouts assign_layouts(const Graph& graph, const Places& places, const Kernels& 
       layouts[v].pixel = joined_channels(graph, places, int(v), kernels.lanes) * number_size(value);
     }
   }
-  for (const Op& op : graph.ops) {
-    const int64_t stored = stored_channels(graph, op, kernels.lanes);
-    if (!stored) continue;
-    layouts[size_t(op.real)].channels = stored;
-    layouts[size_t(op.real)].pixel = stored * int64_t(sizeof(float));
-  }
   if (only_convs_read_input(graph)) layouts[0].pixel = graph.values[0].channels * number_size(graph.values[0]);
   for (const Op& op : graph.ops) {
     if (!op.is_conv()) continue;
@@ -71,7 +65,7 @@ Layouts assign_layouts(const Graph& graph, const Places& places, const Kernels& 
     if (places[v].value != int(v)) layouts[v] = slice_of(layouts[size_t(places[v].value)], places[v], layouts[v]);
   }
   for (const Op& op : graph.ops) {
-    if (is_elided(graph, op, kernels.lanes)) layouts[size_t(op.real)] = layouts[size_t(op.input())];
+    if (is_elided(graph, op)) layouts[size_t(op.real)] = layouts[size_t(op.input())];
   }
   return layouts;
 }
