@@ -1,11 +1,13 @@
 #include "program.h"
 
 #include "plan/buffers.h"
+#include "plan/moves.h"
 
 namespace bbg {
 
-Program compile(const Graph& graph, const Kernels& kernels, int members) {
+Program compile(const Graph& given, const Kernels& kernels, int members) {
   Program program;
+  const Graph graph = plan_moves(given);
   const Places places = place_joins(graph, kernels.lanes);
   const Layouts layouts = assign_layouts(graph, places, kernels);
   std::vector<int64_t> scratch;

@@ -177,6 +177,19 @@ struct Gather {  // concat, select, and match_channels to more channels
   Epilogue out;
 };
 
+// Concat and select of bytes (plan/moves.cpp), as bytes: Piece::channel counts them, and `lanes` has one for each of
+// them, kNoByte where it stays.
+struct GatherBytes {
+  const Layout* inputs;
+  const Piece* pieces;
+  const uint8_t* lanes;
+  const int32_t* first;
+  Layout out;
+  int32_t bytes;  // of a pixel
+  int32_t height, width;
+};
+constexpr uint8_t kNoByte = 0x80;
+
 struct Multiply {
   Layout input, factor;  // the factor's row and pixel are 0 where it has one number per channel
   Epilogue out;
@@ -222,11 +235,14 @@ struct Kernels {
   const char* name;
   int32_t lanes;
   int32_t byte_size;                     // of a number of a value of bytes: 1 or 2
+  int32_t moved_bytes;                   // that pool_bytes and gather_bytes take at a time, at most 64
   bool two_pixels, carry_save, lookup4;  // which counting methods the set has
   bool tail_bytes;                       // whether it gathers TailBytes
   bool tiles;                            // and multiplies bytes by tiles
   // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
-  KernelFunction binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply;
+  // pool_bytes: maxima only.
+  KernelFunction binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, pool_bytes, match,
+      gather, gather_bytes, multiply;
   // The same names in the same order in every set.
   const NamedKernel* functions;  // of the kind unary (unary.inl), on a Unary
   int32_t function_count;

@@ -13,6 +13,10 @@
 //   load_words splat_word            32-bit words as I
 //   dot(sum, bytes, weights)         sum + the products of the bytes in each word with as many weights
 //   kByteSize, store_bytes           how bytes are kept
+//   kMoved, B                        bytes that move together, a multiple of a vector's; a vector of them
+//   load_bytes store_first           memory: store_first(p, v, n) stores the first n bytes, n a multiple of a vector's
+//   take_bytes(kept, from, byte)     byte i: from[byte[i]], or kept[i] where byte[i] is kNoByte
+//   max_bytes                        of unsigned bytes
 //   gather_tail_bytes                see TailBytes
 //
 // Short names, everywhere the same: P pixels and V vectors of a register block, p and v their indices; n image, y row,
@@ -322,6 +326,7 @@ void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int
   conv_items<depthwise_item<2>, depthwise_item<1>>(args, images, begin, end, member);
 }
 
+#include "moves.inl"
 #include "pools.inl"
 #include "unary.inl"
 #include "values.inl"
@@ -332,6 +337,7 @@ constexpr const auto& kFunctions = UnaryTable<UnaryFunctions>::rows;
 const Kernels table = {BBG_SET,
                        kLanes,
                        kByteSize,
+                       kMoved,
                        BBG_HAS_TWO_PIXELS,
                        BBG_HAS_CARRY_SAVE,
                        BBG_HAS_LOOKUP4,
@@ -345,8 +351,10 @@ const Kernels table = {BBG_SET,
                        conv_pool,
                        pool,
                        pool_bits,
+                       pool_bytes,
                        match,
                        gather,
+                       gather_bytes,
                        multiply,
                        kFunctions,
                        int32_t(sizeof kFunctions / sizeof *kFunctions),

@@ -35,6 +35,16 @@ inline void store_bytes(uint8_t* p, F v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
+constexpr int kMoved = 64;
+using B = __m512i;
+inline B load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_first(uint8_t* p, B v, int n) { _mm512_mask_storeu_epi8(p, ~__mmask64{0} >> (64 - n), v); }
+inline B max_bytes(B a, B b) { return _mm512_max_epu8(a, b); }
+inline B take_bytes(B kept, B from, const uint8_t* byte) {
+  const B index = _mm512_loadu_si512(byte);
+  return _mm512_mask_permutexvar_epi8(kept, ~_mm512_movepi8_mask(index), index, from);
+}
+
 inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline I minus_twice(I base, I count) { return _mm512_sub_epi32(base, _mm512_add_epi32(count, count)); }
 

@@ -60,6 +60,13 @@ inline void store_bytes(uint8_t* p, F v) {
   vst1q_u8(p, vreinterpretq_u8_u16(vcombine_u16(low, high)));
 }
 
+constexpr int kMoved = 16;  // those of a vector of numbers
+using B = uint8x16_t;
+inline B load_bytes(const uint8_t* p) { return vld1q_u8(p); }
+inline void store_first(uint8_t* p, B v, int) { vst1q_u8(p, v); }
+inline B max_bytes(B a, B b) { return vmaxq_u8(a, b); }
+inline B take_bytes(B kept, B from, const uint8_t* byte) { return vqtbx1q_u8(kept, from, vld1q_u8(byte)); }
+
 inline I load_words(const uint32_t* p) {
   return {vreinterpretq_s32_u32(vld1q_u32(p)), vreinterpretq_s32_u32(vld1q_u32(p + 4))};
 }

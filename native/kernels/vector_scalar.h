@@ -56,6 +56,25 @@ inline void store_bytes(uint8_t* p, F v) {
   __builtin_memcpy(p, bytes, sizeof bytes);
 }
 
+constexpr int kMoved = 16;  // those of a vector of numbers
+struct B {
+  uint8_t byte[kMoved];
+};
+inline B load_bytes(const uint8_t* p) {
+  B r;
+  __builtin_memcpy(&r, p, sizeof r);
+  return r;
+}
+inline void store_first(uint8_t* p, B v, int) { __builtin_memcpy(p, &v, sizeof v); }
+inline B max_bytes(B a, B b) {
+  BBG_FOR(i, kMoved) a.byte[i] = a.byte[i] > b.byte[i] ? a.byte[i] : b.byte[i];
+  return a;
+}
+inline B take_bytes(B kept, B from, const uint8_t* byte) {
+  BBG_FOR(i, kMoved) kept.byte[i] = byte[i] == kNoByte ? kept.byte[i] : from.byte[byte[i]];
+  return kept;
+}
+
 inline I load_words(const uint32_t* p) {
   I r;
   __builtin_memcpy(&r, p, sizeof r);
