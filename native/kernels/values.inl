@@ -21,9 +21,8 @@ inline void value_rows(const Args& op, int64_t begin, int64_t end) {
     const int64_t n = item / e.height, y = item % e.height;
     const RowPointers to = row_pointers(e, n, y, true);
     const Row row(op, n, y);
-    int64_t x = 0;
-    for (; x + 4 <= e.width; x += 4) value_pixels<4>(row, e, to, x);
-    for (; x < e.width; ++x) value_pixels<1>(row, e, to, x);
+    for_pixel_blocks<kMaxPixels, true>(
+        e.width, [&](auto pixels, int64_t x) { value_pixels<decltype(pixels)::value>(row, e, to, x); });
   }
 }
 
