@@ -132,6 +132,67 @@ def random_joins(seed: int, ops: int = 14) -> Graph:
     return Graph("x", values["x"].shape, tuple(drawn), ()).with_outputs(last)
 
 
+def random_moves(seed: int, ops: int = 14) -> Graph:
+    """Shuffles, splits and joins of channels on one map that convolutions of bytes, max-pools and others read.
+
+    The outputs are the values that no op reads.
+    """
+    rng = np.random.default_rng(seed)
+    channels = [(8, 16, 32), (1, 3, 8, 20), (29, 58, 70)][seed % 3]
+    height, width = (int(n) for n in rng.integers(1, 7, 2))
+    roundings = [(40.0, 0.0), (40.0, 100.0), (-30.0, 90.0)][: int(rng.choice([1, 1, 2, 3]))]
+    drawn: list[Op] = []
+    values = {"x": Value("real", int(rng.choice(channels)), height, width)}
+    while len(drawn) < ops:
+        real = [key for key, value in values.items() if value.type == "real"]
+        byte = [key for key, value in values.items() if value.type == "bytes"]
+        name = f"op{len(drawn)}"
+        kinds = ["conv", "concat", "concat", "select", "select", "select", "max_pool", "pointwise"]
+        kind = str(rng.choice([*kinds, *(["byte_conv"] * 2 if byte else [])]) if drawn else "conv")
+        late = real[-5:] if rng.random() < 0.8 else real
+        sources = [str(rng.choice(byte if kind == "byte_conv" else late))]
+        main = values[sources[0]]
+        attributes: dict[str, object] = {}
+        if kind in ("conv", "byte_conv", "max_pool"):
+            size = int(rng.choice([1, 3]))
+            attributes = {"kernel": (size, size), "padding": (size // 2, size // 2)}
+        if kind in ("conv", "byte_conv", "select"):
+            attributes["channels"] = int(rng.choice(channels))
+        if kind == "concat":
+            sources += [str(key) for key in rng.choice(late, int(rng.integers(1, 3)))]
+            if sum(values[key].channels for key in sources) > 200:
+                continue
+        byte_only = kind in ("concat", "select", "max_pool") and rng.random() < 0.5
+        both = not byte_only and rng.random() < 0.15
+        plain = byte_only or kind in ("concat", "select") or rng.random() < 0.5
+        rounded = byte_only or both
+        rule = KINDS[kind]
+        attributes = dict(Op(name, kind, tuple(sources), attributes=attributes).attributes)
+        shape = rule.shape(attributes, *(values[key].shape for key in sources))
+        shortcuts = [key for key, value in values.items() if value == Value("real", *shape) and rule.shortcut]
+        added = [str(rng.choice(shortcuts))] if shortcuts and rng.random() < 0.25 else []
+        op = Op(
+            name,
+            kind,
+            (*sources, *added),
+            None if byte_only else f"{name}.real",
+            f"{name}.bits" if rng.random() < 0.1 else None,
+            attributes,
+            epilogue=(*(() if plain else ("scale",)), *(("byte_scale", "byte_bias") if rounded else ())),
+            clip=(-1.0, None) if rng.random() < 0.1 else (None, None),
+            bytes=f"{name}.bytes" if rounded else None,
+        )
+        op = _with_tensors(rng, op, main, shape[0], False)
+        if rounded:  # few roundings, so that ops agree on them
+            several = np.array(roundings)[rng.integers(len(roundings), size=shape[0] if rng.random() < 0.3 else 1)]
+            op.tensors["epilogue"][-2:] = np.broadcast_to(several.T, (2, shape[0]))
+        drawn.append(op)
+        values = Graph("x", values["x"].shape, tuple(drawn), ()).shapes(height, width)
+    read = {key for op in drawn for key in op.inputs}
+    last = [key for key in values if key not in read and key != "x"]
+    return Graph("x", values["x"].shape, tuple(drawn), ()).with_outputs(last)
+
+
 def packed(graph: Graph) -> PackedModel:
     """`graph` as a model, with a preprocessing where its input is bytes."""
     channels, *size = graph.input_shape

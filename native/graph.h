@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -36,11 +37,18 @@ struct Tensor {
 
 constexpr int kNone = -1;
 
+// A channel of an operand, or of a value.
+struct Source {
+  int from;
+  int32_t channel;
+};
+
 // The attributes that the kind does not have are neutral: a kernel of 1 x 1, one group, ...
 struct Op : bbg_attributes {
   std::string name;
   const KindRule* rule = nullptr;
   std::vector<int> operands;                                        // values, at least one; one may come more than once
+  std::vector<Source> sources;                                      // plan/moves.cpp: of each channel; else none
   int shortcut = kNone, real = kNone, bits = kNone, bytes = kNone;  // values
   int function_index = kNone;                                       // into Kernels::functions
   float low = 0, high = 0;
@@ -76,6 +84,7 @@ struct Graph {
   std::vector<Value> values;  // the first is the input
   std::vector<Op> ops;
   std::vector<Output> outputs;
+  std::vector<std::shared_ptr<const std::vector<float>>> owned;  // tensors that are not borrowed (plan/moves.cpp)
 
   Graph(const char* input, Type type, const Shape& shape);
   void add(const bbg_op& description);

@@ -1,16 +1,18 @@
 #include "program.h"
 
 #include "plan/buffers.h"
+#include "plan/moves.h"
 
 namespace bbg {
 
-Program compile(const Graph& graph, const Kernels& kernels, int members) {
+Program compile(const Graph& given, const Kernels& kernels, int members) {
   Program program;
+  const Graph graph = plan_moves(given);
   const Places places = place_joins(graph, kernels.lanes);
   const Layouts layouts = assign_layouts(graph, places, kernels);
   std::vector<int64_t> scratch;
   for (const Op& op : graph.ops) scratch.push_back(scratch_bytes(graph, op, layouts, kernels));
-  const BufferPlan plan = plan_buffers(graph, places, layouts, scratch, kernels.lanes);
+  const BufferPlan plan = plan_buffers(graph, places, layouts, scratch);
   program.chunk = plan.chunk;
 
   // Not zeroed: so the system gives pages when they are first used.

@@ -14,7 +14,7 @@ namespace bbg {
 struct Program {
   Memory constants, workspace;
   int64_t chunk = 1;  // images that go through the network together
-  Layouts layouts;    // of the graph's values, bound to the workspace
+  Layouts layouts;    // of the graph's values, and behind them of some that the plan added; bound to the workspace
   std::vector<KernelCall> calls;
 };
 

@@ -62,6 +62,23 @@ BBG_BLOCK F load_window_sum(const Epilogue& e, const RowPointers& at, int64_t x,
   return load(lane);
 }
 
+// V vectors of channels from c on of a shortcut that repeats its own and does not fill whole vectors with them. A
+// vector is read from where its first channel is; what lies behind the shortcut's last channel is taken from its first
+// vector.
+//
+//   shortcut   |0 .... 23|           vectors from 0 |0 ... 15|, from 16 |16 .. 23 0 .. 7|, from 8 |8 ... 23|, ...
+template <int P, int V>
+BBG_BLOCK void repeated_shortcut(const Epilogue& e, const uint8_t* pixel, int c, F (&value)[P][V]) {
+  const int64_t step = e.shortcut.pixel;
+  BBG_FOR(v, V) {
+    const int from = (c + v * kLanes) % int(e.shortcut.channels);
+    BBG_FOR(p, P) {
+      const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);
+      value[p][v] = take(load(shortcut + from), load(shortcut), e.repeat + c + v * kLanes);
+    }
+  }
+}
+
 template <int P, int V>
 BBG_INLINE void scale_and_bias(const Epilogue& e, F (&value)[P][V], int c, const float* bias, const int32_t* border) {
   F scale[V];
@@ -100,16 +117,22 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
     F gate[V];
     int from[V];
     BBG_FOR(v, V) gate[v] = load(e.gate + c + v * kLanes), from[v] = c + v * kLanes;
-    if (e.shortcut.channels < e.channels) {
-      BBG_FOR(v, V) from[v] %= int(e.shortcut.channels);
-    }
     if (kBytes && e.byte_shortcut) {
       BBG_FOR(p, P) {
         BBG_FOR(v, V) {
-          value[p][v] = fma(gate[v], load_bytes(pixel + p * step + (c + v * kLanes) * kByteSize), value[p][v]);
+          value[p][v] = fma(gate[v], bytes_as_floats(pixel + p * step + (c + v * kLanes) * kByteSize), value[p][v]);
         }
       }
+    } else if (e.repeat) {
+      F repeated[P][V];
+      repeated_shortcut<P, V>(e, pixel, c, repeated);
+      BBG_FOR(p, P) {
+        BBG_FOR(v, V) value[p][v] = fma(gate[v], repeated[p][v], value[p][v]);
+      }
     } else {
+      if (e.shortcut.channels < e.channels) {
+        BBG_FOR(v, V) from[v] %= int(e.shortcut.channels);
+      }
       BBG_FOR(p, P) {
         const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);
         BBG_FOR(v, V) value[p][v] = fma(gate[v], load(shortcut + from[v]), value[p][v]);

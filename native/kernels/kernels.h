@@ -39,6 +39,7 @@ struct Epilogue {
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides
   const float* window_sum;       // S, one number per [image, y, x, group]; null without `shift`
   const int32_t* group;          // of each channel, for S
+  const int32_t* repeat;         // of each channel, see repeated_shortcut; null where no shortcut needs it
   int32_t groups;
   Layout shortcut, real, bits, bytes;
   bool byte_shortcut;  // the shortcut is bytes: CountMethod::int8 only
@@ -165,17 +166,31 @@ struct Match {  // pointwise, and match_channels to fewer channels
   Epilogue out;
 };
 
-// Channels that lie side by side in one input, for the lanes of a vector from `lane` on.
+// A vector of channels of one input, from `channel` on, of which a vector of the result takes lanes.
 struct Piece {
-  int32_t input, channel, lane;
+  int32_t input, channel;
 };
 
 struct Gather {  // concat, select, and match_channels to more channels
   const Layout* inputs;
-  const Piece* pieces;   // vector by vector, by rising lanes
+  const Piece* pieces;   // of all vectors of the result, one after the other
+  const int32_t* lanes;  // of each piece, for each lane of the result: which lane of the piece it takes; -1: none
   const int32_t* first;  // of each vector of channels: its first piece; behind the last vector: the number of pieces
   Epilogue out;
 };
+
+// Concat and select of bytes (plan/moves.cpp), as bytes: Piece::channel counts them, and `lanes` has one for each of
+// them, kNoByte where it stays.
+struct GatherBytes {
+  const Layout* inputs;
+  const Piece* pieces;
+  const uint8_t* lanes;
+  const int32_t* first;
+  Layout out;
+  int32_t bytes;  // of a pixel
+  int32_t height, width;
+};
+constexpr uint8_t kNoByte = 0x80;
 
 struct Multiply {
   Layout input, factor;  // the factor's row and pixel are 0 where it has one number per channel
@@ -222,11 +237,14 @@ struct Kernels {
   const char* name;
   int32_t lanes;
   int32_t byte_size;                     // of a number of a value of bytes: 1 or 2
+  int32_t moved_bytes;                   // that pool_bytes and gather_bytes take at a time, at most 64
   bool two_pixels, carry_save, lookup4;  // which counting methods the set has
   bool tail_bytes;                       // whether it gathers TailBytes
   bool tiles;                            // and multiplies bytes by tiles
   // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
-  KernelFunction binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, match, gather, multiply;
+  // pool_bytes: maxima only.
+  KernelFunction binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, pool_bytes, match,
+      gather, gather_bytes, multiply;
   // The same names in the same order in every set.
   const NamedKernel* functions;  // of the kind unary (unary.inl), on a Unary
   int32_t function_count;

@@ -4,6 +4,7 @@
 //   kLanes, kMaxPixels               floats per vector; pixels per register block
 //   F, I                             vectors of kLanes float / int32
 //   load store splat                 memory and constants
+//   take(kept, from, lane)           lane i: from[lane[i]], or kept[i] where lane[i] is -1
 //   add mul div fma max min          arithmetic; fma(a, b, c) = a * b + c
 //   select_by_sign(v, above, below)  v >= 0 ? above : below
 //   ge_mask(a, b)                    bit i: lane i of a >= lane i of b
@@ -12,7 +13,11 @@
 //   load_words splat_word            32-bit words as I
 //   dot(sum, bytes, weights)         sum + the products of the bytes in each word with as many weights
 //   kByteSize, store_bytes           how bytes are kept
-//   load_bytes                       as many of them, as floats
+//   bytes_as_floats                  a vector of them
+//   kMoved, B                        bytes that move together, a multiple of a vector's; a vector of them
+//   load_bytes store_first           memory: store_first(p, v, n) stores the first n bytes, n a multiple of a vector's
+//   take_bytes(kept, from, byte)     byte i: from[byte[i]], or kept[i] where byte[i] is kNoByte
+//   max_bytes                        of unsigned bytes
 //   gather_tail_bytes                see TailBytes
 //
 // Short names, everywhere the same: P pixels and V vectors of a register block, p and v their indices; n image, y row,
@@ -323,6 +328,7 @@ void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int
   conv_items<depthwise_item<2>, depthwise_item<1>>(args, images, begin, end, member);
 }
 
+#include "moves.inl"
 #include "pools.inl"
 #include "unary.inl"
 #include "values.inl"
@@ -333,6 +339,7 @@ constexpr const auto& kFunctions = UnaryTable<UnaryFunctions>::rows;
 const Kernels table = {BBG_SET,
                        kLanes,
                        kByteSize,
+                       kMoved,
                        BBG_HAS_TWO_PIXELS,
                        BBG_HAS_CARRY_SAVE,
                        BBG_HAS_LOOKUP4,
@@ -346,8 +353,10 @@ const Kernels table = {BBG_SET,
                        conv_pool,
                        pool,
                        pool_bits,
+                       pool_bytes,
                        match,
                        gather,
+                       gather_bytes,
                        multiply,
                        kFunctions,
                        int32_t(sizeof kFunctions / sizeof *kFunctions),

@@ -21,9 +21,8 @@ inline void value_rows(const Args& op, int64_t begin, int64_t end) {
     const int64_t n = item / e.height, y = item % e.height;
     const RowPointers to = row_pointers(e, n, y, true);
     const Row row(op, n, y);
-    int64_t x = 0;
-    for (; x + 4 <= e.width; x += 4) value_pixels<4>(row, e, to, x);
-    for (; x < e.width; ++x) value_pixels<1>(row, e, to, x);
+    for_pixel_blocks<kMaxPixels, true>(
+        e.width, [&](auto pixels, int64_t x) { value_pixels<decltype(pixels)::value>(row, e, to, x); });
   }
 }
 
@@ -52,11 +51,7 @@ struct MatchRow {
     }
     if (c < rest) {
       const int more = rest - c < kLanes ? rest - c : kLanes;
-      BBG_FOR(p, P) {
-        float lane[kLanes] = {};
-        for (int i = 0; i < more; ++i) lane[i] = pixel[p][from + i];
-        value[p][0] = add(value[p][0], load(lane));
-      }
+      BBG_FOR(p, P) value[p][0] = add(value[p][0], load_first(pixel[p] + from, more));
     }
     const F part = load(match.part + c);
     BBG_FOR(p, P) value[p][0] = mul(value[p][0], part);
@@ -75,22 +70,17 @@ struct GatherRow {
 
   inline GatherRow(const Gather& args, int64_t image, int64_t row) : gather(args), n(image), y(row) {}
 
-  // A vector is loaded from where each piece begins, and stored from the piece's lane on: what is too much of it, the
-  // next piece overwrites.
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
     const int32_t* first = gather.first + c / kLanes;
-    const Piece *piece = gather.pieces + first[0], *end = gather.pieces + first[1];
-    float lane[P][2 * kLanes];
-    for (;; ++piece) {
-      const Layout& input = gather.inputs[piece->input];
-      const uint8_t* from = pixel_of(input, n, y, x) + piece->channel * int64_t(sizeof(float));
-      BBG_FOR(p, P) value[p][0] = load(floats_at(from, p * input.pixel));
-      if (end - gather.pieces == first[0] + 1) return;
-      BBG_FOR(p, P) store(lane[p] + piece->lane, value[p][0]);
-      if (piece + 1 == end) break;
+    BBG_FOR(p, P) value[p][0] = splat(0);
+    for (int i = first[0]; i < first[1]; ++i) {
+      const Piece& piece = gather.pieces[i];
+      const Layout& input = gather.inputs[piece.input];
+      const uint8_t* from = pixel_of(input, n, y, x) + piece.channel * int64_t(sizeof(float));
+      const int32_t* lanes = gather.lanes + i * kLanes;
+      BBG_FOR(p, P) value[p][0] = take(value[p][0], load(floats_at(from, p * input.pixel)), lanes);
     }
-    BBG_FOR(p, P) value[p][0] = load(lane[p]);
   }
 };
 

@@ -13,6 +13,10 @@ inline F load_first(const float* p, int n) {
   return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
 }
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline F take(F kept, F from, const int32_t* lane) {
+  const I index = _mm256_loadu_si256(reinterpret_cast<const I*>(lane));
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(from, index), kept, _mm256_castsi256_ps(index));  // by the sign
+}
 inline F splat(float x) { return _mm256_set1_ps(x); }
 inline F add(F a, F b) { return _mm256_add_ps(a, b); }
 inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
@@ -39,8 +43,18 @@ inline void store_bytes(uint8_t* p, F v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow);
 }
 
-inline F load_bytes(const uint8_t* p) {
+inline F bytes_as_floats(const uint8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
+constexpr int kMoved = 16;  // those of a vector of numbers
+using B = __m128i;
+inline B load_bytes(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const B*>(p)); }
+inline void store_first(uint8_t* p, B v, int) { _mm_storeu_si128(reinterpret_cast<B*>(p), v); }
+inline B max_bytes(B a, B b) { return _mm_max_epu8(a, b); }
+inline B take_bytes(B kept, B from, const uint8_t* byte) {
+  const B index = load_bytes(byte);
+  return _mm_blendv_epi8(_mm_shuffle_epi8(from, index), kept, index);  // by the sign
 }
 
 inline I load_words(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }

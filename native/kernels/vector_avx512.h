@@ -10,6 +10,10 @@ inline F load(const float* p) { return _mm512_loadu_ps(p); }
 // The first n lanes; 0 in the others, of which nothing is read.
 inline F load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline F take(F kept, F from, const int32_t* lane) {
+  const I index = _mm512_loadu_si512(lane);
+  return _mm512_mask_permutexvar_ps(kept, _mm512_cmpge_epi32_mask(index, _mm512_setzero_si512()), index, from);
+}
 inline F splat(float x) { return _mm512_set1_ps(x); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
@@ -33,8 +37,18 @@ inline void store_bytes(uint8_t* p, F v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(whole));
 }
 
-inline F load_bytes(const uint8_t* p) {
+inline F bytes_as_floats(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
+constexpr int kMoved = 64;
+using B = __m512i;
+inline B load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_first(uint8_t* p, B v, int n) { _mm512_mask_storeu_epi8(p, ~__mmask64{0} >> (64 - n), v); }
+inline B max_bytes(B a, B b) { return _mm512_max_epu8(a, b); }
+inline B take_bytes(B kept, B from, const uint8_t* byte) {
+  const B index = _mm512_loadu_si512(byte);
+  return _mm512_mask_permutexvar_epi8(kept, ~_mm512_movepi8_mask(index), index, from);
 }
 
 inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }

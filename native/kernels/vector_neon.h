@@ -18,6 +18,16 @@ inline F load_first(const float* p, int n) {
   return load(lane);
 }
 inline void store(float* p, F v) { vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b); }
+// Bytes of the table `from` by their numbers; one of -1 has numbers behind the table's end, which change nothing.
+inline float32x4_t take(float32x4_t kept, uint8x16x2_t from, const int32_t* lane) {
+  const uint32x4_t first = vmulq_u32(vreinterpretq_u32_s32(vld1q_s32(lane)), vdupq_n_u32(0x04040404));
+  const uint8x16_t byte = vreinterpretq_u8_u32(vaddq_u32(first, vdupq_n_u32(0x03020100)));
+  return vreinterpretq_f32_u8(vqtbx2q_u8(vreinterpretq_u8_f32(kept), from, byte));
+}
+inline F take(F kept, F from, const int32_t* lane) {
+  const uint8x16x2_t table = {{vreinterpretq_u8_f32(from.a), vreinterpretq_u8_f32(from.b)}};
+  return {take(kept.a, table, lane), take(kept.b, table, lane + 4)};
+}
 inline F splat(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
 inline F add(F x, F y) { return {vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b)}; }
 inline F mul(F x, F y) { return {vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)}; }
@@ -51,10 +61,17 @@ inline void store_bytes(uint8_t* p, F v) {
   vst1q_u8(p, vreinterpretq_u8_u16(vcombine_u16(low, high)));
 }
 
-inline F load_bytes(const uint8_t* p) {
+inline F bytes_as_floats(const uint8_t* p) {
   const uint16x8_t wide = vreinterpretq_u16_u8(vld1q_u8(p));
   return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(wide)))};
 }
+
+constexpr int kMoved = 16;  // those of a vector of numbers
+using B = uint8x16_t;
+inline B load_bytes(const uint8_t* p) { return vld1q_u8(p); }
+inline void store_first(uint8_t* p, B v, int) { vst1q_u8(p, v); }
+inline B max_bytes(B a, B b) { return vmaxq_u8(a, b); }
+inline B take_bytes(B kept, B from, const uint8_t* byte) { return vqtbx1q_u8(kept, from, vld1q_u8(byte)); }
 
 inline I load_words(const uint32_t* p) {
   return {vreinterpretq_s32_u32(vld1q_u32(p)), vreinterpretq_s32_u32(vld1q_u32(p + 4))};

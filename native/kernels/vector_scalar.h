@@ -22,6 +22,10 @@ inline F load_first(const float* p, int n) {
   return load(lane);
 }
 inline void store(float* p, F v) { BBG_LANES p[i] = v.lane[i]; }
+inline F take(F kept, F from, const int32_t* lane) {
+  BBG_LANES kept.lane[i] = lane[i] < 0 ? kept.lane[i] : from.lane[lane[i]];
+  return kept;
+}
 inline F splat(float x) { F r; BBG_LANES r.lane[i] = x; return r; }
 inline F add(F a, F b) { BBG_LANES a.lane[i] += b.lane[i]; return a; }
 inline F mul(F a, F b) { BBG_LANES a.lane[i] *= b.lane[i]; return a; }
@@ -53,12 +57,31 @@ inline void store_bytes(uint8_t* p, F v) {
   __builtin_memcpy(p, bytes, sizeof bytes);
 }
 
-inline F load_bytes(const uint8_t* p) {
+inline F bytes_as_floats(const uint8_t* p) {
   uint16_t bytes[kLanes];
   __builtin_memcpy(bytes, p, sizeof bytes);
   F r;
   BBG_FOR(i, kLanes) r.lane[i] = bytes[i];
   return r;
+}
+
+constexpr int kMoved = 16;  // those of a vector of numbers
+struct B {
+  uint8_t byte[kMoved];
+};
+inline B load_bytes(const uint8_t* p) {
+  B r;
+  __builtin_memcpy(&r, p, sizeof r);
+  return r;
+}
+inline void store_first(uint8_t* p, B v, int) { __builtin_memcpy(p, &v, sizeof v); }
+inline B max_bytes(B a, B b) {
+  BBG_FOR(i, kMoved) a.byte[i] = a.byte[i] > b.byte[i] ? a.byte[i] : b.byte[i];
+  return a;
+}
+inline B take_bytes(B kept, B from, const uint8_t* byte) {
+  BBG_FOR(i, kMoved) kept.byte[i] = byte[i] == kNoByte ? kept.byte[i] : from.byte[byte[i]];
+  return kept;
 }
 
 inline I load_words(const uint32_t* p) {

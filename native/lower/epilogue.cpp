@@ -15,6 +15,17 @@ const T* padded(const LowerInput& in, const Tensor<From>& given, T absent, T pad
   return to;
 }
 
+// Lane i of the vector from channel c on holds channel (c + i) % given of a shortcut. It is lane i of the vector from
+// c % given on (-1), or lane (c + i) % given of the one from 0 on, once it begins again.
+const int32_t* repeats(const LowerInput& in, int64_t given) {
+  int32_t* to = in.memory.make<int32_t>(in.padded);
+  for (int64_t c = 0; c < in.padded; ++c) {
+    const int64_t first = c / in.lanes * in.lanes % given, lane = c % in.lanes;
+    to[c] = first + lane < given ? kNone : int32_t((first + lane) % given);
+  }
+  return to;
+}
+
 }  // namespace
 
 Epilogue make_epilogue(const LowerInput& in) {
@@ -49,6 +60,7 @@ Epilogue make_epilogue(const LowerInput& in) {
   e.shortcut = in.layout(op.shortcut), e.real = in.layout(op.real);
   e.byte_shortcut = op.shortcut != kNone && in.graph.values[size_t(op.shortcut)].type == Type::bytes;
   e.bits = in.layout(op.bits), e.bytes = in.layout(op.bytes);
+  if (e.shortcut.channels < in.channels && e.shortcut.channels % in.lanes) e.repeat = repeats(in, e.shortcut.channels);
   e.channels = int32_t(in.channels), e.height = int32_t(in.out.height), e.width = int32_t(in.out.width);
   return e;
 }

@@ -6,6 +6,7 @@
 namespace bbg {
 
 int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, const Kernels& kernels) {
+  if (op.operands.empty()) return 0;
   const Value& out = graph.result_of(op);
   const Layout& input = layouts[size_t(op.input())];
   if (op.epilogue[BBG_SHIFT]) return out.height * out.width * op.groups * int64_t(sizeof(float));  // window sums
@@ -17,7 +18,7 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, 
 void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scratch, const Kernels& kernels,
            int64_t members, Memory& memory, std::vector<KernelCall>& calls) {
   const Op& op = graph.ops[size_t(index)];
-  if (is_elided(graph, op, kernels.lanes) || fused_pool(graph, index) != kNone) return;
+  if (op.operands.empty() || is_elided(graph, op) || fused_pool(graph, index) != kNone) return;
   const LowerInput in(graph, op, layouts, scratch, kernels, members, memory);
   const int before = in.in.writer;
   if (before != kNone && fused_pool(graph, before) == index) {

@@ -55,7 +55,7 @@ struct LowerInput {
 // Bytes of scratch memory that an op needs per image.
 int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, const Kernels& kernels);
 
-// Appends the kernel calls of op number `index`: none if it is elided, a concatenation
+// Appends the kernel calls of op number `index`: none if it is elided, a move that went into others, a concatenation
 // that is there already, or a convolution fused into a later pool.
 // `layouts` are bound to memory.
 void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scratch, const Kernels& kernels,

@@ -7,39 +7,99 @@
 namespace bbg {
 namespace {
 
-// Where each channel of a concatenation, a selection or a repetition comes from.
-Gather make_gather(const LowerInput& in) {
+// Where each channel of a concatenation, a selection or a repetition comes from: the number of the operand, and its
+// channel.
+std::vector<Source> sources_of(const LowerInput& in) {
   const Op& op = in.op;
-  std::vector<Layout> inputs;
-  std::vector<Piece> pieces;
-  std::vector<int32_t> first;
-  int64_t to = 0;
-  for (int v : op.operands) {
-    const int64_t given = in.graph.values[size_t(v)].channels, taken = op.kind() == Kind::concat ? given : in.channels;
-    for (int64_t c = 0; c < taken; ++c, ++to) {
-      const Piece next{int32_t(inputs.size()), op.kind() == Kind::select ? op.index[c] : int32_t(c % given),
-                       int32_t(to % in.lanes)};
-      if (next.lane == 0) first.push_back(int32_t(pieces.size()));
-      const bool continues = next.lane > 0 && pieces.back().input == next.input &&
-                             next.channel - pieces.back().channel == next.lane - pieces.back().lane;
-      if (!continues) pieces.push_back(next);
+  if (!op.sources.empty()) return op.sources;
+  std::vector<Source> sources;
+  for (size_t i = 0; i < op.operands.size(); ++i) {
+    const int64_t given = in.graph.values[size_t(op.operands[i])].channels;
+    const int64_t taken = op.kind() == Kind::concat ? given : in.channels;
+    for (int64_t c = 0; c < taken; ++c) {
+      sources.push_back({int(i), op.kind() == Kind::select ? op.index[c] : int32_t(c % given)});
     }
-    inputs.push_back(in.layout(v));
   }
-  first.push_back(int32_t(pieces.size()));
-  Gather gather{};
-  gather.inputs = in.memory.copy(inputs);
-  gather.pieces = in.memory.copy(pieces), gather.first = in.memory.copy(first);
-  gather.out = make_epilogue(in);
-  return gather;
+  return sources;
 }
 
-// Whether the real result of a concatenation is there as soon as its operands are (plan/joins.cpp).
+// The pieces of a gather, for vectors of `width` channels.
+struct Pieces {
+  std::vector<Piece> pieces;
+  std::vector<int32_t> lanes, first;
+};
+
+// Each vector of the result is cut into the fewest pieces: the first begins at the least channel of an input that a
+// lane needs, and serves all lanes that it can. No piece reaches beyond an input's whole vectors.
+Pieces cut(const LowerInput& in, const std::vector<Source>& sources, size_t width) {
+  Pieces result;
+  for (size_t from = 0; from < sources.size(); from += width) {
+    result.first.push_back(int32_t(result.pieces.size()));
+    std::vector<Source> left(sources.begin() + int64_t(from),
+                             sources.begin() + int64_t(std::min(from + width, sources.size())));
+    const auto done = [](const Source& s) { return s.from == kNone; };
+    const auto before = [&](const Source& a, const Source& b) {
+      return !done(a) && (done(b) || a.from < b.from || (a.from == b.from && a.channel < b.channel));
+    };
+    for (;;) {
+      const Source least = *std::min_element(left.begin(), left.end(), before);
+      if (done(least)) break;
+      const int64_t channels = in.graph.values[size_t(in.op.operands[size_t(least.from)])].channels;
+      const int32_t last = int32_t(round_up(channels, int64_t(width)) - int64_t(width));
+      const Piece piece{least.from, std::min(least.channel, last)};
+      const size_t row = result.lanes.size();
+      result.lanes.resize(row + width, kNone);
+      for (size_t i = 0; i < left.size(); ++i) {
+        const int32_t lane = left[i].channel - piece.channel;
+        if (left[i].from != piece.input || lane >= int32_t(width)) continue;
+        result.lanes[row + i] = lane;
+        left[i].from = kNone;
+      }
+      result.pieces.push_back(piece);
+    }
+  }
+  result.first.push_back(int32_t(result.pieces.size()));
+  return result;
+}
+
+const Layout* operand_layouts(const LowerInput& in) {
+  std::vector<Layout> inputs;
+  for (int v : in.op.operands) inputs.push_back(in.layout(v));
+  return in.memory.copy(inputs);
+}
+
+Gather make_gather(const LowerInput& in) {
+  const Pieces cuts = cut(in, sources_of(in), size_t(in.lanes));
+  return {operand_layouts(in), in.memory.copy(cuts.pieces), in.memory.copy(cuts.lanes), in.memory.copy(cuts.first),
+          make_epilogue(in)};
+}
+
+bool has_bytes(const LowerInput& in) { return in.in.type == Type::bytes; }
+
+// The same in bytes: of a number, all follow each other.
+GatherBytes make_gather_bytes(const LowerInput& in) {
+  const int64_t size = in.kernels.byte_size;
+  Pieces cuts = cut(in, sources_of(in), size_t(in.kernels.moved_bytes / size));
+  for (Piece& piece : cuts.pieces) piece.channel = int32_t(piece.channel * size);
+  std::vector<uint8_t> lanes;
+  for (int32_t lane : cuts.lanes) {
+    for (int64_t b = 0; b < size; ++b) lanes.push_back(lane == kNone ? kNoByte : uint8_t(lane * size + b));
+  }
+  const int64_t bytes = round_up(in.out.channels, in.lanes) * size;
+  return {operand_layouts(in),        in.memory.copy(cuts.pieces), in.memory.copy(lanes),
+          in.memory.copy(cuts.first), in.layout(in.op.bytes),      int32_t(bytes),
+          int32_t(in.out.height),     int32_t(in.out.width)};
+}
+
+// Whether the result of a concatenation is there as soon as its operands are (plan/joins.cpp).
 bool is_joined(const LowerInput& in) {
-  const Layout whole = in.layout(in.op.real);
+  const int joined = has_bytes(in) ? in.op.bytes : in.op.real;
+  if (joined == kNone || !in.op.sources.empty()) return false;
+  const int64_t size = has_bytes(in) ? in.kernels.byte_size : int64_t(sizeof(float));
+  const Layout whole = in.layout(joined);
   int64_t channel = 0;
   for (int v : in.op.operands) {
-    if (in.layout(v).data != whole.data + channel * int64_t(sizeof(float))) return false;
+    if (in.layout(v).data != whole.data + channel * size) return false;
     channel += in.graph.values[size_t(v)].channels;
   }
   return true;
@@ -88,13 +148,18 @@ void lower_value(const LowerInput& in, int index, std::vector<KernelCall>& calls
   const auto call = [&](KernelFunction run, const auto& args) {
     calls.push_back({run, in.memory.copy(args), in.out.height, index});
   };
+  if (has_bytes(in)) {
+    if (in.op.kind() == Kind::max_pool) return call(kernels.pool_bytes, make_pool(in));
+    if (in.op.kind() != Kind::concat || !is_joined(in)) call(kernels.gather_bytes, make_gather_bytes(in));
+    return;
+  }
   switch (in.op.kind()) {
     case Kind::match_channels:
     case Kind::pointwise:
       if (in.out.channels > in.in.channels) return call(kernels.gather, make_gather(in));
       return call(kernels.match, make_match(in));
     case Kind::concat:
-      if (in.op.real == kNone || !is_joined(in)) return call(kernels.gather, make_gather(in));
+      if (!is_joined(in)) return call(kernels.gather, make_gather(in));
       if (in.op.bits == kNone && in.op.bytes == kNone) return;
       return call(kernels.match, make_rest(in));
     case Kind::select: return call(kernels.gather, make_gather(in));

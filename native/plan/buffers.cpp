@@ -19,6 +19,14 @@ struct LiveRange {
   int64_t offset;
 };
 
+// Whether a value needs memory: not if it stays in a fused pool's buffer, or no op writes it any more.
+bool is_stored(const Graph& graph, int value) {
+  const int writer = graph.values[size_t(value)].writer;
+  if (writer == kNone) return true;
+  const Op& op = graph.ops[size_t(writer)];
+  return (op.real == value || op.bits == value || op.bytes == value) && fused_pool(graph, writer) == kNone;
+}
+
 // First fit in the order given; returns the bytes needed in all.
 int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
   int64_t total = 0;
@@ -61,13 +69,13 @@ int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
 //      of
 //         neighbouring rows overlap), which another item may have overwritten.
 //
-//    A fused convolution runs later than its index says, but its operand is a value of bytes, which is never shared.
+//    A fused convolution runs later than its index says, but its operand is a value of bytes, over which no op writes.
 //    Margins are zero before and after. What lies behind the last channel is unspecified before and after.
-std::vector<int> assign_buffers(const Graph& graph, const Places& places, const Layouts& layouts, int lanes) {
+std::vector<int> assign_buffers(const Graph& graph, const Places& places, const Layouts& layouts) {
   std::vector<int> buffer, last(layouts.size(), kNone);
   for (const Place& place : places) buffer.push_back(place.value);
   for (const Op& op : graph.ops) {
-    if (is_elided(graph, op, lanes)) buffer[size_t(op.real)] = buffer[size_t(op.input())];
+    if (is_elided(graph, op)) buffer[size_t(op.real)] = buffer[size_t(op.input())];
   }
   const auto read = [&](int v, size_t op) { last[size_t(buffer[size_t(v)])] = int(op); };
   for (size_t i = 0; i < graph.ops.size(); ++i) {
@@ -97,13 +105,13 @@ std::vector<int> assign_buffers(const Graph& graph, const Places& places, const 
 }  // namespace
 
 BufferPlan plan_buffers(const Graph& graph, const Places& places, const Layouts& layouts,
-                        const std::vector<int64_t>& scratch, int lanes) {
-  BufferPlan plan{assign_buffers(graph, places, layouts, lanes), {}, {}, 0, 1};
+                        const std::vector<int64_t>& scratch) {
+  BufferPlan plan{assign_buffers(graph, places, layouts), {}, {}, 0, 1};
   const int last_op = int(graph.ops.size());
   std::vector<LiveRange> ranges;  // of the values, then of the scratch memory of the ops
   for (size_t v = 0; v < layouts.size(); ++v) {
     const int writer = graph.values[v].writer;
-    const bool stored = plan.buffer[v] == int(v) && (writer == kNone || fused_pool(graph, writer) == kNone);
+    const bool stored = plan.buffer[v] == int(v) && is_stored(graph, int(v));
     ranges.push_back({stored ? layouts[v].image : 0, writer, writer, 0});
   }
   for (size_t v = 0; v < layouts.size(); ++v) {  // a join is there from its first slice on

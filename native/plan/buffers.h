@@ -19,6 +19,6 @@ struct BufferPlan {
 
 // `scratch`: bytes that each op needs per image while it runs.
 BufferPlan plan_buffers(const Graph& graph, const Places& places, const Layouts& layouts,
-                        const std::vector<int64_t>& scratch, int lanes);
+                        const std::vector<int64_t>& scratch);
 
 }  // namespace bbg

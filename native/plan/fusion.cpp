@@ -1,26 +1,24 @@
 #include "plan/fusion.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace bbg {
 
-int64_t stored_channels(const Graph& graph, const Op& op, int lanes) {
-  const int64_t inputs = graph.input_of(op).channels;
-  if (op.kind() != Kind::match_channels || op.shortcut != kNone || op.is_clipped()) return 0;
-  if (op.real == kNone || op.bits != kNone || op.bytes != kNone) return 0;
-  if (std::any_of(op.epilogue.begin(), op.epilogue.end(), [](const auto& given) { return bool(given); })) return 0;
+bool is_elided(const Graph& graph, const Op& op) {
+  if (op.kind() != Kind::match_channels || op.shortcut != kNone || op.is_clipped()) return false;
+  if (op.real == kNone || op.bits != kNone || op.bytes != kNone) return false;
+  if (std::any_of(op.epilogue.begin(), op.epilogue.end(), [](const auto& given) { return bool(given); })) return false;
   for (const Op& other : graph.ops) {
-    if (other.has_operand(op.real)) return 0;
+    if (other.has_operand(op.real)) return false;
   }
   const std::vector<int> outputs = graph.output_values();
-  if (std::find(outputs.begin(), outputs.end(), op.real) != outputs.end()) return 0;
-  const int64_t period = std::lcm(inputs, int64_t(lanes)), channels = graph.values[size_t(op.real)].channels;
-  return period < channels || (period == channels && period == inputs) ? period : 0;
+  if (std::find(outputs.begin(), outputs.end(), op.real) != outputs.end()) return false;
+  return graph.input_of(op).channels <= graph.values[size_t(op.real)].channels;
 }
 
-bool is_elided(const Graph& graph, const Op& op, int lanes) {
-  return stored_channels(graph, op, lanes) == graph.input_of(op).channels;
+int stored_value(const Graph& graph, int value) {
+  const int writer = value == kNone ? kNone : graph.values[size_t(value)].writer;
+  return writer != kNone && is_elided(graph, graph.ops[size_t(writer)]) ? graph.ops[size_t(writer)].input() : value;
 }
 
 int fused_pool(const Graph& graph, int index) {

@@ -5,14 +5,12 @@
 
 namespace bbg {
 
-// If `op` only repeats its input's channels and its result is read only as a shortcut, the result need not hold them
-// all: shortcut reads wrap modulo the stored channels, which are lcm(input channels, lanes), so that whole vectors can
-// be loaded. Returns that number; 0 if the result must be stored in full.
-int64_t stored_channels(const Graph& graph, const Op& op, int lanes);
+// Whether `op` does not run because it only repeats its input's channels, for ops that add them as a shortcut: these
+// read the input, again from its first channel on behind its last.
+bool is_elided(const Graph& graph, const Op& op);
 
-// Whether such an op does not run at all: the input's own channels already fill whole vectors, so its readers read the
-// input.
-bool is_elided(const Graph& graph, const Op& op, int lanes);
+// The value that is read where `value` is a shortcut: the input of an elided op, else `value`, which may be kNone.
+int stored_value(const Graph& graph, int value);
 
 // Index of the max-pool that is fused into the int8 convolution `index`: rows are pooled while they are in the cache,
 // and the convolution's result is never stored. kNone if the op is no such convolution or its result has another

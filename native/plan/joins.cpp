@@ -1,4 +1,5 @@
-// A concatenation whose real result is plain is no op but a place in memory. Each operand is a slice of its pixels:
+// A plain concatenation, of real numbers or of bytes (moves.cpp), is no op but a place in memory. Each operand is a
+// slice of its pixels:
 //
 //   pixel of the result   | operand 0 ...... | operand 1 ... | operand 2 ........ | what is stored too much |
 //
@@ -8,7 +9,8 @@
 //
 //   a. Kernels store whole vectors, and so overwrite the beginning of the slices behind. Those are written later, by an
 //      op of a higher index (a barrier stands between two ops). Behind the last slice the pixel is long enough.
-//   b. Nobody relies on what lies behind the last channel of a real value, which is unspecified anyhow.
+//   b. Nobody relies on what lies behind the last channel of a value of real numbers or bytes, which is unspecified
+//      anyhow.
 //   c. An op that writes a slice may read others, but no vector of these reaches into what it writes: else it would
 //      read, if only for lanes that count for nothing, what another thread is writing.
 //   d. The slice at the beginning of the pixels clears the margins of the rows, and no other does. If there are
@@ -22,6 +24,7 @@
 
 #include "memory.h"
 #include "plan/fusion.h"
+#include "plan/moves.h"
 
 namespace bbg {
 namespace {
@@ -32,13 +35,10 @@ struct Slice {
   int64_t begin, end, stored;
 };
 
-bool is_plain_join(const Op& op) {
-  constexpr int kOfReal = 1 << BBG_SCALE | 1 << BBG_BIAS | 1 << BBG_ABOVE | 1 << BBG_BELOW | 1 << BBG_OFFSET;
-  if (op.kind() != Kind::concat || op.real == kNone || op.is_clipped()) return false;
-  for (int r = 0; r < BBG_PARAMETERS; ++r) {
-    if ((kOfReal >> r & 1) && op.epilogue[size_t(r)]) return false;
-  }
-  return true;
+// The result of a plain concatenation: real numbers, or bytes of bytes. Else kNone.
+int joined_value(const Graph& graph, const Op& op) {
+  if (op.kind() != Kind::concat || op.operands.empty() || !op.sources.empty() || !is_plain(op)) return kNone;
+  return graph.input_of(op).type == Type::bytes ? op.bytes : op.real;
 }
 
 // Whether the operands of `op` lie side by side in one memory that is not their own.
@@ -54,13 +54,17 @@ bool are_side_by_side(const Graph& graph, const Places& places, const Op& op) {
 }
 
 // Channels that a reader of a slice may touch from its first on: whole vectors, which need not begin at a multiple of
-// the lanes where channels change their places. Convolutions touch no others than they read.
+// the lanes where a mean of channels is taken or a shortcut repeats its own. Convolutions touch no others than they
+// read. Bytes are read as many at a time as a vector holds.
 int64_t channels_read(const Graph& graph, const Op& op, int value, int lanes) {
+  constexpr int64_t kMostBytes = 64;
   const int64_t channels = graph.values[size_t(value)].channels;
+  if (graph.values[size_t(value)].type == Type::bytes) return channels + kMostBytes;
   const Kind kind = op.kind();
-  const bool moves = kind == Kind::concat || kind == Kind::select || kind == Kind::match_channels;
-  const bool exact = kind == Kind::conv && value == op.input();
-  return exact ? channels : moves ? channels + lanes - 1 : round_up(channels, lanes);
+  const bool repeats = value != op.shortcut && value == stored_value(graph, op.shortcut);
+  const bool anywhere = kind == Kind::match_channels || repeats;
+  const bool exact = kind == Kind::conv && value == op.input() && !repeats;
+  return exact ? channels : anywhere ? channels + lanes - 1 : round_up(channels, lanes);
 }
 
 // Facts a, c and d for the memory of `root`.
@@ -71,11 +75,14 @@ bool is_safe(const Graph& graph, const Places& places, int root, int lanes) {
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     const Op& op = graph.ops[i];
     margins |= op.is_conv() && op.padding[1] > 0 && in_root(op.input());
-    if (!in_root(op.real) || is_in_place(graph, places, op)) continue;
-    const int64_t begin = places[size_t(op.real)].channel, channels = graph.values[size_t(op.real)].channels;
+    const int written = in_root(op.real) ? op.real : op.bytes;  // all in a memory are of one type
+    if (!in_root(written) || is_in_place(graph, places, op)) continue;
+    const int64_t begin = places[size_t(written)].channel, channels = graph.values[size_t(written)].channels;
     slices.push_back({int(i), begin, begin + channels, begin + round_up(channels, lanes)});
     std::vector<int> read = op.operands;
-    read.push_back(op.shortcut);
+    read.push_back(stored_value(graph, op.shortcut));
+    const int before = op.operands.empty() ? kNone : graph.input_of(op).writer;
+    if (before != kNone && fused_pool(graph, before) == int(i)) read.push_back(graph.ops[size_t(before)].input());
     for (int v : read) {
       if (!in_root(v)) continue;
       const int64_t from = places[size_t(v)].channel;
@@ -99,8 +106,9 @@ bool may_move(const Places& places, const Op& op, int v) {
 }  // namespace
 
 bool is_in_place(const Graph& graph, const Places& places, const Op& op) {
-  if (!is_plain_join(op) || !are_side_by_side(graph, places, op)) return false;
-  const Place result = places[size_t(op.real)], first = places[size_t(op.input())];
+  const int joined = joined_value(graph, op);
+  if (joined == kNone || !are_side_by_side(graph, places, op)) return false;
+  const Place result = places[size_t(joined)], first = places[size_t(op.input())];
   return result.value == first.value && result.channel == first.channel;
 }
 
@@ -110,12 +118,13 @@ Places place_joins(const Graph& graph, int lanes) {
   // From the last on, since the last of several concatenations of the same values has most of them.
   for (size_t i = graph.ops.size(); i-- > 0;) {
     const Op& op = graph.ops[i];
-    if (!is_plain_join(op)) continue;
+    const int joined = joined_value(graph, op);
+    if (joined == kNone) continue;
     Places tried = places;
-    const Place own = places[size_t(op.real)];
+    const Place own = places[size_t(joined)];
     if (are_side_by_side(graph, places, op)) {
-      if (own.value != op.real) continue;  // it has a place already, elsewhere
-      tried[size_t(op.real)] = places[size_t(op.input())];
+      if (own.value != joined) continue;  // it has a place already, elsewhere
+      tried[size_t(joined)] = places[size_t(op.input())];
     } else {
       int64_t channel = own.channel;
       bool all = true;
@@ -126,7 +135,7 @@ Places place_joins(const Graph& graph, int lanes) {
       }
       if (!all) continue;
     }
-    if (is_safe(graph, tried, tried[size_t(op.real)].value, lanes)) places = tried;
+    if (is_safe(graph, tried, tried[size_t(joined)].value, lanes)) places = tried;
   }
   return places;
 }

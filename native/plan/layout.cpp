@@ -25,10 +25,10 @@ void widen_margins(Layout& layout, const Op& op, int64_t width, int64_t outputs)
   layout.right = std::max(layout.right, (last - (width - 1)) * layout.pixel);
 }
 
-// The layout of a value with its place in a join.
-Layout slice_of(Layout whole, const Place& place, const Layout& own) {
+// The layout of a value with its place in a join of numbers of `size` bytes.
+Layout slice_of(Layout whole, const Place& place, const Layout& own, int64_t size) {
   whole.channels = own.channels;
-  whole.slice = place.channel * int64_t(sizeof(float));
+  whole.slice = place.channel * size;
   return whole;
 }
 
@@ -48,12 +48,6 @@ Layouts assign_layouts(const Graph& graph, const Places& places, const Kernels& 
       layouts[v].pixel = joined_channels(graph, places, int(v), kernels.lanes) * number_size(value);
     }
   }
-  for (const Op& op : graph.ops) {
-    const int64_t stored = stored_channels(graph, op, kernels.lanes);
-    if (!stored) continue;
-    layouts[size_t(op.real)].channels = stored;
-    layouts[size_t(op.real)].pixel = stored * int64_t(sizeof(float));
-  }
   if (only_convs_read_input(graph)) layouts[0].pixel = graph.values[0].channels * number_size(graph.values[0]);
   for (const Op& op : graph.ops) {
     if (!op.is_conv()) continue;
@@ -68,10 +62,11 @@ Layouts assign_layouts(const Graph& graph, const Places& places, const Kernels& 
     layout.image = layout.row * value.height;
   }
   for (size_t v = 0; v < layouts.size(); ++v) {
-    if (places[v].value != int(v)) layouts[v] = slice_of(layouts[size_t(places[v].value)], places[v], layouts[v]);
+    if (places[v].value == int(v)) continue;
+    layouts[v] = slice_of(layouts[size_t(places[v].value)], places[v], layouts[v], number_size(graph.values[v]));
   }
   for (const Op& op : graph.ops) {
-    if (is_elided(graph, op, kernels.lanes)) layouts[size_t(op.real)] = layouts[size_t(op.input())];
+    if (is_elided(graph, op)) layouts[size_t(op.real)] = layouts[size_t(op.input())];
   }
   return layouts;
 }

@@ -11,7 +11,7 @@ from support.kernel_runs import check, run
 from bbg.graph import Graph, Op, reference
 from bbg.graph.kinds import ATTRIBUTES, FUNCTIONS, KINDS, REQUIRED
 from cases.convolutions import CHANNELS, CONCATS, MAPS, Case, Pair, conv_graph
-from cases.random_graphs import random_joins
+from cases.random_graphs import random_joins, random_moves
 
 REPEATS = [(i, o) for i in (1, 3, 8, 16, 24, 40, 48) for o in (16, 48, 49, 96, 144) if i <= o]
 
@@ -188,3 +188,27 @@ def test_joins(seed: int, isa: str) -> None:
     graph = random_joins(seed)
     x = np.random.default_rng(seed).standard_normal((1 + seed % 3, *graph.input_shape)).astype(np.float32)
     check(graph, x, isa)
+
+
+@pytest.mark.parametrize("seed", range(90))
+def test_moves(seed: int, isa: str) -> None:
+    """Shuffled, split and joined channels: what moves them goes into its readers, and moves bytes where it may."""
+    graph = random_moves(seed)
+    x = np.random.default_rng(seed).standard_normal((1 + seed % 3, *graph.input_shape)).astype(np.float32)
+    check(graph, x, isa)
+
+
+@pytest.mark.parametrize(
+    "taken", [((0, 1), (2, 3)), ((0, 1, 2, 3), (0, 1)), ((0,), (1, 2, 3)), ((3,), (0, 1, 2, 3))], ids=str
+)
+def test_joined_parts_are_not_whole(taken: tuple[tuple[int, ...], tuple[int, ...]], isa: str) -> None:
+    """A concatenation of selections is one of whole values only if each begins and ends with its value."""
+    rng = np.random.default_rng(14)
+    convs = between("concat", [4, 4], (3, 5), rng).ops[:2]
+    parts = [
+        Op(f"p{i}", "select", (f"v{i}",), f"p{i}", None, {"channels": len(t)}, {"index": np.array(t, np.int32)})
+        for i, t in enumerate(taken)
+    ]
+    join = Op("join", "concat", ("p0", "p1"), None, None, bytes="u")
+    graph = Graph("x", (2, 3, 5), (*convs, *parts, join), ()).with_outputs("u")
+    check(graph, 50 * images_of((3, 5), rng), isa)
