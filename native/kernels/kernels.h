@@ -33,7 +33,7 @@ struct Layout {
 // harmless.
 struct Epilogue {
   const float *scale, *bias, *shift, *gate, *above, *below, *offset, *bit_threshold;  // shift, above: null where absent
-  const float *byte_scale, *byte_bias;  // null: the result is the position of the byte
+  const float *byte_scale, *byte_bias;
   float low, high;
   bool clip;
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides

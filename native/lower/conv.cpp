@@ -192,7 +192,6 @@ Conv make_conv(const LowerInput& in) {
   } else {
     op.kind() == Kind::binary_conv ? arrange_bits(in, conv, blocks) : arrange_bytes(in, conv, blocks);
     make_border_tables(in, conv, rows, cols);
-    fold_into_bytes(in, conv.out, conv.class_bias, int64_t(rows.taps.size()) * conv.class_row);
     if (conv.method == CountMethod::carry_save) halve_accumulator(in, conv.out);
   }
   conv.blocks = in.memory.copy(blocks);

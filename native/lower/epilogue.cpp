@@ -65,38 +65,6 @@ Epilogue make_epilogue(const LowerInput& in) {
   return e;
 }
 
-// byte = round(clip(s y + t, 0, 255)) with y = clip(v, low, high). Where s low + t rounds to 0 and s high + t to 255,
-// the clip of y changes nothing; a hinge that is ReLU is such a clip at 0. What is left is s v + t: one scale, bias and
-// gate.
-void fold_into_bytes(const LowerInput& in, Epilogue& e, const float*& class_bias, int64_t size) {
-  if (!e.bytes.data || e.real.data || e.bits.data || e.shift) return;
-  const int64_t channels = in.out.channels;
-  const auto all = [&](const float* of, float value) {
-    return std::all_of(of, of + channels, [&](float x) { return x == value; });
-  };
-  const bool relu = e.above && all(e.above, 1) && all(e.below, 0) && all(e.offset, 0);
-  if (e.above && !relu) return;
-  const float low = std::max(e.clip ? e.low : -std::numeric_limits<float>::infinity(),
-                             relu ? 0 : -std::numeric_limits<float>::infinity());
-  for (int64_t c = 0; c < channels; ++c) {
-    const float s = e.byte_scale[c], t = e.byte_bias[c];
-    if (s <= 0 || s * low + t >= 0.5f || (e.clip && s * e.high + t <= 254.5f)) return;
-  }
-  const auto times = [&](const float* from, int64_t count, bool shifted) {
-    float* to = in.memory.make<float>(count);
-    for (int64_t i = 0; i < count; ++i) {
-      to[i] = from[i] * e.byte_scale[i % in.padded] + (shifted ? e.byte_bias[i % in.padded] : 0);
-    }
-    return to;
-  };
-  e.scale = times(e.scale, in.padded, false);
-  e.gate = times(e.gate, in.padded, false);
-  e.bias = times(e.bias, in.padded, true);
-  if (class_bias) class_bias = times(class_bias, size, true);
-  e.above = nullptr, e.clip = false;
-  e.byte_scale = e.byte_bias = nullptr;
-}
-
 // With h = acc / 2, a whole number: scale * acc = (2 scale) * h, and acc >= t is h >= t / 2, which for a whole h is
 // h >= ceil(t / 2). C++ rounds t / 2 towards zero: up for a negative t, down for a positive one.
 void halve_accumulator(const LowerInput& in, Epilogue& e) {

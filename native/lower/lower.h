@@ -65,10 +65,6 @@ void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scrat
 
 Epilogue make_epilogue(const LowerInput& in);
 
-// Of an op that writes bytes alone: the whole epilogue becomes scale * acc + bias + gate * shortcut, which is where the
-// byte lies, if nothing else is left; else nothing changes. `class_bias`: Conv::class_bias of `size` elements, or null.
-void fold_into_bytes(const LowerInput& in, Epilogue& epilogue, const float*& class_bias, int64_t size);
-
 // The epilogue for half the accumulator, as CountMethod::carry_save counts.
 void halve_accumulator(const LowerInput& in, Epilogue& epilogue);
 
