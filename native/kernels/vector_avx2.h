@@ -48,6 +48,21 @@ inline I splat_word(const uint8_t* p) {
 }
 inline I minus_twice(I base, I count) { return _mm256_sub_epi32(base, _mm256_add_epi32(count, count)); }
 
+// Words of one number of each of `rows` tap rows, one or two, for the lanes of as many columns, `pixel` bytes apart.
+// The number of the first row, at `first`, goes to place `position` of its word. A column's words are `step` bytes
+// behind those of the one before.
+inline void stack_taps(uint8_t* to, int64_t step, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below,
+                       int rows, int position) {
+  const __m128i none = _mm_setzero_si128();
+  for (int64_t x = 0; x < columns; ++x, first += pixel, to += step) {
+    const __m128i row = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first));
+    const __m128i second = rows == 2 ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + below)) : row;
+    const __m128i low = position == 0 ? row : none, high = rows + position == 2 ? second : none;
+    _mm256_storeu_si256(reinterpret_cast<I*>(to),
+                        _mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high)));
+  }
+}
+
 inline I dot(I sum, I bytes, I weights) { return _mm256_add_epi32(sum, _mm256_madd_epi16(bytes, weights)); }
 
 // Population count of every byte, from a table of nibbles.

@@ -67,6 +67,37 @@ inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column,
   }
 }
 
+// Words of one number of each of `rows` tap rows, at most four, for the lanes of as many columns, `pixel` bytes apart.
+// The number of the first row, at `first`, goes to place `position` of its word. A column's words are `step` bytes
+// behind those of the one before.
+template <int R>
+inline void stack_taps_of(uint8_t* to, int64_t step, const uint8_t* first, int64_t pixel, int64_t columns,
+                          int64_t below, int position) {
+  // Byte r of lane c comes from byte c of quarter r.
+  const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const I from =
+      _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)), _mm512_set1_epi32(0x30201000));
+  __mmask16 quarter[R];
+  BBG_FOR(r, R) quarter[r] = __mmask16(0xf << 4 * (position + r));
+  for (int64_t x = 0; x < columns; ++x, first += pixel, to += step) {
+    I rows = _mm512_setzero_si512();
+    BBG_FOR(r, R) {
+      const __m128i row = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + r * below));
+      rows = _mm512_mask_broadcast_i32x4(rows, quarter[r], row);
+    }
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi8(from, rows));
+  }
+}
+inline void stack_taps(uint8_t* to, int64_t step, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below,
+                       int rows, int position) {
+  switch (rows) {
+    case 1: return stack_taps_of<1>(to, step, first, pixel, columns, below, position);
+    case 2: return stack_taps_of<2>(to, step, first, pixel, columns, below, position);
+    case 3: return stack_taps_of<3>(to, step, first, pixel, columns, below, position);
+    default: return stack_taps_of<4>(to, step, first, pixel, columns, below, position);
+  }
+}
+
 inline I dot(I sum, I bytes, I weights) {
   sum = _mm512_dpbusd_epi32(sum, bytes, weights);
   pin(sum);

@@ -70,7 +70,7 @@ def test_float_convolutions(case: Case, isa: str) -> None:
         np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], first)
 
 
-@pytest.mark.parametrize("case", [*CASES, *STEMS], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *STEMS, *DEPTHWISE], ids=str)
 def test_the_integers_of_a_convolution_of_bytes_are_exact(case: Case, isa: str) -> None:
     """Of the network's input, whose numbers lie side by side, and of bytes inside, each with an odd tap bias."""
     rng = np.random.default_rng(4)
