@@ -113,13 +113,14 @@ inline void depthwise_byte_row(const OutputRow& row, uint8_t* words) {
       row.width, [&](auto pixels, int64_t x) { depthwise_byte_pixels<decltype(pixels)::value, V>(row, words, x); });
 }
 
-void depthwise_bytes(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
+// An item is a block of an output row. Those of a row follow each other: they read the same lines of the cache.
+void depthwise_bytes(const void* args, int64_t, int64_t begin, int64_t end, int64_t member) {
   const Conv& conv = *static_cast<const Conv*>(args);
   uint8_t* const words = conv.stacked.buffer + member * conv.stacked.bytes;
-  const int64_t height = conv.out.height, per_block = images * height;
   for (int64_t item = begin; item < end; ++item) {
-    const ConvBlock& block = conv.blocks[item / per_block];
-    const OutputRow row = output_row(conv, block, item % per_block / height, item % height, conv.out.width, nullptr);
+    const ConvBlock& block = conv.blocks[item % conv.block_count];
+    const int64_t y = item / conv.block_count % conv.out.height, n = item / conv.block_count / conv.out.height;
+    const OutputRow row = output_row(conv, block, n, y, conv.out.width, nullptr);
     block.vectors == 2 ? depthwise_byte_row<2>(row, words) : depthwise_byte_row<1>(row, words);
   }
 }

@@ -147,9 +147,9 @@ BBG_INLINE void store_result(const Epilogue& e, const F (&value)[P][V], const Ro
   }
   if (at.bytes) {
     uint8_t* pixel = at.bytes + x * e.bytes.pixel + c * kByteSize;
-    const F least = splat(0), most = splat(255);
     BBG_FOR(v, V) {
       const F scale = load(e.byte_scale + c + v * kLanes), zero = load(e.byte_bias + c + v * kLanes);
+      const F least = load(e.byte_low + c + v * kLanes), most = load(e.byte_high + c + v * kLanes);
       BBG_FOR(p, P) {
         store_bytes(pixel + p * e.bytes.pixel + v * kLanes * kByteSize,
                     min(max(fma(value[p][v], scale, zero), least), most));

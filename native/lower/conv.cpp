@@ -224,10 +224,13 @@ void lower_conv(const LowerInput& in, int index, std::vector<KernelCall>& calls)
     calls.push_back({in.kernels.parity, in.memory.copy(parity), in.in.height, index});
   }
   const KernelFunction real = in.graph.is_depthwise(op) ? in.kernels.depthwise : in.kernels.conv;
-  const KernelFunction whole = conv.stacked.columns ? in.kernels.depthwise_bytes : in.kernels.binary_conv;
+  if (conv.stacked.columns) {
+    calls.push_back({in.kernels.depthwise_bytes, in.memory.copy(conv), in.out.height * conv.block_count, index});
+    return;
+  }
   const int64_t together = std::max(conv.tiles.rows, 1), rows = (in.out.height + together - 1) / together;
-  calls.push_back({op.kind() == Kind::conv ? real : whole, in.memory.copy(conv), rows, index, conv.block_count,
-                   conv.images_as_columns});
+  calls.push_back({op.kind() == Kind::conv ? real : in.kernels.binary_conv, in.memory.copy(conv), rows, index,
+                   conv.block_count, conv.images_as_columns});
 }
 
 }  // namespace bbg

@@ -1,6 +1,7 @@
 // The epilogue's parameters as the kernels read them: one vector per parameter, padded to whole vectors of lanes. Lanes
 // behind the last channel get numbers that give 0 and a bit of 0.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "lower/lower.h"
@@ -13,6 +14,28 @@ const T* padded(const LowerInput& in, const Tensor<From>& given, T absent, T pad
   T* to = in.memory.make<T>(in.padded);
   for (int64_t c = 0; c < in.padded; ++c) to[c] = c >= in.out.channels ? pad : given ? given[c] : absent;
   return to;
+}
+
+// Bytes lie between 0 and 255. Where nothing but bytes is written, the clip before them is folded into these bounds:
+// what multiplies and adds keeps an order, or turns it round, so that
+//
+//   clip(clip(v, low, high) s + b, 0, 255)  =  clip(v s + b, low s + b, high s + b) within 0 and 255      for s > 0
+void bound_bytes(const LowerInput& in, Epilogue& e) {
+  constexpr float kMost = 255;
+  float* low = in.memory.make<float>(in.padded);
+  float* high = in.memory.make<float>(in.padded);
+  const bool fold = e.clip && e.bytes.data && !e.real.data && !e.bits.data;
+  for (int64_t c = 0; c < in.padded; ++c) {
+    const float s = e.byte_scale[c], b = e.byte_bias[c];
+    float ends[2] = {0, kMost};
+    if (fold && s != 0) {
+      const float a = std::fma(e.low, s, b), z = std::fma(e.high, s, b);
+      ends[0] = std::clamp(std::min(a, z), 0.0f, kMost), ends[1] = std::clamp(std::max(a, z), 0.0f, kMost);
+    }
+    low[c] = ends[0], high[c] = ends[1];
+  }
+  e.byte_low = low, e.byte_high = high;
+  e.clip = e.clip && !fold;
 }
 
 }  // namespace
@@ -48,6 +71,7 @@ Epilogue make_epilogue(const LowerInput& in) {
   e.groups = int32_t(op.groups);
   e.shortcut = in.layout(op.shortcut), e.real = in.layout(op.real);
   e.bits = in.layout(op.bits), e.bytes = in.layout(op.bytes);
+  bound_bytes(in, e);
   e.channels = int32_t(in.channels), e.height = int32_t(in.out.height), e.width = int32_t(in.out.width);
   return e;
 }
