@@ -74,10 +74,8 @@ inline void stack_columns(const OutputRow& row, uint8_t* words) {
   const uint8_t* at = row.at + row.block.channel * kByteSize;
   for (int begin = taps.first; begin < end;) {
     const int word = begin / kPerWord, next = kPerWord * (word + 1), until = end < next ? end : next;
-    BBG_FOR(v, V) {
-      stack_taps(words + word * conv.stacked.columns * kColumn + v * kLanes * 4, kColumn, at + v * kLanes * kByteSize,
-                 conv.input.pixel, conv.stacked.columns, conv.below, until - begin, begin % kPerWord);
-    }
+    stack_taps<V>(words + word * conv.stacked.columns * kColumn, at, conv.input.pixel, conv.stacked.columns, conv.below,
+                  until - begin, begin % kPerWord);
     at += (until - begin) * conv.below;
     begin = until;
   }

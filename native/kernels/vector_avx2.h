@@ -48,18 +48,23 @@ inline I splat_word(const uint8_t* p) {
 }
 inline I minus_twice(I base, I count) { return _mm256_sub_epi32(base, _mm256_add_epi32(count, count)); }
 
-// Words of one number of each of `rows` tap rows, one or two, for the lanes of as many columns, `pixel` bytes apart.
-// The number of the first row, at `first`, goes to place `position` of its word. A column's words are `step` bytes
-// behind those of the one before.
-inline void stack_taps(uint8_t* to, int64_t step, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below,
-                       int rows, int position) {
-  const __m128i none = _mm_setzero_si128();
-  for (int64_t x = 0; x < columns; ++x, first += pixel, to += step) {
-    const __m128i row = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first));
-    const __m128i second = rows == 2 ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + below)) : row;
-    const __m128i low = position == 0 ? row : none, high = rows + position == 2 ? second : none;
-    _mm256_storeu_si256(reinterpret_cast<I*>(to),
-                        _mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high)));
+// Words of one number of each of `rows` tap rows, one or two, for the V vectors of channels of as many columns, which
+// are `pixel` bytes apart. The number of the first row, at `first`, goes to place `position` of its word.
+template <int V>
+inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int rows,
+                       int position) {
+  const auto load_row = [](const uint8_t* at) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+  };
+  constexpr int kVector = kLanes * kByteSize;
+  for (int64_t x = 0; x < columns; ++x, first += pixel) {
+    BBG_FOR(v, V) {
+      I words = load_row(first + v * kVector);
+      if (position == 1) words = _mm256_slli_epi32(words, 16);
+      if (rows == 2) words = _mm256_or_si256(words, _mm256_slli_epi32(load_row(first + below + v * kVector), 16));
+      _mm256_storeu_si256(reinterpret_cast<I*>(to), words);
+      to += sizeof words;
+    }
   }
 }
 

@@ -67,34 +67,46 @@ inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column,
   }
 }
 
-// Words of one number of each of `rows` tap rows, at most four, for the lanes of as many columns, `pixel` bytes apart.
-// The number of the first row, at `first`, goes to place `position` of its word. A column's words are `step` bytes
-// behind those of the one before.
-template <int R>
-inline void stack_taps_of(uint8_t* to, int64_t step, const uint8_t* first, int64_t pixel, int64_t columns,
-                          int64_t below, int position) {
-  // Byte r of lane c comes from byte c of quarter r.
+// Words of one number of each of `rows` tap rows, at most four, for the V vectors of channels of as many columns, which
+// are `pixel` bytes apart. The number of the first row, at `first`, goes to place `position` of its word. Two rows
+// share a register:
+//
+//   rows 0, 1 | a0 b0 c0 ... | a1 b1 c1 ... |      rows 2, 3 | a2 b2 c2 ... | a3 b3 c3 ... |
+//   words     | a0 a1 a2 a3 | b0 b1 b2 b3 | ...
+template <int V, int R>
+inline void stack_rows(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int position) {
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const I from =
-      _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)), _mm512_set1_epi32(0x30201000));
-  __mmask16 quarter[R];
-  BBG_FOR(r, R) quarter[r] = __mmask16(0xf << 4 * (position + r));
-  for (int64_t x = 0; x < columns; ++x, first += pixel, to += step) {
-    I rows = _mm512_setzero_si512();
-    BBG_FOR(r, R) {
-      const __m128i row = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + r * below));
-      rows = _mm512_mask_broadcast_i32x4(rows, quarter[r], row);
+  const I odd_rows = _mm512_set1_epi32(int32_t(0x20002000u << 8 * position));
+  const I from = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)), odd_rows);
+  const I behind = _mm512_add_epi8(from, _mm512_set1_epi8(kLanes));  // of the second vector of channels
+  constexpr uint64_t kEach = 0x1111111111111111;                     // lane
+  const __mmask64 of_first = kEach * ((R > 1 ? 3 : 1) << position), of_last = kEach * ((R > 3 ? 12 : 4) << position);
+  const auto load_row = [&](int r) {
+    if (V == 2) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first + r * below));
+    return _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first + r * below)));
+  };
+  const auto load_rows = [&](int r) {
+    const I one = _mm512_castsi256_si512(load_row(r));
+    return r + 1 < R ? _mm512_inserti64x4(one, load_row(r + 1), 1) : one;
+  };
+  for (int64_t x = 0; x < columns; ++x, first += pixel, to += V * kLanes * 4) {
+    const I low = load_rows(0), high = R > 2 ? load_rows(2) : low;
+    BBG_FOR(v, V) {
+      const I index = v ? behind : from;
+      I words = _mm512_maskz_permutexvar_epi8(of_first, index, low);
+      if (R > 2) words = _mm512_mask_permutexvar_epi8(words, of_last, index, high);
+      _mm512_storeu_si512(to + v * kLanes * 4, words);
     }
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi8(from, rows));
   }
 }
-inline void stack_taps(uint8_t* to, int64_t step, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below,
-                       int rows, int position) {
+template <int V>
+inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int rows,
+                       int position) {
   switch (rows) {
-    case 1: return stack_taps_of<1>(to, step, first, pixel, columns, below, position);
-    case 2: return stack_taps_of<2>(to, step, first, pixel, columns, below, position);
-    case 3: return stack_taps_of<3>(to, step, first, pixel, columns, below, position);
-    default: return stack_taps_of<4>(to, step, first, pixel, columns, below, position);
+    case 1: return stack_rows<V, 1>(to, first, pixel, columns, below, position);
+    case 2: return stack_rows<V, 2>(to, first, pixel, columns, below, position);
+    case 3: return stack_rows<V, 3>(to, first, pixel, columns, below, position);
+    default: return stack_rows<V, 4>(to, first, pixel, columns, below, position);
   }
 }
 

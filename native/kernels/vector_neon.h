@@ -58,18 +58,22 @@ inline I splat_word(const uint8_t* p) {
   __builtin_memcpy(&word, p, sizeof word);
   return {vdupq_n_s32(word), vdupq_n_s32(word)};
 }
-// Words of one number of each of `rows` tap rows, one or two, for the lanes of as many columns, `pixel` bytes apart.
-// The number of the first row, at `first`, goes to place `position` of its word. A column's words are `step` bytes
-// behind those of the one before.
-inline void stack_taps(uint8_t* to, int64_t step, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below,
-                       int rows, int position) {
+// Words of one number of each of `rows` tap rows, one or two, for the V vectors of channels of as many columns, which
+// are `pixel` bytes apart. The number of the first row, at `first`, goes to place `position` of its word.
+template <int V>
+inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int rows,
+                       int position) {
   const uint16x8_t none = vdupq_n_u16(0);
-  for (int64_t x = 0; x < columns; ++x, first += pixel, to += step) {
-    const uint16x8_t row = vreinterpretq_u16_u8(vld1q_u8(first));
-    const uint16x8_t second = rows == 2 ? vreinterpretq_u16_u8(vld1q_u8(first + below)) : row;
-    const uint16x8_t low = position == 0 ? row : none, high = rows + position == 2 ? second : none;
-    vst1q_u8(to, vreinterpretq_u8_u16(vzip1q_u16(low, high)));
-    vst1q_u8(to + 16, vreinterpretq_u8_u16(vzip2q_u16(low, high)));
+  for (int64_t x = 0; x < columns; ++x, first += pixel) {
+    BBG_FOR(v, V) {
+      const uint8_t* at = first + v * kLanes * kByteSize;
+      const uint16x8_t row = vreinterpretq_u16_u8(vld1q_u8(at));
+      const uint16x8_t second = rows == 2 ? vreinterpretq_u16_u8(vld1q_u8(at + below)) : row;
+      const uint16x8_t low = position == 0 ? row : none, high = rows + position == 2 ? second : none;
+      vst1q_u8(to, vreinterpretq_u8_u16(vzip1q_u16(low, high)));
+      vst1q_u8(to + 16, vreinterpretq_u8_u16(vzip2q_u16(low, high)));
+      to += 32;
+    }
   }
 }
 

@@ -64,19 +64,20 @@ inline I splat_word(const uint8_t* p) {
   BBG_FOR(i, kLanes) r.lane[i] = word;
   return r;
 }
-// Words of one number of each of `rows` tap rows, one or two, for the lanes of as many columns, `pixel` bytes apart.
-// The number of the first row, at `first`, goes to place `position` of its word. A column's words are `step` bytes
-// behind those of the one before.
-inline void stack_taps(uint8_t* to, int64_t step, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below,
-                       int rows, int position) {
-  for (int64_t x = 0; x < columns; ++x, first += pixel, to += step) {
-    uint16_t words[kLanes][2] = {};
+// Words of one number of each of `rows` tap rows, one or two, for the V vectors of channels of as many columns, which
+// are `pixel` bytes apart. The number of the first row, at `first`, goes to place `position` of its word.
+template <int V>
+inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int rows,
+                       int position) {
+  for (int64_t x = 0; x < columns; ++x, first += pixel) {
+    uint16_t words[V * kLanes][2] = {};
     for (int r = 0; r < rows; ++r) {
-      uint16_t row[kLanes];
+      uint16_t row[V * kLanes];
       __builtin_memcpy(row, first + r * below, sizeof row);
-      BBG_FOR(i, kLanes) words[i][position + r] = row[i];
+      BBG_FOR(i, V * kLanes) words[i][position + r] = row[i];
     }
     __builtin_memcpy(to, words, sizeof words);
+    to += sizeof words;
   }
 }
 
