@@ -33,8 +33,8 @@ struct Layout {
 // harmless.
 struct Epilogue {
   const float *scale, *bias, *shift, *gate, *above, *below, *offset, *bit_threshold;  // shift, above: null where absent
-  const float *byte_scale, *byte_bias, *byte_low,
-      *byte_high;  // low, high: 0 and 255, or the clip's where it is left out
+  const float *byte_scale, *byte_bias;
+  const float *byte_low, *byte_high;  // null and 255, or narrower for a clip that is left out; null: 0
   float low, high;
   bool clip;
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides

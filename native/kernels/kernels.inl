@@ -11,7 +11,7 @@
 //   Counter<P, V, CountMethod>       the innermost loop: base - 2 * differing bits, for P pixels and V vectors
 //   load_words splat_word            32-bit words as I
 //   dot(sum, bytes, weights)         sum + the products of the bytes in each word with as many weights
-//   kByteSize, store_bytes           how bytes are kept
+//   kByteSize, store_bytes           how bytes are kept; where they take one byte, also of two pixels at a time
 //   gather_tail_bytes                see TailBytes
 //   stack_taps                       see StackedTaps
 //

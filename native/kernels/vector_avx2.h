@@ -30,8 +30,9 @@ inline uint32_t ge_mask(I a, I b) {
   return ~uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)))) & 0xff;
 }
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each: a product of a byte and a
-// weight fits the signed 16 bits that this set multiplies and adds in pairs; a sum of two in one byte each would not.
+// Numbers of at most 255, rounded to the nearest, halves to even; negative ones become 0. They take two bytes each: a
+// product of a byte and a weight fits the signed 16 bits that this set multiplies and adds in pairs; a sum of two in
+// one byte each would not.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
   const I wide = _mm256_cvtps_epi32(v);

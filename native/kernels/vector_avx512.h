@@ -25,10 +25,23 @@ inline F select_by_sign(F v, F above, F below) {
 inline uint32_t ge_mask(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline uint32_t ge_mask(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even.
+// Numbers of at most 255, rounded to the nearest, halves to even; negative ones become 0.
 constexpr int kByteSize = 1;
 inline void store_bytes(uint8_t* p, F v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+  const I rounded = _mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_setzero_si512());
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(rounded));
+}
+// Of two vectors of channels of two pixels, `step` bytes apart. Packing leaves quarters of the four vectors side by
+// side:
+//
+//   | a0 b0 c0 d0 | a1 b1 c1 d1 | a2 b2 c2 d2 | a3 b3 c3 d3 |   ->   | a0 a1 a2 a3 | b0 b1 b2 b3 | c0 ...
+inline void store_bytes(uint8_t* p, int64_t step, const F (&first)[2], const F (&second)[2]) {
+  const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const I ab = _mm512_packs_epi32(_mm512_cvtps_epi32(first[0]), _mm512_cvtps_epi32(first[1]));
+  const I cd = _mm512_packs_epi32(_mm512_cvtps_epi32(second[0]), _mm512_cvtps_epi32(second[1]));
+  const I bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(bytes));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + step), _mm512_extracti64x4_epi64(bytes, 1));
 }
 
 inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }

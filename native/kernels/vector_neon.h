@@ -42,8 +42,8 @@ inline I minus_twice(I base, I count) {
   return {vsubq_s32(base.a, vshlq_n_s32(count.a, 1)), vsubq_s32(base.b, vshlq_n_s32(count.b, 1))};
 }
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied
-// here.
+// Numbers of at most 255, rounded to the nearest, halves to even; negative ones become 0. They take two bytes each, as
+// wide as is multiplied here.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
   const uint16x4_t low = vmovn_u32(vcvtnq_u32_f32(v.a)), high = vmovn_u32(vcvtnq_u32_f32(v.b));

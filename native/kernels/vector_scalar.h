@@ -43,12 +43,13 @@ inline I minus_twice(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane
 // clang-format on
 #undef BBG_LANES
 
-// Numbers from 0 to 255, rounded to the nearest, halves to even: so rounds the addition. They take two bytes each.
+// Numbers of at most 255, rounded to the nearest, halves to even: so rounds the addition. Negative ones become 0. They
+// take two bytes each.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
   constexpr float kUnitSpaced = 12582912.0f;  // 1.5 * 2^23: the floats around it are the integers
   uint16_t bytes[kLanes];
-  BBG_FOR(i, kLanes) bytes[i] = uint16_t((v.lane[i] + kUnitSpaced) - kUnitSpaced);
+  BBG_FOR(i, kLanes) bytes[i] = uint16_t(v.lane[i] > 0 ? (v.lane[i] + kUnitSpaced) - kUnitSpaced : 0);
   __builtin_memcpy(p, bytes, sizeof bytes);
 }
 

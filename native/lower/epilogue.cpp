@@ -27,14 +27,12 @@ void bound_bytes(const LowerInput& in, Epilogue& e) {
   const bool fold = e.clip && e.bytes.data && !e.real.data && !e.bits.data;
   for (int64_t c = 0; c < in.padded; ++c) {
     const float s = e.byte_scale[c], b = e.byte_bias[c];
-    float ends[2] = {0, kMost};
-    if (fold && s != 0) {
-      const float a = std::fma(e.low, s, b), z = std::fma(e.high, s, b);
-      ends[0] = std::clamp(std::min(a, z), 0.0f, kMost), ends[1] = std::clamp(std::max(a, z), 0.0f, kMost);
-    }
-    low[c] = ends[0], high[c] = ends[1];
+    const bool bounded = fold && s != 0;
+    const float a = bounded ? std::fma(e.low, s, b) : 0, z = bounded ? std::fma(e.high, s, b) : kMost;
+    low[c] = std::clamp(std::min(a, z), 0.0f, kMost), high[c] = std::clamp(std::max(a, z), 0.0f, kMost);
   }
-  e.byte_low = low, e.byte_high = high;
+  const bool none_is_lifted = std::all_of(low, low + in.padded, [](float l) { return l == 0; });
+  e.byte_low = none_is_lifted ? nullptr : low, e.byte_high = high;
   e.clip = e.clip && !fold;
 }
 
