@@ -218,8 +218,8 @@ struct ConvPool {
 };
 
 // Runs the items [begin, end) on one of the structs above. Items are numbered (block, image, row), or by block alone
-// for images_as_columns; blocks are outermost, so that a block's weights stay in the cache. `member`: of the team, the
-// one that runs these items.
+// for images_as_columns; blocks are outermost, so that a block's weights stay in the cache. Of a depthwise convolution
+// they are innermost. `member`: of the team, the one that runs these items.
 using KernelFunction = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
 
 struct NamedKernel {

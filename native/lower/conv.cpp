@@ -223,14 +223,14 @@ void lower_conv(const LowerInput& in, int index, std::vector<KernelCall>& calls)
     const Parity parity{input.data - input.left, in.scratch, input.image, input.row, conv.next, in.in.height};
     calls.push_back({in.kernels.parity, in.memory.copy(parity), in.in.height, index});
   }
-  const KernelFunction real = in.graph.is_depthwise(op) ? in.kernels.depthwise : in.kernels.conv;
-  if (conv.stacked.columns) {
-    calls.push_back({in.kernels.depthwise_bytes, in.memory.copy(conv), in.out.height * conv.block_count, index});
+  if (conv.stacked.columns || (op.kind() == Kind::conv && in.graph.is_depthwise(op))) {
+    const KernelFunction run = conv.stacked.columns ? in.kernels.depthwise_bytes : in.kernels.depthwise;
+    calls.push_back({run, in.memory.copy(conv), in.out.height * conv.block_count, index});
     return;
   }
+  const KernelFunction run = op.kind() == Kind::conv ? in.kernels.conv : in.kernels.binary_conv;
   const int64_t together = std::max(conv.tiles.rows, 1), rows = (in.out.height + together - 1) / together;
-  calls.push_back({op.kind() == Kind::conv ? real : in.kernels.binary_conv, in.memory.copy(conv), rows, index,
-                   conv.block_count, conv.images_as_columns});
+  calls.push_back({run, in.memory.copy(conv), rows, index, conv.block_count, conv.images_as_columns});
 }
 
 }  // namespace bbg
