@@ -106,6 +106,8 @@ DEPTHWISE = (
     *(Case(24, 24, (6, 7), kernel=(k, k), padding=(k // 2, k // 2), groups=24) for k in (1, 2, 5, 7)),
     *(Case(24, 24, (9, 10), stride=s, groups=24) for s in ((2, 2), (3, 1), (1, 3))),
     Case(17, 17, (9, 11), kernel=(3, 5), padding=(2, 3), stride=(2, 1), dilation=(3, 2), groups=17),
+    *(Case(96, 96, (11, 13), (k, k), (s, s), (k // 2, k // 2), groups=96) for k in (3, 5, 7) for s in (1, 2)),
+    *(Case(17, 17, (h, 6), kernel=(9, 3), padding=(4, 1), groups=17) for h in (1, 2, 3, 5, 12)),  # which rows count
     Case(40, 40, (3, 2), kernel=(7, 7), padding=(3, 3), groups=40),  # the map is smaller than the kernel
     Case(16, 16, (2, 2), padding=(5, 4), groups=16),  # outputs that see nothing but padding
     Case(20, 20, (7, 7), kernel=(7, 7), padding=(0, 0), groups=20),  # a single output

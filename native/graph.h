@@ -93,6 +93,11 @@ struct Graph {
   int find(const char* value) const;  // kNone where there is none
   const Value& input_of(const Op& op) const { return values[size_t(op.input())]; }
   const Value& result_of(const Op& op) const { return values[size_t(op.result())]; }
+  // A convolution of numbers whose filters have one channel each, their own.
+  bool is_depthwise(const Op& op) const {
+    const bool numbers = op.kind() == Kind::conv || op.kind() == Kind::byte_conv;
+    return numbers && op.groups > 1 && op.groups == input_of(op).channels && op.groups == result_of(op).channels;
+  }
   std::vector<int> output_values() const;  // of all parts of all outputs, each as often as it is written
 };
 

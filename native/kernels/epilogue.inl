@@ -179,17 +179,26 @@ BBG_INLINE void store_result(const Epilogue& e, const F (&value)[P][V], const Ro
     clear_tail<V>(e, pixel, c, P);
   }
   if (at.bytes) {
-    uint8_t* pixel = at.bytes + x * e.bytes.pixel + c * kByteSize;
     const int64_t step = e.bytes.pixel;
-    if (e.byte_scale) {
+    uint8_t* pixel = at.bytes + x * step + c * kByteSize;
+    F byte[P][V];
+    BBG_FOR(v, V) {
+      const F scale = load(e.byte_scale + c + v * kLanes), zero = load(e.byte_bias + c + v * kLanes);
+      const F most = load(e.byte_high + c + v * kLanes);
+      BBG_FOR(p, P) byte[p][v] = min(fma(value[p][v], scale, zero), most);
+    }
+    if (e.byte_low) {
       BBG_FOR(v, V) {
-        const F scale = load(e.byte_scale + c + v * kLanes), zero = load(e.byte_bias + c + v * kLanes);
-        BBG_FOR(p, P) store_bytes(pixel + p * step + v * kLanes * kByteSize, fma(value[p][v], scale, zero));
+        const F least = load(e.byte_low + c + v * kLanes);
+        BBG_FOR(p, P) byte[p][v] = max(byte[p][v], least);
       }
-    } else {
-      BBG_FOR(v, V) {
-        BBG_FOR(p, P) store_bytes(pixel + p * step + v * kLanes * kByteSize, value[p][v]);
-      }
+    }
+    constexpr int kPairs = kByteSize == 1 && V == 2 ? P / 2 : 0;
+    if constexpr (kPairs > 0) {
+      BBG_FOR(pair, kPairs) store_bytes(pixel + 2 * pair * step, step, byte[2 * pair], byte[2 * pair + 1]);
+    }
+    BBG_UNROLL for (int p = 2 * kPairs; p < P; ++p) {
+      BBG_FOR(v, V) store_bytes(pixel + p * step + v * kLanes * kByteSize, byte[p][v]);
     }
   }
 }

@@ -34,6 +34,7 @@ struct Layout {
 struct Epilogue {
   const float *scale, *bias, *shift, *gate, *above, *below, *offset, *bit_threshold;  // shift, above: null where absent
   const float *byte_scale, *byte_bias;
+  const float *byte_low, *byte_high;  // null and 255, or narrower for a clip that is left out; null: 0
   float low, high;
   bool clip;
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides
@@ -103,6 +104,15 @@ struct Tiles {
   int32_t kernel_rows;
 };
 
+// CountMethod::int8 where each filter has one channel, its own (kernels/depthwise.inl): the taps above each other share
+// words. Those of one output row and block are collected in a buffer of each team member: [word][input column][lane].
+struct StackedTaps {
+  uint8_t* buffer;     // of member 0
+  int64_t bytes;       // from a member's buffer to the next
+  int64_t columns;     // of the input, from the first tap of the first output to the last of the last one; 0: none
+  int64_t step, next;  // columns from an output to the next, and from a tap to the one beside it
+};
+
 struct Conv {
   Layout input;
   const ConvRow* rows;
@@ -116,6 +126,7 @@ struct Conv {
   CountMethod method;
   TailBytes tail_bytes;
   Tiles tiles;
+  StackedTaps stacked;
   int64_t next, below;  // bytes from a tap to the one beside it and to the one below
   int64_t parity;       // CountMethod::carry_save: bytes from a word to the XOR of the three
   // Of bits: base[row class][column class][channel] = valid taps + 2 * (set weight bits under padded taps), so that the
@@ -224,8 +235,8 @@ struct ConvPool {
 };
 
 // Runs the items [begin, end) on one of the structs above. Items are numbered (block, image, row), or by block alone
-// for images_as_columns; blocks are outermost, so that a block's weights stay in the cache. `member`: of the team, the
-// one that runs these items.
+// for images_as_columns; blocks are outermost, so that a block's weights stay in the cache. Of a depthwise convolution
+// they are innermost. `member`: of the team, the one that runs these items.
 using KernelFunction = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
 
 struct NamedKernel {
@@ -241,10 +252,10 @@ struct Kernels {
   bool two_pixels, carry_save, lookup4;  // which counting methods the set has
   bool tail_bytes;                       // whether it gathers TailBytes
   bool tiles;                            // and multiplies bytes by tiles
-  // binary_conv: of bytes too. conv: of real numbers; depthwise: where each filter has one channel, its own.
+  // binary_conv: of bytes too. conv: of real numbers. depthwise...: where each filter has one channel, its own.
   // pool_bytes: maxima only.
-  KernelFunction binary_conv, parity, window_sum, conv, depthwise, conv_pool, pool, pool_bits, pool_bytes, match,
-      gather, gather_bytes, multiply;
+  KernelFunction binary_conv, parity, window_sum, conv, depthwise, depthwise_bytes;
+  KernelFunction conv_pool, pool, pool_bits, pool_bytes, match, gather, gather_bytes, multiply;
   // The same names in the same order in every set.
   const NamedKernel* functions;  // of the kind unary (unary.inl), on a Unary
   int32_t function_count;

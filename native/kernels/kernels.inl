@@ -12,13 +12,14 @@
 //   Counter<P, V, CountMethod>       the innermost loop: base - 2 * differing bits, for P pixels and V vectors
 //   load_words splat_word            32-bit words as I
 //   dot(sum, bytes, weights)         sum + the products of the bytes in each word with as many weights
-//   kByteSize, store_bytes           how bytes are kept
+//   kByteSize, store_bytes           how bytes are kept; where they take one byte, also of two pixels at a time
 //   bytes_as_floats                  a vector of them
 //   kMoved, B                        bytes that move together, a multiple of a vector's; a vector of them
 //   load_bytes store_first           memory: store_first(p, v, n) stores the first n bytes, n a multiple of a vector's
 //   take_bytes(kept, from, byte)     byte i: from[byte[i]], or kept[i] where byte[i] is kNoByte
 //   max_bytes                        of unsigned bytes
 //   gather_tail_bytes                see TailBytes
+//   stack_taps                       see StackedTaps
 //
 // Short names, everywhere the same: P pixels and V vectors of a register block, p and v their indices; n image, y row,
 // x column, c channel of the result; e the epilogue, w weights, a activations.
@@ -268,50 +269,6 @@ BBG_BLOCK void conv_single(const OutputRow& row) {
   apply_and_store<1, V>(conv.out, sum, row.to, 0, row.block.channel, conv.out.bias + row.block.channel, nullptr);
 }
 
-// Each filter has one channel, its own: one load takes a tap's numbers of all lanes. Taps beside the map read zeros of
-// the margin. Loads are the bottleneck here, so tap offsets are added up instead of loaded: an eighth less time on a
-// Zen 5 core. With kPart the last vector is not full; nothing is read behind its last channel, where another thread may
-// be writing the result (plan/joins.cpp).
-template <int P, int V, bool kPart>
-BBG_BLOCK void depthwise_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
-  const Conv& conv = row.conv;
-  F acc[P][V];
-  BBG_FOR(p, P)
-    BBG_FOR(v, V) acc[p][v] = splat(0);
-  const float* w = static_cast<const float*>(row.weights);
-  at += row.block.channel * int64_t(sizeof(float));
-  const int64_t column = conv.column, next = conv.next, below = conv.below;
-  const int part = conv.out.channels - row.block.channel - (V - 1) * kLanes;
-  for (int j = 0; j < row.items; j += row.block.items, at += below) {
-    const uint8_t* a = at;
-    for (int t = 0; t < row.block.items; ++t, a += next, w += V * kLanes) {
-      F weight[V];
-      BBG_FOR(v, V) weight[v] = load(w + v * kLanes);
-      BBG_FOR(p, P) {
-        const float* in = reinterpret_cast<const float*>(a + p * column);
-        BBG_FOR(v, V) {
-          const float* lanes = in + v * kLanes;
-          acc[p][v] = fma(kPart && v == V - 1 ? load_first(lanes, part) : load(lanes), weight[v], acc[p][v]);
-        }
-      }
-    }
-  }
-  apply_and_store<P, V>(conv.out, acc, row.to, x, row.block.channel, conv.out.bias + row.block.channel, nullptr);
-}
-
-template <int V, bool kPart>
-inline void depthwise_row(const OutputRow& row) {
-  for_pixel_blocks<kMaxPixels, true>(row.width, [&](auto pixels, int64_t x) {
-    depthwise_pixels<decltype(pixels)::value, V, kPart>(row, row.at + x * row.conv.column, x);
-  });
-}
-
-template <int V>
-inline void depthwise_item(const OutputRow& row) {
-  const bool part = row.block.channel + V * kLanes > row.conv.out.channels;
-  part ? depthwise_row<V, true>(row) : depthwise_row<V, false>(row);
-}
-
 template <int V>
 inline void conv_item(const OutputRow& row) {
   if (row.conv.out.height == 1 && row.conv.out.width == 1) return conv_single<V>(row);
@@ -324,10 +281,7 @@ void conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t 
   conv_items<conv_item<2>, conv_item<1>>(args, images, begin, end, member);
 }
 
-void depthwise(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
-  conv_items<depthwise_item<2>, depthwise_item<1>>(args, images, begin, end, member);
-}
-
+#include "depthwise.inl"
 #include "moves.inl"
 #include "pools.inl"
 #include "unary.inl"
@@ -350,6 +304,7 @@ const Kernels table = {BBG_SET,
                        window_sum,
                        conv,
                        depthwise,
+                       depthwise_bytes,
                        conv_pool,
                        pool,
                        pool_bits,

@@ -34,11 +34,12 @@ inline uint32_t ge_mask(I a, I b) {
   return ~uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)))) & 0xff;
 }
 
-// Clipped to 0 and 255 and rounded to the nearest, halves to even. They take two bytes each: a product of a byte and a
-// weight fits the signed 16 bits that this set multiplies and adds in pairs; a sum of two in one byte each would not.
+// Numbers of at most 255, rounded to the nearest, halves to even; negative ones become 0. They take two bytes each: a
+// product of a byte and a weight fits the signed 16 bits that this set multiplies and adds in pairs; a sum of two in
+// one byte each would not.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
-  const I wide = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(255)));
+  const I wide = _mm256_cvtps_epi32(v);
   const __m128i narrow = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow);
 }
@@ -65,6 +66,26 @@ inline I splat_word(const uint8_t* p) {
   return _mm256_set1_epi32(word);
 }
 inline I minus_twice(I base, I count) { return _mm256_sub_epi32(base, _mm256_add_epi32(count, count)); }
+
+// Words of one number of each of `rows` tap rows, one or two, for the V vectors of channels of as many columns, which
+// are `pixel` bytes apart. The number of the first row, at `first`, goes to place `position` of its word.
+template <int V>
+inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int rows,
+                       int position) {
+  const auto load_row = [](const uint8_t* at) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+  };
+  constexpr int kVector = kLanes * kByteSize;
+  for (int64_t x = 0; x < columns; ++x, first += pixel) {
+    BBG_FOR(v, V) {
+      I words = load_row(first + v * kVector);
+      if (position == 1) words = _mm256_slli_epi32(words, 16);
+      if (rows == 2) words = _mm256_or_si256(words, _mm256_slli_epi32(load_row(first + below + v * kVector), 16));
+      _mm256_storeu_si256(reinterpret_cast<I*>(to), words);
+      to += sizeof words;
+    }
+  }
+}
 
 inline I dot(I sum, I bytes, I weights) { return _mm256_add_epi32(sum, _mm256_madd_epi16(bytes, weights)); }
 

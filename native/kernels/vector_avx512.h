@@ -29,12 +29,23 @@ inline F select_by_sign(F v, F above, F below) {
 inline uint32_t ge_mask(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline uint32_t ge_mask(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 
-// Clipped to 0 and 255 and rounded to the nearest, halves to even. What is too large for 32 bits becomes 2^31, without
-// a sign: 255.
+// Numbers of at most 255, rounded to the nearest, halves to even; negative ones become 0.
 constexpr int kByteSize = 1;
 inline void store_bytes(uint8_t* p, F v) {
-  const I whole = _mm512_cvtps_epi32(_mm512_max_ps(v, _mm512_setzero_ps()));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(whole));
+  const I rounded = _mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_setzero_si512());
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(rounded));
+}
+// Of two vectors of channels of two pixels, `step` bytes apart. Packing leaves quarters of the four vectors side by
+// side:
+//
+//   | a0 b0 c0 d0 | a1 b1 c1 d1 | a2 b2 c2 d2 | a3 b3 c3 d3 |   ->   | a0 a1 a2 a3 | b0 b1 b2 b3 | c0 ...
+inline void store_bytes(uint8_t* p, int64_t step, const F (&first)[2], const F (&second)[2]) {
+  const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const I ab = _mm512_packs_epi32(_mm512_cvtps_epi32(first[0]), _mm512_cvtps_epi32(first[1]));
+  const I cd = _mm512_packs_epi32(_mm512_cvtps_epi32(second[0]), _mm512_cvtps_epi32(second[1]));
+  const I bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(bytes));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + step), _mm512_extracti64x4_epi64(bytes, 1));
 }
 
 inline F bytes_as_floats(const uint8_t* p) {
@@ -84,6 +95,49 @@ inline void gather_tail_bytes(uint8_t* to, const uint8_t* first, int64_t column,
       words = _mm512_or_si512(words, _mm512_maskz_permutex2var_epi8(of_row[r], near, from, far));
     }
     _mm512_storeu_si512(to, words);
+  }
+}
+
+// Words of one number of each of `rows` tap rows, at most four, for the V vectors of channels of as many columns, which
+// are `pixel` bytes apart. The number of the first row, at `first`, goes to place `position` of its word. Two rows
+// share a register:
+//
+//   rows 0, 1 | a0 b0 c0 ... | a1 b1 c1 ... |      rows 2, 3 | a2 b2 c2 ... | a3 b3 c3 ... |
+//   words     | a0 a1 a2 a3 | b0 b1 b2 b3 | ...
+template <int V, int R>
+inline void stack_rows(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int position) {
+  const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const I odd_rows = _mm512_set1_epi32(int32_t(0x20002000u << 8 * position));
+  const I from = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)), odd_rows);
+  const I behind = _mm512_add_epi8(from, _mm512_set1_epi8(kLanes));  // of the second vector of channels
+  constexpr uint64_t kEach = 0x1111111111111111;                     // lane
+  const __mmask64 of_first = kEach * ((R > 1 ? 3 : 1) << position), of_last = kEach * ((R > 3 ? 12 : 4) << position);
+  const auto load_row = [&](int r) {
+    if (V == 2) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first + r * below));
+    return _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first + r * below)));
+  };
+  const auto load_rows = [&](int r) {
+    const I one = _mm512_castsi256_si512(load_row(r));
+    return r + 1 < R ? _mm512_inserti64x4(one, load_row(r + 1), 1) : one;
+  };
+  for (int64_t x = 0; x < columns; ++x, first += pixel, to += V * kLanes * 4) {
+    const I low = load_rows(0), high = R > 2 ? load_rows(2) : low;
+    BBG_FOR(v, V) {
+      const I index = v ? behind : from;
+      I words = _mm512_maskz_permutexvar_epi8(of_first, index, low);
+      if (R > 2) words = _mm512_mask_permutexvar_epi8(words, of_last, index, high);
+      _mm512_storeu_si512(to + v * kLanes * 4, words);
+    }
+  }
+}
+template <int V>
+inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int rows,
+                       int position) {
+  switch (rows) {
+    case 1: return stack_rows<V, 1>(to, first, pixel, columns, below, position);
+    case 2: return stack_rows<V, 2>(to, first, pixel, columns, below, position);
+    case 3: return stack_rows<V, 3>(to, first, pixel, columns, below, position);
+    default: return stack_rows<V, 4>(to, first, pixel, columns, below, position);
   }
 }
 

@@ -52,11 +52,10 @@ inline I minus_twice(I base, I count) {
   return {vsubq_s32(base.a, vshlq_n_s32(count.a, 1)), vsubq_s32(base.b, vshlq_n_s32(count.b, 1))};
 }
 
-// Clipped to 0 and 255 and rounded to the nearest, halves to even. They take two bytes each, as wide as is multiplied
-// here.
+// Numbers of at most 255, rounded to the nearest, halves to even; negative ones become 0. They take two bytes each, as
+// wide as is multiplied here.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
-  v = min(max(v, splat(0)), splat(255));
   const uint16x4_t low = vmovn_u32(vcvtnq_u32_f32(v.a)), high = vmovn_u32(vcvtnq_u32_f32(v.b));
   vst1q_u8(p, vreinterpretq_u8_u16(vcombine_u16(low, high)));
 }
@@ -81,6 +80,25 @@ inline I splat_word(const uint8_t* p) {
   __builtin_memcpy(&word, p, sizeof word);
   return {vdupq_n_s32(word), vdupq_n_s32(word)};
 }
+// Words of one number of each of `rows` tap rows, one or two, for the V vectors of channels of as many columns, which
+// are `pixel` bytes apart. The number of the first row, at `first`, goes to place `position` of its word.
+template <int V>
+inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int rows,
+                       int position) {
+  const uint16x8_t none = vdupq_n_u16(0);
+  for (int64_t x = 0; x < columns; ++x, first += pixel) {
+    BBG_FOR(v, V) {
+      const uint8_t* at = first + v * kLanes * kByteSize;
+      const uint16x8_t row = vreinterpretq_u16_u8(vld1q_u8(at));
+      const uint16x8_t second = rows == 2 ? vreinterpretq_u16_u8(vld1q_u8(at + below)) : row;
+      const uint16x8_t low = position == 0 ? row : none, high = rows + position == 2 ? second : none;
+      vst1q_u8(to, vreinterpretq_u8_u16(vzip1q_u16(low, high)));
+      vst1q_u8(to + 16, vreinterpretq_u8_u16(vzip2q_u16(low, high)));
+      to += 32;
+    }
+  }
+}
+
 inline int32x4_t dot(int32x4_t sum, int32x4_t bytes, int32x4_t weights) {
   const int16x8_t x = vreinterpretq_s16_s32(bytes), w = vreinterpretq_s16_s32(weights);
   const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(w));

@@ -47,13 +47,13 @@ inline I minus_twice(I base, I count) { BBG_LANES base.lane[i] -= 2 * count.lane
 // clang-format on
 #undef BBG_LANES
 
-// Clipped to 0 and 255 and rounded to the nearest, halves to even: so rounds the addition. They take two bytes each.
+// Numbers of at most 255, rounded to the nearest, halves to even: so rounds the addition. Negative ones become 0. They
+// take two bytes each.
 constexpr int kByteSize = 2;
 inline void store_bytes(uint8_t* p, F v) {
-  v = min(max(v, splat(0)), splat(255));
   constexpr float kUnitSpaced = 12582912.0f;  // 1.5 * 2^23: the floats around it are the integers
   uint16_t bytes[kLanes];
-  BBG_FOR(i, kLanes) bytes[i] = uint16_t((v.lane[i] + kUnitSpaced) - kUnitSpaced);
+  BBG_FOR(i, kLanes) bytes[i] = uint16_t(v.lane[i] > 0 ? (v.lane[i] + kUnitSpaced) - kUnitSpaced : 0);
   __builtin_memcpy(p, bytes, sizeof bytes);
 }
 
@@ -96,6 +96,23 @@ inline I splat_word(const uint8_t* p) {
   BBG_FOR(i, kLanes) r.lane[i] = word;
   return r;
 }
+// Words of one number of each of `rows` tap rows, one or two, for the V vectors of channels of as many columns, which
+// are `pixel` bytes apart. The number of the first row, at `first`, goes to place `position` of its word.
+template <int V>
+inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t columns, int64_t below, int rows,
+                       int position) {
+  for (int64_t x = 0; x < columns; ++x, first += pixel) {
+    uint16_t words[V * kLanes][2] = {};
+    for (int r = 0; r < rows; ++r) {
+      uint16_t row[V * kLanes];
+      __builtin_memcpy(row, first + r * below, sizeof row);
+      BBG_FOR(i, V * kLanes) words[i][position + r] = row[i];
+    }
+    __builtin_memcpy(to, words, sizeof words);
+    to += sizeof words;
+  }
+}
+
 inline I dot(I sum, I bytes, I weights) {
   BBG_FOR(i, kLanes)
     sum.lane[i] += int16_t(bytes.lane[i]) * int16_t(weights.lane[i]) + (bytes.lane[i] >> 16) * (weights.lane[i] >> 16);

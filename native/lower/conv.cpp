@@ -55,16 +55,17 @@ const ConvRow* make_rows(const LowerInput& in, const BorderClasses& classes, int
 // row.
 bool can_take_images_as_columns(const LowerInput& in, const Epilogue& e) {
   const auto dense = [](const Layout& l) { return !l.data || l.image == l.pixel; };
-  return in.op.kind() != Kind::conv && in.out.height * in.out.width == 1 && dense(e.real) && dense(e.bits) &&
-         dense(e.bytes) && dense(e.shortcut);
+  return in.op.kind() != Kind::conv && !can_stack_taps(in) && in.out.height * in.out.width == 1 && dense(e.real) &&
+         dense(e.bits) && dense(e.bytes) && dense(e.shortcut);
 }
 
 std::vector<ConvBlock> make_blocks(const LowerInput& in, CountMethod method) {
   // A block computes with the channels of all its groups: where groups are no wider than a vector, one vector per block
   // means half as many.
-  const bool multiplies =
-      in.op.kind() == Kind::byte_conv || (in.op.kind() == Kind::conv && !is_depthwise(in.graph, in.op));
-  const bool narrow_groups = multiplies && in.op.groups > 1 && in.out.channels / in.op.groups <= in.lanes;
+  const bool multiplies = in.op.kind() != Kind::binary_conv, stacks = can_stack_taps(in);
+  const bool own_channel = stacks || (in.op.kind() == Kind::conv && in.graph.is_depthwise(in.op));
+  const bool narrow_groups =
+      multiplies && !own_channel && in.op.groups > 1 && in.out.channels / in.op.groups <= in.lanes;
   const int64_t vectors = method == CountMethod::lookup4 ? kLookupFilters / in.lanes : narrow_groups ? 1 : 2;
   std::vector<ConvBlock> result;
   for (int64_t c = 0; c < in.padded; c += vectors * in.lanes) {
@@ -185,12 +186,14 @@ Conv make_conv(const LowerInput& in) {
   if (op.kind() == Kind::binary_conv) conv.method = choose_count_method(in.graph, op, conv.input, in.kernels);
   if (op.kind() == Kind::byte_conv) conv.method = CountMethod::int8;
   std::vector<ConvBlock> blocks = make_blocks(in, conv.method);
-  if (is_depthwise(in.graph, op)) {
-    arrange_depthwise(in, conv, blocks);
-  } else if (op.kind() == Kind::conv) {
-    arrange_floats(in, conv, blocks);
+  if (op.kind() == Kind::conv) {
+    in.graph.is_depthwise(op) ? arrange_depthwise(in, conv, blocks) : arrange_floats(in, conv, blocks);
   } else {
-    op.kind() == Kind::binary_conv ? arrange_bits(in, conv, blocks) : arrange_bytes(in, conv, blocks);
+    if (op.kind() == Kind::binary_conv) {
+      arrange_bits(in, conv, blocks);
+    } else {
+      can_stack_taps(in) ? stack_taps(in, conv, blocks) : arrange_bytes(in, conv, blocks);
+    }
     make_border_tables(in, conv, rows, cols);
     if (conv.method == CountMethod::carry_save) halve_accumulator(in, conv.out);
   }
@@ -220,10 +223,15 @@ void lower_conv(const LowerInput& in, int index, std::vector<KernelCall>& calls)
     const Parity parity{input.data - input.left, in.scratch, input.image, input.row, conv.next, in.in.height};
     calls.push_back({in.kernels.parity, in.memory.copy(parity), in.in.height, index});
   }
-  const KernelFunction real = is_depthwise(in.graph, op) ? in.kernels.depthwise : in.kernels.conv;
+  if (conv.stacked.columns || (op.kind() == Kind::conv && in.graph.is_depthwise(op))) {
+    const KernelFunction run = conv.stacked.columns ? in.kernels.depthwise_bytes : in.kernels.depthwise;
+    calls.push_back({run, in.memory.copy(conv), in.out.height * conv.block_count, index});
+    return;
+  }
+  const KernelFunction run = op.kind() == Kind::conv ? in.kernels.conv : in.kernels.binary_conv;
   const int64_t together = std::max(conv.tiles.rows, 1), rows = (in.out.height + together - 1) / together;
-  calls.push_back({op.kind() == Kind::conv ? real : in.kernels.binary_conv, in.memory.copy(conv), rows, index,
-                   conv.block_count / std::max(conv.tiles.blocks, 1), conv.images_as_columns});
+  const int64_t blocks = conv.block_count / std::max(conv.tiles.blocks, 1);
+  calls.push_back({run, in.memory.copy(conv), rows, index, blocks, conv.images_as_columns});
 }
 
 }  // namespace bbg

@@ -14,14 +14,17 @@ Conv make_conv(const LowerInput& in);
 
 // ---- conv_float.cpp: weights of real convolutions -------------------------------------------------------------------
 
-// A real convolution whose filters have one channel each, their own.
-bool is_depthwise(const Graph& graph, const Op& op);
 void arrange_floats(const LowerInput& in, const Conv& conv, std::vector<ConvBlock>& blocks);
-void arrange_depthwise(const LowerInput& in, const Conv& conv, std::vector<ConvBlock>& blocks);
 
 // ---- conv_bytes.cpp: weights of convolutions of bytes ---------------------------------------------------------------
 
 void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blocks);
+
+// ---- conv_depthwise.cpp: weights where each filter has one channel, its own -----------------------------------------
+
+void arrange_depthwise(const LowerInput& in, const Conv& conv, std::vector<ConvBlock>& blocks);
+bool can_stack_taps(const LowerInput& in);
+void stack_taps(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blocks);
 
 // ---- conv_bits.cpp: weights of binary convolutions ------------------------------------------------------------------
 
@@ -30,7 +33,7 @@ void arrange_bits(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& bloc
 // Up to 32 bits of filter `channel` from its bit `from` on.
 uint32_t filter_bits(const LowerInput& in, int64_t channel, int64_t from, int64_t count);
 
-// ---- shared by the three --------------------------------------------------------------------------------------------
+// ---- shared by these --------------------------------------------------------------------------------------------
 
 // The last filter of a block, and the input channels that its filters read: those of all their groups.
 struct BlockRange {

@@ -13,11 +13,6 @@
 
 namespace bbg {
 
-bool is_depthwise(const Graph& graph, const Op& op) {
-  const int64_t inputs = graph.input_of(op).channels, outputs = graph.result_of(op).channels;
-  return op.kind() == Kind::conv && op.groups > 1 && op.groups == inputs && op.groups == outputs;
-}
-
 void arrange_floats(const LowerInput& in, const Conv& conv, std::vector<ConvBlock>& blocks) {
   constexpr int64_t kFloatBytes = sizeof(float);
   const int64_t inputs = in.group_inputs(), taps = in.op.taps();
@@ -40,24 +35,6 @@ void arrange_floats(const LowerInput& in, const Conv& conv, std::vector<ConvBloc
           weights[item * width + o - block.channel] = in.op.float_weight[(o * taps + t) * inputs + c];
         }
       }
-    }
-    block.weights = weights;
-  }
-}
-
-// [tap][lane]: each filter has one channel, that of its lane, so an item is a tap.
-void arrange_depthwise(const LowerInput& in, const Conv& conv, std::vector<ConvBlock>& blocks) {
-  const int64_t taps = in.op.taps();
-  const int32_t* offsets = make_offsets(in, conv, 0, 1, 0, 1);
-  for (ConvBlock& block : blocks) {
-    const int64_t width = block.vectors * in.lanes;
-    block.items = int32_t(in.op.kernel[1]);
-    block.offsets = offsets;
-    block.width = int32_t(width);
-    block.row_weights = block.items * width;
-    float* weights = in.memory.make<float>(taps * width);
-    for (int64_t o = block.channel; o < std::min(block.channel + width, in.out.channels); ++o) {
-      for (int64_t t = 0; t < taps; ++t) weights[t * width + o - block.channel] = in.op.float_weight[o * taps + t];
     }
     block.weights = weights;
   }

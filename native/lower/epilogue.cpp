@@ -1,6 +1,7 @@
 // The epilogue's parameters as the kernels read them: one vector per parameter, padded to whole vectors of lanes. Lanes
 // behind the last channel get numbers that give 0 and a bit of 0.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "lower/lower.h"
@@ -24,6 +25,26 @@ const int32_t* repeats(const LowerInput& in, int64_t given) {
     to[c] = first + lane < given ? kNone : int32_t((first + lane) % given);
   }
   return to;
+}
+
+// Bytes lie between 0 and 255. Where nothing but bytes is written, the clip before them is folded into these bounds:
+// what multiplies and adds keeps an order, or turns it round, so that
+//
+//   clip(clip(v, low, high) s + b, 0, 255)  =  clip(v s + b, low s + b, high s + b) within 0 and 255      for s > 0
+void bound_bytes(const LowerInput& in, Epilogue& e) {
+  constexpr float kMost = 255;
+  float* low = in.memory.make<float>(in.padded);
+  float* high = in.memory.make<float>(in.padded);
+  const bool fold = e.clip && e.bytes.data && !e.real.data && !e.bits.data;
+  for (int64_t c = 0; c < in.padded; ++c) {
+    const float s = e.byte_scale[c], b = e.byte_bias[c];
+    const bool bounded = fold && s != 0;
+    const float a = bounded ? std::fma(e.low, s, b) : 0, z = bounded ? std::fma(e.high, s, b) : kMost;
+    low[c] = std::clamp(std::min(a, z), 0.0f, kMost), high[c] = std::clamp(std::max(a, z), 0.0f, kMost);
+  }
+  const bool none_is_lifted = std::all_of(low, low + in.padded, [](float l) { return l == 0; });
+  e.byte_low = none_is_lifted ? nullptr : low, e.byte_high = high;
+  e.clip = e.clip && !fold;
 }
 
 }  // namespace
@@ -61,6 +82,7 @@ Epilogue make_epilogue(const LowerInput& in) {
   e.byte_shortcut = op.shortcut != kNone && in.graph.values[size_t(op.shortcut)].type == Type::bytes;
   e.bits = in.layout(op.bits), e.bytes = in.layout(op.bytes);
   if (e.shortcut.channels < in.channels && e.shortcut.channels % in.lanes) e.repeat = repeats(in, e.shortcut.channels);
+  bound_bytes(in, e);
   e.channels = int32_t(in.channels), e.height = int32_t(in.out.height), e.width = int32_t(in.out.width);
   return e;
 }

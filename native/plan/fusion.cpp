@@ -24,7 +24,7 @@ int stored_value(const Graph& graph, int value) {
 int fused_pool(const Graph& graph, int index) {
   const Op& op = graph.ops[size_t(index)];
   const bool real_only = op.real != kNone && op.bits == kNone && op.bytes == kNone;
-  if (op.kind() != Kind::byte_conv || !real_only || op.shortcut != kNone) return kNone;
+  if (op.kind() != Kind::byte_conv || graph.is_depthwise(op) || !real_only || op.shortcut != kNone) return kNone;
   const std::vector<int> outputs = graph.output_values();
   int pool = kNone;
   auto readers = std::count(outputs.begin(), outputs.end(), op.real);

@@ -151,7 +151,7 @@ Case draw_case(const KindRule& rule, int number) {
   c.rule = &rule, c.function = functions[static_cast<size_t>(number) % functions.size()];
   const bool conv = rule.required & bbg::kWeight;
   do {
-    const bool depthwise = rule.kind == Kind::conv && draw(0, 1);
+    const bool depthwise = (rule.kind == Kind::conv || rule.kind == Kind::byte_conv) && draw(0, 1);
     c.groups = !conv || draw(0, 3) ? 1 : draw(1, 4);
     c.in = {kChannels[draw(0, 14)] * c.groups, draw(1, 17), draw(1, 17)};
     if (depthwise) c.groups = c.in.channels;

@@ -120,6 +120,10 @@ def test_real_layers_beside_them_take_the_bytes_that_are_there(tmp_path: Path) -
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "grouped": (lambda: ByteConv2d(4, 8, 3, padding=1, groups=2), (4, 7, 7)),
     "strided and dilated": (lambda: ByteConv2d(3, 5, 3, stride=2, padding=2, dilation=2), (3, 9, 8)),
+    "depthwise": (lambda: ByteConv2d(5, 5, 3, padding=1, groups=5), (5, 7, 7)),
+    "depthwise, strided and dilated": (lambda: ByteConv2d(4, 4, 5, 2, 3, 2, groups=4, bias=False), (4, 9, 8)),
+    "depthwise, no padding": (lambda: ByteConv2d(3, 3, (7, 1), groups=3), (3, 8, 3)),
+    "two filters per channel": (lambda: ByteConv2d(4, 8, 3, padding=1, groups=4), (4, 7, 7)),
     "no padding": (lambda: ByteConv2d(3, 5, (1, 3)), (3, 6, 6)),
     "kernel larger than the map": (lambda: ByteConv2d(3, 5, 7, padding=3, bias=False), (3, 3, 2)),
     "flattened": (lambda: nn.Sequential(nn.Flatten(), ByteLinear(18, 4, channels=2)), (2, 3, 3)),
@@ -160,6 +164,49 @@ def test_any_place(name: str, tmp_path: Path) -> None:
     model = recorded(nn.Sequential(make()), x)
     report = bbg.convert(model, tmp_path / "n.bbg", x)
     assert not [found for found in report.findings if found.wrong]
+
+
+class Bottleneck(nn.Module):
+    """A block of MobileNetV2: 1x1 to more channels, depthwise, 1x1 back."""
+
+    def __init__(self, channels: int, wide: int) -> None:
+        super().__init__()
+
+        def layers(inputs: int, outputs: int, **options: Any) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, bias=False, **options), nn.BatchNorm2d(outputs)]
+
+        expand = layers(channels, wide, kernel_size=1)
+        deep = layers(wide, wide, kernel_size=3, padding=1, groups=wide)
+        self.body = nn.Sequential(*expand, nn.ReLU6(), *deep, nn.ReLU6(), *layers(wide, channels, kernel_size=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.body(x)
+        return y
+
+
+def test_a_network_with_depthwise_layers_is_bytes_throughout(tmp_path: Path) -> None:
+    """Its depthwise layers learn like the others; packed, only the sums of the blocks are real numbers."""
+    torch.manual_seed(0)
+    blocks = (Bottleneck(8, 40), nn.Conv2d(8, 16, 1), Bottleneck(16, 24))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+    net = bbg.binarize(net, "float", example=IMAGES[:2], bits=8)
+    layers = [m for m in net.modules() if isinstance(m, (ByteConv2d, ByteLinear))]
+    assert len(layers) == 9
+    model = recorded(net, pixels=True).train()
+    model(IMAGES).square().sum().backward()
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in layers)
+    assert all(layer.stretch.grad.abs().sum() > 0 for layer in layers if not layer.fixed)
+    report = bbg.convert(model.eval(), tmp_path / "n.bbg", IMAGES, preprocess=HOW)
+    assert not [found for found in report.findings if found.wrong]
+    ops = read(tmp_path / "n.bbg").graph.ops
+    assert [op.kind for op in ops if op.tensors.get("weight") is not None] == ["byte_conv"] * 9
+    deep = [op for op in ops if op.attributes.get("groups", 1) > 1]
+    assert [(op.real, bool(op.bytes)) for op in deep] == [(None, True)] * 2
+    with torch.no_grad():
+        wanted = model(IMAGES).numpy()
+    for threads in (1, 2):
+        given = bbg.load(tmp_path / "n.bbg", threads)(PIXELS)
+        assert np.abs(given - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 def test_without_a_range_it_is_refused(tmp_path: Path) -> None:

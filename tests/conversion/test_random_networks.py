@@ -55,9 +55,7 @@ def test_edges_in_8_bits_match_torch_with_the_same_edges(seed: int, tmp_path: Pa
     assert report.difference <= 1e-5
     assert report.agreement.divergence <= 1e-5
     model = packed.read(tmp_path / "net.bbg")
-    shapes = model.graph.shapes(*size)
-    reals = [op for op in model.graph.ops if op.kind == "conv"]
-    still_real = [op for op in reals if not op.is_depthwise(shapes[op.inputs[0]])]
+    still_real = [op for op in model.graph.ops if op.kind == "conv"]
     assert all(op.inputs[0] == model.graph.input_name and mode is None for op in still_real)
     x, images = random_graphs.random_input(model.graph, 3, np.random.default_rng(seed))
     oracle = reference.run(model.graph, x)
@@ -68,14 +66,18 @@ def test_edges_in_8_bits_match_torch_with_the_same_edges(seed: int, tmp_path: Pa
         assert abs(given - wanted).max() <= 1e-5 * max(abs(wanted).max(), 1e-30)
 
 
-def test_depthwise_convolutions_stay_real(tmp_path: Path) -> None:
-    """Their kernel of float32 is the faster one; those around them become convolutions of bytes."""
+def test_depthwise_convolutions_become_bytes(tmp_path: Path) -> None:
+    """A block of MobileNetV2, of pixels too: no real number stands between its layers, and torch says the same."""
     conv = torch.nn.Conv2d
-    model = torch.nn.Sequential(conv(3, 8, 3), conv(8, 8, 3, groups=8), conv(8, 8, 1), conv(8, 8, 1, groups=4))
+    deep = conv(3, 3, 3, padding=1, groups=3)
+    block = [conv(3, 40, 1), torch.nn.ReLU6(), conv(40, 40, 5, 2, 2, groups=40), torch.nn.ReLU6(), conv(40, 8, 1)]
+    wide = [conv(8, 16, 3, padding=(2, 3), dilation=(2, 3), groups=8), conv(16, 5, 1, groups=1)]  # two filters each
+    model = torch.nn.Sequential(deep, *block, *wide)
     preprocess = bbg.Preprocess(16)
     report = bbg.convert(model, tmp_path / "net.bbg", torch.randn(3, 3, 16, 16), edges="int8", preprocess=preprocess)
-    kinds = [op.kind for op in packed.read(tmp_path / "net.bbg").graph.ops]
-    assert kinds == ["byte_conv", "conv", "byte_conv", "byte_conv"]
+    ops = packed.read(tmp_path / "net.bbg").graph.ops
+    assert [op.kind for op in ops] == ["byte_conv"] * 6
+    assert [tuple(op.written.values()) for op in ops] == [("bytes",)] * 5 + [("real",)]
     assert report.difference <= 1e-5
 
 

@@ -147,10 +147,12 @@ EXAMPLE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         ({}, {"stem.0": 32, "a.0": 1, "b.0": 1, "deep": 32, "fc": 32}),
         ({"bits": {"a": 8}}, {"stem.0": 32, "a.0": 8, "b.0": 1, "deep": 32, "fc": 32}),
         ({"bits": {"first": 8, "last": 8}}, {"stem.0": 8, "a.0": 1, "b.0": 1, "deep": 32, "fc": 8}),
-        ({"bits": 8}, {"stem.0": 8, "a.0": 8, "b.0": 8, "deep": 32, "fc": 8}),
+        ({"bits": 8}, {"stem.0": 8, "a.0": 8, "b.0": 8, "deep": 8, "fc": 8}),
         ({"bits": {"*.0": 8}, "keep": ()}, {"stem.0": 8, "a.0": 8, "b.0": 8, "deep": 32, "fc": 1}),
         ({"bits": {"a": 1}, "keep": ("a", "b")}, {"stem.0": 1, "a.0": 1, "b.0": 32, "deep": 32, "fc": 1}),
-        ({"bits": 8, "method": "float"}, {"stem.0": 8, "a.0": 8, "b.0": 8, "deep": 32, "fc": 8}),
+        ({"bits": {"deep": 8}}, {"stem.0": 32, "a.0": 1, "b.0": 1, "deep": 8, "fc": 32}),
+        ({"bits": {"deep": 1, "fc": 8}}, {"stem.0": 32, "a.0": 1, "b.0": 1, "deep": 32, "fc": 8}),  # never 1
+        ({"bits": 8, "method": "float"}, {"stem.0": 8, "a.0": 8, "b.0": 8, "deep": 8, "fc": 8}),
     ],
     ids=str,
 )

@@ -56,9 +56,12 @@ def integers(layer: Any, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, ...]
     return u, q, s, b, a, of_filter
 
 
-@pytest.mark.parametrize("options", CONVS, ids=str)
-def test_a_convolution_is_that_of_what_bytes_and_integers_stand_for(options: dict[str, Any]) -> None:
-    layer = ranged(ByteConv2d(4, 6, **options))
+DEPTHWISE = [(outputs, {**options, "groups": 4}) for outputs in (4, 8) for options in CONVS]
+
+
+@pytest.mark.parametrize(("outputs", "options"), [*((6, options) for options in CONVS), *DEPTHWISE], ids=str)
+def test_a_convolution_is_that_of_what_bytes_and_integers_stand_for(outputs: int, options: dict[str, Any]) -> None:
+    layer = ranged(ByteConv2d(4, outputs, **options))
     x = 2 * drawn(3, 4, 6, 5, seed=3)
     u, q, s, b, a, of_filter = integers(layer, x.numpy(), layer.weight.detach().numpy())
     numbers = torch.from_numpy(u.astype(np.float64) * s[:, None, None] + b[:, None, None])
@@ -208,7 +211,6 @@ def test_under_autocast_the_integers_stay_exact(train: bool) -> None:
     ("make", "words"),
     [
         (lambda: ByteConv2d(4, 4, 3, padding_mode="reflect"), "padding_mode is 'reflect'"),
-        (lambda: ByteConv2d(4, 8, 3, groups=4), "depthwise convolution stays real-valued"),
         (lambda: ByteLinear(70_000, 2), "70,000 products per number are too many for 8 bits, allowed are 65,535"),
         (lambda: ByteLinear(12, 2, channels=5), "5 channels do not divide the 12 features"),
         (lambda: ByteConv2d(4, 4, 3)(torch.zeros(4, 5, 5)), r"takes \[N, C, H, W\], got \[4, 5, 5\]"),

@@ -70,7 +70,7 @@ def test_float_convolutions(case: Case, isa: str) -> None:
         np.testing.assert_array_equal(run(graph, x, threads, isa)["y"], first)
 
 
-@pytest.mark.parametrize("case", [*CASES, *STEMS, *TILED], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *STEMS, *TILED, *DEPTHWISE], ids=str)
 def test_the_integers_of_a_convolution_of_bytes_are_exact(case: Case, isa: str) -> None:
     """Of the network's input, whose numbers lie side by side, and of bytes inside, each with an odd tap bias."""
     rng = np.random.default_rng(4)
@@ -135,6 +135,30 @@ def test_depthwise_convolutions_inside(case: Case, isa: str) -> None:
     before = Op("before", "pointwise", ("x",), "z", None, {}, shift, ("bias",))
     graph = Graph("x", (case.inputs, *case.size), (before, behind), ()).with_outputs([*behind.written, "z"])
     check(graph, batch(case, 3, rng), isa)
+
+
+@pytest.mark.parametrize("clip", [(-2.0, 3.0), (0.0, np.inf), (-np.inf, 1.5)], ids=str)
+@pytest.mark.parametrize("case", [*DEPTHWISE[::3], *CASES[::9]], ids=str)
+def test_bytes_alone_are_those_beside_real_numbers(case: Case, clip: tuple[float, float], isa: str) -> None:
+    """Where nothing else is written, the clip becomes a bound of the bytes, whichever way their scale turns it."""
+    rng = np.random.default_rng(8)
+    fan_in = case.kernel[0] * case.kernel[1] * case.inputs // case.groups
+    rows = {
+        "scale": rng.normal(size=case.outputs) * 4 / (128 * 128 * fan_in**0.5),
+        "bias": rng.normal(size=case.outputs),
+        "byte_scale": rng.choice([-40, 0, 25, 60], case.outputs),
+        "byte_bias": rng.uniform(-20, 150, case.outputs),
+    }
+    tensors = conv_graph("byte_conv", case, rng).ops[0].tensors
+    tensors |= {"epilogue": np.stack([*rows.values()]).astype(np.float32)}
+    more = {"bytes": "u", "tensors": tensors, "epilogue": tuple(rows), "clip": clip}
+    both, alone = conv_graph("byte_conv", case, rng, **more), conv_graph("byte_conv", case, rng, real=None, **more)
+    x = rng.integers(0, 256, (3, case.inputs, *case.size)).astype(np.uint8)
+    want = reference.run(both, x)
+    got, beside = (Engine(PackedModel(g), 2)(x.transpose(0, 2, 3, 1).copy())["u"] for g in (alone, both))
+    np.testing.assert_array_equal(got, beside)
+    scale, bias = (rows[name].astype(np.float32)[:, None, None] for name in ("byte_scale", "byte_bias"))
+    assert np.abs(got - np.clip(want["y"].astype(np.float64) * scale + bias, 0, 255)).max() <= 0.5 + 1e-3
 
 
 POOLS = (  # kernel, stride, padding, dilation

@@ -151,6 +151,16 @@ def test_a_tight_budget_of_bytes_makes_layers_binary(planned: Plan, trained: Pat
         plan(model, digits, "1B", steps=1)
 
 
+def test_depthwise_layers_have_8_bits_in_every_plan(digits: Split) -> None:
+    torch.manual_seed(0)
+    deep = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(1, 8, 1), *deep, nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    found = plan(nn.Sequential(model, nn.Linear(8, 10)), digits, "1s", steps=1)
+    assert {layer.name for layer in found.layers} == {"0.0", "0.4", "1"}
+    binary = bbg.binarize(nn.Sequential(model, nn.Linear(8, 10)), "bbg", (), torch.zeros(2, 1, 8, 8), bits=found.bits)
+    assert {row.name: row.bits for row in binary.report.rows if row.bits is not None}["0.1"] == 8
+
+
 def test_what_cannot_be_planned_is_refused(digits: Split) -> None:
     few = digits._replace(train=first(digits.train, 100))
     with pytest.raises(BbgError, match="there are 100 training images; a plan needs 1024 or more"):

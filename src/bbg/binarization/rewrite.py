@@ -54,7 +54,8 @@ def binarize(
     `[N, C, H, W]`; they give the shapes. `keep`: what stays real-valued. "first" is the layers that read the images,
     "last" those that the output comes from; anything else is a pattern over qualified names, as "*.downsample.*" or
     "features.0", and a module's name stands for all inside. Depthwise convolutions, squeeze-excite, layers that are
-    called more than once and those without a binary twin stay real-valued too; the report says which and why. `act`:
+    called more than once and those without a binary twin stay real-valued too; the report says which and why. The first
+    two may have 8 bits. `act`:
     what replaces an activation that is never negative, None for the method's nonlinearity.
 
     `bits`: the width of layers, 1, 8 or 32 (real-valued), one number for all or by pattern, the first that fits:

@@ -49,7 +49,7 @@ def widths(network: TracedNetwork, keep: tuple[str, ...], rules: Mapping[str, in
 def reason_against_bytes(network: TracedNetwork, node: fx.Node) -> str:
     """Why the layer that `node` calls cannot become one of 8 bits, if it cannot."""
     reason = reason_to_keep(network, node)
-    return "" if reason.startswith(SQUEEZE) else reason
+    return "" if reason.startswith((DEPTHWISE, SQUEEZE)) else reason
 
 
 def reason_to_keep(network: TracedNetwork, node: fx.Node) -> str:
@@ -71,11 +71,11 @@ def reason_to_keep(network: TracedNetwork, node: fx.Node) -> str:
         return "its weight is computed (weight norm, pruning), not a parameter"
     if not network.inputs(node):
         return "its input does not depend on the images"
-    if isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels:
-        return DEPTHWISE
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"padding_mode is {layer.padding_mode!r}"
     rank = len(network.shapes[network.inputs(node)[0]])
     if isinstance(layer, nn.Linear) and rank not in (2, 4):
         return f"its input has {rank} dimensions, not 2 or 4"
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels:
+        return DEPTHWISE
     return f"{SQUEEZE}: a pooled map that becomes a factor" if network.in_squeeze_excite(node) else ""

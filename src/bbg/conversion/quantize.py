@@ -10,9 +10,6 @@ and exact from there on: a padded tap adds 0, as in the float convolution. Only 
 and the numbers that become bytes. The pixels of an image are bytes already; other inputs get their s and b per channel
 from their range (ranges.py), and stay float32 where none is known. A value that only such convolutions read, as input
 and as shortcut, is kept as bytes alone: gate (s u + b) = (gate s) u + gate b.
-
-Depthwise convolutions stay real: a byte of each channel leaves no sums to share, so that the kernel of float32 is the
-faster one.
 """
 
 from __future__ import annotations
@@ -116,7 +113,7 @@ def _convolutions(graph: Graph, preprocess: Preprocess | None) -> dict[str, Op]:
     convs = {}
     for op in graph.ops:
         source = graph.values[op.inputs[0]]
-        if op.kind == "conv" and not op.is_depthwise(source) and op.fan_in(source) <= INT8.most_products:
+        if op.kind == "conv" and op.fan_in(source) <= INT8.most_products:
             convs[op.name] = op
     pixels = graph.input_name
     others = [name for op in graph.ops for name in (op.inputs if op.name not in convs else op.inputs[1:])]

@@ -207,11 +207,6 @@ class Op:
                 if bits % 64 and (array[..., -1] >> np.uint64(bits % 64)).any():
                     raise self.error(f"tensor {name!r} has bits set behind the last of {bits}")
 
-    def is_depthwise(self, main: Value) -> bool:
-        """Whether this is a convolution whose filters have one channel each, their own."""
-        groups = self.attributes.get("groups", 1)
-        return bool(groups > 1 and groups == main.channels == self.attributes["channels"])
-
     def fan_in(self, main: Value) -> int:
         """Products per number of the result: `kh * kw * I / groups`; 0 for ops without a weight."""
         return KINDS[self.kind].products(self.attributes, main.shape)

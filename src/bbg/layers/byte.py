@@ -191,16 +191,14 @@ def fix_pixels(model: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -> N
 class ByteConv2d(_Byte, nn.Conv2d):
     """`nn.Conv2d` with 8-bit weight and input; a padded tap adds 0 to the sums.
 
-    Input `[N, C, H, W]`, output `[N, O, H', W']`, float32. Raises BbgError for a padding mode other than zeros, a
-    depthwise convolution (which the engine computes in float32), and sums of more than 65,535 products.
+    Input `[N, C, H, W]`, output `[N, O, H', W']`, float32. Raises BbgError for a padding mode other than zeros, and for
+    sums of more than 65,535 products.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *args: Any, **kwargs: Any):
         super().__init__(in_channels, out_channels, *args, **kwargs)
         if self.padding_mode != "zeros":
             raise BbgError(f"ByteConv2d: padding_mode is {self.padding_mode!r}, only 'zeros' is allowed")
-        if self.groups > 1 and self.groups == self.in_channels:
-            raise BbgError("ByteConv2d: a depthwise convolution stays real-valued; use nn.Conv2d")
         _check_products(self.weight)
         self._ranges(in_channels, self.weight.device)
 
