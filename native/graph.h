@@ -50,7 +50,7 @@ struct Op : bbg_attributes {
   std::vector<int> operands;                                        // values, at least one; one may come more than once
   std::vector<Source> sources;                                      // plan/moves.cpp: of each channel; else none
   int shortcut = kNone, real = kNone, bits = kNone, bytes = kNone;  // values
-  int function_index = kNone;                                       // into Kernels::functions
+  int function_index = kNone;  // into Kernels::functions; of a convolution: plan/functions.cpp
   float low = 0, high = 0;
   Tensor<float> float_weight;
   Tensor<int8_t> byte_weight;

@@ -1,13 +1,16 @@
 #include "program.h"
 
 #include "plan/buffers.h"
+#include "plan/functions.h"
 #include "plan/moves.h"
 
 namespace bbg {
 
 Program compile(const Graph& given, const Kernels& kernels, int members) {
   Program program;
-  const Graph graph = plan_moves(given);
+  Graph fused = given;
+  fuse_functions(fused);
+  const Graph graph = plan_moves(fused);
   const Places places = place_joins(graph, kernels.lanes);
   const Layouts layouts = assign_layouts(graph, places, kernels);
   std::vector<int64_t> scratch;

@@ -40,7 +40,8 @@ BBG_BLOCK void depthwise_pixels(const OutputRow& row, const uint8_t* at, int64_t
       }
     }
   }
-  apply_and_store<P, V>(conv.out, acc, row.to, x, row.block.channel, conv.out.bias + row.block.channel, nullptr);
+  const int c = row.block.channel;
+  apply_and_store<P, V, false, true>(conv.out, acc, row.to, x, c, conv.out.bias + c, nullptr);
 }
 
 template <int V, bool kPart>

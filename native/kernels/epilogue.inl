@@ -100,8 +100,8 @@ BBG_INLINE void scale_and_bias(const Epilogue& e, F (&value)[P][V], int c, const
 // accumulators and becomes the real results. The bias of channel c for pixel p is at bias[border[p]], or at *bias for
 // all where border is null.
 //
-// With kBytes the shortcut may be bytes.
-template <int P, int V, bool kShift = false, bool kBytes = false>
+// With kNumbers it is that of a convolution of numbers: the shortcut may be bytes, and a function may follow.
+template <int P, int V, bool kShift = false, bool kNumbers = false>
 BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPointers& at, int64_t x, int c,
                                const float* bias, const int32_t* border) {
   scale_and_bias<P, V>(e, value, c, bias, border);
@@ -117,7 +117,7 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
     F gate[V];
     int from[V];
     BBG_FOR(v, V) gate[v] = load(e.gate + c + v * kLanes), from[v] = c + v * kLanes;
-    if (kBytes && e.byte_shortcut) {
+    if (kNumbers && e.byte_shortcut) {
       BBG_FOR(p, P) {
         BBG_FOR(v, V) {
           value[p][v] = fma(gate[v], bytes_as_floats(pixel + p * step + (c + v * kLanes) * kByteSize), value[p][v]);
@@ -150,6 +150,16 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
     const F low = splat(e.low), high = splat(e.high);
     BBG_FOR(v, V) {
       BBG_FOR(p, P) value[p][v] = min(max(value[p][v], low), high);
+    }
+  }
+  if (kNumbers && e.function) {
+    float numbers[P * V * kLanes];  // an address of `value` would keep it in memory for all
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) store(numbers + (p * V + v) * kLanes, value[p][v]);
+    }
+    e.function(numbers, P * V);
+    BBG_FOR(p, P) {
+      BBG_FOR(v, V) value[p][v] = load(numbers + (p * V + v) * kLanes);
     }
   }
 }
@@ -203,9 +213,9 @@ BBG_INLINE void store_result(const Epilogue& e, const F (&value)[P][V], const Ro
   }
 }
 
-template <int P, int V, bool kShift = false>
+template <int P, int V, bool kShift = false, bool kNumbers = false>
 BBG_INLINE void apply_and_store(const Epilogue& e, F (&value)[P][V], const RowPointers& at, int64_t x, int c,
                                 const float* bias, const int32_t* border) {
-  apply_epilogue<P, V, kShift>(e, value, at, x, c, bias, border);
+  apply_epilogue<P, V, kShift, kNumbers>(e, value, at, x, c, bias, border);
   store_result<P, V>(e, value, at, x, c);
 }

@@ -37,6 +37,7 @@ struct Epilogue {
   const float *byte_low, *byte_high;  // null and 255, or narrower for a clip that is left out; null: 0
   float low, high;
   bool clip;
+  void (*function)(float* numbers, int vectors);  // comes behind the clip; null: none. Convolutions of numbers only
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides
   const float* window_sum;       // S, one number per [image, y, x, group]; null without `shift`
   const int32_t* group;          // of each channel, for S
@@ -244,6 +245,13 @@ struct NamedKernel {
   KernelFunction run;
 };
 
+// A scalar function: `run` on a Unary, `apply` in place on whole vectors of numbers.
+struct NamedFunction {
+  const char* name;
+  KernelFunction run;
+  void (*apply)(float* numbers, int vectors);
+};
+
 struct Kernels {
   const char* name;
   int32_t lanes;
@@ -257,7 +265,7 @@ struct Kernels {
   KernelFunction binary_conv, parity, window_sum, conv, depthwise, depthwise_bytes;
   KernelFunction conv_pool, pool, pool_bits, pool_bytes, match, gather, gather_bytes, multiply;
   // The same names in the same order in every set.
-  const NamedKernel* functions;  // of the kind unary (unary.inl), on a Unary
+  const NamedFunction* functions;  // of the kind unary (unary.inl)
   int32_t function_count;
   const NamedKernel* pixel_kinds;  // on a PixelOp
   int32_t pixel_kind_count;

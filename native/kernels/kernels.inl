@@ -102,7 +102,7 @@ BBG_INLINE Border border(const OutputRow& row, int64_t x) {
 }
 
 // From whole accumulators to real results.
-template <int P, int V, bool kShift, bool kBytes>
+template <int P, int V, bool kShift, bool kNumbers>
 BBG_INLINE void apply_epilogue_to_sums(const OutputRow& row, const I (&sum)[P][V], F (&value)[P][V], const Border& edge,
                                        int64_t x, int c) {
   const Conv& conv = row.conv;
@@ -110,7 +110,7 @@ BBG_INLINE void apply_epilogue_to_sums(const OutputRow& row, const I (&sum)[P][V
     BBG_FOR(v, V) value[p][v] = to_float(sum[p][v]);
   const float* bias = conv.class_bias ? conv.class_bias + edge.at : conv.out.bias;
   const int32_t* border = conv.class_bias ? edge.of : nullptr;
-  apply_epilogue<P, V, kShift, kBytes>(conv.out, value, row.to, x, c, bias + c, border);
+  apply_epilogue<P, V, kShift, kNumbers>(conv.out, value, row.to, x, c, bias + c, border);
 }
 
 // From the counts of P pixels from x on and V vectors of channels from c on to what the op writes.
@@ -237,7 +237,8 @@ BBG_BLOCK void conv_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
       BBG_FOR(v, V) acc[p][v] = fma(in, weight[v], acc[p][v]);
     }
   }
-  apply_and_store<P, V>(conv.out, acc, row.to, x, row.block.channel, conv.out.bias + row.block.channel, nullptr);
+  const int c = row.block.channel;
+  apply_and_store<P, V, false, true>(conv.out, acc, row.to, x, c, conv.out.bias + c, nullptr);
 }
 
 inline F item(const OutputRow& row, int j) {
@@ -266,7 +267,8 @@ BBG_BLOCK void conv_single(const OutputRow& row) {
   }
   F sum[1][V];
   BBG_FOR(v, V) sum[0][v] = add(add(acc[0][v], acc[1][v]), add(acc[2][v], acc[3][v]));
-  apply_and_store<1, V>(conv.out, sum, row.to, 0, row.block.channel, conv.out.bias + row.block.channel, nullptr);
+  const int c = row.block.channel;
+  apply_and_store<1, V, false, true>(conv.out, sum, row.to, 0, c, conv.out.bias + c, nullptr);
 }
 
 template <int V>

@@ -134,12 +134,17 @@ void unary(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
   value_rows<UnaryRow<Function>>(*static_cast<const Unary*>(args), begin, end);
 }
 
+template <class Function>
+void apply_to_vectors(float* numbers, int vectors) {
+  for (int i = 0; i < vectors; ++i) store(numbers + i * kLanes, Function::apply(load(numbers + i * kLanes)));
+}
+
 template <class List>
 struct UnaryTable;
 
 template <class... Functions>
 struct UnaryTable<FunctionList<Functions...>> {
-  static constexpr NamedKernel rows[] = {{Functions::name, unary<Functions>}...};
+  static constexpr NamedFunction rows[] = {{Functions::name, unary<Functions>, apply_to_vectors<Functions>}...};
 };
 
 // ---- layer_norm ---------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ void bound_bytes(const LowerInput& in, Epilogue& e) {
   constexpr float kMost = 255;
   float* low = in.memory.make<float>(in.padded);
   float* high = in.memory.make<float>(in.padded);
-  const bool fold = e.clip && e.bytes.data && !e.real.data && !e.bits.data;
+  const bool fold = e.clip && !e.function && e.bytes.data && !e.real.data && !e.bits.data;
   for (int64_t c = 0; c < in.padded; ++c) {
     const float s = e.byte_scale[c], b = e.byte_bias[c];
     const bool bounded = fold && s != 0;
@@ -82,6 +82,7 @@ Epilogue make_epilogue(const LowerInput& in) {
   e.byte_shortcut = op.shortcut != kNone && in.graph.values[size_t(op.shortcut)].type == Type::bytes;
   e.bits = in.layout(op.bits), e.bytes = in.layout(op.bytes);
   if (e.shortcut.channels < in.channels && e.shortcut.channels % in.lanes) e.repeat = repeats(in, e.shortcut.channels);
+  if (op.is_conv() && op.function_index != kNone) e.function = in.kernels.functions[op.function_index].apply;
   bound_bytes(in, e);
   e.channels = int32_t(in.channels), e.height = int32_t(in.out.height), e.width = int32_t(in.out.width);
   return e;

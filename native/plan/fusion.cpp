@@ -25,6 +25,7 @@ int fused_pool(const Graph& graph, int index) {
   const Op& op = graph.ops[size_t(index)];
   const bool real_only = op.real != kNone && op.bits == kNone && op.bytes == kNone;
   if (op.kind() != Kind::byte_conv || graph.is_depthwise(op) || !real_only || op.shortcut != kNone) return kNone;
+  if (op.function_index != kNone) return kNone;
   const std::vector<int> outputs = graph.output_values();
   int pool = kNone;
   auto readers = std::count(outputs.begin(), outputs.end(), op.real);
