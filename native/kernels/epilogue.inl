@@ -62,20 +62,51 @@ BBG_BLOCK F load_window_sum(const Epilogue& e, const RowPointers& at, int64_t x,
   return load(lane);
 }
 
-// V vectors of channels from c on of a shortcut that repeats its own and does not fill whole vectors with them. A
-// vector is read from where its first channel is; what lies behind the shortcut's last channel is taken from its first
-// vector.
+// The mean of every `outputs`-th of `given` channels from c on, for each lane and P pixels: whole vectors of them, then
+// those channels that have one more. `part`: of each lane, one over how many there are.
+template <int P>
+BBG_INLINE void mean_of_channels(F (&mean)[P], const uint8_t* pixel, int64_t step, int given, int outputs, int c,
+                                 const float* part) {
+  const float* at[P];
+  BBG_FOR(p, P) {
+    at[p] = reinterpret_cast<const float*>(pixel + p * step) + c;
+    mean[p] = load(at[p]);
+  }
+  if (given == outputs) return;
+  int from = outputs;
+  for (; from + outputs <= given; from += outputs) {
+    BBG_FOR(p, P) mean[p] = add(mean[p], load(at[p] + from));
+  }
+  const int rest = given % outputs;
+  if (c < rest) {
+    const int more = rest - c < kLanes ? rest - c : kLanes;
+    BBG_FOR(p, P) mean[p] = add(mean[p], load_first(at[p] + from, more));
+  }
+  const F factor = load(part);
+  BBG_FOR(p, P) mean[p] = mul(mean[p], factor);
+}
+
+// V vectors of channels from c on of a shortcut with another number of channels (plan/fusion.cpp): their means where it
+// has more. Else it repeats its own: a vector is read from where its first channel is, and what lies behind the
+// shortcut's last channel is taken from its first vector.
 //
 //   shortcut   |0 .... 23|           vectors from 0 |0 ... 15|, from 16 |16 .. 23 0 .. 7|, from 8 |8 ... 23|, ...
 template <int P, int V>
-BBG_BLOCK void repeated_shortcut(const Epilogue& e, const uint8_t* pixel, int c, F (&value)[P][V]) {
+BBG_BLOCK void matched_shortcut(const Epilogue& e, const uint8_t* pixel, int c, F (&value)[P][V]) {
   const int64_t step = e.shortcut.pixel;
+  const int given = int(e.shortcut.channels);
   BBG_FOR(v, V) {
-    const int from = (c + v * kLanes) % int(e.shortcut.channels);
-    BBG_FOR(p, P) {
-      const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);
-      value[p][v] = take(load(shortcut + from), load(shortcut), e.repeat + c + v * kLanes);
+    const int at = c + v * kLanes;
+    F own[P];
+    if (e.part) {
+      mean_of_channels<P>(own, pixel, step, given, e.channels, at, e.part + at);
+    } else {
+      BBG_FOR(p, P) {
+        const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);
+        own[p] = take(load(shortcut + at % given), load(shortcut), e.repeat + at);
+      }
     }
+    BBG_FOR(p, P) value[p][v] = own[p];
   }
 }
 
@@ -123,11 +154,11 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
           value[p][v] = fma(gate[v], bytes_as_floats(pixel + p * step + (c + v * kLanes) * kByteSize), value[p][v]);
         }
       }
-    } else if (e.repeat) {
-      F repeated[P][V];
-      repeated_shortcut<P, V>(e, pixel, c, repeated);
+    } else if (e.repeat || e.part) {
+      F matched[P][V];
+      matched_shortcut<P, V>(e, pixel, c, matched);
       BBG_FOR(p, P) {
-        BBG_FOR(v, V) value[p][v] = fma(gate[v], repeated[p][v], value[p][v]);
+        BBG_FOR(v, V) value[p][v] = fma(gate[v], matched[p][v], value[p][v]);
       }
     } else {
       if (e.shortcut.channels < e.channels) {

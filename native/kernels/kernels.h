@@ -26,7 +26,7 @@ struct Layout {
   int64_t image = 0, row = 0, pixel = 0;
   int64_t left = 0, right = 0;  // bytes of margin
   int64_t slice = 0;            // bytes into the pixel of a join (plan/joins.cpp) at which this value begins
-  int64_t channels = 0;         // stored; a shortcut with fewer than the result repeats them
+  int64_t channels = 0;         // a shortcut with others than the result: matched_shortcut
 };
 
 // The epilogue of docs/format.md. Per-channel vectors are padded to the lane count with numbers that make unused lanes
@@ -41,7 +41,8 @@ struct Epilogue {
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides
   const float* window_sum;       // S, one number per [image, y, x, group]; null without `shift`
   const int32_t* group;          // of each channel, for S
-  const int32_t* repeat;         // of each channel, see repeated_shortcut; null where no shortcut needs it
+  const int32_t* repeat;         // of each channel, see matched_shortcut; null where no shortcut needs it
+  const float* part;             // of each channel: one over the shortcut's whose mean it adds; null where none
   int32_t groups;
   Layout shortcut, real, bits, bytes;
   bool byte_shortcut;  // the shortcut is bytes: CountMethod::int8 only

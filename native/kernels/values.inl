@@ -28,33 +28,18 @@ inline void value_rows(const Args& op, int64_t begin, int64_t end) {
 
 // ---- pointwise, and match_channels to fewer channels ----------------------------------------------------------------
 
-// The mean of every out-th channel from c on: whole vectors of them, then those channels that have one more.
 struct MatchRow {
   const Match& match;
   const uint8_t* in;
-  const int outputs, rest;
 
-  inline MatchRow(const Match& args, int64_t n, int64_t y)
-      : match(args), in(pixel_of(args.input, n, y, 0)), outputs(args.out.channels), rest(args.channels % outputs) {}
+  inline MatchRow(const Match& args, int64_t n, int64_t y) : match(args), in(pixel_of(args.input, n, y, 0)) {}
 
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
-    const float* pixel[P];
-    BBG_FOR(p, P) {
-      pixel[p] = floats_at(in, (x + p) * match.input.pixel) + c;
-      value[p][0] = load(pixel[p]);
-    }
-    if (match.channels == outputs) return;
-    int from = outputs;
-    for (; from + outputs <= match.channels; from += outputs) {
-      BBG_FOR(p, P) value[p][0] = add(value[p][0], load(pixel[p] + from));
-    }
-    if (c < rest) {
-      const int more = rest - c < kLanes ? rest - c : kLanes;
-      BBG_FOR(p, P) value[p][0] = add(value[p][0], load_first(pixel[p] + from, more));
-    }
-    const F part = load(match.part + c);
-    BBG_FOR(p, P) value[p][0] = mul(value[p][0], part);
+    const int64_t step = match.input.pixel;
+    F mean[P];
+    mean_of_channels<P>(mean, in + x * step, step, match.channels, match.out.channels, c, match.part + c);
+    BBG_FOR(p, P) value[p][0] = mean[p];
   }
 };
 

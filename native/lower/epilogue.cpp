@@ -49,6 +49,13 @@ void bound_bytes(const LowerInput& in, Epilogue& e) {
 
 }  // namespace
 
+const float* mean_parts(const LowerInput& in, int64_t given) {
+  float* part = in.memory.make<float>(in.padded);
+  const int64_t least = given / in.channels, rest = given % in.channels;
+  for (int64_t c = 0; c < in.padded; ++c) part[c] = 1.0f / float(least + (c < rest));
+  return part;
+}
+
 Epilogue make_epilogue(const LowerInput& in) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const Op& op = in.op;
@@ -81,6 +88,7 @@ Epilogue make_epilogue(const LowerInput& in) {
   e.shortcut = in.layout(op.shortcut), e.real = in.layout(op.real);
   e.byte_shortcut = op.shortcut != kNone && in.graph.values[size_t(op.shortcut)].type == Type::bytes;
   e.bits = in.layout(op.bits), e.bytes = in.layout(op.bytes);
+  if (e.shortcut.channels > in.channels) e.part = mean_parts(in, e.shortcut.channels);
   if (e.shortcut.channels < in.channels && e.shortcut.channels % in.lanes) e.repeat = repeats(in, e.shortcut.channels);
   if (op.is_conv() && op.function_index != kNone) e.function = in.kernels.functions[op.function_index].apply;
   bound_bytes(in, e);

@@ -65,6 +65,10 @@ void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scrat
 
 Epilogue make_epilogue(const LowerInput& in);
 
+// Channel c of a result is the mean of those of the `given` channels that are congruent to c modulo the result's: of
+// one more for the first of them. For each, one over their number.
+const float* mean_parts(const LowerInput& in, int64_t given);
+
 // The epilogue for half the accumulator, as CountMethod::carry_save counts.
 void halve_accumulator(const LowerInput& in, Epilogue& epilogue);
 

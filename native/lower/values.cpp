@@ -112,11 +112,8 @@ Match make_rest(const LowerInput& in) {
   return match;
 }
 
-// Output channel c is the mean of the inputs congruent to c modulo the outputs: of one more for the first of them.
 Match make_match(const LowerInput& in) {
-  float* part = in.memory.make<float>(in.padded);
-  const int64_t least = in.in.channels / in.out.channels, rest = in.in.channels % in.out.channels;
-  for (int64_t c = 0; c < in.padded; ++c) part[c] = 1.0f / float(least + (c < rest));
+  const float* part = mean_parts(in, in.in.channels);
   return {in.layout(in.op.input()), int32_t(in.in.channels), part, make_epilogue(in)};
 }
 

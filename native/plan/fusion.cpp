@@ -12,8 +12,7 @@ bool is_elided(const Graph& graph, const Op& op) {
     if (other.has_operand(op.real)) return false;
   }
   const std::vector<int> outputs = graph.output_values();
-  if (std::find(outputs.begin(), outputs.end(), op.real) != outputs.end()) return false;
-  return graph.input_of(op).channels <= graph.values[size_t(op.real)].channels;
+  return std::find(outputs.begin(), outputs.end(), op.real) == outputs.end();
 }
 
 int stored_value(const Graph& graph, int value) {

@@ -5,8 +5,8 @@
 
 namespace bbg {
 
-// Whether `op` does not run because it only repeats its input's channels, for ops that add them as a shortcut: these
-// read the input, again from its first channel on behind its last.
+// Whether `op` does not run because it only repeats its input's channels, or takes their means, for ops that add them
+// as a shortcut: these do so as they read the input.
 bool is_elided(const Graph& graph, const Op& op);
 
 // The value that is read where `value` is a shortcut: the input of an elided op, else `value`, which may be kNone.

@@ -14,6 +14,7 @@ from cases.convolutions import CHANNELS, CONCATS, MAPS, Case, Pair, conv_graph
 from cases.random_graphs import random_joins, random_moves
 
 REPEATS = [(i, o) for i in (1, 3, 8, 16, 24, 40, 48) for o in (16, 48, 49, 96, 144) if i <= o]
+MEANS = [(i, o) for i in (16, 24, 49, 64, 70) for o in (1, 3, 8, 16, 23, 40, 48) if i > o]
 
 # The kinds of one real operand that need neither tensors nor attributes.
 ALONE = [
@@ -149,8 +150,8 @@ def test_every_operand_keeps_its_memory_until_it_is_read(isa: str) -> None:
     check(graph, rng.standard_normal((18, 16, 5, 6)).astype(np.float32), isa)
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), REPEATS)
-def test_shortcuts_of_repeated_channels(inputs: int, outputs: int, isa: str) -> None:
+@pytest.mark.parametrize(("inputs", "outputs"), [*REPEATS, *MEANS])
+def test_shortcuts_of_other_channels(inputs: int, outputs: int, isa: str) -> None:
     """Read by a convolution as well, so that there are margins; with a gate and without; more than once."""
     rng = np.random.default_rng(inputs * outputs)
     gate = {"epilogue": rng.standard_normal((1, outputs)).astype(np.float32)}
