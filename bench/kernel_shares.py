@@ -22,6 +22,7 @@ from bench.record import ROOT, Result, machine
 from cases.convolutions import LAYERS, Case, Layer
 
 SHARES = ROOT / "tests" / "native" / "speed.json"
+SAME_BITS = {"amx": "avx512"}  # sets whose kernels of bits are those of another set, compiled once more
 LANES = {"amx": 16, "avx512": 16, "avx2": 8, "neon": 8, "scalar": 8}
 FILTERS = 32  # in a vector of the table kernel, whatever the lanes
 CALLS = 60  # of a layer in one try
@@ -88,14 +89,14 @@ def blocks(recorded: Result, kernel_set: str) -> list[tuple[Block, float]]:
     """Every block of a set with its recorded share."""
     return [
         (Block(kernel_set, row["counting"], row["vectors"], pixels), share)
-        for row in recorded["blocks"].get(kernel_set, ())
+        for row in recorded["blocks"].get(SAME_BITS.get(kernel_set, kernel_set), ())
         for pixels, share in zip(row["pixels"], row["shares"], strict=True)
     ]
 
 
 def layers(recorded: Result, kernel_set: str) -> list[tuple[Layer, float]]:
     """Every layer that a set has a recorded share of."""
-    shares = recorded["layers"].get(kernel_set, {})
+    shares = recorded["layers"].get(SAME_BITS.get(kernel_set, kernel_set), {})
     return [(layer, shares[str(layer)]) for layer in LAYERS if shares]
 
 
@@ -131,7 +132,7 @@ def main() -> None:
     recorded = json.loads(SHARES.read_text(encoding="utf-8"))
     facts = machine()
     recorded |= {key: facts[key] for key in ("date", "commit", "cpu", "cpu_family_model")}
-    for kernel_set in [s.name for s in kernel_sets() if s.supported]:
+    for kernel_set in [s.name for s in kernel_sets() if s.supported and s.name not in SAME_BITS]:
         os.environ["BBG_ISA"] = kernel_set
         for row in recorded["blocks"].get(kernel_set, ()):
             own = [Block(kernel_set, row["counting"], row["vectors"], pixels) for pixels in row["pixels"]]

@@ -15,7 +15,7 @@
 //   kByteSize, store_bytes           how bytes are kept; where they take one byte, also of two pixels at a time
 //   bytes_as_floats                  a vector of them
 //   kMoved, B                        bytes that move together, a multiple of a vector's; a vector of them
-//   load_bytes store_first           memory: store_first(p, v, n) stores the first n bytes, n a multiple of a vector's
+//   load_moved store_first           memory: store_first(p, v, n) stores the first n bytes, n a multiple of a vector's
 //   take_bytes(kept, from, byte)     byte i: from[byte[i]], or kept[i] where byte[i] is kNoByte
 //   max_bytes                        of unsigned bytes
 //   gather_tail_bytes                see TailBytes

@@ -24,7 +24,7 @@ struct GatherBytesRow {
       const Layout& input = gather.inputs[piece.input];
       const uint8_t* from = pixel_of(input, n, y, x) + piece.channel;
       const uint8_t* lanes = gather.lanes + i * kMoved;
-      BBG_FOR(p, P) value[p] = take_bytes(value[p], load_bytes(from + p * input.pixel), lanes);
+      BBG_FOR(p, P) value[p] = take_bytes(value[p], load_moved(from + p * input.pixel), lanes);
     }
   }
 };
@@ -51,11 +51,11 @@ struct PoolBytesRow {
     static_assert(P == 1, "windows may differ");
     const Window& cols = pool.cols[x];
     const uint8_t* window = from + cols.begin * pool.input.pixel + b;
-    value[0] = load_bytes(window);
+    value[0] = load_moved(window);
     for (int i = 0; i < rows.count; ++i) {
       for (int j = 0; j < cols.count; ++j) {
         const int64_t tap = i * pool.dilation_y * pool.input.row + j * pool.dilation_x * pool.input.pixel;
-        value[0] = max_bytes(value[0], load_bytes(window + tap));
+        value[0] = max_bytes(value[0], load_moved(window + tap));
       }
     }
   }

@@ -50,11 +50,11 @@ inline F bytes_as_floats(const uint8_t* p) {
 
 constexpr int kMoved = 16;  // those of a vector of numbers
 using B = __m128i;
-inline B load_bytes(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const B*>(p)); }
+inline B load_moved(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const B*>(p)); }
 inline void store_first(uint8_t* p, B v, int) { _mm_storeu_si128(reinterpret_cast<B*>(p), v); }
 inline B max_bytes(B a, B b) { return _mm_max_epu8(a, b); }
 inline B take_bytes(B kept, B from, const uint8_t* byte) {
-  const B index = load_bytes(byte);
+  const B index = load_moved(byte);
   return _mm_blendv_epi8(_mm_shuffle_epi8(from, index), kept, index);  // by the sign
 }
 

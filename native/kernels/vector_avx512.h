@@ -54,7 +54,7 @@ inline F bytes_as_floats(const uint8_t* p) {
 
 constexpr int kMoved = 64;
 using B = __m512i;
-inline B load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline B load_moved(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline void store_first(uint8_t* p, B v, int n) { _mm512_mask_storeu_epi8(p, ~__mmask64{0} >> (64 - n), v); }
 inline B max_bytes(B a, B b) { return _mm512_max_epu8(a, b); }
 inline B take_bytes(B kept, B from, const uint8_t* byte) {

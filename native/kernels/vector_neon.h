@@ -67,7 +67,7 @@ inline F bytes_as_floats(const uint8_t* p) {
 
 constexpr int kMoved = 16;  // those of a vector of numbers
 using B = uint8x16_t;
-inline B load_bytes(const uint8_t* p) { return vld1q_u8(p); }
+inline B load_moved(const uint8_t* p) { return vld1q_u8(p); }
 inline void store_first(uint8_t* p, B v, int) { vst1q_u8(p, v); }
 inline B max_bytes(B a, B b) { return vmaxq_u8(a, b); }
 inline B take_bytes(B kept, B from, const uint8_t* byte) { return vqtbx1q_u8(kept, from, vld1q_u8(byte)); }

@@ -69,7 +69,7 @@ constexpr int kMoved = 16;  // those of a vector of numbers
 struct B {
   uint8_t byte[kMoved];
 };
-inline B load_bytes(const uint8_t* p) {
+inline B load_moved(const uint8_t* p) {
   B r;
   __builtin_memcpy(&r, p, sizeof r);
   return r;

@@ -89,7 +89,8 @@ std::vector<int> assign_buffers(const Graph& graph, const Places& places, const 
     if (op.shortcut == kNone || op.real == kNone || buffer[size_t(op.real)] != op.real) continue;
     const Layout &from = layouts[size_t(op.shortcut)], &to = layouts[size_t(op.real)];
     const int shared = buffer[size_t(op.shortcut)];
-    const bool same_addresses = from.pixel == to.pixel && from.left == to.left && from.right == to.right &&
+    const bool real = graph.values[size_t(op.shortcut)].type == Type::real;
+    const bool same_addresses = real && from.pixel == to.pixel && from.left == to.left && from.right == to.right &&
                                 from.slice == 0 && from.channels == to.channels;
     const bool is_operand =
         std::any_of(op.operands.begin(), op.operands.end(), [&](int v) { return buffer[size_t(v)] == shared; });
