@@ -5,7 +5,8 @@
 Real-valued networks with random weights, converted without training: by bbg, by the quantizer of ONNX Runtime (for it
 and OpenVINO), and by that of LiteRT. OpenVINO's default is the precision that it picks itself: bfloat16 where the CPU
 has it. A second group is held to AVX2 and a third, where the CPU has AMX, to AVX-512 with VNNI. bbg gets the bytes of
-the image, the others the normalised tensor.
+the image, the others the normalised tensor. Where bbg has the network, its twin of 1 bit (8-bit edges) stands beside
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torchvision
 import bbg
 from bbg.engine import kernel_sets
 from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, plain, table
-from bench.networks import CALIBRATION, build, entry_of, export, normalised, random_bytes, settled
+from bench.networks import CALIBRATION, build, entry_of, export, normalised, pack, random_bytes, settled
 from bench.record import Result, parser_of, run
 from bench.runtimes import Entrant, compare, has_amx
 
@@ -53,6 +54,7 @@ HELD = (
     Entrant("OpenVINO", "int8, 7-bit weights", "AVX2"),
     Entrant("OpenVINO", "float32", "AVX2"),
 )
+ONE_BIT = (*OWN, "resnet18")
 LEAST = 0.3  # correlation with torch that is asked for: random weights do not quantise well, which changes no time
 
 
@@ -66,6 +68,8 @@ def prepare(name: str, folder: Path) -> None:
         network = settled(torchvision.models.get_model(name), entry)
     example = torch.from_numpy(normalised(entry, random_bytes(entry, 4, seed=2)))
     bbg.convert(network, folder / f"{name}.bbg", example, edges="int8", preprocess=entry.preset)
+    if name in ONE_BIT:
+        pack(name, folder / f"{name}.1 bit.bbg")
     images = normalised(entry, random_bytes(entry, CALIBRATION, seed=3))
     export(network, name, normalised(entry, random_bytes(entry)), images, folder)
 
@@ -82,6 +86,8 @@ def rows(arguments: argparse.Namespace) -> Result:
         with tempfile.TemporaryDirectory() as place:
             prepare(name, Path(place))
             for entrants in groups:
+                ours = Entrant("bbg", "1 bit", entrants[0].held_to)
+                entrants = (*entrants, ours) if name in ONE_BIT else entrants
                 found, absent = compare(name, 1, entrants, arguments.rounds, Path(place), LEAST)
                 result["eight_bits"] += found
                 result["absent"] += absent

@@ -96,8 +96,8 @@ def settled(network: nn.Module, entry: Network) -> nn.Module:
 
 def pack(name: str, path: Path, edges: str = "int8") -> None:
     """The binary network as a packed file; `edges` as for bbg.convert."""
-    example = torch.from_numpy(normalised(NETWORKS[name], bytes_of(name, 4, seed=2)))
-    bbg.convert(build(name, "bbg"), path, example, edges=edges, preprocess=NETWORKS[name].preset)
+    example = torch.from_numpy(normalised(entry_of(name), bytes_of(name, 4, seed=2)))
+    bbg.convert(build(name, "bbg"), path, example, edges=edges, preprocess=entry_of(name).preset)
 
 
 def twin(name: str, folder: Path) -> None:

@@ -49,7 +49,8 @@ def in_bbg(network: str, threads: int, folder: Path, precision: str) -> Ready:
     import bbg
     from bench.networks import bytes_of
 
-    path, image = folder / f"{network}.bbg", bytes_of(network)
+    path, image = folder / f"{network}.{precision}.bbg", bytes_of(network)
+    path = path if path.exists() else folder / f"{network}.bbg"
     engine = bbg.load(path, threads=threads)
     return lambda: engine(image), None, {"kernels": engine.kernels, "bytes": path.stat().st_size}
 
