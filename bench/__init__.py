@@ -9,7 +9,7 @@ BENCHMARKS = (
     "kernels",
     "layers",
     "runtimes",
-    "litert",
+    "eight_bits",
     "torchvision_networks",
     "training",
     "ranges",
