@@ -143,7 +143,7 @@ def render(result: Result) -> str:
     """A row per entrant."""
     text = (
         "One image at a time, random weights; the others run the real-valued twin. What is held to AVX2 is "
-        "compared with bbg on AVX2. Convolutions of int8 rows were seen to run in int8."
+        "compared with bbg on AVX2. OpenVINO's and ONNX Runtime's int8 convolutions were seen to run in int8."
     )
     plot = f"![Time of a network in each runtime]({PLOT})\n\n" if drawn(result) else ""
     rows = table(

@@ -12,10 +12,10 @@ inline void depthwise_items(const Conv& conv, int64_t begin, int64_t end, Run&& 
 
 // ---- of real numbers ----------------------------------------------------------------------------------------------
 
-// One load takes a tap's numbers of all lanes. Taps beside the map read zeros of
-// the margin. Loads are the bottleneck here, so tap offsets are added up instead of loaded: an eighth less time on a
-// Zen 5 core. With kPart the last vector is not full; nothing is read behind its last channel, where another thread may
-// be writing the result (plan/joins.cpp).
+// One load takes a tap's numbers of all lanes. Taps beside the map read zeros of the margin. Loads are the bottleneck
+// here, so tap offsets are added up instead of loaded: an eighth less time on a Zen 5 core. With kPart the last vector
+// is not full; nothing is read behind its last channel, where another thread may be writing the result
+// (plan/joins.cpp).
 template <int P, int V, bool kPart>
 BBG_BLOCK void depthwise_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   const Conv& conv = row.conv;

@@ -9,8 +9,7 @@
 //    not run either, since its operands, whole values, may be its places in memory (joins.cpp).
 //
 // 2. A move, or a max-pool, whose only result is bytes reads bytes: those that the writers of its operands form. Its
-// own
-//    rounding, with its scale and bias per channel, becomes theirs. Each byte is the same:
+//    own rounding, with its scale and bias per channel, becomes theirs. Each byte is the same:
 //
 //      a. A writer rounds the real number that it would have stored, by the same instructions.
 //      b. A writer has one rounding per channel. So an op is left as it is where a channel that it needs is rounded
