@@ -54,20 +54,16 @@ int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
 // 2. An elided op writes nothing: its result is its input's memory.
 //
 // 3. An op that adds a shortcut writes its real result over it. Number (n, y, x, c) of the result then has the address
-// of
-//    number (n, y, x, c) of the shortcut, and nothing else has that address. This is safe because of three facts:
+//    of number (n, y, x, c) of the shortcut, and nothing else has that address. This is safe because of three facts:
 //
 //      a. Both have the same strides and margins, begin at the beginning of a pixel (no slice of a join behind the
-//      first),
-//         and the shortcut stores all its channels (no wrapping reads). So a
-//         register block of an item reads exactly the addresses that it writes, and it loads the shortcut before it
-//         stores the result (apply_and_store). Items are disjoint, so no other item, on whatever thread, touches them.
+//         first), and the shortcut stores all its channels (no wrapping reads). So a register block of an item reads
+//         exactly the addresses that it writes, and it loads the shortcut before it stores the result
+//         (apply_and_store). Items are disjoint, so no other item, on whatever thread, touches them.
 //      b. No later op and no output reads that memory for the sake of the shortcut: op i is its last reader. `last`
-//      counts
-//         reads per memory, so readers of values that share it already are included.
+//         counts reads per memory, so readers of values that share it already are included.
 //      c. Op i does not read the same memory as an operand. It would read other addresses than it writes (the windows
-//      of
-//         neighbouring rows overlap), which another item may have overwritten.
+//         of neighbouring rows overlap), which another item may have overwritten.
 //
 //    A fused convolution runs later than its index says, but its operand is a value of bytes, over which no op writes.
 //    Margins are zero before and after. What lies behind the last channel is unspecified before and after.
