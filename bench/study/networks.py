@@ -35,9 +35,38 @@ def staged(num_classes: int, *stages: Stage, method: str = "bbg-gate", act: str 
     return set_bits(network, {"first": 8, "last": 8})
 
 
-def resnet8_mixed(num_classes: int) -> nn.Module:
-    """ResNet-8 w16 with a last stage twice as wide and as deep, at 1 bit."""
-    return staged(num_classes, Stage(16, 8, 2), Stage(32, 8, 2), Stage(128, 1, 4))
+# Beside ResNet-8 w16 in 8 bits
+
+
+def mixed_small(num_classes: int) -> nn.Module:
+    """Deeper than ResNet-8, with a last stage of 96 channels at 1 bit."""
+    return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(96, 1, 3))
+
+
+def mixed_small_wide(num_classes: int) -> nn.Module:
+    """As deep as ResNet-8, with wider stages of 8 bits and a last one of 128 channels at 1 bit."""
+    return staged(num_classes, Stage(24, 8, 2), Stage(40, 8, 2), Stage(128, 1, 2))
+
+
+def mixed_small_fast(num_classes: int) -> nn.Module:
+    """ResNet-8 with its last stage at 1 bit, and another one of 128 channels behind it."""
+    return staged(num_classes, Stage(16, 8, 2), Stage(32, 8, 2), Stage(64, 1, 2), Stage(128, 1, 2))
+
+
+# Beside ResNet-20 w16 in 8 bits
+
+
+def mixed_medium(num_classes: int) -> nn.Module:
+    """ResNet-18 (CIFAR) w16 with half of its third stage, and its last stage at 1 bit."""
+    return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 2), Stage(128, 1, 4))
+
+
+def mixed_medium_wide(num_classes: int) -> nn.Module:
+    """Two short and wide stages of 8 bits, and a long one of 128 channels at 1 bit."""
+    return staged(num_classes, Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 6))
+
+
+# Beside ResNet-18 (CIFAR) w16 in 8 bits
 
 
 def resnet18_mixed(num_classes: int) -> nn.Module:
@@ -48,6 +77,16 @@ def resnet18_mixed(num_classes: int) -> nn.Module:
 def resnet18_mixed_wide(num_classes: int) -> nn.Module:
     """The same with a last stage twice as wide."""
     return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 4), Stage(256, 1, 4))
+
+
+def mixed_large(num_classes: int) -> nn.Module:
+    """ResNet-18 (CIFAR) w32 with its last two stages at 1 bit."""
+    return staged(num_classes, Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4), Stage(256, 1, 4))
+
+
+def mixed_large_short(num_classes: int) -> nn.Module:
+    """ResNet-18 (CIFAR) w32 without half of its last two stages, its last one at 1 bit."""
+    return staged(num_classes, Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 8, 2), Stage(256, 1, 2))
 
 
 def depthwise(num_classes: int) -> nn.Module:

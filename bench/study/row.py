@@ -29,6 +29,7 @@ from bbg.errors import BbgError
 from bbg.files import write_bytes, write_json
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import Checkpoint
+from bbg.training.device import choose_device, described
 from bbg.training.loop import train
 from bench.record import machine
 from bench.study.rows import LIST, RECORDS, Row, read
@@ -53,6 +54,7 @@ def work(row: Row, split: Split, folder: Path, records: Path) -> bool:
     """Train `row` as far as it goes and write its record; whether it is finished."""
     recipe, last = row.recipe, folder / "last.ckpt"
     facts = {"name": row.name, "tier": row.tier, **machine(("torch", "numpy")), "threads": torch.get_num_threads()}
+    facts["device"] = described(choose_device())
     facts["commits"] = _commits(folder, str(facts.pop("commit")))
     facts["recipe"] = recipe.to_dict()
     try:

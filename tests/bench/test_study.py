@@ -150,7 +150,22 @@ def test_every_row_of_the_list_is_a_training(study: Path) -> None:
     assert {row.recipe.epochs for row in listed if row.tier == "A"} == {8, 20, 40}
 
 
-@pytest.mark.parametrize("name", ["resnet8_mixed", "resnet18_mixed", "resnet18_mixed_wide", "depthwise"])
+# Per network, its layers of 1 bit and of 8 bits, stem and head among the latter.
+WIDTHS = {
+    "mixed_small": (3, 10),
+    "mixed_small_wide": (2, 6),
+    "mixed_small_fast": (4, 6),
+    "mixed_medium": (4, 12),
+    "mixed_medium_wide": (6, 6),
+    "resnet18_mixed": (4, 14),
+    "resnet18_mixed_wide": (4, 14),
+    "mixed_large": (8, 10),
+    "mixed_large_short": (2, 12),
+    "depthwise": (0, 0),
+}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
 def test_networks_of_the_study_learn_and_convert(name: str, tmp_path: Path) -> None:
     network = getattr(networks, name)(num_classes=10)
     for layer in network.modules():
@@ -160,6 +175,5 @@ def test_networks_of_the_study_learn_and_convert(name: str, tmp_path: Path) -> N
     network(x).square().sum().backward()
     assert all(p.grad is not None for p in network.parameters())
     convert(network.eval(), tmp_path / "n.bbg", x, edges="fp32")
-    wanted = (0, 0) if name == "depthwise" else (4, 6 if name == "resnet8_mixed" else 14)
     kinds = [op.kind for op in packed.read(tmp_path / "n.bbg").graph.ops]
-    assert (kinds.count("binary_conv"), kinds.count("byte_conv")) == wanted
+    assert (kinds.count("binary_conv"), kinds.count("byte_conv")) == WIDTHS[name]

@@ -37,6 +37,11 @@ def choose_device(name: str | None = None) -> torch.device:
     return torch.device(device.type)
 
 
+def described(device: torch.device) -> str:
+    """The device as a record names it: `cpu`, or `cuda:0, NVIDIA H200`."""
+    return str(device) if device.type != "cuda" else f"{device}, {torch.cuda.get_device_name(device)}"
+
+
 def fabric_on(device: torch.device) -> Fabric:
     """Fabric on this one device, launched. A process of its own, also inside the job of a cluster."""
     devices = [device.index] if device.type == "cuda" else 1

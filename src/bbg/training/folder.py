@@ -32,6 +32,7 @@ from bbg.errors import BbgError
 from bbg.files import refuse_overlap, write_json, write_text
 from bbg.log import LOGGER
 from bbg.training.checkpoint import Checkpoint
+from bbg.training.device import described
 from bbg.training.plots import write_history
 
 LAST, BEST, RECIPE, FACTS = "last.ckpt", "best.ckpt", "recipe.toml", "run.json"
@@ -168,7 +169,7 @@ def _facts(folder: Path, new: bool, state: Checkpoint, split: Split, device: tor
         **{library: _version(library) for library in LIBRARIES},
         "cpu": name_of_cpu(),
         "threads": torch.get_num_threads(),
-        "device": str(device) if device.type != "cuda" else f"{device}, {torch.cuda.get_device_name(device)}",
+        "device": described(device),
     }
     before = [] if new else _sessions(folder)
     return {"dataset": state.recipe.dataset, "classes": state.classes, "data": data, "sessions": [*before, here]}
