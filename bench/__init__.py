@@ -10,6 +10,8 @@ BENCHMARKS = (
     "layers",
     "runtimes",
     "eight_bits",
+    "eight_bit_accuracy",
+    "mixed",
     "torchvision_networks",
     "training",
     "ranges",

@@ -89,6 +89,11 @@ def mixed_large_short(num_classes: int) -> nn.Module:
     return staged(num_classes, Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 8, 2), Stage(256, 1, 2))
 
 
+def mixed_large_narrow(num_classes: int) -> nn.Module:
+    """ResNet-18 (CIFAR) w24 with its last stage at 1 bit."""
+    return staged(num_classes, Stage(24, 8, 4), Stage(48, 8, 4), Stage(96, 8, 4), Stage(192, 1, 4))
+
+
 def depthwise(num_classes: int) -> nn.Module:
     """Depthwise 3x3 and pointwise 1x1 convolutions with BN and ReLU (MobileNet, arXiv 1704.04861), for 32x32 images."""
 

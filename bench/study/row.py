@@ -53,12 +53,15 @@ def lock(file: Path) -> IO[str]:
 def work(row: Row, split: Split, folder: Path, records: Path) -> bool:
     """Train `row` as far as it goes and write its record; whether it is finished."""
     recipe, last = row.recipe, folder / "last.ckpt"
+    start = None if row.start is None else folder.parent / row.start / "last.ckpt"
     facts = {"name": row.name, "tier": row.tier, **machine(("torch", "numpy")), "threads": torch.get_num_threads()}
     facts["device"] = described(choose_device())
     facts["commits"] = _commits(folder, str(facts.pop("commit")))
     facts["recipe"] = recipe.to_dict()
+    facts["start"] = row.start
     try:
-        state = train(recipe, split, folder, resume=last.exists(), progress=False)
+        begun = last.exists()
+        state = train(recipe, split, folder, init=None if begun else start, resume=begun, progress=False)
     except KeyboardInterrupt:
         found = Checkpoint.load(last)
         reached = {"data": found.data, "epochs": found.epoch, "history": found.history}
@@ -119,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a row of the list")
     parser.add_argument("--data", type=Path, help="folder of the images")
+    parser.add_argument("--cache", type=Path, help="folder in which decoded images are kept for other rows")
     parser.add_argument("--runs", type=Path, required=True, help="where checkpoints and packed files are kept")
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--list", type=Path, default=LIST)
@@ -132,7 +136,7 @@ def main() -> None:
     arguments.records.mkdir(parents=True, exist_ok=True)
     with lock(folder / "lock"):
         torch.set_num_threads(arguments.threads)
-        split = open_recipe(row.recipe, arguments.data)
+        split = open_recipe(row.recipe, arguments.data, arguments.cache)
         if arguments.leg is not None:
             clock = threading.Timer(60 * arguments.leg, os.kill, (os.getpid(), signal.SIGTERM))
             clock.daemon = True

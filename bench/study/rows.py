@@ -3,8 +3,8 @@
     [common] [recipes.adam]           # keys of a recipe: those that all rows share, and those that some share
     rows = [ { name = "resnet20-bbg-8e-s0", recipe = "adam", epochs = 8, seed = 0, tier = "A", method = "bbg" } ]
 
-A row names its recipe, epochs, seed and tier, and any further key of a recipe. Its name is that of its record and of
-its folder; a row whose record is there is done.
+A row names its recipe, epochs, seed and tier, and any further key of a recipe. `start` names another row, whose weights
+it begins with. Its name is that of its record and of its folder; a row whose record is there is done.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Row:
     name: str
     tier: str
     recipe: Recipe
+    start: str | None = None
 
 
 def read(file: Path = LIST) -> list[Row]:
@@ -44,6 +45,9 @@ def read(file: Path = LIST) -> list[Row]:
     for name in names:
         if names.count(name) > 1:
             raise BbgError(f"{file.name}: two rows are called {name!r}; names are those of records, each once")
+    for i, row in enumerate(rows):
+        if row.start is not None and row.start not in names[:i]:
+            raise BbgError(f"{file.name}: row {row.name!r} starts from {row.start!r}; that is no row above it")
     return rows
 
 
@@ -56,7 +60,8 @@ def _row(line: dict[str, Any], recipes: dict[str, Any]) -> Row:
         raise BbgError(f"row {name!r}: a name is of a-z, 0-9, dot, hyphen and underscore")
     if recipe not in recipes:
         raise BbgError(f"row {name!r} has recipe {recipe!r}; the list has {', '.join(recipes) or 'none'}")
-    return Row(name, tier, Recipe.from_dict({**recipes[recipe], **line}))
+    start = line.pop("start", None)
+    return Row(name, tier, Recipe.from_dict({**recipes[recipe], **line}), start)
 
 
 def record(row: Row, records: Path) -> dict[str, Any] | None:

@@ -135,6 +135,7 @@ def test_a_second_queue_is_refused(tmp_path: Path) -> None:
         (('recipe = "small", epochs = 2', 'recipe = "large", epochs = 2'), "has recipe 'large'; the list has small"),
         (('name = "two"', 'name = "../two"'), "a name is of"),
         (('method = "float"', 'methods = "float"'), "unknown recipe key 'methods'"),
+        (('name = "two"', 'name = "two", start = "three"'), "row 'two' starts from 'three'; that is no row above it"),
     ],
 )
 def test_a_wrong_list_is_refused(study: Path, change: tuple[str, str], told: str) -> None:
@@ -147,7 +148,7 @@ def test_a_wrong_list_is_refused(study: Path, change: tuple[str, str], told: str
 def test_every_row_of_the_list_is_a_training(study: Path) -> None:
     listed = rows.read()
     assert {row.tier for row in listed} == {"A", "B"}
-    assert {row.recipe.epochs for row in listed if row.tier == "A"} == {8, 20, 40}
+    assert {row.recipe.epochs for row in listed if row.tier == "A"} == {8, 10, 20, 40}
 
 
 # Per network, its layers of 1 bit and of 8 bits, stem and head among the latter.
@@ -161,6 +162,7 @@ WIDTHS = {
     "resnet18_mixed_wide": (4, 14),
     "mixed_large": (8, 10),
     "mixed_large_short": (2, 12),
+    "mixed_large_narrow": (4, 14),
     "depthwise": (0, 0),
 }
 

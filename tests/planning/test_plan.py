@@ -20,8 +20,8 @@ from bbg.errors import BbgError
 from bbg.layers.bits import bits_of
 from bbg.planning import Plan, plan
 from bbg.planning.budget import Budget
-from bbg.planning.costs import Cost, costs_by_layer, layer_of
-from bbg.planning.frontier import _frontier
+from bbg.planning.costs import Cost, costs_by_layer, layer_of, pack, seconds_of
+from bbg.planning.frontier import Step, _frontier, _timed
 from bbg.planning.plots import draw_frontier
 from bbg.recipe import Recipe
 from bbg.training.loop import train
@@ -87,12 +87,15 @@ def test_costs_are_those_of_the_packed_file(digits: Split, tmp_path: Path) -> No
     model = bbg.create("resnet8", num_classes=10, width=4, in_channels=1, bits={"first": 8, "units.[01]": 8, "last": 8})
     x = torch.from_numpy(digits.preprocess.normalize(digits.train.images[:16]))  # type: ignore[attr-defined]
     layers = [name for name, module in model.named_modules() if bits_of(module) is not None]
-    found, rest = costs_by_layer(model, layers, x, digits.preprocess)
+    network = pack(model, x, digits.preprocess)
+    [(found, rest)] = costs_by_layer([network], layers, x[:1].numpy())
     bbg.convert(model, tmp_path / "n.bbg", x[:2], edges="fp32", preprocess=digits.preprocess)
     ops = bbg.graph.file.read(tmp_path / "n.bbg").graph.costs()  # type: ignore[attr-defined]
     assert sum((cost.bytes for cost in found.values()), rest.bytes) == sum(op.bytes for op in ops)
     assert all(cost.seconds > 0 and cost.bytes > 0 for cost in found.values())
     assert model.training  # as it came
+    twice = seconds_of([network, network], x[:1].numpy())
+    assert 0 < twice[0] < 2 * twice[1] < 4 * twice[0]
 
 
 def test_the_frontier_takes_the_cheapest_loss_first() -> None:
@@ -109,6 +112,45 @@ def test_the_frontier_takes_the_cheapest_loss_first() -> None:
     assert [step.loss for step in steps] == pytest.approx([0, 0.1, 0.6, 1.0])
     by_bytes = _frontier(layers, costs, losses, Cost(3, 7), "bytes")
     assert by_bytes[-1].binary == ("d", "c", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("budget", "measured", "chosen"),
+    [
+        ("35s", 1, 0),  # the ends, and nothing between: all are fast enough
+        ("18.5s", 4, 3),
+        ("14.5s", 4, 4),
+        ("1s", 1, None),
+    ],
+)
+def test_times_are_measured_where_the_budget_lies(budget: str, measured: int, chosen: int | None) -> None:
+    """Plans of 40, 35, ... s by their sums take 30, 26, ..., and the machine is twice as slow in every second look."""
+    frontier = tuple(Step(("a",) * i, 40.0 - 5 * i, 1.0, 0.0) for i in range(8))
+    looks: list[int] = []
+
+    def measure(step: Step) -> list[float]:
+        i = len(step.binary)
+        looks.append(i)
+        slow = 2 - len(looks) % 2
+        return [30.0 * slow, (30.0 - 4 * i) * slow]
+
+    wanted = Budget.of(budget)
+    found = _timed(frontier, wanted, measure)
+    assert [step.seconds for step in found] == pytest.approx([30.0 - 4 * i for i in range(8)])
+    assert next((i for i, step in enumerate(found) if step.seconds <= wanted.amount), None) == chosen
+    assert len(looks) == measured
+
+
+def test_bytes_need_no_bisection() -> None:
+    frontier = tuple(Step(("a",) * i, 40.0 - 5 * i, 9.0 - i, 0.0) for i in range(8))
+    looks: list[Step] = []
+    found = _timed(frontier, Budget.of("5B"), lambda step: looks.append(step) or [20.0, 6.0])
+    assert [looks, found[0].seconds, found[-1].seconds] == [[frontier[-1]], 20.0, 6.0]
+
+
+def test_a_network_of_one_plan_is_timed() -> None:
+    [only] = _timed((Step((), 40.0, 9.0, 0.0),), Budget.of("1us"), lambda step: [20.0, 20.0])
+    assert only.seconds == 20.0
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,28 @@ belongs to no layer is there at any width.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bbg.conversion import convert
-from bbg.engine import load
+from bbg.engine import Engine, load
 from bbg.graph.file import read
+from bbg.graph.graph import Cost as OpCost
 from bbg.image import Preprocess
 from bbg.layers import ByteConv2d, ByteLinear
 from bbg.layers.byte import fix_pixels
 from bbg.tracing.neutral import neutral
 
-ROUNDS = 30  # runs, of which each op's fastest counts
+ROUNDS = 30  # turns, of which the fastest counts
+RUNS = 5  # of a whole network in its turn
 
 
 @dataclass(frozen=True)
@@ -38,32 +42,60 @@ class Cost:
         return Cost(self.seconds + other.seconds, self.bytes + other.bytes)
 
 
-def costs_by_layer(
-    model: nn.Module, layers: Collection[str], images: Tensor, preprocess: Preprocess
-) -> tuple[dict[str, Cost], Cost]:
-    """The cost of each of the `layers`, by their qualified names in `model`, and of all that belongs to none.
+Costs = dict[str, Cost]  # by layer
 
-    `images`: a batch of images, normalised by `preprocess`, which the ranges of 8-bit layers are recorded on.
-    """
+
+class Packed(NamedTuple):
+    """A packed network: bytes per op, and an engine of one thread."""
+
+    ops: list[OpCost]
+    engine: Engine
+
+
+def pack(model: nn.Module, images: Tensor, preprocess: Preprocess) -> Packed:
+    """`model` packed; the ranges of its 8-bit layers are recorded on `images`, normalised by `preprocess`."""
     fix_pixels(model, images[:1], torch.tensor(preprocess.mean), torch.tensor(preprocess.std))
     record(model, images)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.bbg"
         convert(model, path, images[:2], edges="fp32", preprocess=preprocess)
-        ops = read(path).graph.costs()
-        engine = load(path, 1)
-    one = images[:1].numpy()
-    times = np.min([[op.seconds for op in engine.profile(one)] for _ in range(ROUNDS)], axis=0)
-    found = {name: Cost() for name in layers}
-    rest = Cost()
-    for op, seconds in zip(ops, times, strict=True):
-        cost = Cost(float(seconds), op.bytes)
-        owner = layer_of(op.name, layers)
-        if owner is None:
-            rest = rest + cost
-        else:
-            found[owner] = found[owner] + cost
-    return found, rest
+        return Packed(read(path).graph.costs(), load(path, 1))
+
+
+def costs_by_layer(packed: Sequence[Packed], layers: Collection[str], image: np.ndarray) -> list[tuple[Costs, Cost]]:
+    """Per packed network, the cost of each of the `layers`, by their qualified names, and of all that belongs to none.
+
+    Time is that of the `image`, a batch of one. The networks take turns, since a machine has slow minutes.
+    """
+    turns = [[[op.seconds for op in network.engine.profile(image)] for network in packed] for _ in range(ROUNDS)]
+    result = []
+    for network, times in zip(packed, zip(*turns, strict=True), strict=True):
+        found, rest = {name: Cost() for name in layers}, Cost()
+        for op, seconds in zip(network.ops, np.min(times, axis=0), strict=True):
+            cost = Cost(float(seconds), op.bytes)
+            owner = layer_of(op.name, layers)
+            if owner is None:
+                rest = rest + cost
+            else:
+                found[owner] = found[owner] + cost
+        result.append((found, rest))
+    return result
+
+
+def seconds_of(packed: Sequence[Packed], image: np.ndarray) -> list[float]:
+    """The time of the whole network for the `image`, of each; they take turns.
+
+    It is less than the sum of its ops, each of which is stopped and timed; and a network whose weights fit into the
+    caches gains more than that.
+    """
+    times = np.full(len(packed), np.inf)
+    for _ in range(ROUNDS):
+        for i, network in enumerate(packed):
+            for _ in range(RUNS):
+                began = time.perf_counter()
+                network.engine(image)
+                times[i] = min(times[i], time.perf_counter() - began)
+    return [float(seconds) for seconds in times]
 
 
 def layer_of(op: str, layers: Collection[str]) -> str | None:

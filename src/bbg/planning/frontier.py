@@ -1,8 +1,11 @@
 """The plan: which layers are binary, from the cheapest change to the dearest, and where the budget says stop.
 
-With each layer at 8 bits or 1, a plan takes the sum of what its layers take, and loses about the sum of what they lose
-alone. Layers become binary in the order of what they lose per second (or byte) saved: each plan of that sequence is the
-best of all that save as much, up to one layer (the greedy solution of a knapsack).
+With each layer at 8 bits or 1, a plan takes about the sum of what its layers take, and loses about the sum of what they
+lose alone. Layers become binary in the order of what they lose per second (or byte) saved: each plan of that sequence
+is the best of all that save as much, up to one layer (the greedy solution of a knapsack).
+
+The time of a plan is measured, since a network takes another time than the sum of its ops: both ends of the sequence,
+and those plans between which the budget lies (a bisection). The others stand between them as their sums do.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -25,11 +28,12 @@ from bbg.layers.bits import bits_of
 from bbg.log import track
 from bbg.methods import Method
 from bbg.planning.budget import Budget, shown
-from bbg.planning.costs import Cost, costs_by_layer
+from bbg.planning.costs import Cost, Packed, costs_by_layer, pack, seconds_of
 from bbg.planning.sensitivity import recovered_loss
 from bbg.tables import Row, Shown
 
-JUDGES = 512  # training images held back for the losses
+JUDGES = 1024  # training images held back for the losses, at most
+LEAST = 1024  # training images that a plan needs, half of which are held back
 
 Variant = Callable[[Mapping[str, int]], nn.Module]
 
@@ -153,9 +157,10 @@ def plan(
     Raises BbgError for a budget that even 1 bit does not reach (the least is told), and as `binarize` and `convert` do.
     """
     began, wanted = time.monotonic(), Budget.of(budget)
-    images, labels = _drawn(data, steps * batch_size + JUDGES, seed)
-    judges = images[:JUDGES], labels[:JUDGES]
-    rest_images, rest_labels = images[JUDGES:], labels[JUDGES:]
+    held = min(JUDGES, len(data.train) // 2)
+    images, labels = _drawn(data, steps * batch_size + held, seed)
+    judges = images[:held], labels[:held]
+    rest_images, rest_labels = images[held:], labels[held:]
     batches = list(zip(rest_images.split(batch_size), rest_labels.split(batch_size), strict=True))
     variant = model if not isinstance(model, nn.Module) else _binarizing(model, method, images[:2])
     all_bytes = variant({"*": 8})
@@ -168,10 +173,15 @@ def plan(
     if not losses:
         raise BbgError("no layer of the network can have 1 bit; bbg.binarize(model, bits=1).report says why")
     layers = list(losses)
-    costs: dict[int, dict[str, Cost]] = {}
-    costs[1], _ = costs_by_layer(variant({**dict.fromkeys(layers, 1), "*": 8}), layers, images[:64], data.preprocess)
-    costs[8], rest = costs_by_layer(all_bytes, layers, images[:64], data.preprocess)
+
+    def packed(binary: Sequence[str]) -> Packed:
+        return pack(variant({**dict.fromkeys(binary, 1), "*": 8}), images[:64], data.preprocess)
+
+    one, first = images[:1].numpy(), packed(())
+    (at_8, rest), (at_1, _) = costs_by_layer([first, packed(layers)], layers, one)
+    costs = {1: at_1, 8: at_8}
     frontier = _frontier(layers, costs, losses, rest, wanted.what)
+    frontier = _timed(frontier, wanted, lambda step: seconds_of([first, packed(step.binary)], one))
     chosen = next((i for i, step in enumerate(frontier) if getattr(step, wanted.what) <= wanted.amount), None)
     if chosen is None:
         least = shown(wanted.what, min(getattr(step, wanted.what) for step in frontier))
@@ -203,8 +213,8 @@ def _binarizing(model: nn.Module, method: str | Method, example: Tensor) -> Vari
 def _drawn(data: Split, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Training images, normalised, and their labels, drawn without repetition."""
     found = len(data.train)
-    if found < 2 * JUDGES:
-        raise BbgError(f"there are {found} training images; a plan needs {2 * JUDGES} or more")
+    if found < LEAST:
+        raise BbgError(f"there are {found} training images; a plan needs {LEAST} or more")
     order = np.random.default_rng(seed).permutation(found)[: min(count, found)]
     pixels, labels = read_batch(data.train, order)
     return torch.from_numpy(data.preprocess.normalize(pixels)), torch.as_tensor(np.asarray(labels)).long()
@@ -232,3 +242,33 @@ def _frontier(
         total = sum(parts, rest)
         steps.append(Step(tuple(binary), total.seconds, total.bytes, sum(losses[name] for name in binary)))
     return tuple(steps)
+
+
+def _timed(frontier: tuple[Step, ...], wanted: Budget, measure: Callable[[Step], Sequence[float]]) -> tuple[Step, ...]:
+    """The steps with measured times. `measure`: the times of the first step and of the one given, in one go.
+
+    A step is measured beside the first one, and their ratio counts: it is the same in slow minutes of the machine.
+    """
+    ratios = {0: 1.0}
+    best = np.inf
+
+    def look(i: int) -> float:
+        nonlocal best
+        if i not in ratios:
+            first, seconds = measure(frontier[i])
+            best, ratios[i] = min(best, first), seconds / first
+        return ratios[i] * best
+
+    last = len(frontier) - 1
+    if not last:
+        return (frontier[0]._replace(seconds=measure(frontier[0])[0]),)
+    look(last)
+    if wanted.what == "seconds" and best > wanted.amount >= ratios[last] * best:
+        slow, fast = 0, last
+        while fast - slow > 1:
+            middle = (slow + fast) // 2
+            slow, fast = (slow, middle) if look(middle) <= wanted.amount else (middle, fast)
+    known = sorted(ratios)
+    sums = np.array([step.seconds for step in frontier])
+    seconds = np.interp(-sums, -sums[known], [best * ratios[i] for i in known])
+    return tuple(step._replace(seconds=float(s)) for step, s in zip(frontier, seconds, strict=True))

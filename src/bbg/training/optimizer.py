@@ -22,7 +22,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = list(model.parameters())
     if recipe.real_optimizer is None:
         return _one(parameters, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.momentum)
-    binary = _of_binary_layers(model)
+    binary = of_binary_layers(model)
     lr = recipe.lr if recipe.real_lr is None else recipe.real_lr
     decay = recipe.weight_decay if recipe.real_weight_decay is None else recipe.real_weight_decay
     some = [p for p in parameters if id(p) in binary]
@@ -49,7 +49,7 @@ def _one(
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
-def _of_binary_layers(model: nn.Module) -> set[int]:
+def of_binary_layers(model: nn.Module) -> set[int]:
     """The identities of the parameters of 1-bit layers, and of what stands around them in their units."""
     binary = (BinaryConv2d, BinaryLinear)
 
