@@ -6,7 +6,8 @@ Those of torchvision (cases/torchvision_networks.py), two of pytorchcv where tha
 CIFAR of weiaicunzai/pytorch-cifar100, written anew. Each is binarized with random weights, trained on eight images, and
 converted, for which the law of the layers must hold on those images. Then it takes turns on one thread with OpenVINO,
 which runs the real-valued original in int8, in its default precision, and in float32; and, where the CPU has AMX, all
-of them once more without it. What has been converted stays in --folder and is not made again.
+of them once more without it. "Mixed" is the same network with 1 bit only where that is faster than 8 on this CPU
+(widths.py), and 8 bits elsewhere. What has been converted stays in --folder and is not made again.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from torch import Tensor, nn
 
 import bbg
 from bbg.binarization.report import DEPTHWISE, FIRST, LAST
+from bench import widths
 from bench.markdown import figure, not_measured, plain, table
-from bench.networks import entry_of, export
+from bench.networks import bytes_of, entry_of, export
 from bench.record import ROOT, Result, parser_of, read, run
 from bench.runtimes import Entrant, compare, has_amx
 from cases.torchvision_networks import NETWORKS, binary_twin_of
@@ -34,11 +36,16 @@ TITLE = "Networks that were not written here"
 SIDE = 224
 ENTRANTS = (
     Entrant("bbg", "1 bit"),
+    Entrant("bbg", "mixed"),
     Entrant("OpenVINO", "int8"),
     Entrant("OpenVINO", "default"),
     Entrant("OpenVINO", "float32"),
 )
-NO_AMX = (Entrant("bbg", "1 bit", "avx512"), Entrant("OpenVINO", "int8", "AVX512_CORE_VNNI"))
+NO_AMX = (
+    Entrant("bbg", "1 bit", "avx512"),
+    Entrant("bbg", "mixed", "avx512"),
+    Entrant("OpenVINO", "int8", "AVX512_CORE_VNNI"),
+)
 LEAST = 0.3  # correlation of int8 with torch: random weights do not quantise well, which changes no time
 REASONS = {FIRST: "first", LAST: "last", DEPTHWISE: "depthwise"}
 
@@ -104,6 +111,7 @@ def convert(name: str, folder: Path) -> dict[str, Any]:
     network, original, images, losses = binary_twin_of(make, side, entry_of(name).classes)
     report = bbg.convert(network, folder / f"{name}.bbg", images, edges="int8", preprocess=entry_of(name).preset)
     export(original, name, images[:1].numpy(), images.numpy(), folder)
+    mixed = convert_mixed(name, original, images, folder)
     kept = Counter(REASONS.get(row.why, row.why.partition(":")[0]) for row in network.report.of("kept") if row.macs)
     return {
         "network": name,
@@ -112,6 +120,7 @@ def convert(name: str, folder: Path) -> dict[str, Any]:
         "share": network.report.share,
         "share_beside_depthwise": network.report.share_beside_depthwise,
         "binary_layers": len(network.report.of("binary")),
+        **mixed,
         "stays_real": ", ".join(f"{count} {reason}" for reason, count in kept.items()),
         "losses": losses,
         "law": report.difference,
@@ -120,6 +129,23 @@ def convert(name: str, folder: Path) -> dict[str, Any]:
         "images_departed": report.agreement.diverged,
         "departure": report.agreement.divergence,
     }
+
+
+def convert_mixed(name: str, original: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
+    """Make NAME.mixed.bbg, with 1 bit where it pays; all layers have 8 bits where it pays nowhere."""
+    make, side = BUILDERS[name]
+    entry = entry_of(name)
+    image = bytes_of(name)
+
+    def trained(layers: tuple[str, ...]) -> nn.Module:
+        return binary_twin_of(make, side, entry.classes, binary=layers)[0] if layers else original
+
+    layers = [(), *widths.choices(original, images, entry.preset, image)]
+    networks = [trained(names) for names in layers]
+    options = [partial(widths.packed, network, images, entry.preset) for network in networks]
+    best = widths.fastest(options, image)
+    widths.packed(networks[best], images, entry.preset, folder / f"{name}.mixed.bbg")
+    return {"mixed_layers": len(layers[best]), "mixed_bytes": (folder / f"{name}.mixed.bbg").stat().st_size}
 
 
 def converted(name: str, folder: Path) -> dict[str, Any]:
@@ -147,9 +173,12 @@ def rows(arguments: argparse.Namespace) -> Result:
             held = "" if entrants is ENTRANTS else "_no_amx"
             times = {entrant["precision"]: entrant for entrant in timed}
             row[f"min_us{held}"] = times["1 bit"]["min_us"]
+            row[f"mixed_min_us{held}"] = times["mixed"]["min_us"]
             for precision in ("int8", "default", "float32"):
                 if precision in times:
                     row[f"{precision}_ratio{held}"] = times[precision]["ratio_of_min"]
+            if "int8" in times:
+                row[f"mixed_int8_ratio{held}"] = times["int8"]["min_us"] / times["mixed"]["min_us"]
         print(json.dumps(row), flush=True)
     return result
 
@@ -176,6 +205,10 @@ def render(result: Result) -> str:
         figure("default_ratio", "its default"),
         figure("float32_ratio", "float32"),
         figure("int8_ratio_no_amx", "int8, both without AMX"),
+        figure("mixed_layers", "mixed: layers at 1 bit"),
+        ("MB", lambda r: f"{r['mixed_bytes'] / 1e6:.2f}" if "mixed_bytes" in r else ""),
+        figure("mixed_int8_ratio", "OpenVINO int8, times mixed"),
+        figure("mixed_int8_ratio_no_amx", "without AMX"),
     )
     return f"{text}\n\n{rows}{not_measured(result['absent'])}"
 

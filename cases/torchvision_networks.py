@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -52,10 +52,16 @@ def binary_twin(
 
 
 def binary_twin_of(
-    make: Callable[..., nn.Module], side: int, classes: int = 10, method: str = "bbg", steps: int = 3
+    make: Callable[..., nn.Module],
+    side: int,
+    classes: int = 10,
+    method: str = "bbg",
+    steps: int = 3,
+    binary: Collection[str] | None = None,
 ) -> tuple[Binarized, nn.Module, Tensor, list[float]]:
     """A network binarized and trained for some steps on images; with the original, the images and the losses.
 
+    `binary`: the layers of 1 bit, all others stay real-valued; None: all that can be, but for the first and the last.
     The original's batch norms hold the statistics of the images, so that its numbers stay in a trained network's range.
     """
     torch.manual_seed(0)
@@ -68,7 +74,8 @@ def binary_twin_of(
             module.momentum = 1.0
     with torch.no_grad():
         twin.train()(images)
-    network = bbg.binarize(original.train(), method, example=images[:1])
+    bits = None if binary is None else {**dict.fromkeys(binary, 1), "*": 32}
+    network = bbg.binarize(original.train(), method, example=images[:1], bits=bits)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     losses = []
     for _ in range(steps):

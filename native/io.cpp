@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace bbg {
 namespace {
@@ -64,20 +65,34 @@ void write_bytes(const InputPort& port, const ImageBatch& images, int64_t row, i
   for (int64_t i = 0; size == 2 && i < count; ++i) to[2 * i] = from[i], to[2 * i + 1] = 0;
 }
 
-// A number x becomes the byte next to (x - bias) / scale.
+// A number x becomes the byte next to (x - bias) / scale. Numbers are rounded many at a time, in a form that compilers
+// turn into vectors: above 2^23 floats are integers, so that adding and subtracting it rounds, halves to even.
 bool write_bytes_from_floats(const InputPort& port, const ImageBatch& images, int64_t row, int64_t size) {
+  constexpr int64_t many = 64;
+  constexpr float rounds = 8388608.0f;
   uint8_t* to = begin_row(port, row);
   bool finite = true;
   for (int64_t c = 0; c < port.shape.channels; ++c) {
     const uint8_t* from = plane_row(port, images, row, c);
-    for (int64_t x = 0; x < port.shape.width; ++x) {
-      float value = float_at(from + x * int64_t(sizeof(float)));
-      const bool sound = std::isfinite(value);
-      finite &= sound;
-      value = sound ? std::nearbyint((value - images.bias[c]) / images.scale[c]) : 0.0f;
-      uint8_t* at = to + x * port.layout.pixel + c * size;
-      at[0] = uint8_t(std::max(0.0f, std::min(255.0f, value)));
-      if (size == 2) at[1] = 0;
+    const float bias = images.bias[c], scale = images.scale[c];
+    for (int64_t begin = 0; begin < port.shape.width; begin += many) {
+      const int64_t count = std::min(many, port.shape.width - begin);
+      float values[many];
+      int32_t bytes[many];
+      std::memcpy(values, from + begin * int64_t(sizeof(float)), size_t(count) * sizeof(float));
+      int32_t sound = 1;
+      for (int64_t i = 0; i < count; ++i) {
+        sound &= int32_t(std::fabs(values[i]) <= std::numeric_limits<float>::max());
+        const float level = (values[i] - bias) / scale;
+        const float least = level > 0.0f ? level : 0.0f;  // of a NaN too
+        bytes[i] = int32_t((least < 255.0f ? least : 255.0f) + rounds - rounds);
+      }
+      finite &= sound != 0;
+      uint8_t* at = to + begin * port.layout.pixel + c * size;
+      for (int64_t i = 0; i < count; ++i, at += port.layout.pixel) {
+        at[0] = uint8_t(bytes[i]);
+        if (size == 2) at[1] = 0;
+      }
     }
   }
   return finite;

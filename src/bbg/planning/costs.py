@@ -65,7 +65,8 @@ def pack(model: nn.Module, images: Tensor, preprocess: Preprocess) -> Packed:
 def costs_by_layer(packed: Sequence[Packed], layers: Collection[str], image: np.ndarray) -> list[tuple[Costs, Cost]]:
     """Per packed network, the cost of each of the `layers`, by their qualified names, and of all that belongs to none.
 
-    Time is that of the `image`, a batch of one. The networks take turns, since a machine has slow minutes.
+    Time is that of the `image`, a batch of one as an engine takes it. The networks take turns, since a machine has slow
+    minutes.
     """
     turns = [[[op.seconds for op in network.engine.profile(image)] for network in packed] for _ in range(ROUNDS)]
     result = []

@@ -158,7 +158,8 @@ def plan(
     """
     began, wanted = time.monotonic(), Budget.of(budget)
     held = min(JUDGES, len(data.train) // 2)
-    images, labels = _drawn(data, steps * batch_size + held, seed)
+    pixels, labels = _drawn(data, steps * batch_size + held, seed)
+    images = torch.from_numpy(data.preprocess.normalize(pixels))
     judges = images[:held], labels[:held]
     rest_images, rest_labels = images[held:], labels[held:]
     batches = list(zip(rest_images.split(batch_size), rest_labels.split(batch_size), strict=True))
@@ -177,7 +178,7 @@ def plan(
     def packed(binary: Sequence[str]) -> Packed:
         return pack(variant({**dict.fromkeys(binary, 1), "*": 8}), images[:64], data.preprocess)
 
-    one, first = images[:1].numpy(), packed(())
+    one, first = pixels[:1], packed(())
     (at_8, rest), (at_1, _) = costs_by_layer([first, packed(layers)], layers, one)
     costs = {1: at_1, 8: at_8}
     frontier = _frontier(layers, costs, losses, rest, wanted.what)
@@ -210,14 +211,14 @@ def _binarizing(model: nn.Module, method: str | Method, example: Tensor) -> Vari
     return variant
 
 
-def _drawn(data: Split, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Training images, normalised, and their labels, drawn without repetition."""
+def _drawn(data: Split, count: int, seed: int) -> tuple[np.ndarray, Tensor]:
+    """Pixels of training images and their labels, drawn without repetition."""
     found = len(data.train)
     if found < LEAST:
         raise BbgError(f"there are {found} training images; a plan needs {LEAST} or more")
     order = np.random.default_rng(seed).permutation(found)[: min(count, found)]
     pixels, labels = read_batch(data.train, order)
-    return torch.from_numpy(data.preprocess.normalize(pixels)), torch.as_tensor(np.asarray(labels)).long()
+    return pixels, torch.as_tensor(np.asarray(labels)).long()
 
 
 def _with_one_binary(variant: Variant, name: str) -> nn.Module | None:
