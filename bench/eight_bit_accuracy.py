@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 import bbg
-from bbg.conversion import Calibration
 from bbg.data import Split, open_recipe
 from bbg.data.sets import ImageSet, read_batch
 from bbg.training.checkpoint import Checkpoint
@@ -40,23 +39,34 @@ def answers(path: Path, split: Split) -> np.ndarray:
     return np.concatenate([np.asarray(engine(batch)).argmax(1) for batch in batches])
 
 
+def calibration(split: Split) -> ImageSet:
+    """The training images that ranges are taken from."""
+    order = np.sort(np.random.default_rng(0).permutation(len(split.train))[:CALIBRATION])
+    pixels, labels = read_batch(split.train, order)
+    return ImageSet(pixels, np.asarray(labels), split.train.classes, split.preprocess)
+
+
+def pack(network: torch.nn.Module, path: Path, images: ImageSet, edges: str) -> None:
+    """`network` as a packed file; what is not 1 bit has 8 with edges "int8", by the ranges of `images`."""
+    how, example = images.preprocess, torch.from_numpy(images.preprocess.normalize(images.images[:4]))
+    ranges = images if edges == "int8" else None
+    bbg.convert(network, path, example, edges=edges, calibration=ranges, preprocess=how)
+
+
 def measured(name: str, checkpoint: Path, split: Split, folder: Path) -> Result:
     """All figures of one network."""
     state, path = Checkpoint.load(checkpoint), folder / "network.bbg"
-    order = np.sort(np.random.default_rng(0).permutation(len(split.train))[:CALIBRATION])
-    pixels, labels = read_batch(split.train, order)
-    images = ImageSet(pixels, np.asarray(labels), split.train.classes, state.preprocess)
-    truth, example = np.asarray(split.test.labels), torch.from_numpy(state.preprocess.normalize(pixels[:4]))
+    images, truth = calibration(split), np.asarray(split.test.labels)
 
-    def packed(network: torch.nn.Module, edges: str, calibration: Calibration | None = None) -> np.ndarray:
-        bbg.convert(network, path, example, edges=edges, calibration=calibration, preprocess=state.preprocess)
+    def packed(network: torch.nn.Module, edges: str) -> np.ndarray:
+        pack(network, path, images, edges)
         return answers(path, split)
 
     def accuracy(named: np.ndarray) -> float:
         return float((named == truth).mean())
 
     real = packed(state.network(), "fp32")
-    rounded = packed(state.network(), "int8", images)
+    rounded = packed(state.network(), "int8")
     size = path.stat().st_size
     recipe = state.recipe.changed(TRAINING)
     learned = train(recipe, split, folder / "run", init=checkpoint, device="cpu", progress=False).network()

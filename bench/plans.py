@@ -1,44 +1,62 @@
 """Networks whose widths a plan chose beside uniform ones of about the same latency, after the same fine-tuning.
 
-    python -m bench.plans --runs DIR [--rounds 20] [--out FILE.json]
+    python -m bench.plans --runs DIR --data DIR [--cache DIR] [--rounds 20] [--out FILE.json]
 
 The plans are those of `bbg plan CHECKPOINT --budget ...` for the row resnet18-w32-rprelu-8e-s0 of the study, at three
-budgets; bench/study.toml has the widths. RUNS/ROW/packed.bbg is what a row came to. All take turns on one thread.
+budgets. bench/study.toml has the widths. RUNS/ROW/last.ckpt is what a row came to; what is not 1 bit becomes 8 bits in
+the conversion, with ranges of 500 training images. All take turns on one thread.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bbg.data import open_recipe
+from bbg.training.checkpoint import Checkpoint
+from bench.eight_bit_accuracy import answers, calibration, pack
 from bench.markdown import MEDIAN, MIN, not_measured, plain, table
-from bench.mixed import accuracy
 from bench.record import Result, parser_of, run
 from bench.runtimes import Entrant, compare
 
 TITLE = "Planned widths beside uniform ones"
 NETWORK = "resnet20"  # whose images the networks take, CIFAR-10's
-EVERYWHERE = ("tuned-w32-1bit-edges8-s0", "tuned-w32-1bit-s0")
+FILES = {  # the row, and the edges of the packed file
+    "plan for 257 us": ("tuned-plan-257us-s0", "int8"),
+    "plan for 216 us": ("tuned-plan-216us-s0", "int8"),
+    "plan for 195 us": ("tuned-plan-195us-s0", "int8"),
+    "8 bits, width 28": ("tuned-w28-s0", "int8"),
+    "8 bits, width 24": ("tuned-w24-s0", "int8"),
+    "1 bit, first and last 8": ("tuned-w32-1bit-s0", "int8"),
+    "1 bit, first and last float32": ("tuned-w32-1bit-s0", "fp32"),
+}
+EVERYWHERE = ("1 bit, first and last 8", "1 bit, first and last float32")
 BUDGETS = {  # the plan, and the widest network of 8 bits that meets the budget
-    "257 us": ("tuned-plan-257us-s0", "tuned-w28-8bits-s0"),
-    "216 us": ("tuned-plan-216us-s0", "tuned-w24-8bits-s0"),
-    "195 us": ("tuned-plan-195us-s0", "tuned-w24-8bits-s0"),
+    "257 us": ("plan for 257 us", "8 bits, width 28"),
+    "216 us": ("plan for 216 us", "8 bits, width 24"),
+    "195 us": ("plan for 195 us", "8 bits, width 24"),
 }
 
 
 def rows(arguments: Namespace) -> Result:
     """A row per network."""
-    names = list(dict.fromkeys(name for pair in BUDGETS.values() for name in pair)) + list(EVERYWHERE)
+    split, accuracies = None, {}
     with tempfile.TemporaryDirectory() as place:
-        for name in names:
-            shutil.copy(arguments.runs / name / "packed.bbg", Path(place) / f"{NETWORK}.{name}.bbg")
-        entrants = tuple(Entrant("bbg", name) for name in names)
+        for name, (row, edges) in FILES.items():
+            state = Checkpoint.load(arguments.runs / row / "last.ckpt")
+            split = split or open_recipe(state.recipe, arguments.data, arguments.cache)
+            path = Path(place) / f"{NETWORK}.{name}.bbg"
+            pack(state.network(), path, calibration(split), edges)
+            accuracies[name] = float((answers(path, split) == np.asarray(split.test.labels)).mean())
+            print(name, accuracies[name], flush=True)
+        entrants = tuple(Entrant("bbg", name) for name in FILES)
         found, absent = compare(NETWORK, 1, entrants, arguments.rounds, Path(place))
-    for row in found:
-        row["accuracy"] = accuracy(row["precision"])
+    for line in found:
+        line["accuracy"] = accuracies[line["precision"]]
     return {"batch": 1, "threads": 1, "absent": absent, "plans": found}
 
 
@@ -50,7 +68,7 @@ def render(result: Result) -> str:
     ]
     columns: list[Any] = [
         plain("budget"),
-        plain("precision", "row of the study"),
+        plain("precision", "widths"),
         MIN,
         MEDIAN,
         ("kB", lambda row: f"{row['bytes'] / 1000:,.0f}"),
@@ -64,7 +82,9 @@ def main() -> None:
     """The command line."""
     parser = parser_of("plans", __doc__, rounds=20)
     parser.add_argument("--runs", type=Path, required=True, help="the runs of the study")
-    run(parser, rows)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of CIFAR-10")
+    parser.add_argument("--cache", type=Path, help="folder in which decoded images are kept")
+    run(parser, rows, ("numpy", "torch"))
 
 
 if __name__ == "__main__":

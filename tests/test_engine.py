@@ -111,6 +111,25 @@ def test_uint8_images_are_normalised_as_stored(engine: Engine) -> None:
     np.testing.assert_allclose(engine(images), engine(PREPROCESS.normalize(images)), rtol=0, atol=1e-4)
 
 
+def test_floats_become_the_nearest_bytes() -> None:
+    """Halves to even and clipped, in rows of any length, where the first layer reads bytes."""
+    width = 150
+    weight = np.eye(3, dtype=np.int8).reshape(3, 1, 1, 3)
+    op = Op("same", "byte_conv", ("x",), "y", None, {"kernel": (1, 1), "channels": 3}, {"weight": weight})
+    graph = Graph("x", (3, 2, width), (op,), (Output.of_map("", "y", (3, 2, width)),), "bytes")
+    engine = Engine(PackedModel(graph, Preprocess((2, width), mean=(0.0, 0.4, 0.3), std=(1 / 255, 0.3, 0.25))))
+    x = 3 * np.random.default_rng(0).standard_normal((2, 3, 2, width)).astype(np.float32)
+    x[:, 0] = np.arange(2 * width, dtype=np.float32).reshape(2, width) - 10.5
+    scale, bias = (np.float32(v).reshape(3, 1, 1) for v in engine.preprocess.affine())  # type: ignore[union-attr]
+    want = np.clip(np.rint((x - bias) / scale), 0, 255)
+    assert {0.0, 255.0} < set(want.ravel().tolist())
+    np.testing.assert_array_equal(engine(x), want)
+    for number in (np.nan, np.inf, -np.inf):
+        x[1, 2, 1, width - 1] = number
+        with pytest.raises(BbgError, match="finite"):
+            engine(x)
+
+
 def test_any_memory_layout_will_do(engine: Engine) -> None:
     x = floats(4)
     np.testing.assert_array_equal(engine(x[::2]), engine(np.ascontiguousarray(x[::2])))

@@ -27,7 +27,7 @@ LIST = """
 rows = [
   { name = "one", recipe = "small", epochs = 8, seed = 0, tier = "A", method = "bbg" },
   { name = "other-tier", recipe = "small", epochs = 3, seed = 0, tier = "B", method = "bbg" },
-  { name = "two", recipe = "small", epochs = 2, seed = 1, tier = "A", method = "float" },
+  { name = "two", recipe = "small", epochs = 2, seed = 1, tier = "A", start = "one" },
 ]
 [common]
 dataset = "digits"
@@ -134,8 +134,8 @@ def test_a_second_queue_is_refused(tmp_path: Path) -> None:
         (('tier = "B", ', ""), "no 'tier'"),
         (('recipe = "small", epochs = 2', 'recipe = "large", epochs = 2'), "has recipe 'large'; the list has small"),
         (('name = "two"', 'name = "../two"'), "a name is of"),
-        (('method = "float"', 'methods = "float"'), "unknown recipe key 'methods'"),
-        (('name = "two"', 'name = "two", start = "three"'), "row 'two' starts from 'three'; that is no row above it"),
+        (('method = "bbg"', 'methods = "bbg"'), "unknown recipe key 'methods'"),
+        (('start = "one"', 'start = "three"'), "row 'two' starts from 'three'; that is no row above it"),
     ],
 )
 def test_a_wrong_list_is_refused(study: Path, change: tuple[str, str], told: str) -> None:
