@@ -66,12 +66,15 @@ def accuracy(row: str) -> float:
 
 def render(result: Result) -> str:
     """A row per entrant; the times are over that of the fastest peer."""
-    least: dict[Any, float] = {}
-    for row in result["mixed"]:
-        if row["runtime"] != "bbg":
-            key = row["network"], row["held_to"]
-            least[key] = min(least.get(key, float("inf")), row["min_us"])
-    shown = [{**row, "gain": least[row["network"], row["held_to"]] / row["min_us"]} for row in result["mixed"]]
+
+    def group(row: Result) -> tuple[str, bool]:
+        return row["network"], row["held_to"] is not None
+
+    peers = [row for row in result["mixed"] if row["runtime"] != "bbg"]
+    shown = [
+        {**row, "gain": min(p["min_us"] for p in peers if group(p) == group(row)) / row["min_us"]}
+        for row in result["mixed"]
+    ]
     columns: list[Any] = [
         plain("network", "beside"),
         ("held to", lambda r: r["held_to"] or ""),

@@ -4,7 +4,7 @@
 
 The plans are those of `bbg plan CHECKPOINT --budget ...` for the row resnet18-w32-rprelu-8e-s0 of the study, at three
 budgets. bench/study.toml has the widths. RUNS/ROW/last.ckpt is what a row came to; what is not 1 bit becomes 8 bits in
-the conversion, with ranges of 500 training images. All take turns on one thread.
+the conversion, with ranges of 500 training images. All take turns on one thread. Rows that are not done are left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bench.eight_bit_accuracy import answers, calibration, pack
 from bench.markdown import MEDIAN, MIN, not_measured, plain, table
 from bench.record import Result, parser_of, run
 from bench.runtimes import Entrant, compare
+from bench.study.rows import RECORDS
 
 TITLE = "Planned widths beside uniform ones"
 NETWORK = "resnet20"  # whose images the networks take, CIFAR-10's
@@ -47,13 +48,15 @@ def rows(arguments: Namespace) -> Result:
     split, accuracies = None, {}
     with tempfile.TemporaryDirectory() as place:
         for name, (row, edges) in FILES.items():
+            if not (RECORDS / f"{row}.json").exists():
+                continue
             state = Checkpoint.load(arguments.runs / row / "last.ckpt")
             split = split or open_recipe(state.recipe, arguments.data, arguments.cache)
             path = Path(place) / f"{NETWORK}.{name}.bbg"
             pack(state.network(), path, calibration(split), edges)
             accuracies[name] = float((answers(path, split) == np.asarray(split.test.labels)).mean())
             print(name, accuracies[name], flush=True)
-        entrants = tuple(Entrant("bbg", name) for name in FILES)
+        entrants = tuple(Entrant("bbg", name) for name in accuracies)
         found, absent = compare(NETWORK, 1, entrants, arguments.rounds, Path(place))
     for line in found:
         line["accuracy"] = accuracies[line["precision"]]
@@ -64,7 +67,10 @@ def render(result: Result) -> str:
     """A table per budget in one."""
     by_name = {row["precision"]: row for row in result["plans"]}
     shown: list[dict[str, Any]] = [
-        {"budget": budget, **by_name[name]} for budget, pair in BUDGETS.items() for name in (*pair, *EVERYWHERE)
+        {"budget": budget, **by_name[name]}
+        for budget, pair in BUDGETS.items()
+        for name in (*pair, *EVERYWHERE)
+        if name in by_name
     ]
     columns: list[Any] = [
         plain("budget"),
@@ -74,7 +80,11 @@ def render(result: Result) -> str:
         ("kB", lambda row: f"{row['bytes'] / 1000:,.0f}"),
         ("accuracy", lambda row: f"{100 * row['accuracy']:.2f} %"),
     ]
-    text = "One image, one thread; the accuracy of the packed file, after two epochs of fine-tuning from float weights."
+    missing = [name for name in FILES if name not in by_name]
+    text = (
+        "One image, one thread; the accuracy of the packed file, after two epochs of fine-tuning from float weights."
+        f"{' Not trained yet: ' + ', '.join(missing) + '.' if missing else ''}"
+    )
     return f"{text}\n\n{table(shown, *columns)}{not_measured(result['absent'])}"
 
 
