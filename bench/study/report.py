@@ -43,22 +43,23 @@ def lines(rows: Sequence[Row], records: Path) -> list[dict[str, Any]]:
     result = []
     for row in rows:
         found = record(row, records) or {}
-        own = {"tier": row.tier, "network": network(row), "method": method(row), "seed": row.recipe.seed}
+        own = {"tier": row.tier, "network": network(row), "method": method(row), "act": row.recipe.act or ""}
+        own |= {"seed": row.recipe.seed, "like": str((row.recipe.changed({"seed": 0}).to_dict(), row.start))}
         result.append({**found, **own, "name": row.name, "of": row.recipe.epochs, "done": found.get("finished", False)})
     return result
 
 
 def by_method(finished: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and spread over seeds of networks, methods and epochs that have more than one seed, best first."""
-    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    """Mean and spread over seeds of the trainings that differ in nothing else, best first."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for line in finished:
-        groups.setdefault((line["network"], line["method"], line["epochs"]), []).append(line)
+        groups.setdefault(line["like"], []).append(line)
     result = []
-    for (name, by, epochs), runs in groups.items():
+    for runs in groups.values():
         found = [run["accuracy"] for run in runs]
         if len(runs) > 1:
             spread = {"seeds": len(runs), "accuracy": mean(found), "spread": stdev(found)}
-            result.append({"network": name, "method": by, "epochs": epochs, **spread})
+            result.append({**{key: runs[0][key] for key in ("network", "method", "act", "epochs")}, **spread})
     return sorted(result, key=lambda group: (group["network"], group["epochs"], -group["accuracy"]))
 
 
@@ -73,13 +74,14 @@ def render(rows: Sequence[Row], records: Path) -> str:
     columns = (
         plain("network"),
         plain("method"),
+        plain("act"),
         plain("epochs"),
         plain("seed"),
         ("accuracy", lambda r: f"{100 * r['accuracy']:.2f} %"),
         ("packed", lambda r: f"{100 * r['packed']['accuracy']:.2f} %"),
         ("kB", lambda r: number(r["packed"]["bytes"] / 1000)),
         ("hours", lambda r: f"{r['seconds'] / 3600:.2f}"),
-        ("threads", lambda r: r["threads"]),
+        ("on", lambda r: "GPU" if r.get("device", "cpu") != "cpu" else f"{r['threads']} threads"),
         ("commit", lambda r: ", ".join(r["commits"])),
         ("record", lambda r: f"[{r['name']}](../bench/results/study/{r['name']}.json)"),
     )
@@ -88,11 +90,17 @@ def render(rows: Sequence[Row], records: Path) -> str:
     if groups := by_method(finished):
         spread = ("standard deviation", lambda r: f"{100 * r['spread']:.2f} points")
         accuracy = ("mean accuracy", lambda r: f"{100 * r['accuracy']:.2f} %")
-        parts += ["## Over seeds", table(groups, *columns[:3], plain("seeds"), accuracy, spread)]
+        parts += ["## Over seeds", table(groups, *columns[:4], plain("seeds"), accuracy, spread)]
     if waiting := [line for line in known if not line["done"]]:
         reached = ("epochs done", lambda r: f"{r.get('epochs', 0)} of {r['of']}")
         parts += ["## Not done yet", "In the order of the list.", table(waiting, plain("tier"), plain("name"), reached)]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def kind(line: dict[str, Any]) -> str:
+    """What a line of the plot is called: trainings that differ in their seeds share it."""
+    words = [line["network"], line["method"], line["act"] if line["method"] == "float" else ""]
+    return f"{' '.join(word for word in words if word)}, {line['epochs']} epochs"
 
 
 def draw(rows: Sequence[Row], records: Path, file: Path) -> None:
@@ -100,7 +108,7 @@ def draw(rows: Sequence[Row], records: Path, file: Path) -> None:
     finished = [line for line in lines(rows, records) if line["done"]]
     if not finished:
         return
-    kinds = {line["name"]: f"{line['network']} {line['method']}, {line['epochs']} epochs".strip() for line in finished}
+    kinds = {line["name"]: kind(line) for line in finished}
     order = list(dict.fromkeys(kinds.values()))
     with style.applied():
         figure = style.figure(12, 4.8)
@@ -109,14 +117,13 @@ def draw(rows: Sequence[Row], records: Path, file: Path) -> None:
         style.axis(right, title="test accuracy by epoch", x="epoch")
         named: set[str] = set()
         for line in finished:
-            kind = kinds[line["name"]]
-            colour = style.SERIES[order.index(kind) % len(style.SERIES)]
+            colour = style.SERIES[order.index(kinds[line["name"]]) % len(style.SERIES)]
             marker = "s" if line["method"] == "float" else "o"
-            label = None if kind in named else kind
+            label = None if kinds[line["name"]] in named else kinds[line["name"]]
             left.plot(line["packed"]["bytes"] / 1000, line["accuracy"], marker, color=colour, markersize=7, label=label)
             tested = [epoch["test_accuracy"] for epoch in line["history"]]
             right.plot(range(1, len(tested) + 1), tested, color=colour, lw=1.6)
-            named.add(kind)
+            named.add(kinds[line["name"]])
         sizes = [line["packed"]["bytes"] / 1000 for line in finished]
         left.set(xscale="log", xlim=(min(sizes) / 1.5, max(sizes) * 1.5))
         left.margins(y=0.2)

@@ -33,14 +33,28 @@ def test_the_page_holds_what_was_found(tmp_path: Path) -> None:
         write_json(found, records / f"{name}.json")
     page = render(ROWS, records)
     assert "Tier A: 2 of 4 trainings are done." in page
-    assert "| resnet20 | bbg | 2 | 0 | 50.00 % | 49.90 % | 56 | 0.10 | 2 | 1234567 |" in page
-    assert "| resnet20 | bbg | 2 | 2 | 55.00 % | 7.07 points |" in page
+    assert "| resnet20 | bbg |  | 2 | 0 | 50.00 % | 49.90 % | 56 | 0.10 | 2 threads | 1234567 |" in page
+    assert "| resnet20 | bbg |  | 2 | 2 | 55.00 % | 7.07 points |" in page
     assert "| A | float-s0 | 1 of 2 |" in page
     assert "|  | float-s1 | 0 of 2 |" in page
     draw(ROWS, records, tmp_path / "plot.svg")
     again = (tmp_path / "plot.svg").read_bytes()
     draw(ROWS, records, tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_bytes() == again
+
+
+def test_seeds_are_of_trainings_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    recipe = Recipe(dataset="cifar10", network="resnet20", epochs=2)
+    rows = [
+        Row("plain", "A", recipe),
+        Row("relu", "A", recipe.changed({"act": "relu"})),
+        Row("on", "A", recipe, "plain"),
+    ]
+    for row in rows:
+        write_json({**result(0.5), "device": "cuda:0, NVIDIA H200"}, tmp_path / f"{row.name}.json")
+    page = render(rows, tmp_path)
+    assert "Over seeds" not in page
+    assert "| bbg | relu | 2 | 0 | 50.00 % | 49.90 % | 56 | 0.10 | GPU | 1234567 |" in page
 
 
 def test_a_study_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
