@@ -127,8 +127,9 @@ def draw(rows: Sequence[Row], records: Path, file: Path) -> None:
         sizes = [line["packed"]["bytes"] / 1000 for line in finished]
         left.set(xscale="log", xlim=(min(sizes) / 1.5, max(sizes) * 1.5))
         left.margins(y=0.2)
-        for formatter in (left.xaxis.set_major_formatter, left.xaxis.set_minor_formatter):
-            formatter(lambda kilobytes, _: f"{kilobytes:g}")
+        decades = max(sizes) / min(sizes) > 20  # then labels between the powers of ten would overlap
+        left.xaxis.set_major_formatter(lambda kilobytes, _: f"{kilobytes:,g}")
+        left.xaxis.set_minor_formatter(lambda kilobytes, _: "" if decades else f"{kilobytes:,g}")
         for axis in (left, right):
             style.percent(axis)
         style.whole_numbers(right)
