@@ -5,7 +5,7 @@ lose alone. Layers become binary in the order of what they lose per second (or b
 is the best of all that save as much, up to one layer (the greedy solution of a knapsack).
 
 The time of a plan is measured, since a network takes another time than the sum of its ops: both ends of the sequence,
-and those plans between which the budget lies (a bisection). The others stand between them as their sums do.
+and those plans between which the budget lies (a bisection). The others take a share of their sums that lies between.
 """
 
 from __future__ import annotations
@@ -270,6 +270,6 @@ def _timed(frontier: tuple[Step, ...], wanted: Budget, measure: Callable[[Step],
             middle = (slow + fast) // 2
             slow, fast = (slow, middle) if look(middle) <= wanted.amount else (middle, fast)
     known = sorted(ratios)
-    sums = np.array([step.seconds for step in frontier])
-    seconds = np.interp(-sums, -sums[known], [best * ratios[i] for i in known])
-    return tuple(step._replace(seconds=float(s)) for step, s in zip(frontier, seconds, strict=True))
+    of_sums = [best * ratios[i] / frontier[i].seconds for i in known]
+    shares = np.interp(np.arange(len(frontier)), known, of_sums)
+    return tuple(step._replace(seconds=step.seconds * float(s)) for step, s in zip(frontier, shares, strict=True))
