@@ -3,7 +3,7 @@
     python -m bench.mixed --runs DIR [--networks resnet20] [--rounds 20] [--out FILE.json]
 
 RUNS/ROW/packed.bbg is what a row of the study came to. The peers run the real-valued network of the same table in int8,
-as in eight_bits.py; their accuracy is that of the row in float32, which int8 may reach and not exceed by training.
+as in eight_bits.py. Their accuracy is that of the row in float32, since their own int8 is not scored.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python -m bench.plans --runs DIR --data DIR [--cache DIR] [--rounds 20] [--out FILE.json]
 
-The plans are those of `bbg plan CHECKPOINT --budget ...` for the row resnet18-w32-rprelu-8e-s0 of the study, at three
-budgets. bench/study.toml has the widths. RUNS/ROW/last.ckpt is what a row came to; what is not 1 bit becomes 8 bits in
-the conversion, with ranges of 500 training images. All take turns on one thread. Rows that are not done are left out.
+The plans have 1 bit in the layers that `bbg.plan` puts first for the row resnet18-w32-rprelu-8e-s0 of the study (units
+15, 14, 13, 12), and as many of them as meet the budget by a timing of the untrained networks in quiet minutes.
+bench/study.toml has the widths. RUNS/ROW/last.ckpt is what a row came to; what is not 1 bit becomes 8 bits in the
+conversion, with ranges of 500 training images. All take turns on one thread. Rows that are not done are left out.
 """
 
 from __future__ import annotations

@@ -20,11 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import bbg
 from bbg.binarization.report import DEPTHWISE, FIRST, LAST
+from bbg.planning.costs import seconds_of
 from bench import widths
 from bench.markdown import figure, not_measured, plain, table
 from bench.networks import bytes_of, entry_of, export
@@ -142,8 +144,7 @@ def convert_mixed(name: str, original: nn.Module, images: Tensor, folder: Path) 
 
     layers = [(), *widths.choices(original, images, entry.preset, image)]
     networks = [trained(names) for names in layers]
-    options = [partial(widths.packed, network, images, entry.preset) for network in networks]
-    best = widths.fastest(options, image)
+    best = int(np.argmin(seconds_of([widths.packed(network, images, entry.preset) for network in networks], image)))
     widths.packed(networks[best], images, entry.preset, folder / f"{name}.mixed.bbg")
     return {"mixed_layers": len(layers[best]), "mixed_bytes": (folder / f"{name}.mixed.bbg").stat().st_size}
 

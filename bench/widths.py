@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import nn
 
 import bbg
 from bbg.graph.file import read
-from bbg.planning.costs import Packed, costs_by_layer, seconds_of
+from bbg.planning.costs import Packed, costs_by_layer
 
 GAINS = (1.0, 1.3)  # how many times faster a layer must be
 
@@ -39,8 +38,3 @@ def choices(original: nn.Module, images: torch.Tensor, preset: str, image: np.nd
     (at_8, _), (at_1, _) = costs_by_layer(ends, layers, image)
     found = (tuple(n for n in layers if gain * at_1[n].seconds < at_8[n].seconds) for gain in GAINS)
     return [names for names in dict.fromkeys(found) if names]
-
-
-def fastest(options: Sequence[Callable[[], Packed]], image: np.ndarray) -> int:
-    """The number of the network that takes least time."""
-    return int(np.argmin(seconds_of([option() for option in options], image)))
