@@ -29,7 +29,7 @@ AGAINST = {
     ),
     "resnet20": (
         "resnet20-w16-float-20e-s0",
-        ("mixed-medium-20e-s0", "mixed-medium-wide-20e-s0", "resnet18-mixed-20e-s0"),
+        ("mixed-medium-20e-s0", "mixed-medium-wide-20e-s0", "mixed-medium-deep-20e-s0", "resnet18-mixed-20e-s0"),
     ),
     "resnet18_cifar": (
         "resnet18-w16-float-20e-s0",

@@ -66,6 +66,11 @@ def mixed_medium_wide(num_classes: int) -> nn.Module:
     return staged(num_classes, Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 6))
 
 
+def mixed_medium_deep(num_classes: int) -> nn.Module:
+    """ResNet-18 (CIFAR) w32 without its last stage, its third one at 1 bit."""
+    return staged(num_classes, Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4))
+
+
 # Beside ResNet-18 (CIFAR) w16 in 8 bits
 
 
