@@ -61,24 +61,35 @@ BBG_BLOCK void byte_pixels(const OutputRow& row, const uint8_t* at, int64_t x) {
   store_sums<P, V>(row, sums.sum, x);
 }
 
-// A 3-wide max-pool with stride 2 and padding 1, done across the columns while the sums are in registers. Output j is
-// the maximum of the columns 2j - 1, 2j, 2j + 1; P and x are even. `before` holds column x - 1, and afterwards the last
-// one.
+// A 3-wide max-pool with stride 2, done across the columns while the sums are in registers. x is even, and so is P
+// except at the end of a row. Each output shares a column with the one before, so `before` hands on what column x - 1
+// and, without padding, column x - 2 have come to.
 //
-//   columns   x-1 | x   x+1 | x+2  x+3 | ...
-//   output       [  x/2    ] [ x/2 + 1 ]      (each shares its first column with the one before)
-template <int P, int V>
+//   columns          x-2  x-1 | x   x+1 | x+2  x+3 | ...
+//   padding 1           [      x/2     ]                 output j is the maximum of the columns 2j - 1, 2j, 2j + 1
+//                                 [     x/2 + 1    ]
+//   no padding      [    x/2   ]                         output j is that of 2j - 2, 2j - 1, 2j: the pool's output
+//                             [     x/2 + 1 ]            j - 1, and output 0 is not read
+template <Columns kColumns, int P, int V>
 BBG_INLINE void pool_sums(const OutputRow& row, const I (&sum)[P][V], int64_t x, float* before) {
-  F value[P][V], most[P / 2][V];
+  constexpr int kOutputs = (P + 1) / 2;
+  F value[P][V], most[kOutputs][V];
   apply_epilogue_to_sums<P, V, false, true>(row, sum, value, border<P>(row, x), x, row.block.channel);
   BBG_FOR(v, V) {
-    BBG_FOR(j, P / 2) {
-      const F left = j == 0 ? load(before + v * kLanes) : value[2 * j - 1][v];
-      most[j][v] = max(max(left, value[2 * j][v]), value[2 * j + 1][v]);
+    F left = load(before + v * kLanes);
+    BBG_FOR(j, kOutputs) {
+      const F even = value[2 * j][v], odd = value[2 * j + (2 * j + 1 < P)][v];
+      if (kColumns == Columns::padded) {
+        most[j][v] = max(max(left, even), odd);
+        left = odd;
+      } else {
+        most[j][v] = max(left, even);
+        left = max(even, odd);
+      }
     }
-    store(before + v * kLanes, value[P - 1][v]);
+    store(before + v * kLanes, left);
   }
-  store_result<P / 2, V>(row.conv.out, most, row.to, x / 2, row.block.channel);
+  store_result<kOutputs, V>(row.conv.out, most, row.to, x / 2, row.block.channel);
 }
 
 // Beside the map is less than every number.
@@ -91,26 +102,27 @@ BBG_INLINE void start_pooling(float* before) {
 #include "tiles.inl"
 #endif
 
-template <int P, int V>
+template <Columns kColumns, int P, int V>
 BBG_BLOCK void pooled_pixels(const OutputRow& row, const uint8_t* at, int64_t x, float* before) {
   Sums<P, V> sums;
   sums.run(row, at, x);
-  pool_sums<P, V>(row, sums.sum, x, before);
+  pool_sums<kColumns, P, V>(row, sums.sum, x, before);
 }
 
-template <int V, bool kPooled>
+template <int V, Columns kColumns>
 inline void byte_row(const OutputRow& row) {
 #if BBG_HAS_TILES
-  if (row.conv.tiles.bytes) return tile_row<V, kPooled>(row);
+  if (row.conv.tiles.bytes) return tile_row<V, kColumns>(row);
 #endif
+  constexpr bool kAll = kColumns == Columns::all;
   float before[V * kLanes];
-  if (kPooled) start_pooling<V>(before);
-  for_pixel_blocks<kMaxPixels, !kPooled>(row.width, [&](auto pixels, int64_t x) {
+  if (!kAll) start_pooling<V>(before);
+  for_pixel_blocks<kMaxPixels, kAll>(row.width, [&](auto pixels, int64_t x) {
     constexpr int P = decltype(pixels)::value;
     const uint8_t* at = row.at + x * row.conv.column;
-    if constexpr (kPooled && P % 2 == 0) {
-      pooled_pixels<P, V>(row, at, x, before);
-    } else if constexpr (!kPooled) {
+    if constexpr (!kAll) {
+      pooled_pixels<kColumns, P, V>(row, at, x, before);
+    } else {
       byte_pixels<P, V>(row, at, x);
     }
   });

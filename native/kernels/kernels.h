@@ -224,16 +224,20 @@ struct PixelOp {
   Epilogue out;
 };
 
+// What a row of a convolution of bytes stores: all its columns, or their maxima over a max-pool's windows, with padding
+// or without (pool_sums in bytes.inl).
+enum class Columns { all, padded, inside };
+
 // A convolution of bytes whose result only a max-pool reads. Rows of the convolution go to a member's own buffer, from
-// which the pool takes them while they are in the cache; items are rows of the pool. Where `columns`, the convolution
-// already takes the maxima over each window's columns, and the pool's windows have one column each.
+// which the pool takes them while they are in the cache; items are rows of the pool. Where the convolution takes the
+// maxima over each window's columns, the pool's windows have one column each.
 struct ConvPool {
   Conv conv;
   Pool pool;
   uint8_t* buffer;  // of member 0
   int64_t bytes;    // from a member's buffer to the next
   int64_t rows;     // that a buffer has room for: at least those of one window
-  bool columns;
+  Columns columns;
 };
 
 // Runs the items [begin, end) on one of the structs above. Items are numbered (block, image, row), or by block alone

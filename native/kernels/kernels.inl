@@ -173,7 +173,7 @@ inline void binary_item(const OutputRow& row) {
   switch (row.conv.method) {
     case CountMethod::words: return binary_row<V, CountMethod::words>(row);
     case CountMethod::masked: return binary_row<V, CountMethod::masked>(row);
-    case CountMethod::int8: return byte_row<V, false>(row);
+    case CountMethod::int8: return byte_row<V, Columns::all>(row);
 #if BBG_HAS_CARRY_SAVE
     case CountMethod::carry_save: return binary_row<V, CountMethod::carry_save>(row);
 #endif

@@ -66,6 +66,11 @@ void pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
   for (int64_t item = begin; item < end; ++item) pool_row(pool, item / pool.out.height, item % pool.out.height);
 }
 
+template <Columns kColumns>
+inline void conv_row(const OutputRow& row) {
+  row.block.vectors == 2 ? byte_row<2, kColumns>(row) : byte_row<1, kColumns>(row);
+}
+
 // Slides a buffer of rows down the convolution's result: rows [first, done) of the present image are in it, from its
 // beginning. Layouts of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may
 // begin above the one before it (rows 1, 3 of a map, then 0, 2, where padding cuts a dilated window's first tap off):
@@ -93,10 +98,10 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
       const uint8_t* collected = tail_bytes(conv, n, done, member);
       for (int b = 0; b < conv.block_count; ++b) {
         const OutputRow row = output_row(conv, conv.blocks[b], n, done, conv.out.width, collected);
-        if (fused.columns) {
-          conv.blocks[b].vectors == 2 ? byte_row<2, true>(row) : byte_row<1, true>(row);
-        } else {
-          conv.blocks[b].vectors == 2 ? byte_row<2, false>(row) : byte_row<1, false>(row);
+        switch (fused.columns) {
+          case Columns::all: conv_row<Columns::all>(row); break;
+          case Columns::padded: conv_row<Columns::padded>(row); break;
+          case Columns::inside: conv_row<Columns::inside>(row); break;
         }
       }
     }

@@ -110,18 +110,19 @@ BBG_BLOCK void tile_sums(const TileColumns& first, const TileColumns& second, in
 }
 
 // Stores, or pools, the columns [from, end) of a row, whose sums begin with column `from`.
-template <int V, bool kPooled>
+template <int V, Columns kColumns>
 BBG_INLINE void finish_columns(const OutputRow& row, const int32_t* sums, int64_t from, int64_t end, float* before) {
-  for_pixel_blocks<kMaxPixels, !kPooled>(end - from, [&](auto pixels, int64_t i) {
+  constexpr bool kAll = kColumns == Columns::all;
+  for_pixel_blocks<kMaxPixels, kAll>(end - from, [&](auto pixels, int64_t i) {
     constexpr int P = decltype(pixels)::value;
     I sum[P][V];
     BBG_FOR(p, P) {
       BBG_FOR(v, V) sum[p][v] = load(sums + ((i + p) * V + v) * kLanes);
     }
-    if constexpr (!kPooled) {
+    if constexpr (kAll) {
       store_sums<P, V>(row, sum, from + i);
-    } else if constexpr (P % 2 == 0) {
-      pool_sums<P, V>(row, sum, from + i, before);
+    } else {
+      pool_sums<kColumns, P, V>(row, sum, from + i, before);
     }
   });
 }
@@ -147,34 +148,35 @@ struct TileSums {
 };
 
 // The columns of a row from x on that make two tiles, or what is left of them.
-template <int V, bool kPooled>
+template <int V, Columns kColumns>
 BBG_INLINE void tile_columns(const OutputRow& row, int64_t x, int32_t* sums, float* before) {
   const int64_t columns = row.conv.tiles.columns, last = row.width - columns;
   const TileColumns first{row, x < last ? x : last}, second{row, x + columns < last ? x + columns : last};
   const bool two = x + columns < row.width;
   two ? tile_sums<V, true>(first, second, sums) : tile_sums<V, false>(first, second, sums);
   const int64_t end = two ? x + columns : row.width;
-  finish_columns<V, kPooled>(row, sums + (x - first.x) * V * kLanes, x, end, before);
+  finish_columns<V, kColumns>(row, sums + (x - first.x) * V * kLanes, x, end, before);
   if (!two) return;
   const int64_t skipped = end - second.x, until = end + columns < row.width ? end + columns : row.width;
-  finish_columns<V, kPooled>(row, sums + (columns + skipped) * V * kLanes, end, until, before);
+  finish_columns<V, kColumns>(row, sums + (columns + skipped) * V * kLanes, end, until, before);
 }
 
 // All columns of a row.
-template <int V, bool kPooled>
+template <int V, Columns kColumns>
 inline void tile_row(const OutputRow& row) {
   float before[V * kLanes];
-  if (kPooled) start_pooling<V>(before);
+  if (kColumns != Columns::all) start_pooling<V>(before);
   TileSums<V> sums;
-  for (int64_t x = 0; x < row.width; x += 2 * row.conv.tiles.columns) tile_columns<V, kPooled>(row, x, sums.of, before);
+  for (int64_t x = 0; x < row.width; x += 2 * row.conv.tiles.columns)
+    tile_columns<V, kColumns>(row, x, sums.of, before);
 }
 
 // Rows y and y + 1, each of one tile.
 template <int V>
 BBG_INLINE void tile_rows(const OutputRow& row, const OutputRow& below, int32_t* sums) {
   tile_sums<V, true>({row, 0}, {below, 0}, sums);
-  finish_columns<V, false>(row, sums, 0, row.width, nullptr);
-  finish_columns<V, false>(below, sums + row.width * V * kLanes, 0, row.width, nullptr);
+  finish_columns<V, Columns::all>(row, sums, 0, row.width, nullptr);
+  finish_columns<V, Columns::all>(below, sums + row.width * V * kLanes, 0, row.width, nullptr);
 }
 
 // An item is Tiles::rows output rows of one image, for Tiles::blocks blocks: pairs of tiles for one block after the
@@ -197,8 +199,8 @@ inline void tile_conv(const Conv& conv, int64_t images, int64_t begin, int64_t e
           const OutputRow next = of_block(below, block[b]);
           block[b].vectors == 2 ? tile_rows<2>(own, next, sums.of) : tile_rows<1>(own, next, sums.of);
         } else {
-          block[b].vectors == 2 ? tile_columns<2, false>(own, x, sums.of, nullptr)
-                                : tile_columns<1, false>(own, x, sums.of, nullptr);
+          block[b].vectors == 2 ? tile_columns<2, Columns::all>(own, x, sums.of, nullptr)
+                                : tile_columns<1, Columns::all>(own, x, sums.of, nullptr);
         }
       }
     }

@@ -65,7 +65,7 @@ Slot slot_of(const WordCut& cut, const ConvBlock& block, int64_t rows, int64_t k
 }
 
 // Tiles that divide a tap row of `numbers` bytes and an output row with as little padding as can be. One column would
-// leave most of a tile empty.
+// leave most of a tile empty. A tile that is not the last has an even number of them, for the sake of pools.
 Tiles choose_tiles(const LowerInput& in, const Conv& conv, int64_t numbers) {
   if (!in.kernels.tiles || conv.images_as_columns || in.out.width == 1) return {};
   constexpr int64_t kMostBytes = 64, kMostColumns = 16;
@@ -73,7 +73,7 @@ Tiles choose_tiles(const LowerInput& in, const Conv& conv, int64_t numbers) {
     const int64_t parts = (whole + most - 1) / most;
     return (whole + parts - 1) / parts;
   };
-  const int64_t columns = part(in.out.width, kMostColumns), even = columns + (in.out.width % 2 == 0 && columns % 2);
+  const int64_t columns = part(in.out.width, kMostColumns), even = columns + (columns < in.out.width && columns % 2);
   return {int32_t(round_up(part(numbers, kMostBytes), 4)), int32_t(even), even == in.out.width ? 2 : 1, 1,
           int32_t(in.op.kernel[0])};
 }

@@ -52,12 +52,23 @@ Pool make_pool(const LowerInput& in) {
   return pool;
 }
 
+namespace {
+
+// Windows of three columns, every other one, that pool_sums in kernels/bytes.inl can take the maxima of.
+Columns pooled_columns(const Op& op, int64_t columns, int64_t windows) {
+  if (op.kernel[1] != 3 || op.stride[1] != 2 || op.dilation[1] != 1) return Columns::all;
+  if (op.padding[1] == 1 && windows == (columns + 1) / 2) return Columns::padded;
+  return op.padding[1] == 0 && windows == (columns - 1) / 2 ? Columns::inside : Columns::all;
+}
+
+}  // namespace
+
 // A rising function commutes with the maximum: f(max(a, b)) = max(f(a), f(b)). So a hinge with slopes that are not
 // negative, and the clip, move from the convolution's epilogue to the pool's, which has fewer numbers, unless the
 // pool's is needed for something else. Scale and bias stay: they may fall.
 ConvPool make_conv_pool(const LowerInput& conv, const LowerInput& pool) {
   constexpr int64_t kAhead = 4;  // windows for which the buffer has room besides the first
-  ConvPool fused{make_conv(conv), make_pool(pool), nullptr, 0, 0, false};
+  ConvPool fused{make_conv(conv), make_pool(pool), nullptr, 0, 0, Columns::all};
   Epilogue &first = fused.conv.out, &then = fused.pool.out;
   const Op& op = pool.op;
   const auto rises = [&](const float* slopes) {
@@ -70,14 +81,13 @@ ConvPool make_conv_pool(const LowerInput& conv, const LowerInput& pool) {
     then.low = first.low, then.high = first.high, then.clip = first.clip;
     first.above = nullptr, first.clip = false;
   }
-  // Three columns, every other one, from the one beside the map on: pooled_pixels in kernels/bytes.inl.
-  fused.columns = op.kernel[1] == 3 && op.stride[1] == 2 && op.padding[1] == 1 && op.dilation[1] == 1 &&
-                  2 * pool.out.width == conv.out.width;
-  if (fused.columns) {
+  fused.columns = pooled_columns(op, conv.out.width, pool.out.width);
+  if (fused.columns != Columns::all) {
+    const int32_t unread = fused.columns == Columns::inside;
     std::vector<Window> cols;
-    for (int32_t x = 0; x < pool.out.width; ++x) cols.push_back({x, 1, 1});
+    for (int32_t x = 0; x < pool.out.width; ++x) cols.push_back({x + unread, 1, 1});
     fused.pool.cols = conv.memory.copy(cols);
-    first.real.row = fused.pool.input.row = pool.out.width * first.real.pixel;
+    first.real.row = fused.pool.input.row = (conv.out.width + 1) / 2 * first.real.pixel;
   }
   first.real.image = fused.pool.input.image = 0;
   fused.rows = (op.kernel[0] - 1) * op.dilation[0] + 1 + kAhead * op.stride[0];

@@ -163,6 +163,7 @@ def test_bytes_alone_are_those_beside_real_numbers(case: Case, clip: tuple[float
 
 POOLS = (  # kernel, stride, padding, dilation
     ((3, 3), (2, 2), (1, 1), (1, 1)),
+    ((3, 3), (2, 2), (0, 0), (1, 1)),
     ((2, 2), (2, 2), (0, 0), (1, 1)),
     ((5, 2), (1, 3), (2, 0), (1, 1)),
     ((1, 1), (4, 4), (0, 0), (1, 1)),  # rows that no window has are left out
@@ -174,11 +175,12 @@ POOLS = (  # kernel, stride, padding, dilation
     ((3, 2), (2, 2), (1, 1), (5, 3)),
     ((2, 3), (1, 1), (1, 1), (3, 2)),
 )
-POOLED = (  # the convolutions before them; of an even number of columns, they take the first pool's maxima of columns
+POOLED = (  # the convolutions before them, which take the maxima of columns of the first pools
     Case(3, 40, (37, 21), kernel=(5, 5), padding=(2, 2)),
     *(Case(3, 40, (17, w), kernel=(5, 5), padding=(2, 2)) for w in (6, 8, 14, 22)),
     Case(3, 24, (30, 53), kernel=(7, 7), padding=(3, 3), stride=(2, 2)),
     Case(3, 24, (30, 56), kernel=(7, 7), padding=(3, 3), stride=(2, 2)),
+    *(Case(3, 40, (29, w), kernel=(3, 3), stride=(2, 2)) for w in (29, 65, 73, 111)),
 )
 
 
