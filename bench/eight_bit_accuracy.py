@@ -53,6 +53,14 @@ def pack(network: torch.nn.Module, path: Path, images: ImageSet, edges: str) -> 
     bbg.convert(network, path, example, edges=edges, calibration=ranges, preprocess=how)
 
 
+def pack_row(checkpoint: Path, path: Path, edges: str, data: Path, cache: Path | None) -> float:
+    """Pack the network of a row of the study; the accuracy of the file on all test images."""
+    state = Checkpoint.load(checkpoint)
+    split = open_recipe(state.recipe, data, cache)
+    pack(state.network(), path, calibration(split), edges)
+    return float((answers(path, split) == np.asarray(split.test.labels)).mean())
+
+
 def measured(name: str, checkpoint: Path, split: Split, folder: Path) -> Result:
     """All figures of one network."""
     state, path = Checkpoint.load(checkpoint), folder / "network.bbg"

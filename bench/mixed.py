@@ -1,19 +1,21 @@
-"""Networks of 8 and 1 bits beside int8 ones: time in every runtime, size, and the accuracy of the study.
+"""Networks of 8 and 1 bits beside int8 ones: time in every runtime, size, and accuracy.
 
-    python -m bench.mixed --runs DIR [--networks resnet20] [--rounds 20] [--out FILE.json]
+    python -m bench.mixed --runs DIR --data DIR [--cache DIR] [--networks resnet20] [--rounds 20] [--out FILE.json]
 
-RUNS/ROW/packed.bbg is what a row of the study came to. The peers run the real-valued network of the same table in int8,
-as in eight_bits.py. Their accuracy is that of the row in float32, since their own int8 is not scored.
+RUNS/ROW/last.ckpt is what a row of the study came to, whose packed file answers all test images. Rows of real-valued
+layers get their 8 bits in the conversion, with ranges of 500 training images. The peers run the real-valued network of
+the same table in int8, as in eight_bits.py. Their accuracy is that of the row in float32, since their own int8 is not
+scored.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from bench.eight_bit_accuracy import pack_row
 from bench.eight_bits import FREE, LEAST, NO_AMX, prepare
 from bench.markdown import MIN, figure, not_measured, plain, table
 from bench.record import Result, parser_of, read, run
@@ -21,19 +23,33 @@ from bench.runtimes import Entrant, compare, has_amx
 from bench.study.rows import RECORDS
 
 TITLE = "Mixed networks beside int8 ones"
+LEARNED, ROUNDED = "fp32", "int8"  # edges: whether a row trained in 8 bits, or gets them in the conversion
 # Per network: the row of its float training, and the rows of mixed networks that are held against it.
 AGAINST = {
     "resnet8": (
         "resnet8-w16-float-20e-s0",
-        ("mixed-small-20e-s0", "mixed-small-wide-20e-s0", "mixed-small-fast-20e-s0"),
+        {"mixed-small-20e-s0": LEARNED, "mixed-small-wide-20e-s0": LEARNED, "mixed-small-fast-20e-s0": LEARNED},
     ),
     "resnet20": (
         "resnet20-w16-float-20e-s0",
-        ("mixed-medium-20e-s0", "mixed-medium-wide-20e-s0", "mixed-medium-deep-20e-s0", "resnet18-mixed-20e-s0"),
+        {
+            "mixed-medium-20e-s0": LEARNED,
+            "mixed-medium-wide-20e-s0": LEARNED,
+            "mixed-medium-deep-20e-s0": LEARNED,
+            "resnet18-mixed-20e-s0": LEARNED,
+            "tuned-w16-last8-s0": ROUNDED,
+            "tuned-w16-last6-s0": ROUNDED,
+            "tuned-w16-last4-s0": ROUNDED,
+        },
     ),
     "resnet18_cifar": (
         "resnet18-w16-float-20e-s0",
-        ("resnet18-mixed-wide-20e-s0", "mixed-large-20e-s0", "mixed-large-short-20e-s0", "mixed-large-narrow-20e-s0"),
+        {
+            "resnet18-mixed-wide-20e-s0": LEARNED,
+            "mixed-large-20e-s0": LEARNED,
+            "mixed-large-short-20e-s0": LEARNED,
+            "mixed-large-narrow-20e-s0": LEARNED,
+        },
     ),
 }
 
@@ -43,25 +59,23 @@ def rows(arguments: Namespace) -> Result:
     result: Result = {"batch": 1, "threads": 1, "absent": [], "mixed": []}
     for name in arguments.networks:
         float_row, mixed = AGAINST[name]
-        mixed = tuple(row for row in mixed if (arguments.runs / row / "packed.bbg").exists())
+        accuracies = {}
         with tempfile.TemporaryDirectory() as place:
+            for row, edges in mixed.items():
+                if (RECORDS / f"{row}.json").exists():
+                    checkpoint, path = arguments.runs / row / "last.ckpt", Path(place) / f"{name}.{row}.bbg"
+                    accuracies[row] = pack_row(checkpoint, path, edges, arguments.data, arguments.cache)
+                    print(row, accuracies[row], flush=True)
+            real: dict[str, Any] = read(RECORDS / f"{float_row}.json")
             prepare(name, Path(place))
-            for row in mixed:
-                shutil.copy(arguments.runs / row / "packed.bbg", Path(place) / f"{name}.{row}.bbg")
             for entrants in (FREE, *([NO_AMX] if has_amx() else [])):
-                ours = tuple(Entrant("bbg", row, entrants[0].held_to) for row in mixed)
+                ours = tuple(Entrant("bbg", row, entrants[0].held_to) for row in accuracies)
                 found, absent = compare(name, 1, (*entrants, *ours), arguments.rounds, Path(place), LEAST)
                 for line in found:
-                    line["accuracy"] = accuracy(line["precision"] if line["precision"] in mixed else float_row)
+                    line["accuracy"] = accuracies.get(line["precision"], real["packed"]["accuracy"])
                 result["mixed"] += found
                 result["absent"] += absent
     return result
-
-
-def accuracy(row: str) -> float:
-    """On all test images, in the engine where the row was packed in the widths that it was trained in."""
-    record: dict[str, Any] = read(RECORDS / f"{row}.json")
-    return float(record["packed"]["accuracy"])
 
 
 def render(result: Result) -> str:
@@ -87,8 +101,8 @@ def render(result: Result) -> str:
     ]
     text = (
         "One image, one thread. The accuracy of the peers, and of bbg in 8 bits, is that of the float training. Rows "
-        "called `mixed` have layers of 8 bits and of 1 bit (bench/study/networks.py says which); theirs is that of the "
-        "packed file."
+        "called `mixed` and `tuned` have layers of 8 bits and of 1 bit (bench/study/networks.py and study.toml say "
+        "which); theirs is that of the packed file."
     )
     return f"{text}\n\n{table(shown, *columns)}{not_measured(result['absent'])}"
 
@@ -97,6 +111,8 @@ def main() -> None:
     """The command line."""
     parser = parser_of("mixed", __doc__, rounds=20)
     parser.add_argument("--runs", type=Path, required=True, help="the runs of the study")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of CIFAR-10")
+    parser.add_argument("--cache", type=Path, help="folder in which decoded images are kept")
     parser.add_argument("--networks", nargs="+", choices=AGAINST, default=list(AGAINST))
     run(parser, rows, ("numpy", "torch", "openvino", "onnxruntime"))
 

@@ -15,11 +15,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bbg.data import open_recipe
-from bbg.training.checkpoint import Checkpoint
-from bench.eight_bit_accuracy import answers, calibration, pack
+from bench.eight_bit_accuracy import pack_row
 from bench.markdown import MEDIAN, MIN, not_measured, plain, table
 from bench.record import Result, parser_of, run
 from bench.runtimes import Entrant, compare
@@ -46,16 +42,13 @@ BUDGETS = {  # the plan, and the widest network of 8 bits that meets the budget
 
 def rows(arguments: Namespace) -> Result:
     """A row per network."""
-    split, accuracies = None, {}
+    accuracies = {}
     with tempfile.TemporaryDirectory() as place:
         for name, (row, edges) in FILES.items():
             if not (RECORDS / f"{row}.json").exists():
                 continue
-            state = Checkpoint.load(arguments.runs / row / "last.ckpt")
-            split = split or open_recipe(state.recipe, arguments.data, arguments.cache)
-            path = Path(place) / f"{NETWORK}.{name}.bbg"
-            pack(state.network(), path, calibration(split), edges)
-            accuracies[name] = float((answers(path, split) == np.asarray(split.test.labels)).mean())
+            checkpoint, path = arguments.runs / row / "last.ckpt", Path(place) / f"{NETWORK}.{name}.bbg"
+            accuracies[name] = pack_row(checkpoint, path, edges, arguments.data, arguments.cache)
             print(name, accuracies[name], flush=True)
         entrants = tuple(Entrant("bbg", name) for name in accuracies)
         found, absent = compare(NETWORK, 1, entrants, arguments.rounds, Path(place))
