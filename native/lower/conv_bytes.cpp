@@ -29,10 +29,10 @@
 namespace bbg {
 namespace {
 
-TailBytes make_tail_bytes(const LowerInput& in, int64_t from) {
+TailBytes make_tail_bytes(const LowerInput& in, int64_t from, int64_t tail_words) {
   const int64_t row = 4 * round_up(in.out.width, in.lanes);  // bytes of one word of all columns
   TailBytes tail{};
-  tail.words = int32_t((in.op.kernel[0] + 3) / 4);
+  tail.words = int32_t(tail_words);
   std::vector<int32_t> offsets;
   for (int64_t word = 0; word < tail.words; ++word) offsets.push_back(int32_t(word * row));
   tail.offsets = in.memory.copy(offsets);
@@ -65,9 +65,11 @@ Slot slot_of(const WordCut& cut, const ConvBlock& block, int64_t rows, int64_t k
 }
 
 // Tiles that divide a tap row of `numbers` bytes and an output row with as little padding as can be. One column would
-// leave most of a tile empty. A tile that is not the last has an even number of them, for the sake of pools.
-Tiles choose_tiles(const LowerInput& in, const Conv& conv, int64_t numbers) {
-  if (!in.kernels.tiles || conv.images_as_columns || in.out.width == 1) return {};
+// leave most of a tile empty. A tile that is not the last has an even number of them, for the sake of pools. Sums of
+// tiles go through the memory, which costs more than the products of a window of few `words` do without tiles.
+Tiles choose_tiles(const LowerInput& in, const Conv& conv, int64_t numbers, int64_t words) {
+  constexpr int64_t kFewWords = 7;
+  if (!in.kernels.tiles || conv.images_as_columns || in.out.width == 1 || words <= kFewWords) return {};
   constexpr int64_t kMostBytes = 64, kMostColumns = 16;
   const auto part = [](int64_t whole, int64_t most) {
     const int64_t parts = (whole + most - 1) / most;
@@ -80,9 +82,10 @@ Tiles choose_tiles(const LowerInput& in, const Conv& conv, int64_t numbers) {
 
 // Whether an item takes a pair of tiles through all blocks before the next pair, so that the result goes through the
 // memory once and in order. That pays where more blocks are written than chunks are read, if the weights stay in the
-// cache: 1x1 convolutions to many channels. The rows alone must give every member of the team enough to do.
+// second-level cache, which has 2 MB on CPUs with tiles: 1x1 convolutions to many channels. The rows alone must give
+// every member of the team enough to do.
 bool writes_much(const LowerInput& in, const Conv& conv, const std::vector<ConvBlock>& blocks) {
-  constexpr int64_t kCache = 128 << 10, kRowsPerMember = 8;
+  constexpr int64_t kCache = 1024 << 10, kRowsPerMember = 8;
   const int64_t rows = in.op.kernel[0], chunks = rows * blocks[0].items * 4 / conv.tiles.bytes;
   const int64_t weights = int64_t(blocks.size()) * rows * blocks[0].row_weights * 4;
   return int64_t(blocks.size()) > chunks && weights <= kCache && in.out.height >= kRowsPerMember * in.members;
@@ -98,13 +101,15 @@ void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blo
   for (ConvBlock& block : blocks) {
     const BlockRange range = block_range(in, block);
     const int64_t width = block.vectors * in.lanes, taps = one_run ? cols : 1, numbers = taps * range.channels;
-    if (&block == &blocks[0]) conv.tiles = choose_tiles(in, conv, numbers);
+    const bool can_tail = in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 &&
+                          rows > 1 && conv.column <= kTailColumn;
+    const int64_t row_words = (numbers + (can_tail ? 0 : per_word - 1)) / per_word, tail_words = (rows + 3) / 4;
+    const int64_t window = rows * cols / taps * row_words + (can_tail ? tail_words : 0);
+    if (&block == &blocks[0]) conv.tiles = choose_tiles(in, conv, numbers, window);
     const int64_t tile = conv.tiles.bytes;
-    const bool tail = !tile && in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 &&
-                      rows > 1 && conv.column <= kTailColumn;
-    const int64_t words = tile ? round_up(numbers, tile) / 4 : (numbers + (tail ? 0 : per_word - 1)) / per_word;
-    const WordCut cut{taps, words, per_word, range.channels, tail};
-    if (tail && !conv.tail_bytes.words) conv.tail_bytes = make_tail_bytes(in, 4 * cut.words);
+    const bool tail = can_tail && !tile;
+    const WordCut cut{taps, tile ? round_up(numbers, tile) / 4 : row_words, per_word, range.channels, tail};
+    if (tail && !conv.tail_bytes.words) conv.tail_bytes = make_tail_bytes(in, 4 * cut.words, tail_words);
     const bool same_offsets = op.groups == 1 && &block != &blocks[0];
     block.items = int32_t(cols / taps * cut.words);
     block.offsets = same_offsets ? blocks[0].offsets : make_offsets(in, conv, range.from * size, cut.words, 4, taps);
