@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from bbg.layers.bits import bits_of
 from bbg.planning import Plan, plan
 from bbg.planning.budget import Budget
 from bbg.planning.costs import Cost, costs_by_layer, layer_of, pack, seconds_of
-from bbg.planning.frontier import Step, _frontier, _timed
+from bbg.planning.frontier import PlannedLayer, Step, frontier_of
+from bbg.planning.planner import _timed
 from bbg.planning.plots import draw_frontier
 from bbg.recipe import Recipe
 from bbg.training.loop import train
@@ -98,20 +100,42 @@ def test_costs_are_those_of_the_packed_file(digits: Split, tmp_path: Path) -> No
     assert 0 < twice[0] < 2 * twice[1] < 4 * twice[0]
 
 
+LAYERS = [
+    PlannedLayer("a", 8, {8: 10, 1: 5}, {8: 100, 1: 20}, 0.5),
+    PlannedLayer("b", 8, {8: 10, 1: 2}, {8: 100, 1: 90}, 0.1),
+    PlannedLayer("c", 8, {8: 10, 1: 9}, {8: 100, 1: 10}, 0.4),
+    PlannedLayer("d", 8, {8: 1, 1: 2}, {8: 100, 1: 50}, 0.0),  # it gets slower
+]
+
+
 def test_the_frontier_takes_the_cheapest_loss_first() -> None:
-    layers = ["a", "b", "c", "d"]
-    costs = {
-        8: {"a": Cost(10, 100), "b": Cost(10, 100), "c": Cost(10, 100), "d": Cost(1, 100)},
-        1: {"a": Cost(5, 20), "b": Cost(2, 90), "c": Cost(9, 10), "d": Cost(2, 50)},  # d gets slower
-    }
-    losses = {"a": 0.5, "b": 0.1, "c": 0.4, "d": 0.0}
-    steps = _frontier(layers, costs, losses, Cost(3, 7), "seconds")
+    steps = frontier_of(LAYERS, Cost(3, 7), "seconds")
     assert [step.binary for step in steps] == [(), ("b",), ("b", "a"), ("b", "a", "c")]
     assert [step.seconds for step in steps] == [34, 26, 21, 20]
     assert [step.bytes for step in steps] == [407, 397, 317, 227]
     assert [step.loss for step in steps] == pytest.approx([0, 0.1, 0.6, 1.0])
-    by_bytes = _frontier(layers, costs, losses, Cost(3, 7), "bytes")
+    by_bytes = frontier_of(LAYERS, Cost(3, 7), "bytes")
     assert by_bytes[-1].binary == ("d", "c", "a", "b")
+
+
+def test_a_plan_is_made_for_another_budget_from_what_was_measured() -> None:
+    """The steps took 80 to 50 % of their sums of 34 to 20 s."""
+    sums = frontier_of(LAYERS, Cost(3, 7), "seconds")
+    frontier = tuple(
+        step._replace(seconds=step.seconds * share) for step, share in zip(sums, (0.8, 0.7, 0.6, 0.5), strict=True)
+    )
+    given = Plan.chosen_for("20s", LAYERS, frontier, Cost(3, 7), 60.0)
+    assert given.bits == {"b": 1, "*": 8}
+    assert given.at("20s") == given
+    assert given.at("13s").bits == {"a": 1, "b": 1, "*": 8}
+    small = given.at("270B")
+    assert small.bits == {"c": 1, "d": 1, "*": 8}  # d costs no loss, c the least per byte
+    assert small.bytes == 407 - 50 - 90
+    assert small.seconds == pytest.approx(34 * 0.8)  # the sums of 8 bits, less 1 s of c, and 1 s more of d
+    with pytest.raises(
+        BbgError, match="the budget of 1B cannot be met: with all layers at 1 bit that can be, it takes"
+    ):
+        given.at("1B")
 
 
 @pytest.mark.parametrize(
@@ -228,3 +252,40 @@ def test_the_command_writes_a_recipe_that_trains(trained: Path, tmp_path: Path, 
     assert Image.open(picture).format == "PNG"
     run("train", recipe, "--epochs", "1", "--set", "bn_batches=0", "--out", tmp_path / "run")
     refused(tmp_path, capsys, "allowed are a time or bytes", "plan", trained, "--budget", "12 cows", "-o", recipe)
+
+
+def test_the_command_plans_from_what_was_measured(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    recipe, first_plan, second = tmp_path / "plan.toml", tmp_path / "first.json", tmp_path / "second.json"
+    run("plan", trained, "--budget", "12kB", "-o", recipe, "--steps", "1", "--json", first_plan)
+    capsys.readouterr()
+    given = Plan.read(first_plan)
+    assert given.at("12kB") == given
+    # --data is not there: no images are read
+    run("plan", trained, "--budget", "3kB", "-o", recipe, "--measured", first_plan, "--json", second)
+    found = Plan.read(second)
+    assert found == given.at("3kB")
+    assert found.bytes <= 3000
+    assert Recipe.load(recipe).bits == found.bits != given.bits
+
+    def refuse(text: str, change: dict[str, Any]) -> None:
+        first_plan.write_text(json.dumps({**given.to_dict(), **change}))
+        refused(
+            tmp_path, capsys, text, "plan", trained, "--budget", "9kB", "-o", tmp_path / "x", "--measured", first_plan
+        )
+
+    layer, step = given.to_dict()["layers"][0], given.to_dict()["frontier"][0]
+    refuse(
+        "is of another network: this one has no layer 'elsewhere'",
+        {"layers": [{**layer, "name": "elsewhere"}], "frontier": [step]},
+    )
+    refuse("does not fit its layers", {"layers": given.to_dict()["layers"][:1]})
+    refuse("does not fit its layers", {"frontier": []})
+    refuse("it must not be negative", {"rest": {"seconds": -1.0, "bytes": 0}})
+    refuse("it must be a number below", {"layers": [{**layer, "loss": "much"}]})
+    refuse("it must be a list", {"layers": {}})
+    refuse("unknown key 'size'", {"rest": {"seconds": 1.0, "bytes": 0, "size": 1}})
+    first_plan.write_text("{}")
+    with pytest.raises(BbgError, match="key 'budget' is missing in the plan"):
+        Plan.read(first_plan)
+    with pytest.raises(BbgError, match=r"the plan '.*none.json' cannot be read: No such file"):
+        Plan.read(tmp_path / "none.json")

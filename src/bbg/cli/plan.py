@@ -12,7 +12,8 @@ from bbg.cli.parser import DATA, FACTORY, JSON, argument, count, new_file, verb
 if TYPE_CHECKING:
     from torch import nn
 
-    from bbg.planning.frontier import Variant
+    from bbg.planning import Plan
+    from bbg.planning.planner import Variant
     from bbg.training.checkpoint import Checkpoint
 
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     ),
     argument("--method", default="bbg", metavar="NAME", help="of the 1-bit layers; default: bbg"),
     argument("--steps", type=count, default=24, metavar="N", help="steps of recovery per layer; default: 24"),
+    argument(
+        "--measured",
+        type=Path,
+        metavar="FILE",
+        help="take losses and times from what --json wrote for another budget, or on the machine that is to run it",
+    ),
     argument("--plot", type=new_file, metavar="FILE", help="draw the frontier of plans, PNG"),
     DATA,
     FACTORY,
@@ -37,6 +44,7 @@ def plan(
     output: Path,
     method: str,
     steps: int,
+    measured: Path | None,
     plot: Path | None,
     data: Path | None,
     factory: str | None,
@@ -45,6 +53,7 @@ def plan(
     """Choose 1 or 8 bits for each layer of a trained network, for a budget of time or bytes."""
     from bbg.data import open_recipe
     from bbg.files import write_text
+    from bbg.planning import Plan
     from bbg.planning import plan as plan_widths
     from bbg.planning.budget import Budget
     from bbg.planning.plots import draw_frontier
@@ -52,10 +61,13 @@ def plan(
 
     Budget.of(budget)
     trained = Checkpoint.load(checkpoint)
-    split = open_recipe(trained.recipe, data)
+    known = None if measured is None else Plan.read(measured).at(budget)
     model: nn.Module | Variant
     model = trained.network(_factory(factory)) if trained.custom else _of_our_own(trained, checkpoint, method)
-    found = plan_widths(model, split, budget, method=method, steps=steps)
+    if known is None:
+        found = plan_widths(model, open_recipe(trained.recipe, data), budget, method=method, steps=steps)
+    else:
+        found = _of_this_network(known, model, str(measured))
     changes = {"method": method, "bits": found.bits, "weights": str(checkpoint.resolve()), "act": _act(trained)}
     comment = found.to_toml().partition("\n")[0]
     write_text(output, f"{comment}\n{trained.recipe.changed(changes).to_toml()}")
@@ -63,6 +75,19 @@ def plan(
     if plot is not None:
         facts["plot"] = str(draw_frontier(found, plot))
     tell({**facts, **found.to_dict()} if json is not None else facts, json)
+
+
+def _of_this_network(plan: Plan, model: nn.Module | Variant, file: str) -> Plan:
+    """`plan`; BbgError where the network has not all of its layers."""
+    from torch import nn
+
+    from bbg.errors import BbgError
+
+    modules = dict((model if isinstance(model, nn.Module) else model({"*": 8})).named_modules())
+    for layer in plan.layers:
+        if layer.name not in modules:
+            raise BbgError(f"the plan {file!r} is of another network: this one has no layer {layer.name!r}")
+    return plan
 
 
 def _factory(name: str | None) -> Any:

@@ -5,12 +5,14 @@
     mixed = bbg.binarize(model, bits=plan.bits, example=images)
 
 For each layer that can be binary: what it takes at 8 bits and at 1 bit (costs.py), and how much the loss rises with
-this layer alone at 1 bit, behind a short recovery (sensitivity.py). The frontier (frontier.py) makes layers binary in
-the order of what they save per loss, and the budget says where to stop.
+this layer alone at 1 bit, behind a short recovery (sensitivity.py); planner.py measures both. The frontier
+(frontier.py) makes layers binary in the order of what they save per loss, and the budget says where to stop. A plan
+for another budget needs no new measurements: `plan.at("100kB")`.
 """
 
 from __future__ import annotations
 
-from bbg.planning.frontier import Plan, plan
+from bbg.planning.frontier import Plan
+from bbg.planning.planner import plan
 
 __all__ = ["Plan", "plan"]
