@@ -38,8 +38,6 @@ AGAINST = {
             "mixed-medium-deep-20e-s0": LEARNED,
             "resnet18-mixed-20e-s0": LEARNED,
             "tuned-w16-last8-s0": ROUNDED,
-            "tuned-w16-last6-s0": ROUNDED,
-            "tuned-w16-last4-s0": ROUNDED,
         },
     ),
     "resnet18_cifar": (

@@ -25,7 +25,8 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 WHOLE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-SLOW = {"vgg11", "vgg11_bn", "vgg16", "vgg16_bn"}  # 100 million weights
+# The VGGs have 100 million weights; ResNet-34 is ResNet-18 with more of the same.
+SLOW = {"vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet34"}
 EVERY = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]
 STAYS = {
     "first: it reads the images",

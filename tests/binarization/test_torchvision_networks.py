@@ -15,8 +15,9 @@ from cases.torchvision_networks import NETWORKS, binary_twin
 
 torch.set_num_threads(1)
 
-LARGE = {"vgg11", "vgg11_bn", "vgg16", "vgg16_bn"}  # linear layers of a hundred million weights
-CASES = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in NETWORKS]
+# The linear layers of the VGGs have a hundred million weights; ResNet-34 is ResNet-18 with more of the same.
+SLOW = {"vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet34"}
+CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NETWORKS]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -42,8 +42,7 @@ def teacher(digits: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / LAST
 
 
-@pytest.mark.parametrize("broken", [8, 25])
-@pytest.mark.parametrize("method", ["irnet", "adabin"])
+@pytest.mark.parametrize(("method", "broken"), [("irnet", 8), ("adabin", 25)])
 def test_a_resumed_two_step_distilled_training_ends_with_the_same_bits(
     method: str, broken: int, digits: Split, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
