@@ -96,6 +96,7 @@ def test_five_kills_change_nothing(study: Path) -> None:
     assert (killed / "runs" / "one" / "packed.bbg").exists()
 
 
+@pytest.mark.slow
 def test_it_pauses_while_the_file_is_there(study: Path) -> None:
     folder = study / "paused"
     (folder / "runs").mkdir(parents=True)

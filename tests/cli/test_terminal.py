@@ -147,8 +147,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-@pytest.mark.parametrize("model", ["run/last.ckpt", "net.bbg"])
+@pytest.mark.parametrize(("model", "columns"), [("run/last.ckpt", 80), ("net.bbg", 80), ("net.bbg", 120)])
 def test_eval_on_a_terminal(model: str, columns: int, scored: Path, slow: Path) -> None:
     """The report, once, and nothing of the bar; in a file it is the same."""
     of = ("--dataset", "folders", "--data", "digits", "--out", "pictures", "--csv", "scores.csv")
