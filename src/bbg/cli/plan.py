@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import tell
 from bbg.cli.parser import DATA, FACTORY, JSON, argument, count, new_file, verb
+from bbg.errors import BbgError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,8 +81,6 @@ def plan(
 def _of_this_network(plan: Plan, model: nn.Module | Variant, file: str) -> Plan:
     """`plan`; BbgError where the network has not all of its layers."""
     from torch import nn
-
-    from bbg.errors import BbgError
 
     modules = dict((model if isinstance(model, nn.Module) else model({"*": 8})).named_modules())
     for layer in plan.layers:

@@ -97,7 +97,9 @@ class Plan:
         rest = mapping(facts["rest"], f"rest of {what}", ("seconds", "bytes"))
         cost = Cost(*(_amount(rest[key], f"rest of {what}") for key in ("seconds", "bytes")))
         known = {layer.name for layer in layers}
-        if not steps or any(not known.issuperset(step.binary) or _sum(layers, cost, step) <= 0 for step in steps):
+        if not steps or any(
+            not known.issuperset(step.binary) or _total(layers, cost, step.binary).seconds <= 0 for step in steps
+        ):
             raise BbgError(f"the frontier of {what} does not fit its layers; write it anew with bbg plan --json")
         took = _amount(facts["took"], f"took of {what}")
         return cls.chosen_for(string(facts["budget"], f"budget of {what}"), layers, tuple(steps), cost, took)
@@ -108,7 +110,7 @@ class Plan:
         A step takes the share of the sum of its ops that the measured steps with about the same sum took.
         """
         sums = frontier_of(self.layers, self.rest, Budget.of(budget).what)
-        known = sorted((_sum(self.layers, self.rest, step), step.seconds) for step in self.frontier)
+        known = sorted((_total(self.layers, self.rest, s.binary).seconds, s.seconds) for s in self.frontier)
         at, shares = [total for total, _ in known], [seconds / total for total, seconds in known]
         frontier = (step._replace(seconds=step.seconds * float(np.interp(step.seconds, at, shares))) for step in sums)
         return self.chosen_for(budget, self.layers, tuple(frontier), self.rest, self.took)
@@ -194,10 +196,6 @@ def frontier_of(layers: Sequence[PlannedLayer], rest: Cost, what: str) -> tuple[
 
 def _total(layers: Sequence[PlannedLayer], rest: Cost, binary: Collection[str]) -> Cost:
     return sum((layer.cost(1 if layer.name in binary else 8) for layer in layers), rest)
-
-
-def _sum(layers: Sequence[PlannedLayer], rest: Cost, step: Step) -> float:
-    return _total(layers, rest, step.binary).seconds
 
 
 def _amount(value: Any, what: str) -> float:
