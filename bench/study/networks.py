@@ -45,7 +45,7 @@ def mixed_small(num_classes: int) -> nn.Module:
 
 def mixed_small_wide(num_classes: int) -> nn.Module:
     """As deep as ResNet-8, with wider stages of 8 bits and a last one of 128 channels at 1 bit."""
-    return staged(num_classes, Stage(24, 8, 2), Stage(40, 8, 2), Stage(128, 1, 2))
+    return staged(num_classes, Stage(24, 8, 2), Stage(48, 8, 2), Stage(128, 1, 2))
 
 
 def mixed_small_fast(num_classes: int) -> nn.Module:
