@@ -4,7 +4,7 @@
 
 Beside it stands its float twin: the same network with real-valued weights and ReLU, trained for half the epochs, in the
 fastest engine that is installed. (Torch only simulates bits; its time would say nothing.) Prints one table, and draws
-`digits.png`. Latency: one image, one thread, best of 300.
+`digits.png`. Latency: one image, one thread, best of 300, all engines in turn.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from bbg.layers import BinaryConv2d
 from bbg.recipe import Recipe
 from bbg.training.evaluate import logits_of
 from bbg.training.loop import train
+
+Call = Callable[[], Any]
 
 
 class Side(NamedTuple):
@@ -74,39 +76,39 @@ def run(out: Path, **changes: Any) -> Sides:
     file, first = out / "digits.bbg", torch.from_numpy(split.preprocess.normalize(split.test.images[:32]))
     bbg.convert(model, file, first, edges="fp32", preprocess=split.preprocess, labels=list(split.classes))
     engine, one = bbg.load(file, threads=1), split.test.images[:1]
-    packed = Side("bbg", engine(split.test.images), file.stat().st_size, best_time(lambda: engine(one)))
-    with torch.inference_mode():
-        logits = logits_of(model, split.test, split.preprocess).numpy()
-        simulated = Side("torch", logits, float_bytes(model), best_time(lambda: model(first[:1])))
+    logits = logits_of(model, split.test, split.preprocess).numpy()
     of_twin = logits_of(twin, split.test, split.preprocess).numpy()
-    seconds = times_of(twin, split, of_twin)
+    twins = calls_of(twin, split, of_twin)
+    times = best_times([lambda: engine(one), torch.inference_mode()(lambda: model(first[:1])), *twins.values()])
+    seconds = dict(sorted(zip(twins, times[2:], strict=True), key=lambda entry: entry[1]))
     best = next(iter(seconds))
-    sides = Sides(simulated, Side(best, of_twin, float_bytes(twin), seconds[best]), packed, seconds)
+    sides = Sides(
+        simulated=Side("torch", logits, float_bytes(model), times[1]),
+        twin=Side(best, of_twin, float_bytes(twin), seconds[best]),
+        packed=Side("bbg", engine(split.test.images), file.stat().st_size, times[0]),
+        seconds=seconds,
+    )
     print_table(sides, split)
     draw(out / "digits.png", sides, split, trained.history, model)
     return sides
 
 
-def times_of(twin: nn.Module, split: Split, logits: np.ndarray) -> dict[str, float]:
-    """Seconds for one image in each engine that is here and computes what torch computes, the fastest first."""
+def calls_of(twin: nn.Module, split: Split, logits: np.ndarray) -> dict[str, Call]:
+    """A run of one image in each engine that is here and computes what torch computes."""
     one = np.ascontiguousarray(split.preprocess.normalize(split.test.images[:1]))
-    times = {}
+    calls = {}
     for name, make in ENGINES.items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what exporters say among themselves
                 call = make(twin, one)
-                right = np.allclose(call(), logits[:1], rtol=0.05, atol=0.05 * np.abs(logits).max())
-                if right:
-                    times[name] = best_time(call)
+                if np.allclose(call(), logits[:1], rtol=0.05, atol=0.05 * np.abs(logits).max()):
+                    calls[name] = call
         except ImportError:
             continue  # it is not installed
         except Exception as error:
             print(f"{name} is left out: {type(error).__name__}")
-    return dict(sorted(times.items(), key=lambda entry: entry[1]))
-
-
-Call = Callable[[], Any]
+    return calls
 
 
 def in_bbg(twin: nn.Module, one: np.ndarray) -> Call:
@@ -187,9 +189,10 @@ def float_bytes(model: nn.Module) -> int:
     return sum(4 * tensor.numel() for tensor in model.state_dict().values() if tensor.is_floating_point())
 
 
-def best_time(call: Callable[[], object], runs: int = 300) -> float:
-    """Seconds of the fastest of `runs` calls."""
-    return min(timeit.repeat(call, number=1, repeat=runs))
+def best_times(calls: list[Call], rounds: int = 15, runs: int = 20) -> list[float]:
+    """Seconds of the fastest run of each call, in rounds of `runs` each: a slow moment of the machine slows all."""
+    times = [[min(timeit.repeat(call, number=1, repeat=runs)) for call in calls] for _ in range(rounds)]
+    return [min(column) for column in zip(*times, strict=True)]
 
 
 def rows(sides: Sides, split: Split) -> Iterator[dict[str, str]]:

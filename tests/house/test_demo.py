@@ -62,4 +62,4 @@ def test_an_engine_that_computes_something_else_is_not_compared(
     logits = logits_of(twin, split.test, split.preprocess).numpy()
     others = {"wrong": lambda twin, one: lambda: wrong, "absent": absent, "torch": demo.in_torch}
     monkeypatch.setattr(demo, "ENGINES", others)
-    assert list(demo.times_of(twin, split, logits)) == ["torch"]
+    assert list(demo.calls_of(twin, split, logits)) == ["torch"]
