@@ -322,51 +322,7 @@ def test_a_second_ctrl_c_ends_at_once(few: Split, tmp_path: Path, monkeypatch: p
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-# Precision and normalisation statistics
-
-
-def test_bf16_trains_in_bf16_and_validates_in_float32(
-    few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
-    forward = nn.Linear.forward
-
-    def noted(self: nn.Linear, x: Tensor) -> Tensor:
-        y = forward(self, x)
-        seen[self.training].add(y.dtype)
-        return y
-
-    monkeypatch.setattr(nn.Linear, "forward", noted)
-    state = train(RECIPE.changed({"epochs": 1, "precision": "bf16", "bn_batches": 0}), few, tmp_path, progress=False)
-    assert seen == {True: {torch.bfloat16}, False: {torch.float32}}
-    assert {t.dtype for t in state.model.values() if t.is_floating_point()} == {torch.float32}
-    logits = logits_of(Checkpoint.load(tmp_path / LAST).network(), few.test, few.preprocess)
-    right = (logits.argmax(1) == torch.from_numpy(few.test.labels)).double().mean().item()
-    assert state.history[-1]["test_accuracy"] == pytest.approx(right)
-
-
-@pytest.mark.slow
-def test_compiled_training_is_the_eager_one_up_to_rounding(few: Split, tmp_path: Path) -> None:
-    torch._dynamo.reset()
-    one = RECIPE.changed({"epochs": 1, "bn_batches": 0, "method": "float"})
-    eager = train(one, few, tmp_path / "eager", progress=False)
-    compiled = train(one.changed({"compile": True}), few, tmp_path / "compiled", progress=False)
-    for name, tensor in eager.model.items():
-        assert torch.allclose(tensor, compiled.model[name], atol=1e-2), name
-
-
-@pytest.mark.slow
-def test_compiled_bf16_training_resumes_with_the_same_bits(
-    few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = RECIPE.changed({"epochs": 2, "compile": True, "precision": "bf16", "checkpoint_steps": 1})
-    whole = train(recipe, few, tmp_path / "a", progress=False)
-    with monkeypatch.context() as patch:
-        after(2, stop, patch)
-        with pytest.raises(Stop):
-            train(recipe, few, tmp_path / "b", progress=False)
-    torch._dynamo.reset()
-    assert bits(train(recipe, few, tmp_path / "b", resume=True, progress=False).model) == bits(whole.model)
+# Normalisation statistics, optimisers, progress
 
 
 def test_the_last_epoch_is_validated_with_the_statistics_that_are_saved(undisturbed: Path, digits: Split) -> None:

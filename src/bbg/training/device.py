@@ -8,6 +8,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from bbg.environment import hidden
 from bbg.errors import BbgError, allowed
+from bbg.log import LOGGER
 
 ALLOWED = ("cpu", "cuda", "cuda:N", "mps")
 
@@ -40,6 +41,16 @@ def choose_device(name: str | None = None) -> torch.device:
 def described(device: torch.device) -> str:
     """The device as a record names it: `cpu`, or `cuda:0, NVIDIA H200`."""
     return str(device) if device.type != "cuda" else f"{device}, {torch.cuda.get_device_name(device)}"
+
+
+def warn_of_slow_bf16(device: torch.device) -> None:
+    """Say so where bf16 is computed without instructions for it: several times as slowly as float32."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if device.type == "cpu" and supported is not None and not supported():
+        LOGGER.warning(
+            "this CPU has no instructions for bf16, so the training is many times slower than in float32; give the "
+            'recipe precision = "fp32" (on the command line: --set precision=fp32)'
+        )
 
 
 def fabric_on(device: torch.device) -> Fabric:

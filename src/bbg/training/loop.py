@@ -37,7 +37,7 @@ from bbg.training.captured import CapturedStep
 from bbg.training.check import check_start
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.compiled import compile_network
-from bbg.training.device import choose_device, fabric_on
+from bbg.training.device import choose_device, fabric_on, warn_of_slow_bf16
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_norms
 from bbg.training.factory import binarized, build, call_factory, find_factory
 from bbg.training.folder import LAST, keep, refuse_own, session
@@ -189,6 +189,8 @@ def run(
     """The training itself, from `state` on."""
     recipe, schedule = state.recipe, present_schedule(state.recipe, state.since)
     fabric = fabric_on(device)
+    if recipe.precision == "bf16":
+        warn_of_slow_bf16(device)
     split, held_out = hold_out(split, recipe)
     loader = training_loader(split, recipe, device)
     optimizer, step_on = make_step(fabric, model, task, state, loader.batch_size)
