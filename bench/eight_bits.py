@@ -4,9 +4,9 @@
 
 Real-valued networks with random weights, converted without training: by bbg, by the quantizer of ONNX Runtime (for it
 and OpenVINO), and by that of LiteRT. OpenVINO's default is the precision that it picks itself: bfloat16 where the CPU
-has it. A second group is held to AVX2 and a third, where the CPU has AMX, to AVX-512 with VNNI. bbg gets the bytes of
-the image, the others the normalised tensor. Where bbg has the network, its twin of 1 bit (8-bit edges) stands beside
-it.
+has it. A second group is held to AVX2 and a third, where the CPU has AMX, to AVX-512 with VNNI. A CPU with AVX2 and no
+VNNI is held to nothing, and OpenVINO runs with 7-bit weights too. bbg gets the bytes of the image, the others the
+normalised tensor. Where bbg has the network, its twin of 1 bit (8-bit edges) stands beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bbg.engine import kernel_sets
 from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, plain, table
 from bench.networks import CALIBRATION, build, entry_of, export, normalised, pack, random_bytes, settled
 from bench.record import Result, parser_of, run
-from bench.runtimes import Entrant, compare, has_amx
+from bench.runtimes import Entrant, compare, has_amx, has_vnni
 
 TITLE = "Whole networks in 8 bits"
 OWN = ("resnet8", "resnet20", "resnet18_cifar")
@@ -77,11 +77,11 @@ def prepare(name: str, folder: Path) -> None:
 def rows(arguments: argparse.Namespace) -> Result:
     """A row per network and entrant."""
     result: Result = {"batch": 1, "threads": 1, "absent": [], "eight_bits": []}
-    groups: list[tuple[Entrant, ...]] = [FREE]
-    if has_amx():
-        groups.append(NO_AMX)
-    if any(s.name == "avx2" and s.supported for s in kernel_sets()):
-        groups.append(HELD)
+    avx2 = any(s.name == "avx2" and s.supported for s in kernel_sets())
+    if avx2 and not has_vnni():
+        groups = [(*FREE, Entrant("OpenVINO", "int8, 7-bit weights"))]
+    else:
+        groups = [FREE, *[NO_AMX] * has_amx(), *[HELD] * avx2]
     for name in arguments.networks:
         with tempfile.TemporaryDirectory() as place:
             prepare(name, Path(place))

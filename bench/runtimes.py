@@ -67,8 +67,17 @@ HELD = (
 
 def has_amx() -> bool:
     """Whether the CPU multiplies bytes by tiles."""
+    return "amx_int8" in _flags()
+
+
+def has_vnni() -> bool:
+    """Whether the CPU adds up products of four bytes at once."""
+    return not {"avx512_vnni", "avx_vnni", "asimddp"}.isdisjoint(_flags())
+
+
+def _flags() -> list[str]:
     cpu = Path("/proc/cpuinfo")
-    return cpu.exists() and "amx_int8" in cpu.read_text()
+    return cpu.read_text().split() if cpu.exists() else []
 
 
 def compare(
