@@ -2,6 +2,7 @@
 // set's name, BBG_HAS_* say which counting methods it has. Its vocabulary (vector_*.h) is included before:
 //
 //   kLanes, kMaxPixels               floats per vector; pixels per register block
+//   kBytePixels                      the same where bytes are multiplied
 //   F, I                             vectors of kLanes float / int32
 //   load store splat                 memory and constants
 //   take(kept, from, lane)           lane i: from[lane[i]], or kept[i] where lane[i] is -1
@@ -84,6 +85,25 @@ BBG_INLINE void for_pixel_blocks(int64_t width, Block&& block) {
     } else {
       block(Int<1>(), x), x += 1;
     }
+  }
+}
+
+// The same with blocks of at most kMost pixels and nearly one size: 14 columns are 5 + 5 + 4.
+template <int P, class Block>
+BBG_INLINE void block_of(int64_t pixels, int64_t x, Block&& block) {
+  if constexpr (P > 1) {
+    if (pixels < P) return block_of<P - 1>(pixels, x, block);
+  }
+  block(Int<P>(), x);
+}
+
+template <int kMost, class Block>
+BBG_INLINE void for_even_blocks(int64_t width, Block&& block) {
+  int64_t x = 0;
+  for (int64_t blocks = (width + kMost - 1) / kMost; blocks > 0; --blocks) {
+    const int64_t pixels = (width - x + blocks - 1) / blocks;
+    block_of<kMost>(pixels, x, block);
+    x += pixels;
   }
 }
 

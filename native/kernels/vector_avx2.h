@@ -2,6 +2,7 @@
 
 constexpr int kLanes = 8;
 constexpr int kMaxPixels = 4;
+constexpr int kBytePixels = 6;  // times two vectors of channels: with the weights and a word they fill the registers
 
 using F = __m256;
 using I = __m256i;
@@ -87,7 +88,12 @@ inline void stack_taps(uint8_t* to, const uint8_t* first, int64_t pixel, int64_t
   }
 }
 
-inline I dot(I sum, I bytes, I weights) { return _mm256_add_epi32(sum, _mm256_madd_epi16(bytes, weights)); }
+// The addition is in assembly so that each sum stays in its register. Otherwise GCC 12 puts the sums of a step into
+// other registers, copies them back, and keeps most sums of six pixels in memory.
+inline I dot(I sum, I bytes, I weights) {
+  __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(bytes, weights)));
+  return sum;
+}
 
 // Population count of every byte, from a table of nibbles.
 inline I ones_of_bytes(I x) {

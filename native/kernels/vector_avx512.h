@@ -2,6 +2,7 @@
 
 constexpr int kLanes = 16;
 constexpr int kMaxPixels = 8;
+constexpr int kBytePixels = kMaxPixels;
 
 using F = __m512;
 using I = __m512i;

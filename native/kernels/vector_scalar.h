@@ -2,6 +2,7 @@
 
 constexpr int kLanes = 8;
 constexpr int kMaxPixels = 4;
+constexpr int kBytePixels = kMaxPixels;
 
 struct F {
   float lane[kLanes];
