@@ -196,8 +196,10 @@ def test_a_plan_of_a_trained_network(planned: Plan, digits: Split, trained: Path
     assert [layer.bits for layer in planned.layers] == [8] * len(planned.layers)  # the budget is ample
     assert len(planned.layers) == 8
     assert planned.bits == {"*": 8}
-    least = planned.frontier[-1]
-    assert least.seconds <= planned.frontier[0].seconds
+    # The last plan has the layers at 1 bit that are faster so alone; as a whole so small a network may be no faster.
+    faster = {layer.name for layer in planned.layers if layer.seconds[1] < layer.seconds[8]}
+    assert {*planned.frontier[-1].binary} == faster
+    assert planned.frontier[0].binary == ()
     assert planned.rest.bytes + sum(layer.bytes[8] for layer in planned.layers) == planned.frontier[0].bytes
     assert tomllib.loads(planned.to_toml())["bits"] == planned.bits
     assert "of 8 layers at 1 bit" in str(planned)
