@@ -28,7 +28,12 @@ LEARNED, ROUNDED = "fp32", "int8"  # edges: whether a row trained in 8 bits, or 
 AGAINST = {
     "resnet8": (
         "resnet8-w16-float-20e-s0",
-        {"mixed-small-20e-s0": LEARNED, "mixed-small-wide-20e-s0": LEARNED, "mixed-small-fast-20e-s0": LEARNED},
+        {
+            "mixed-small-20e-s0": LEARNED,
+            "mixed-small-wide-20e-s0": LEARNED,
+            "mixed-small-broad-20e-s0": LEARNED,
+            "mixed-small-fast-20e-s0": LEARNED,
+        },
     ),
     "resnet20": (
         "resnet20-w16-float-20e-s0",

@@ -48,6 +48,11 @@ def mixed_small_wide(num_classes: int) -> nn.Module:
     return staged(num_classes, Stage(24, 8, 2), Stage(48, 8, 2), Stage(128, 1, 2))
 
 
+def mixed_small_broad(num_classes: int) -> nn.Module:
+    """The same with a wider first stage and a last one of 96 channels."""
+    return staged(num_classes, Stage(32, 8, 2), Stage(48, 8, 2), Stage(96, 1, 2))
+
+
 def mixed_small_fast(num_classes: int) -> nn.Module:
     """ResNet-8 with its last stage at 1 bit, and another one of 128 channels behind it."""
     return staged(num_classes, Stage(16, 8, 2), Stage(32, 8, 2), Stage(64, 1, 2), Stage(128, 1, 2))
