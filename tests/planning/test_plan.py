@@ -138,6 +138,14 @@ def test_a_plan_is_made_for_another_budget_from_what_was_measured() -> None:
         given.at("1B")
 
 
+def test_steps_of_equal_sums_keep_what_was_measured() -> None:
+    layers = [PlannedLayer(name, 8, {8: 10, 1: 10}, {8: 100, 1: 20}, 0.1) for name in "ab"]
+    sums = frontier_of(layers, Cost(3, 7), "bytes")
+    measured = tuple(step._replace(seconds=seconds) for step, seconds in zip(sums, (20.0, 18.0, 19.0), strict=True))
+    given = Plan.chosen_for("1kB", layers, measured, Cost(3, 7), 60.0)
+    assert given.at("1kB") == given
+
+
 @pytest.mark.parametrize(
     ("budget", "measured", "chosen"),
     [

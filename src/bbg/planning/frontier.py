@@ -107,13 +107,20 @@ class Plan:
     def at(self, budget: str) -> Plan:
         """The plan for another budget from the same measurements; nothing is measured again.
 
-        A step takes the share of the sum of its ops that the measured steps with about the same sum took.
+        A step that this plan has too takes what it takes here. Another one takes the share of the sum of its ops that
+        the steps with about the same sum take.
         """
         sums = frontier_of(self.layers, self.rest, Budget.of(budget).what)
         known = sorted((_total(self.layers, self.rest, s.binary).seconds, s.seconds) for s in self.frontier)
         at, shares = [total for total, _ in known], [seconds / total for total, seconds in known]
-        frontier = (step._replace(seconds=step.seconds * float(np.interp(step.seconds, at, shares))) for step in sums)
-        return self.chosen_for(budget, self.layers, tuple(frontier), self.rest, self.took)
+        measured = {frozenset(step.binary): step.seconds for step in self.frontier}
+
+        def seconds(step: Step) -> float:
+            found = measured.get(frozenset(step.binary))
+            return step.seconds * float(np.interp(step.seconds, at, shares)) if found is None else found
+
+        frontier = tuple(step._replace(seconds=seconds(step)) for step in sums)
+        return self.chosen_for(budget, self.layers, frontier, self.rest, self.took)
 
     @property
     def seconds(self) -> float:
