@@ -114,12 +114,12 @@ inline void byte_row(const OutputRow& row) {
 #if BBG_HAS_TILES
   if (row.conv.tiles.bytes) return tile_row<V, kColumns>(row);
 #endif
-  if constexpr (kColumns == Columns::all && kBytePixels != kMaxPixels) {
+  constexpr bool kAll = kColumns == Columns::all;
+  if constexpr (kAll && kBytePixels != kMaxPixels) {
     return for_even_blocks<kBytePixels>(row.width, [&](auto pixels, int64_t x) {
       byte_pixels<decltype(pixels)::value, V>(row, row.at + x * row.conv.column, x);
     });
   }
-  constexpr bool kAll = kColumns == Columns::all;
   float before[V * kLanes];
   if (!kAll) start_pooling<V>(before);
   for_pixel_blocks<kMaxPixels, kAll>(row.width, [&](auto pixels, int64_t x) {

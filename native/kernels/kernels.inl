@@ -88,7 +88,7 @@ BBG_INLINE void for_pixel_blocks(int64_t width, Block&& block) {
   }
 }
 
-// The same with blocks of at most kMost pixels and nearly one size: 14 columns are 5 + 5 + 4.
+// block(Int<pixels>(), x), for at most P pixels.
 template <int P, class Block>
 BBG_INLINE void block_of(int64_t pixels, int64_t x, Block&& block) {
   if constexpr (P > 1) {
@@ -97,6 +97,7 @@ BBG_INLINE void block_of(int64_t pixels, int64_t x, Block&& block) {
   block(Int<P>(), x);
 }
 
+// Covers the columns [0, width) with blocks of at most kMost pixels and nearly one size: 14 columns are 5 + 5 + 4.
 template <int kMost, class Block>
 BBG_INLINE void for_even_blocks(int64_t width, Block&& block) {
   int64_t x = 0;

@@ -157,6 +157,7 @@ def test_every_row_of_the_list_is_a_training(study: Path) -> None:
 WIDTHS = {
     "mixed_small": (3, 10),
     "mixed_small_wide": (2, 6),
+    "mixed_small_broad": (2, 6),
     "mixed_small_fast": (4, 6),
     "mixed_medium": (4, 12),
     "mixed_medium_wide": (6, 6),
