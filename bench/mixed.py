@@ -40,6 +40,7 @@ AGAINST = {
         {
             "mixed-medium-20e-s0": LEARNED,
             "mixed-medium-wide-20e-s0": LEARNED,
+            "mixed-medium-short-20e-s0": LEARNED,
             "mixed-medium-deep-20e-s0": LEARNED,
             "resnet18-mixed-20e-s0": LEARNED,
             "tuned-w16-last8-s0": ROUNDED,

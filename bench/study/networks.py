@@ -71,6 +71,11 @@ def mixed_medium_wide(num_classes: int) -> nn.Module:
     return staged(num_classes, Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 6))
 
 
+def mixed_medium_short(num_classes: int) -> nn.Module:
+    """The same stages, two convolutions in each: as deep as ResNet-8, and twice as wide."""
+    return staged(num_classes, Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 2))
+
+
 def mixed_medium_deep(num_classes: int) -> nn.Module:
     """ResNet-18 (CIFAR) w32 without its last stage, its third one at 1 bit."""
     return staged(num_classes, Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4))

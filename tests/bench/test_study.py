@@ -161,6 +161,7 @@ WIDTHS = {
     "mixed_small_fast": (4, 6),
     "mixed_medium": (4, 12),
     "mixed_medium_wide": (6, 6),
+    "mixed_medium_short": (2, 6),
     "mixed_medium_deep": (4, 10),
     "resnet18_mixed": (4, 14),
     "resnet18_mixed_wide": (4, 14),
