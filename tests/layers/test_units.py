@@ -281,6 +281,15 @@ KEYS = {  # what checkpoints hold: a change here makes those that exist unreadab
     "float": {"conv.weight", *NORM},
     "bbg": {"conv.weight", "gate", *NORM},
     "xnor": {"conv.weight", *NORM},
+    "bbg-plus": {
+        "conv.weight",
+        *(f"conv.activation_binarizer.{name}" for name in ("running_mean", "num_batches_tracked")),
+        "gate",
+        "act.slope",
+        "act.before",
+        "act.after",
+        *NORM,
+    },
     "reactnet": {"conv.weight", "conv.activation_binarizer.threshold", "act.slope", "act.before", "act.after", *NORM},
 }
 

@@ -6,7 +6,7 @@ import torch
 from support.kill_train import RECIPE
 
 from bbg.data import open_data
-from bbg.training.evaluate import reestimate_norms
+from bbg.training.evaluate import reestimate_statistics
 from bbg.training.factory import build
 from bbg.training.loop import training_loader
 
@@ -21,7 +21,7 @@ def test_reestimated_statistics_are_plain_means_over_batches() -> None:
     loader = training_loader(digits, RECIPE)
     norm.running_mean.fill_(5.0)
     model.eval()
-    reestimate_norms(model, loader, 2, 3)
+    reestimate_statistics(model, loader, 2, 3)
     assert not model.training
     assert norm.momentum == 0.1
     means, variances = [], []

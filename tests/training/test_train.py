@@ -23,7 +23,7 @@ from bbg.errors import BbgError
 from bbg.recipe import Recipe
 from bbg.training import loop
 from bbg.training.checkpoint import Checkpoint
-from bbg.training.evaluate import logits_of, reestimate_norms
+from bbg.training.evaluate import logits_of, reestimate_statistics
 from bbg.training.factory import build
 from bbg.training.folder import LAST
 from bbg.training.loop import train, training_loader
@@ -329,7 +329,7 @@ def test_the_last_epoch_is_validated_with_the_statistics_that_are_saved(undistur
     state = Checkpoint.load(undisturbed / LAST)
     model = state.network()
     before = bits(state.model)
-    reestimate_norms(model, training_loader(digits, RECIPE), RECIPE.epochs - 1, RECIPE.bn_batches)
+    reestimate_statistics(model, training_loader(digits, RECIPE), RECIPE.epochs - 1, RECIPE.bn_batches)
     assert bits(model.state_dict()) == before
 
 

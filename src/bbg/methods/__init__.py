@@ -14,6 +14,7 @@ from bbg.methods.base import ACTIVATIONS, Binarizer, BinarizerForm, Hinge, Metho
 
 MODULES = (
     "bbg",
+    "bbg_plus",
     "xnor",
     "bireal",
     "irnet",

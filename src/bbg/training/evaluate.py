@@ -1,4 +1,4 @@
-"""A trained network on all images of a set; batch-norm statistics in float32."""
+"""A trained network on all images of a set; running statistics in float32."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from bbg.data.loader import Loader
 from bbg.data.sets import Dataset
 from bbg.image import Preprocess
 from bbg.log import track
+from bbg.methods.bbg_plus import BalancedActivation
 
 EVALUATION_BATCH = 250
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, BalancedActivation)
 
 
 @contextmanager
@@ -31,21 +32,21 @@ def full_precision() -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_norms(model: nn.Module, loader: Loader, epoch: int, count: int) -> None:
-    """Replace the running statistics of every BatchNorm by their mean over `count` batches, in float32.
+def reestimate_statistics(model: nn.Module, loader: Loader, epoch: int, count: int) -> None:
+    """Replace the running statistics of every BatchNorm and balanced activation by their mean over `count` batches.
 
-    They are the first `count` batches of epoch number `epoch`.
+    They are the first `count` batches of epoch number `epoch`, in float32.
     """
-    norms = [m for m in model.modules() if isinstance(m, _NORMS)]
-    was_training, momenta = model.training, [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
+    running = [m for m in model.modules() if isinstance(m, _RUNNING)]
+    was_training, momenta = model.training, [m.momentum for m in running]
+    for module in running:
+        module.reset_running_stats()
+        module.momentum = None  # a plain mean over the batches
     model.train()
     for x, _ in itertools.islice(loader.epoch(epoch), count):
         model(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    for module, momentum in zip(running, momenta, strict=True):
+        module.momentum = momentum
     model.train(was_training)
 
 

@@ -38,7 +38,7 @@ from bbg.training.check import check_start
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.compiled import compile_network
 from bbg.training.device import choose_device, fabric_on, warn_of_slow_bf16
-from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_norms
+from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_statistics
 from bbg.training.factory import binarized, build, call_factory, find_factory
 from bbg.training.folder import LAST, keep, refuse_own, session
 from bbg.training.images import check_images
@@ -311,7 +311,7 @@ def figures_of(
     """The task's figures behind epoch number `epoch` on each set of `judged`, called `<set>_<figure>`."""
     with full_precision():
         if recipe.bn_batches and (recipe.keep_best or epoch + 1 == recipe.epochs):
-            reestimate_norms(model, loader, epoch, recipe.bn_batches)
+            reestimate_statistics(model, loader, epoch, recipe.bn_batches)
         by_engine = recipe.evaluation == "packed" and loader.device.type == "cpu"
         middle = recipe.activation_epochs <= epoch < recipe.epochs - 1
         network = pack(model, judged["test"]) if by_engine and middle else model
