@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 import pytest
@@ -34,6 +35,12 @@ QUICK = (
     "test_layers.py",
     "test_recipe.py",
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_added_models(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The zoo is as it comes, whatever lies in this user's own."""
+    os.environ["BBG_ZOO"] = str(tmp_path_factory.mktemp("zoo"))
 
 
 @pytest.fixture(params=SETS)

@@ -118,25 +118,6 @@ def test_bench_times_every_layer_and_the_whole(packed: Path, tmp_path: Path) -> 
     assert whole["calls"] >= 5
 
 
-def test_zoo_lists_the_models(tmp_path: Path) -> None:
-    assert run("zoo", "--json", tmp_path / "zoo.json") == 0
-    assert [row["name"] for row in json.loads((tmp_path / "zoo.json").read_text())["zoo"]] == bbg.zoo.names()
-
-
-def test_zoo_shows_a_card(tmp_path: Path, capsys: Any) -> None:
-    assert run("zoo", "resnet20-cifar10") == 0
-    assert capsys.readouterr().out == bbg.zoo.card("resnet20-cifar10")
-    refused(tmp_path, capsys, "did you mean 'resnet20-cifar10'", "zoo", "resnet20_cifar10")
-
-
-def test_the_sample_picture_of_the_zoo_is_what_it_says(tmp_path: Path, capsys: Any) -> None:
-    """A drawn ship, which the zoo's network knows from the nine other classes."""
-    assert run("zoo", "--sample", tmp_path / "photo.jpg") == 0
-    assert capsys.readouterr().out == ""
-    assert run("predict", tmp_path / "photo.jpg", "--top", "1") == 0
-    assert capsys.readouterr().out.split()[-1] == "ship"
-
-
 def test_version_and_help(capsys: Any) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"bbg {bbg.__version__}\n"

@@ -20,11 +20,12 @@ PACKAGE = ROOT / "src" / "bbg"
 FLOORS = {
     "errors": 1, "_version": 1, "recipes": 1, "_native": 1, "metrics": 1, "log": 1, "environment": 1, "metadata": 1,
     "files": 2, "sources": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2, "style": 2,
+    "budget": 2,
     "drawing": 3,
-    "zoo": 3, "graph": 3, "layers": 3, "data": 3,
-    "engine": 4, "tracing": 4, "models": 4, "analysis": 4,
-    "binarization": 5, "scoring": 5,
-    "conversion": 6,
+    "graph": 3, "layers": 3, "data": 3,
+    "zoo": 4, "tracing": 4, "models": 4, "analysis": 4,
+    "engine": 5, "binarization": 5,
+    "conversion": 6, "scoring": 6,
     "training": 7,
     "comparison": 8, "planning": 8,
     "__init__": 9,
@@ -33,6 +34,7 @@ FLOORS = {
 }  # fmt: skip
 # Rooms that work where torch is not installed. The verbs of the command line import torch when they need it.
 RUNTIME = {
+    "budget",
     "errors",
     "_version",
     "recipes",
@@ -183,10 +185,12 @@ def test_no_file_is_long() -> None:
 
 
 def test_the_zoo_names_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bbg.zoo import listing
+
     for name in ("resnet20-cifar10", "vgg-cifar10"):
         (tmp_path / f"{name}.bbg").write_bytes(b"")
         (tmp_path / f"{name}.md").write_text(f"# {name}")
-    monkeypatch.setattr(bbg.zoo, "FOLDER", tmp_path)
+    monkeypatch.setattr(listing, "FOLDER", tmp_path)
     assert bbg.zoo.names() == ["resnet20-cifar10", "vgg-cifar10"]
     assert bbg.zoo.path("vgg-cifar10") == tmp_path / "vgg-cifar10.bbg"
     assert bbg.zoo.card("vgg-cifar10") == "# vgg-cifar10"

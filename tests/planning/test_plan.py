@@ -16,11 +16,11 @@ from support.trainings import first
 from torch import nn
 
 import bbg
+from bbg.budget import Budget
 from bbg.data import Split, open_data
 from bbg.errors import BbgError
 from bbg.layers.bits import bits_of
 from bbg.planning import Plan, plan
-from bbg.planning.budget import Budget
 from bbg.planning.costs import Cost, costs_by_layer, layer_of, pack, seconds_of
 from bbg.planning.frontier import PlannedLayer, Step, frontier_of
 from bbg.planning.planner import _timed

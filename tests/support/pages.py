@@ -63,10 +63,11 @@ def statements(shell: str) -> list[str]:
 
 
 def furnish(folder: Path) -> None:
-    """The things that the pages speak of: CIFAR-10 in `DIR`, `photos`, and `photo.jpg`, all of them small."""
+    """The things that the pages speak of: CIFAR-10 in `DIR`, `photos`, `photo.jpg` and `net.bbg`, all of them small."""
     write_classes(folder / "DIR", dict.fromkeys(CLASSES, 4), side=32)
     write_classes(folder / "photos", {"cat": 16, "dog": 16}, side=40)
     (folder / "photo.jpg").write_bytes(bbg.zoo.sample().read_bytes())
+    (folder / "net.bbg").write_bytes(bbg.zoo.path("resnet20-cifar10").read_bytes())
 
 
 def write_classes(root: Path, counts: Mapping[str, int], side: int) -> None:

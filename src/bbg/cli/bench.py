@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bbg.budget import Budget
 from bbg.cli.output import show
 from bbg.cli.parser import JSON, MODEL, argument, count, duration, thread_count, verb
-from bbg.zoo import resolve
+from bbg.errors import BbgError
+from bbg.zoo import names, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +21,13 @@ if TYPE_CHECKING:
 
 
 @verb(
-    argument("model", metavar="MODEL", help=MODEL),
+    argument("model", nargs="?", metavar="MODEL", help=MODEL),
+    argument(
+        "--budget",
+        metavar="200us",
+        help="without MODEL: time the models of the zoo, and list those that take no longer",
+    ),
+    argument("--bytes", metavar="100kB", help="without MODEL: list the models of the zoo that are no larger"),
     argument(
         "--threads", type=thread_count, default=1, metavar="N", help="threads, of torch too; default: %(default)s"
     ),
@@ -26,14 +35,26 @@ if TYPE_CHECKING:
     argument("--seconds", type=duration, default=2.0, metavar="S", help="how long to measure; default: %(default)s"),
     JSON,
 )
-def bench(model: str, threads: int, batch: int, seconds: float, json: Path | None) -> None:
-    """Time a packed model by layer and in all, beside its real-valued twin in torch where torch is installed."""
+def bench(
+    model: str | None,
+    budget: str | None,
+    bytes: str | None,
+    threads: int,
+    batch: int,
+    seconds: float,
+    json: Path | None,
+) -> None:
+    """Time a packed model by layer, and in all beside its real-valued twin in torch; or list what fits a budget."""
     from bbg.engine import load
 
+    budgets = [Budget.of(text) for text in (budget, bytes) if text is not None]
+    if (model is None) == (not budgets):
+        raise BbgError("bench takes a model, or --budget or --bytes to choose one by; give one of them")
+    if model is None:
+        show({"threads": threads, "batch": batch, "fit": fitting(budgets, threads, batch, seconds)}, json)
+        return
     engine = load(resolve(model), threads)
-    import numpy as np
-
-    x = np.random.default_rng(0).normal(size=(batch, *engine.input_shape)).astype(np.float32)
+    x = noise(engine, batch)
     whole = times(lambda: engine(x), seconds)
     profiles = [engine.profile(x)]
     times(lambda: profiles.append(engine.profile(x)), seconds / 2)
@@ -46,6 +67,32 @@ def bench(model: str, threads: int, batch: int, seconds: float, json: Path | Non
     if twin is not None:
         sides.append(side("real-valued twin, torch", times(twin, seconds)))
     show({"layers": layers, "model": model, "threads": threads, "batch": batch, "whole_network": sides}, json)
+
+
+def noise(engine: Engine, batch: int) -> np.ndarray:
+    """A batch of images of the engine's shape."""
+    import numpy as np
+
+    return np.random.default_rng(0).normal(size=(batch, *engine.input_shape)).astype(np.float32)
+
+
+def fitting(budgets: list[Budget], threads: int, batch: int, seconds: float) -> list[dict[str, Any]]:
+    """The models of the zoo that fit all `budgets` on this CPU, the most accurate on each data set first.
+
+    The time is the least per image of those measured for `seconds`.
+    """
+    from bbg.engine import load
+
+    rows = []
+    for name in names():
+        engine, size = load(name, threads), resolve(name).stat().st_size
+        durations = times(partial(engine, noise(engine, batch)), seconds)
+        found = {"seconds": min(durations) / batch, "bytes": size}
+        if all(found[what] <= amount for what, amount in budgets):
+            facts = engine.provenance
+            row = {"name": name, "data": facts.get("dataset"), "accuracy": facts.get("accuracy")}
+            rows.append({**row, "bytes": size, "min_us": 1e6 * found["seconds"]})
+    return sorted(rows, key=lambda row: (str(row["data"]), -float(row["accuracy"] or 0), row["min_us"]))
 
 
 def times(call: Callable[[], object], seconds: float, least: int = 5) -> list[float]:

@@ -52,11 +52,11 @@ def plan(
     json: Path | None,
 ) -> None:
     """Choose 1 or 8 bits for each layer of a trained network, for a budget of time or bytes."""
+    from bbg.budget import Budget
     from bbg.data import open_recipe
     from bbg.files import write_text
     from bbg.planning import Plan
     from bbg.planning import plan as plan_widths
-    from bbg.planning.budget import Budget
     from bbg.planning.plots import draw_frontier
     from bbg.training.checkpoint import Checkpoint
 

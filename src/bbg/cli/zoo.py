@@ -5,36 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bbg.cli.output import show
+from bbg.cli.output import show, tell
 from bbg.cli.parser import JSON, argument, new_file, verb
+from bbg.errors import BbgError
+from bbg.log import LOGGER
 
 
 @verb(
-    argument("name", nargs="?", metavar="NAME", help="show the card of this model instead"),
+    argument("words", nargs="*", metavar="MODEL", help="show the card of this one; add MODEL: take a file or URL in"),
+    argument("--sha256", metavar="HEX", help="the checksum that a model to add must have; needed for one of the web"),
+    argument("--name", metavar="NAME", help="what to call a model to add; default: as its file is called"),
     argument("--sample", type=new_file, metavar="FILE.jpg", help="write a picture to try `bbg predict` on"),
     JSON,
 )
-def zoo(name: str | None, sample: Path | None, json: Path | None) -> None:
-    """List the models that come with bbg, show the card of one, or write the sample picture."""
+def zoo(words: list[str], sha256: str | None, name: str | None, sample: Path | None, json: Path | None) -> None:
+    """List the models of the zoo, show the card of one, add one, or write the sample picture."""
     import bbg.zoo
 
+    adds, most = words[:1] == ["add"], 2 if words[:1] == ["add"] else 1
+    if len(words) > most:
+        raise BbgError(f"{words[most]!r} is one argument too many; see bbg zoo --help")
+    if adds and len(words) < most:
+        raise BbgError("zoo add takes a packed file or its address; give one, as in: bbg zoo add net.bbg")
+    if not adds and (sha256 is not None or name is not None):
+        raise BbgError("--sha256 and --name are of a model to add; give one, as in: bbg zoo add net.bbg --name mine")
     if sample is not None:
         from bbg.files import write_bytes
 
         write_bytes(sample, bbg.zoo.sample().read_bytes())
-    if name is not None and json is None:
-        print(bbg.zoo.card(name), end="")
-    elif name is not None:
-        show({"name": name, "card": bbg.zoo.card(name)}, json)
+    if adds:
+        kept = bbg.zoo.add(words[1], sha256, name)
+        tell({"added": kept.stem, "file": str(kept)}, json)
+    elif words and json is None:
+        print(bbg.zoo.card(words[0]), end="")
+    elif words:
+        show({"name": words[0], "card": bbg.zoo.card(words[0])}, json)
     elif sample is None:
         show({"zoo": [_row(each) for each in bbg.zoo.names()]}, json)
 
 
 def _row(name: str) -> dict[str, Any]:
+    """What a table says of the model `name`."""
     import bbg.zoo
     from bbg.graph.file import read
 
     path = bbg.zoo.path(name)
-    facts = read(path).provenance
     size = path.stat().st_size
+    try:
+        facts = read(path).provenance
+    except BbgError as error:  # one of those that were added; the others are still good
+        LOGGER.warning("%s", error)
+        facts = {}
     return {"name": name, "bytes": size, "data": facts.get("dataset"), "accuracy": facts.get("accuracy")}

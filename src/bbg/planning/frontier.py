@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bbg.budget import Budget, shown
 from bbg.errors import BbgError
 from bbg.graph.checked_json import mapping, name, names, number, parse, sequence, string
-from bbg.planning.budget import Budget, shown
 from bbg.planning.costs import Cost
 from bbg.tables import Row, Shown
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from bbg.binarization import binarize
+from bbg.budget import Budget
 from bbg.data.sets import Split, read_batch
 from bbg.errors import BbgError
 from bbg.layers.bits import bits_of
 from bbg.log import track
 from bbg.methods import Method
-from bbg.planning.budget import Budget
 from bbg.planning.costs import Packed, costs_by_layer, pack, seconds_of
 from bbg.planning.frontier import Plan, PlannedLayer, Step, frontier_of
 from bbg.planning.sensitivity import recovered_loss

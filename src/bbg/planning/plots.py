@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from bbg import style
+from bbg.budget import Budget
 from bbg.files import write_bytes
-from bbg.planning.budget import Budget
 from bbg.planning.frontier import Plan
 
 

@@ -1,4 +1,4 @@
-"""An image of the web: fetched by the standard library, within a time and a size."""
+"""A file of the web: fetched by the standard library, within a time and a size."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ SILENCE, LONGEST = 10.0, 60.0  # seconds: without a byte, and until the last one
 _PART = 2**16
 
 
-def fetch(url: str, most: int = MOST_BYTES, silence: float = SILENCE, longest: float = LONGEST) -> bytes:
+def fetch(
+    url: str, most: int = MOST_BYTES, silence: float = SILENCE, longest: float = LONGEST, what: str = "an image"
+) -> bytes:
     """What lies at `url`; BbgError where it is of another scheme than http and https, too large, too slow or missing.
 
-    An address that leads on is followed, to http and https alone. `most`: bytes. `silence`, `longest`: seconds.
+    An address that leads on is followed, to http and https alone. `most`: bytes. `silence`, `longest`: seconds. `what`
+    should lie there, for what an error says.
     """
     end = time.monotonic() + longest
     try:
@@ -51,10 +54,10 @@ def fetch(url: str, most: int = MOST_BYTES, silence: float = SILENCE, longest: f
         raise BbgError(f"{url}: {error}; fetch it yourself, and give the file") from None
     except HTTPError as error:
         reason = " ".join(str(error.reason).split())
-        raise BbgError(f"{url}: the server says {error.code} {reason}; give the address of an image") from error
+        raise BbgError(f"{url}: the server says {error.code} {reason}; give the address of {what}") from error
     except (OSError, HTTPException, ValueError) as error:  # ValueError: an address that is none
         why = getattr(error, "reason", None) or error
-        raise BbgError(f"{url}: cannot be fetched ({why}); give the address of an image") from error
+        raise BbgError(f"{url}: cannot be fetched ({why}); give the address of {what}") from error
 
 
 def _check(url: str) -> None:

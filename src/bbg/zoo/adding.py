@@ -1,0 +1,77 @@
+"""Adding a model to the zoo: from a file or from the web, checked before it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from bbg.errors import BbgError
+from bbg.files import write_bytes
+from bbg.graph.file import decode, read
+from bbg.zoo.listing import added, names, path
+
+MOST_BYTES = 256 * 2**20  # of a model of the web; packed networks have a hundredth of it
+LONGEST = 600.0  # seconds
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
+MOST_CARD = 2**20
+
+
+def add(source: str | os.PathLike[str], sha256: str | None = None, name: str | None = None) -> Path:
+    """Take the packed file `source`, a path or an address (http, https), into the zoo; returns where it lies.
+
+    The model is called as the file is, without `.bbg`, or `name`. A card beside a file, `<file's name>.md`, is taken
+    along. `sha256`: the checksum of the file in hexadecimal, which must fit. An address needs it, since whoever serves
+    a file can change it.
+
+    Raises BbgError for what is no sound packed file, for a checksum that differs or is missing, for a name of other
+    characters than letters, digits, `-` and `_`, and for a name of the zoo that means another file.
+    """
+    text = os.fspath(source)
+    remote = "://" in text
+    place = Path(unquote(urlsplit(text).path)) if remote else Path(text)
+    called = place.name.removesuffix(".bbg") if name is None else name
+    if not re.fullmatch(NAME, called):
+        raise BbgError(f"a model cannot be called {called!r}; give it a name of letters, digits, - and _, 100 at most")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise BbgError(f"the checksum is {sha256!r}; a SHA-256 has 64 hexadecimal digits")
+    data = _fetched(text, sha256) if remote else _read(place)
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256.lower():
+        raise BbgError(f"{text}: its SHA-256 is {found}, not {sha256.lower()}; ask whoever publishes it which is right")
+    if remote:
+        try:
+            decode(data)
+        except BbgError as error:
+            raise BbgError(f"{text}: {error}") from error
+    if called in names():
+        old = path(called)
+        if old.read_bytes() != data:
+            raise BbgError(f"the zoo has another model called {called!r}, {old}; give this one another name")
+        return old
+    folder = added()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BbgError(f"{folder}: cannot be made ({error.strerror}); set BBG_ZOO to another folder") from error
+    card = place.with_suffix(".md")
+    if not remote and card.is_file() and card.stat().st_size <= MOST_CARD:
+        write_bytes(folder / f"{called}.md", card.read_bytes())
+    write_bytes(folder / f"{called}.bbg", data)
+    return folder / f"{called}.bbg"
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of a sound packed file."""
+    read(file)
+    return file.read_bytes()
+
+
+def _fetched(address: str, sha256: str | None) -> bytes:
+    from bbg.sources.web import fetch  # here, since its imports take longer than those of the rest
+
+    if sha256 is None:
+        raise BbgError(f"{address}: a model of the web needs its SHA-256; ask whoever publishes it, and give it")
+    return fetch(address, MOST_BYTES, longest=LONGEST, what="a packed file")

@@ -1,0 +1,64 @@
+"""Which models there are, and where they lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bbg.errors import BbgError, allowed
+
+FOLDER = Path(__file__).parent  # of those that come with bbg
+
+
+def added() -> Path:
+    """The folder of the models that were added; it need not exist."""
+    if chosen := os.environ.get("BBG_ZOO"):
+        return Path(chosen)
+    data = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(data) if os.path.isabs(data) else Path.home() / ".local" / "share") / "bbg" / "zoo"
+
+
+def _files() -> dict[str, Path]:
+    """The packed file of each name; no added one takes the place of one that comes with bbg."""
+    return {file.stem: file for folder in (added(), FOLDER) for file in folder.glob("*.bbg")}
+
+
+def names() -> list[str]:
+    """The models of the zoo, sorted."""
+    return sorted(_files())
+
+
+def path(name: str) -> Path:
+    """The packed file of the model `name`; BbgError for an unknown name."""
+    files = _files()
+    if name not in files:
+        raise BbgError(f"unknown model {name!r}; {allowed(name, sorted(files), 'the zoo has')}")
+    return files[name]
+
+
+def sample() -> Path:
+    """A picture for the models of the zoo: a ship, drawn for this package."""
+    return FOLDER / "ship.jpg"
+
+
+def resolve(model: str | os.PathLike[str]) -> Path:
+    """The packed file that `model` means: a path, or else the name of a model of the zoo.
+
+    A path that does not exist is returned as it is, so that reading it says why. BbgError for a bare name (without a
+    folder or an ending) that is neither.
+    """
+    found = Path(model)
+    if found.exists() or found.name != str(model) or found.suffix:
+        return found
+    if str(model) not in names():
+        has = allowed(model, names(), "the zoo has")
+        raise BbgError(f"no file and no model of the zoo is called {str(model)!r}; {has}")
+    return path(str(model))
+
+
+def card(name: str) -> str:
+    """The card of the model `name`, in Markdown; BbgError for an unknown name."""
+    file = path(name).with_suffix(".md")
+    if not file.exists():
+        return f"# {name}\n\nThis model was added without a card; `bbg inspect {name}` says what the file holds.\n"
+    return file.read_text(encoding="utf-8")
