@@ -33,7 +33,7 @@ AGAINST = {
             "mixed-small-wide-20e-s0": LEARNED,
             "mixed-small-broad-20e-s0": LEARNED,
             "mixed-small-fast-20e-s0": LEARNED,
-            "mixed-small-plus-20e-s0": LEARNED,
+            "bbgnet-xs-20e-s0": LEARNED,
         },
     ),
     "resnet20": (

@@ -58,12 +58,6 @@ def mixed_small_fast(num_classes: int) -> nn.Module:
     return staged(num_classes, Stage(16, 8, 2), Stage(32, 8, 2), Stage(64, 1, 2), Stage(128, 1, 2))
 
 
-def mixed_small_plus(num_classes: int) -> nn.Module:
-    """The same with 96 channels in its third stage, and balanced activations at 1 bit."""
-    stages = Stage(16, 8, 2), Stage(32, 8, 2), Stage(96, 1, 2), Stage(128, 1, 2)
-    return staged(num_classes, *stages, method="bbg-plus")
-
-
 # Beside ResNet-20 w16 in 8 bits
 
 

@@ -159,7 +159,6 @@ WIDTHS = {
     "mixed_small_wide": (2, 6),
     "mixed_small_broad": (2, 6),
     "mixed_small_fast": (4, 6),
-    "mixed_small_plus": (4, 6),
     "mixed_medium": (4, 12),
     "mixed_medium_wide": (6, 6),
     "mixed_medium_short": (2, 6),

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import bbg
 from bbg.errors import BbgError
-from bbg.layers import BinaryConv2d, Projection, Unit
+from bbg.layers import Projection, Unit
+from bbg.layers.bits import bits_of
 from bbg.methods import METHODS
 from bbg.models import NETWORKS, allowed_options, create, list_models
 
@@ -35,7 +36,9 @@ SIZES = {
     "vgg_small": [(16, 16)],
 }
 METHOD_LIST = list(METHODS.values())
+BYTES = {"bbgnet_xs": 4, "bbgnet_s": 4, "bbgnet_m": 8, "bbgnet_l": 8, "bbgnet_224": 8}  # units of 8 bits
 UNITS = {"resnet20": 18, "resnet8": 6, "resnet18": 16, "resnet34": 32, "resnet18_cifar": 16, "vgg_small": 5}
+UNITS |= {"bbgnet_xs": 8, "bbgnet_s": 6, "bbgnet_m": 12, "bbgnet_l": 16, "bbgnet_224": 16}
 
 
 def images(network: str, size: tuple[int, int], n: int = 3) -> Tensor:
@@ -84,12 +87,16 @@ def test_forward_and_backward_in_both_modes(network: str, method: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("network", SMALL)
-def test_first_convolution_and_last_layer_stay_real(network: str, method: str) -> None:
+def test_the_widths_of_the_layers(network: str, method: str) -> None:
+    """The units at 1 bit and the ends real-valued; in a bbgnet 8 bits at the ends, and in units before those of 1."""
     model = small(network, method)
     shortcuts = [layer for m in model.modules() if isinstance(m, Projection) for layer in m.modules()]
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in shortcuts]
-    assert [isinstance(m, BinaryConv2d) for m in layers] == [False, *[method != "float"] * (len(layers) - 2), False]
     units = sum(isinstance(m, Unit) for m in model.modules())
+    edge = 8 if network in BYTES and method != "float" else 32
+    eights = BYTES.get(network, 0)
+    inner = [32] * units if method == "float" else [8] * eights + [1] * (units - eights)
+    assert [bits_of(m) for m in layers] == [edge, *inner, edge]
     assert units == len(layers) - 2 == UNITS.get(network, units) > 0
 
 

@@ -18,6 +18,7 @@ __all__ = ["NETWORKS", "allowed_options", "create", "list_models"]
 MODULES = (
     "resnet",
     "vgg",
+    "bbgnet",
 )
 # Each of these modules has a NETWORKS of its own: what to call for a network, with its class count and method.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -40,6 +41,11 @@ def create(
         resnet18_cifar  blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='cifar'
         resnet34        blocks=(3, 4, 6, 3) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
         vgg_small       width=128 in_channels=3 size=32 act=None
+        bbgnet_xs       width=16 in_channels=3 act=None
+        bbgnet_s        width=32 in_channels=3 act=None
+        bbgnet_m        width=32 in_channels=3 act=None
+        bbgnet_l        width=32 in_channels=3 act=None
+        bbgnet_224      width=64 in_channels=3 act=None
 
     - `width`: channels of the first stage.
     - `blocks`: pairs of convolutions per stage.
@@ -50,7 +56,8 @@ def create(
 
     `bits`: the width of layers, 1, 8 or 32 bits, one number for all or by pattern over qualified names, as in
     `{"first": 8, "units.0": 8, "last": 8}` (`bbg.layers.set_bits`). Without it the units have 1 bit (with method
-    "float" 32), and the rest 32.
+    "float" 32), and the rest 32; in `bbgnet_*` the first and last layers and the first stages have 8
+    (`bbg.models.bbgnet`).
 
     Raises BbgError for an unknown name, method or option, and for `bits` that cannot be.
     """

@@ -13,14 +13,14 @@ Methods without a shortcut of their own keep the one that He et al. have around 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
-from bbg.layers import Projection, Shortcut, Unit, pointwise
+from bbg.layers import Projection, Shortcut, Unit, pointwise, set_bits
 from bbg.methods import Method, get
 
 
@@ -38,14 +38,26 @@ class Residual(nn.Module):
         return y + cast(Tensor, self.shortcut(x, (y.shape[2], y.shape[3])))
 
 
-def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None, project: bool) -> nn.Sequential:
-    """`2 * blocks[i]` units of `width * 2^i` channels for each stage i, the first of all but stage 0 of stride 2."""
+class Stage(NamedTuple):
+    """`blocks` pairs of convolutions of `channels` channels; `bits` 8 or 32, or 1 for what the method makes of them."""
+
+    channels: int
+    blocks: int
+    bits: int = 1
+
+
+def doubling(blocks: tuple[int, ...], width: int) -> list[Stage]:
+    """Stages of `width`, `2 * width`, `4 * width`, ... channels."""
+    return [Stage(width * 2**i, count) for i, count in enumerate(blocks)]
+
+
+def units_of(parts: Sequence[Stage], method: Method, act: str | None, project: bool) -> nn.Sequential:
+    """Two units for each block of the stages `parts`; the first of each stage but the first one has stride 2."""
     modules: list[nn.Module] = []
-    channels = width
-    for stage, count in enumerate(blocks):
-        for i in range(count):
-            out = width * 2**stage
-            halves = i == 0 and stage > 0
+    channels = parts[0].channels
+    for number, (out, blocks, bits) in enumerate(parts):
+        for i in range(blocks):
+            halves = i == 0 and number > 0
             pair = [
                 Unit.build(
                     channels,
@@ -59,12 +71,45 @@ def stages(blocks: tuple[int, ...], width: int, method: Method, act: str | None,
                 ),
                 Unit.build(out, out, 3, padding=1, method=method, act=act),
             ]
+            if bits != 1:
+                for unit in pair:
+                    set_bits(unit, {"conv": bits})
             modules += [Residual(channels, out, pair, halves and project)] if method.shortcut == "none" else pair
             channels = out
     return nn.Sequential(*modules)
 
 
-class ResNetCifar(nn.Module):
+def stem_of(stem: str, in_channels: int, width: int, act: str) -> nn.Sequential:
+    """The real-valued first layers: "imagenet", a 7x7 of stride 2 and a max-pool of stride 2, or "cifar", a 3x3."""
+    if stem not in ("imagenet", "cifar"):
+        raise BbgError(f"stem is {stem!r}, allowed are 'imagenet' and 'cifar'")
+    size, stride = (7, 2) if stem == "imagenet" else (3, 1)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, size, stride=stride, padding=size // 2, bias=False),
+        nn.BatchNorm2d(width),
+        pointwise(act, width),
+        *([nn.MaxPool2d(3, stride=2, padding=1)] if stem == "imagenet" else []),
+    )
+
+
+class CifarForm(nn.Module):
+    """Stem and units, then global average pool, BN and a linear layer: images `[N, in_channels, H, W]` to logits."""
+
+    def __init__(self, stem: nn.Module, units: nn.Module, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.stem = stem
+        self.units = units
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.norm = nn.BatchNorm1d(channels)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.head(self.norm(self.pool(self.units(self.stem(x))).flatten(1)))
+        return logits
+
+
+class ResNetCifar(CifarForm):
     """Images `[N, in_channels, H, W]` to logits `[N, num_classes]`; `act` None takes the method's nonlinearity."""
 
     def __init__(
@@ -77,23 +122,10 @@ class ResNetCifar(nn.Module):
         in_channels: int = 3,
         act: str | None = None,
     ) -> None:
-        super().__init__()
         chosen = get(method)
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            pointwise(chosen.act if act is None else act, width),
-        )
-        self.units = stages((blocks,) * 3, width, chosen, act, project=False)
-        channels = 4 * width
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.norm = nn.BatchNorm1d(channels)
-        self.head = nn.Linear(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        logits: Tensor = self.head(self.norm(self.pool(self.units(self.stem(x))).flatten(1)))
-        return logits
+        stem = stem_of("cifar", in_channels, width, chosen.act if act is None else act)
+        units = units_of(doubling((blocks,) * 3, width), chosen, act, project=False)
+        super().__init__(stem, units, 4 * width, num_classes)
 
 
 class ResNet(nn.Module):
@@ -117,19 +149,11 @@ class ResNet(nn.Module):
         stem: str = "imagenet",
     ) -> None:
         super().__init__()
-        if stem not in ("imagenet", "cifar"):
-            raise BbgError(f"stem is {stem!r}, allowed are 'imagenet' and 'cifar'")
         if shortcut not in ("conv", "pool"):
             raise BbgError(f"shortcut is {shortcut!r}, allowed are 'conv' and 'pool'")
         chosen = get(method)
-        size, stride = (7, 2) if stem == "imagenet" else (3, 1)
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, size, stride=stride, padding=size // 2, bias=False),
-            nn.BatchNorm2d(width),
-            pointwise(chosen.act if act is None else act, width),
-            *([nn.MaxPool2d(3, stride=2, padding=1)] if stem == "imagenet" else []),
-        )
-        self.units = stages(blocks, width, chosen, act, project=shortcut == "conv")
+        self.stem = stem_of(stem, in_channels, width, chosen.act if act is None else act)
+        self.units = units_of(doubling(blocks, width), chosen, act, project=shortcut == "conv")
         channels = width * 2 ** (len(blocks) - 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(channels, num_classes)
