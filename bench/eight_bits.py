@@ -58,6 +58,15 @@ ONE_BIT = (*OWN, "resnet18")
 LEAST = 0.3  # correlation with torch that is asked for: random weights do not quantise well, which changes no time
 
 
+def _has_avx2() -> bool:
+    return any(s.name == "avx2" and s.supported for s in kernel_sets())
+
+
+def unheld() -> tuple[Entrant, ...]:
+    """What runs with all instructions of this CPU."""
+    return (*FREE, Entrant("OpenVINO", "int8, 7-bit weights")) if _has_avx2() and not has_vnni() else FREE
+
+
 def prepare(name: str, folder: Path) -> None:
     """The files of all runtimes."""
     entry = entry_of(name)
@@ -77,11 +86,7 @@ def prepare(name: str, folder: Path) -> None:
 def rows(arguments: argparse.Namespace) -> Result:
     """A row per network and entrant."""
     result: Result = {"batch": 1, "threads": 1, "absent": [], "eight_bits": []}
-    avx2 = any(s.name == "avx2" and s.supported for s in kernel_sets())
-    if avx2 and not has_vnni():
-        groups = [(*FREE, Entrant("OpenVINO", "int8, 7-bit weights"))]
-    else:
-        groups = [FREE, *[NO_AMX] * has_amx(), *[HELD] * avx2]
+    groups = [unheld(), *[NO_AMX] * has_amx(), *[HELD] * (_has_avx2() and has_vnni())]
     for name in arguments.networks:
         with tempfile.TemporaryDirectory() as place:
             prepare(name, Path(place))

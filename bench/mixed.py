@@ -2,10 +2,10 @@
 
     python -m bench.mixed --runs DIR --data DIR [--cache DIR] [--networks resnet20] [--rounds 20] [--out FILE.json]
 
-RUNS/ROW/last.ckpt is what a row of the study came to, whose packed file answers all test images. Rows of real-valued
-layers get their 8 bits in the conversion, with ranges of 500 training images. The peers run the real-valued network of
-the same table in int8, as in eight_bits.py. Their accuracy is that of the row in float32, since their own int8 is not
-scored.
+RUNS/ROW/last.ckpt is what a row of the study came to, whose packed file answers all test images; rows that are not
+there are left out. Rows of real-valued layers get their 8 bits in the conversion, with ranges of 500 training images.
+The peers run the real-valued network of the same table in int8, as in eight_bits.py. Their accuracy is that of the row
+in float32, since their own int8 is not scored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.eight_bit_accuracy import pack_row
-from bench.eight_bits import FREE, LEAST, NO_AMX, prepare
+from bench.eight_bits import LEAST, NO_AMX, prepare, unheld
 from bench.markdown import MIN, figure, not_measured, plain, table
 from bench.record import Result, parser_of, read, run
 from bench.runtimes import Entrant, compare, has_amx
@@ -67,13 +67,13 @@ def rows(arguments: Namespace) -> Result:
         accuracies = {}
         with tempfile.TemporaryDirectory() as place:
             for row, edges in mixed.items():
-                if (RECORDS / f"{row}.json").exists():
-                    checkpoint, path = arguments.runs / row / "last.ckpt", Path(place) / f"{name}.{row}.bbg"
+                checkpoint, path = arguments.runs / row / "last.ckpt", Path(place) / f"{name}.{row}.bbg"
+                if (RECORDS / f"{row}.json").exists() and checkpoint.exists():
                     accuracies[row] = pack_row(checkpoint, path, edges, arguments.data, arguments.cache)
                     print(row, accuracies[row], flush=True)
             real: dict[str, Any] = read(RECORDS / f"{float_row}.json")
             prepare(name, Path(place))
-            for entrants in (FREE, *([NO_AMX] if has_amx() else [])):
+            for entrants in (unheld(), *([NO_AMX] if has_amx() else [])):
                 ours = tuple(Entrant("bbg", row, entrants[0].held_to) for row in accuracies)
                 found, absent = compare(name, 1, (*entrants, *ours), arguments.rounds, Path(place), LEAST)
                 for line in found:
