@@ -20,7 +20,8 @@ import bbg
 from bbg.cli import declare
 from bbg.cli.parser import VERBS
 from bbg.engine import load
-from bbg.graph.file import byte_breakdown, encode, read, write
+from bbg.graph.breakdown import byte_breakdown
+from bbg.graph.file import encode, read, write
 from bbg.recipe import Recipe, recipe_names
 
 

@@ -19,10 +19,10 @@ from support.graphs import several, small
 
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
+from bbg.graph.breakdown import byte_breakdown
 from bbg.graph.file import (
     FILE_LIMIT,
     PackedModel,
-    byte_breakdown,
     decode,
     encode,
     read,

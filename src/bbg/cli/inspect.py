@@ -46,7 +46,8 @@ def inspect(
 
         show({"kernel_sets": [s._asdict() for s in kernel_sets()]}, json)
         return
-    from bbg.graph.file import byte_breakdown, read
+    from bbg.graph.breakdown import byte_breakdown
+    from bbg.graph.file import read
 
     path = resolve(model)
     packed = read(path)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import safetensors
@@ -86,13 +86,6 @@ class PackedModel:
             raise BbgError(f"{len(self.labels)} labels for {classes} classes; give one per class, or none")
 
 
-class Item(NamedTuple):
-    """A part of the packed file and its bytes."""
-
-    name: str
-    bytes: int
-
-
 def write(path: str | os.PathLike[str], model: PackedModel) -> int:
     """Write `model` to `path` and return the file's size in bytes.
 
@@ -125,21 +118,6 @@ def read(path: str | os.PathLike[str]) -> PackedModel:
         return decode(data)
     except BbgError as error:
         raise BbgError(f"{path}: {error}") from error
-
-
-def byte_breakdown(model: PackedModel) -> list[Item]:
-    """What the bytes of the packed file are spent on; the sum is the size of the file that `write` writes."""
-    data = encode(model)
-    sizes: dict[str, int] = {}
-    for op in model.graph.ops:
-        for name, tensor in op.tensors.items():
-            weight = KINDS[op.kind].weight
-            what = f"{weight.bits}-bit weights" if name == "weight" and weight is not None else name
-            sizes[what] = sizes.get(what, 0) + tensor.nbytes
-    description = len(json.dumps(_describe(model), ensure_ascii=False).encode())
-    sizes["graph JSON"] = description
-    sizes["safetensors header"] = len(data) - sum(sizes.values())
-    return [Item(name, size) for name, size in sizes.items()]
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
