@@ -12,6 +12,7 @@ BENCHMARKS = (
     "eight_bits",
     "eight_bit_accuracy",
     "mixed",
+    "frontier",
     "plans",
     "torchvision_networks",
     "training",

@@ -4,7 +4,8 @@
 
 Each gets its best settings: tensors bound beforehand, everything optimised, the threads it is told. Its output is
 compared with torch's before it is timed (by a correlation of LEAST at least, else what the precision allows), and the
-precision in which its convolutions run is read back from it.
+precision in which its convolutions run is read back from it. Where FOLDER has NETWORK.test.npz, with `pixels`,
+`labels`, `mean` and `std`, it names all of these images too, one at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ from bench.interleave import serve
 from bench.measure import durations
 
 Call = Callable[[], object]
-Ready = tuple[Call, np.ndarray | None, dict[str, Any]]  # the call, its output for the input, facts
+
+
+class Ready(NamedTuple):
+    """What is timed, its output for the input (None: not compared), facts, and the logits of any other image.
+
+    `answer` takes float32 `[1, C, H, W]`; that of bbg takes the pixels `[1, H, W, C]`.
+    """
+
+    call: Call
+    output: np.ndarray | None
+    facts: dict[str, Any]
+    answer: Callable[[np.ndarray], Any]
 
 
 class Precision(NamedTuple):
@@ -35,6 +47,7 @@ class Precision(NamedTuple):
     least_correlation: float
 
 
+JUDGED = "test.npz"
 PRECISIONS = {
     "float32": Precision("onnx", "f32", {"f32"}, 0.999999),
     "default": Precision("onnx", "", {"f32", "bf16", "f16"}, 0.99),
@@ -49,10 +62,12 @@ def in_bbg(network: str, threads: int, folder: Path, precision: str) -> Ready:
     import bbg
     from bench.networks import bytes_of
 
-    path, image = folder / f"{network}.{precision}.bbg", bytes_of(network)
+    path, judged = folder / f"{network}.{precision}.bbg", folder / f"{network}.{JUDGED}"
+    image = np.load(judged)["pixels"][:1] if judged.exists() else bytes_of(network)
     path = path if path.exists() else folder / f"{network}.bbg"
     engine = bbg.load(path, threads=threads)
-    return lambda: engine(image), None, {"kernels": engine.kernels, "bytes": path.stat().st_size}
+    facts = {"kernels": engine.kernels, "bytes": path.stat().st_size}
+    return Ready(lambda: engine(image), None, facts, engine)
 
 
 def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Ready:
@@ -65,8 +80,8 @@ def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Rea
     if asked.hint:
         settings["INFERENCE_PRECISION_HINT"] = asked.hint
     settings["ENABLE_CPU_PINNING"] = False  # where something else runs, a pinned thread cannot step aside
-    core = ov.Core()
-    compiled = core.compile_model(core.read_model(folder / f"{network}.{asked.file}"), "CPU", settings)
+    core, model = ov.Core(), folder / f"{network}.{asked.file}"
+    compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
     request.set_input_tensor(ov.Tensor(x, shared_memory=True))
     request.infer()
@@ -83,11 +98,14 @@ def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Rea
     def call(_borrowed: np.ndarray = x) -> None:  # the tensor does not keep the array alive
         request.infer()
 
-    return (
-        call,
-        request.get_output_tensor().data,
-        {"kernels": {**kernels, **ran} if asked.hint == "" else dict(kernels)},
-    )
+    def answer(image: np.ndarray) -> np.ndarray:
+        x[...] = image  # the tensor shares its memory
+        request.infer()
+        found: np.ndarray = request.get_output_tensor().data
+        return found
+
+    facts = {"kernels": {**kernels, **ran} if asked.hint == "" else dict(kernels), "bytes": model.stat().st_size}
+    return Ready(call, np.array(request.get_output_tensor().data), facts, answer)
 
 
 def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> Ready:
@@ -113,7 +131,10 @@ def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> 
     binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x))
     binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
     session.run_with_iobinding(binding)
-    return lambda: session.run_with_iobinding(binding), y, {"kernels": convolutions}
+    facts = {"kernels": convolutions, "bytes": model.stat().st_size}
+    return Ready(
+        lambda: session.run_with_iobinding(binding), y, facts, lambda image: session.run(None, {"x": image})[0]
+    )
 
 
 def in_torch(network: str, threads: int, folder: Path, precision: str) -> Ready:
@@ -150,7 +171,9 @@ def in_torch(network: str, threads: int, folder: Path, precision: str) -> Ready:
         except Exception as error:  # no C++ compiler, for example
             print(f"torch, {name}: {error}", file=sys.stderr)
     best = min(times, key=lambda name: times[name])
-    return ways[best], np.asarray(ways[best]()), {"kernels": best}
+    return Ready(
+        ways[best], np.asarray(ways[best]()), {"kernels": best}, lambda image: model(torch.from_numpy(image)).detach()
+    )
 
 
 def in_litert(network: str, threads: int, folder: Path, precision: str) -> Ready:
@@ -160,19 +183,26 @@ def in_litert(network: str, threads: int, folder: Path, precision: str) -> Ready
     model = flat(network, folder, precision)
     ready = interpreter(model, threads)
     entry, exit_ = ready.get_input_details()[0], ready.get_output_details()[0]
-    x = np.load(folder / f"{network}.npz")["x"].transpose(0, 2, 3, 1)
-    scale, zero = entry["quantization"]
-    image = np.round(x / scale + zero).clip(-128, 127).astype(np.int8) if scale else np.ascontiguousarray(x)
+
+    def prepared(image: np.ndarray) -> np.ndarray:
+        scale, zero = entry["quantization"]
+        image = image.transpose(0, 2, 3, 1)
+        return np.round(image / scale + zero).clip(-128, 127).astype(np.int8) if scale else np.ascontiguousarray(image)
 
     def call() -> None:
-        ready.set_tensor(entry["index"], image)
+        ready.set_tensor(entry["index"], x)
         ready.invoke()
 
-    call()
-    scale, zero = exit_["quantization"]
-    y = ready.get_tensor(exit_["index"]).astype(np.float32)
-    facts = {"kernels": "XNNPACK", "bytes": len(model)}
-    return call, (y - zero) * scale if scale else y, facts
+    def answer(image: np.ndarray) -> np.ndarray:
+        ready.set_tensor(entry["index"], prepared(image))
+        ready.invoke()
+        scale, zero = exit_["quantization"]
+        y: np.ndarray = ready.get_tensor(exit_["index"]).astype(np.float32)
+        return (y - zero) * scale if scale else y
+
+    image = np.load(folder / f"{network}.npz")["x"]
+    x = prepared(image)
+    return Ready(call, answer(image), {"kernels": "XNNPACK", "bytes": len(model)}, answer)
 
 
 RUNTIMES = {
@@ -188,14 +218,29 @@ def main() -> None:
     """Serve."""
     runtime, precision, network, threads, place, *least = sys.argv[1:]
     folder = Path(place)
-    call, output, facts = RUNTIMES[runtime](network, int(threads), folder, precision)
-    if output is not None:
+    ready = RUNTIMES[runtime](network, int(threads), folder, precision)
+    if ready.output is not None:
         expected = np.load(folder / f"{network}.npz")["y"]
-        agreement = float(np.corrcoef(output.ravel(), expected.ravel())[0, 1])
+        agreement = float(np.corrcoef(ready.output.ravel(), expected.ravel())[0, 1])
         if not agreement >= (float(least[0]) if least else PRECISIONS[precision].least_correlation):
             raise RuntimeError(f"{runtime}, {precision}: the output correlates with torch's by {agreement:.4f} only")
-        facts["correlation"] = agreement
-    serve(call, facts)
+        ready.facts["correlation"] = agreement
+    judged = folder / f"{network}.{JUDGED}"
+    if judged.exists():
+        ready.facts["accuracy"] = accuracy(ready, dict(np.load(judged)), as_pixels=runtime == "bbg")
+    serve(ready.call, ready.facts)
+
+
+def accuracy(ready: Ready, judged: dict[str, np.ndarray], as_pixels: bool) -> float:
+    """The share of the images that get their label."""
+    right = 0
+    for pixels, label in zip(judged["pixels"], judged["labels"], strict=True):
+        image = pixels[None]
+        if not as_pixels:
+            x = (image / np.float32(255) - np.float32(judged["mean"])) / np.float32(judged["std"])
+            image = np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
+        right += int(np.asarray(ready.answer(image)).argmax() == label)
+    return right / len(judged["labels"])
 
 
 if __name__ == "__main__":

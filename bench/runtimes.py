@@ -117,6 +117,7 @@ def compare(
             "correlation": runners[entrant].facts.get("correlation"),
             "ran": str(runners[entrant].facts["kernels"]),
             "bytes": runners[entrant].facts.get("bytes"),
+            **({"accuracy": facts["accuracy"]} if "accuracy" in (facts := runners[entrant].facts) else {}),
         }
         for entrant, figure in figures.items()
     ]
