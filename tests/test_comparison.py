@@ -85,6 +85,13 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
     assert sorted(untimed(json.loads(result.read_text())["rows"]), key=str) == sorted(untimed(report["rows"]), key=str)
 
 
+def test_the_curves_replace_no_picture_that_is_not_theirs(digits: Split, tmp_path: Path) -> None:
+    (tmp_path / "result.png").write_bytes(b"a holiday")
+    with pytest.raises(BbgError, match=r"would replace .*result.png'; move it"):
+        compare(RECIPE, digits, ["bbg"], 1, tmp_path, tmp_path / "result.json", progress=False)
+    assert (tmp_path / "result.png").read_bytes() == b"a holiday"
+
+
 def test_rows_of_other_methods_are_kept(report: dict[str, Any], digits: Split, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     old = {key: value for key, value in report["recipe"].items() if key not in ("task", "factory")}

@@ -82,6 +82,8 @@ def compare(
     report["rows"] = _known(result, report)
     plot = result.with_suffix(".png")
     refuse_overlap([("the result", result), ("its curves", plot)], ())
+    if plot.exists() and not result.exists():
+        raise BbgError(f"the curves of {str(result)!r} would replace {str(plot)!r}; move it, or give another result")
     if parallel < 1:
         raise BbgError(f"parallel is {parallel}, allowed are 1 and more")
     trainings = [
