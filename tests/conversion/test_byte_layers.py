@@ -209,6 +209,15 @@ def test_a_network_with_depthwise_layers_is_bytes_throughout(tmp_path: Path) -> 
         assert np.abs(given - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
+@pytest.mark.parametrize("name", ["bbgnet_xs", "bbgnet_224"])
+def test_a_network_is_checked_before_its_training(name: str) -> None:
+    """Its ranges come later."""
+    model = bbg.create(name, num_classes=3, width=4)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    bbg.check(model, torch.randn(1, 3, 64, 64))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
 def test_without_a_range_it_is_refused(tmp_path: Path) -> None:
     model = bbg.create("resnet8", num_classes=3, width=4, bits={"units.0": 8})
     words = r"units.0.conv \(ByteConv2d\): no range of its input is known; train the network"

@@ -34,6 +34,7 @@ from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import Classification, Head
 from bbg.image import Preprocess, plain
+from bbg.layers import ByteConv2d, ByteLinear
 from bbg.log import LOGGER
 from bbg.tracing.neutral import single_threaded
 from bbg.tracing.unseen import refuse_unseen
@@ -150,12 +151,15 @@ def record_ranges(model: nn.Module, images: Calibration, preprocess: Preprocess 
 def check(model: nn.Module, example: Tensor) -> None:
     """Raise the BbgError that `convert` would raise for what it cannot lower: which layer, where, and what to do.
 
-    To be called before a training. One image of the `example`, float `[N, C, H, W]`, goes through the network; nothing
-    is written, and the model stays as it is.
+    To be called before a training: ranges of 8-bit layers may still be missing. One image of the `example`, float
+    `[N, C, H, W]`, goes through the network; nothing is written, and the model stays as it is.
     """
     with single_threaded():
         images = _images(example)
         network = _float32_copy(model)
+        for layer in network.modules():
+            if isinstance(layer, (ByteConv2d, ByteLinear)):
+                layer.batches.clamp_(min=1)
         PackedModel(fold_graph(lower_network(network, images[:2]).graph)).check()
 
 
