@@ -40,6 +40,7 @@ AGAINST = {
         "resnet20-w16-float-20e-s0",
         {
             "mixed-medium-20e-s0": LEARNED,
+            "mixed-medium-plus-20e-s0": LEARNED,
             "mixed-medium-wide-20e-s0": LEARNED,
             "mixed-medium-short-20e-s0": LEARNED,
             "mixed-medium-deep-20e-s0": LEARNED,

@@ -66,6 +66,12 @@ def mixed_medium(num_classes: int) -> nn.Module:
     return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 2), Stage(128, 1, 4))
 
 
+def mixed_medium_plus(num_classes: int) -> nn.Module:
+    """The same with balanced activations at 1 bit."""
+    stages = Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 2), Stage(128, 1, 4)
+    return staged(num_classes, *stages, method="bbg-plus")
+
+
 def mixed_medium_wide(num_classes: int) -> nn.Module:
     """Two short and wide stages of 8 bits, and a long one of 128 channels at 1 bit."""
     return staged(num_classes, Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 6))

@@ -160,6 +160,7 @@ WIDTHS = {
     "mixed_small_broad": (2, 6),
     "mixed_small_fast": (4, 6),
     "mixed_medium": (4, 12),
+    "mixed_medium_plus": (4, 12),
     "mixed_medium_wide": (6, 6),
     "mixed_medium_short": (2, 6),
     "mixed_medium_deep": (4, 10),
