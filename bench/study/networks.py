@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from torch import nn
@@ -19,8 +21,15 @@ class Stage(NamedTuple):
     units: int
 
 
-def staged(num_classes: int, *stages: Stage, method: str = "bbg-gate", act: str = "rprelu") -> nn.Module:
-    """A ResNet (CIFAR) of these stages, each behind the first at half the resolution; stem and head have 8 bits."""
+def staged(*stages: Stage, method: str = "bbg-gate", act: str = "rprelu") -> Callable[[int], nn.Module]:
+    """What makes a ResNet (CIFAR) of these stages, each behind the first at half the resolution.
+
+    Stem and head have 8 bits.
+    """
+    return partial(_of_stages, stages=stages, method=method, act=act)
+
+
+def _of_stages(num_classes: int, stages: tuple[Stage, ...], method: str, act: str) -> nn.Module:
     channels = stages[0].channels
     network = ResNetCifar(num_classes, method, width=channels, act=act)
     units: list[nn.Module] = []
@@ -37,82 +46,40 @@ def staged(num_classes: int, *stages: Stage, method: str = "bbg-gate", act: str 
 
 # Beside ResNet-8 w16 in 8 bits
 
-
-def mixed_small(num_classes: int) -> nn.Module:
-    """Deeper than ResNet-8, with a last stage of 96 channels at 1 bit."""
-    return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(96, 1, 3))
-
-
-def mixed_small_wide(num_classes: int) -> nn.Module:
-    """As deep as ResNet-8, with wider stages of 8 bits and a last one of 128 channels at 1 bit."""
-    return staged(num_classes, Stage(24, 8, 2), Stage(48, 8, 2), Stage(128, 1, 2))
-
-
-def mixed_small_broad(num_classes: int) -> nn.Module:
-    """The same with a wider first stage and a last one of 96 channels."""
-    return staged(num_classes, Stage(32, 8, 2), Stage(48, 8, 2), Stage(96, 1, 2))
-
-
-def mixed_small_fast(num_classes: int) -> nn.Module:
-    """ResNet-8 with its last stage at 1 bit, and another one of 128 channels behind it."""
-    return staged(num_classes, Stage(16, 8, 2), Stage(32, 8, 2), Stage(64, 1, 2), Stage(128, 1, 2))
-
+# Deeper than ResNet-8, with a last stage of 96 channels at 1 bit.
+mixed_small = staged(Stage(16, 8, 4), Stage(32, 8, 4), Stage(96, 1, 3))
+# As deep as ResNet-8, with wider stages of 8 bits and a last one of 128 channels at 1 bit.
+mixed_small_wide = staged(Stage(24, 8, 2), Stage(48, 8, 2), Stage(128, 1, 2))
+# The same with a wider first stage and a last one of 96 channels.
+mixed_small_broad = staged(Stage(32, 8, 2), Stage(48, 8, 2), Stage(96, 1, 2))
+# ResNet-8 with its last stage at 1 bit, and another one of 128 channels behind it.
+mixed_small_fast = staged(Stage(16, 8, 2), Stage(32, 8, 2), Stage(64, 1, 2), Stage(128, 1, 2))
 
 # Beside ResNet-20 w16 in 8 bits
 
-
-def mixed_medium(num_classes: int) -> nn.Module:
-    """ResNet-18 (CIFAR) w16 with half of its third stage, and its last stage at 1 bit."""
-    return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 2), Stage(128, 1, 4))
-
-
-def mixed_medium_plus(num_classes: int) -> nn.Module:
-    """The same with balanced activations at 1 bit."""
-    stages = Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 2), Stage(128, 1, 4)
-    return staged(num_classes, *stages, method="bbg-plus")
-
-
-def mixed_medium_wide(num_classes: int) -> nn.Module:
-    """Two short and wide stages of 8 bits, and a long one of 128 channels at 1 bit."""
-    return staged(num_classes, Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 6))
-
-
-def mixed_medium_short(num_classes: int) -> nn.Module:
-    """The same stages, two convolutions in each: as deep as ResNet-8, and twice as wide."""
-    return staged(num_classes, Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 2))
-
-
-def mixed_medium_deep(num_classes: int) -> nn.Module:
-    """ResNet-18 (CIFAR) w32 without its last stage, its third one at 1 bit."""
-    return staged(num_classes, Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4))
-
+# ResNet-18 (CIFAR) w16 with half of its third stage, and its last stage at 1 bit.
+mixed_medium = staged(Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 2), Stage(128, 1, 4))
+# The same with balanced activations at 1 bit.
+mixed_medium_plus = staged(Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 2), Stage(128, 1, 4), method="bbg-plus")
+# Two short and wide stages of 8 bits, and a long one of 128 channels at 1 bit.
+mixed_medium_wide = staged(Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 6))
+# The same stages, two convolutions in each: as deep as ResNet-8, and twice as wide.
+mixed_medium_short = staged(Stage(32, 8, 2), Stage(64, 8, 2), Stage(128, 1, 2))
+# ResNet-18 (CIFAR) w32 without its last stage, its third one at 1 bit.
+mixed_medium_deep = staged(Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4))
 
 # Beside ResNet-18 (CIFAR) w16 in 8 bits
 
-
-def resnet18_mixed(num_classes: int) -> nn.Module:
-    """ResNet-18 (CIFAR) w16 with its last stage at 1 bit."""
-    return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4))
-
-
-def resnet18_mixed_wide(num_classes: int) -> nn.Module:
-    """The same with a last stage twice as wide."""
-    return staged(num_classes, Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 4), Stage(256, 1, 4))
-
-
-def mixed_large(num_classes: int) -> nn.Module:
-    """ResNet-18 (CIFAR) w32 with its last two stages at 1 bit."""
-    return staged(num_classes, Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4), Stage(256, 1, 4))
-
-
-def mixed_large_short(num_classes: int) -> nn.Module:
-    """ResNet-18 (CIFAR) w32 without half of its last two stages, its last one at 1 bit."""
-    return staged(num_classes, Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 8, 2), Stage(256, 1, 2))
-
-
-def mixed_large_narrow(num_classes: int) -> nn.Module:
-    """ResNet-18 (CIFAR) w24 with its last stage at 1 bit."""
-    return staged(num_classes, Stage(24, 8, 4), Stage(48, 8, 4), Stage(96, 8, 4), Stage(192, 1, 4))
+# ResNet-18 (CIFAR) w16 with its last stage at 1 bit.
+resnet18_mixed = staged(Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4))
+# The same with a last stage twice as wide.
+resnet18_mixed_wide = staged(Stage(16, 8, 4), Stage(32, 8, 4), Stage(64, 8, 4), Stage(256, 1, 4))
+# ResNet-18 (CIFAR) w32 with its last two stages at 1 bit.
+mixed_large = staged(Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 1, 4), Stage(256, 1, 4))
+# ResNet-18 (CIFAR) w32 without half of its last two stages, its last one at 1 bit.
+mixed_large_short = staged(Stage(32, 8, 4), Stage(64, 8, 4), Stage(128, 8, 2), Stage(256, 1, 2))
+# ResNet-18 (CIFAR) w24 with its last stage at 1 bit.
+mixed_large_narrow = staged(Stage(24, 8, 4), Stage(48, 8, 4), Stage(96, 8, 4), Stage(192, 1, 4))
 
 
 def depthwise(num_classes: int) -> nn.Module:
