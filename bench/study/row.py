@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import os
 import signal
 import threading
@@ -28,7 +27,7 @@ from bbg.engine import load
 from bbg.errors import BbgError
 from bbg.files import write_bytes, write_json
 from bbg.recipe import Recipe
-from bbg.training.checkpoint import Checkpoint
+from bbg.training.checkpoint import Checkpoint, digest_of
 from bbg.training.device import choose_device, described
 from bbg.training.loop import train
 from bench.record import machine
@@ -93,18 +92,10 @@ def outcome(state: Checkpoint, recipe: Recipe, split: Split, folder: Path) -> di
         "accuracy": state.history[-1]["test_accuracy"],
         "packed": packed,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "weights": digest(state),
+        "weights": digest_of(state.model),
         "seconds": sum(epoch["seconds"] for epoch in state.history),
         "history": state.history,
     }
-
-
-def digest(state: Checkpoint) -> str:
-    """SHA-256 of the names and bytes of all tensors of the network."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(state.model.items()):
-        total.update(name.encode() + tensor.numpy().tobytes())
-    return total.hexdigest()
 
 
 def _commits(folder: Path, commit: str) -> list[str]:

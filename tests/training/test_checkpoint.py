@@ -71,15 +71,16 @@ def test_the_file_holds_plain_data_only(tmp_path: Path) -> None:
     """The torch version is an object in torch: stored as such, `weights_only` would refuse the whole file."""
     some_checkpoint().save(tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert (state["version"], type(state["torch"]), state["torch"]) == (4, str, str(torch.__version__))
+    assert (state["version"], type(state["torch"]), state["torch"]) == (5, str, str(torch.__version__))
     assert state["recipe"] == RECIPE.to_dict()
     assert state["preprocess"] == GREY.to_json()
 
 
 OLDER = {  # what the files of older versions do not have
-    1: ("signs", "data", "custom", "since"),
-    2: ("data", "custom", "since"),
-    3: ("since",),
+    1: ("signs", "data", "custom", "since", "teacher"),
+    2: ("data", "custom", "since", "teacher"),
+    3: ("since", "teacher"),
+    4: ("teacher",),
 }
 
 
@@ -144,7 +145,7 @@ def rewritten(path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 5}, "has version 5, allowed is 4; update bbg"),
+        ({"version": 6}, "has version 6, allowed is 5; update bbg"),
         ({"version": "one"}, "is damaged or no checkpoint of bbg"),
         ({"version": None}, "is damaged or no checkpoint of bbg"),
         ({"model": None}, "is damaged or no checkpoint of bbg"),

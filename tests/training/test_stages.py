@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ def test_a_resumed_two_step_distilled_training_ends_with_the_same_bits(
     assert (state.epoch, state.step) != (4, 0)
     resumed = train(recipe, digits, tmp_path / "broken", resume=True, progress=False)
     assert bits(resumed.model) == bits(whole.model)
+
+
+def test_a_run_goes_on_with_its_own_teacher_alone(digits: Split, tmp_path: Path) -> None:
+    recipe, out = RECIPE.changed({"epochs": 1}), tmp_path / "run"
+    wise = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    train(recipe, digits, out, teacher=wise, progress=False)
+    longer, other = recipe.changed({"epochs": 2}), copy.deepcopy(wise)
+    other[1].bias.data += 1
+    for teacher in (other, None):
+        with pytest.raises(BbgError, match="the teacher has other weights than that of the run"):
+            train(longer, digits, out, resume=True, teacher=teacher, progress=False)
+    train(longer, digits, out, resume=True, teacher=wise, progress=False)
+    torch.save({**torch.load(out / LAST), "version": 4, "teacher": None}, out / LAST)  # an older one cannot tell
+    train(longer.changed({"epochs": 3}), digits, out, resume=True, teacher=other, progress=False)
 
 
 def test_any_network_may_teach(digits: Split, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A checkpoint holds numbers and names, never code: a module of one's own is made 
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -21,8 +22,9 @@ from bbg.image import Preprocess
 from bbg.recipe import Recipe
 from bbg.training.factory import Factory, binarized, build, call_factory
 
-VERSION = 4  # 1 has no `signs`, 2 no `data` and no `custom`, 3 no `since`
+VERSION = 5  # 1 has no `signs`, 2 no `data` and no `custom`, 3 no `since`, 4 no `teacher`
 ORDERED = 3  # the first version with the present order and crops of the images
+TAUGHT = 5  # the first version that knows its teacher
 
 
 @dataclass
@@ -33,7 +35,8 @@ class Checkpoint:
     the binary layers (bbg.training.monitor) at the epoch's start. `data`: what identifies the images (`identity` in
     bbg.training.resume). `ranges`: of the inputs that 8-bit layers round (`bbg.conversion.Ranges`), recorded behind the
     last epoch. `since`: the epoch that the present schedule began with, not 0 where a finished run was extended.
-    `custom`: the module was given to `bbg.fit` or made by a factory, rather than built by the recipe.
+    `custom`: the module was given to `bbg.fit` or made by a factory, rather than built by the recipe. `teacher`: the
+    digest of the network that it learns from, None for none.
     `version`: that of the file it was read from.
     """
 
@@ -50,6 +53,7 @@ class Checkpoint:
     ranges: dict[str, Any] = field(default_factory=dict, repr=False)
     since: int = 0
     custom: bool = False
+    teacher: str | None = None
     version: int = VERSION
 
     def save(self, path: Path) -> None:
@@ -106,6 +110,14 @@ class Checkpoint:
             model = build(self.recipe, len(self.classes), self.preprocess)
         load_weights(model, self.model, "the checkpoint")
         return model.eval()
+
+
+def digest_of(state: dict[str, Any]) -> str:
+    """SHA-256 of the names and bytes of all tensors of a network."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        total.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def _without_code(recipe: Recipe) -> Recipe:

@@ -155,11 +155,12 @@ def _fit(
                 out, [("the weights", None if weights is None else weights.source), ("the teacher", recipe.teacher)]
             )
         place = choose_device(device)
-        task = make_task(recipe, len(split.classes), teacher_of(recipe, split) if teacher is None else teacher)
+        teacher = teacher_of(recipe, split) if teacher is None else teacher
+        task = make_task(recipe, len(split.classes), teacher)
         model.to(memory_format=torch.channels_last)
         if weights is not None:
             _give(weights, model, split)
-        state = first_state(model, recipe, split, out, resume, overwrite, custom)
+        state = first_state(model, recipe, split, out, resume, overwrite, custom, teacher)
         mean, std = torch.tensor(split.preprocess.mean), torch.tensor(split.preprocess.std)
         fix_pixels(model, torch.zeros(1, len(mean), *split.preprocess.size), mean, std)
         with session(out, state, split, place, overwrite):

@@ -11,7 +11,7 @@ from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.log import LOGGER
 from bbg.recipe import Recipe
-from bbg.training.checkpoint import ORDERED, Checkpoint, load_weights
+from bbg.training.checkpoint import ORDERED, TAUGHT, Checkpoint, digest_of, load_weights
 from bbg.training.factory import find_factory
 from bbg.training.folder import LAST, identity, refuse_used
 
@@ -31,22 +31,26 @@ def first_state(
     resume: bool,
     overwrite: bool,
     custom: bool,
+    teacher: nn.Module | None,
 ) -> Checkpoint:
-    """The state that the training starts with, its weights loaded into `model`."""
+    """The state that the training starts with, its weights loaded into `model`; `teacher`: what it learns from."""
+    taught_by = None if teacher is None else digest_of(teacher.state_dict())
     if resume:
         if out is None:
             raise BbgError("nothing to resume: the run has no folder; say which with out")
-        state = _resumed(out / LAST, recipe, split)
+        state = _resumed(out / LAST, recipe, split, taught_by)
         load_weights(model, state.model, str(out / LAST))
         return state
     if out is not None and not overwrite:
         refuse_used(out)
     weights = model.state_dict()
     classes, preprocess = list(split.classes), split.preprocess
-    return Checkpoint(recipe, 0, 0, weights, {}, classes, preprocess, data=identity(split), custom=custom)
+    return Checkpoint(
+        recipe, 0, 0, weights, {}, classes, preprocess, data=identity(split), custom=custom, teacher=taught_by
+    )
 
 
-def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
+def _resumed(last: Path, recipe: Recipe, split: Split, teacher: str | None) -> Checkpoint:
     state = Checkpoint.load(last)
     refused, instead = f"cannot resume {str(last)!r}", f"or start a new run from its weights with --init {last}"
     if state.version < ORDERED:
@@ -65,6 +69,8 @@ def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
             counts = f"{found['images']:,} of digest {found['digest']}"
             ours = f"the run has {before.get('images', 0):,} of {before.get('digest')}"
             raise BbgError(f"{refused}: the {half} images are {counts}, {ours}; give the same --data, {instead}")
+    if state.version >= TAUGHT and teacher != state.teacher:
+        raise BbgError(f"{refused}: the teacher has other weights than that of the run; give the same, {instead}")
     if recipe.epochs != state.recipe.epochs:
         done = state.epoch + (state.step > 0)
         if recipe.epochs <= state.epoch or recipe.epochs < done:
@@ -75,7 +81,7 @@ def _resumed(last: Path, recipe: Recipe, split: Split) -> Checkpoint:
             LOGGER.info("%s is %s now, the run had %s%s", key, new[key], old[key], _means(key, state, recipe))
     if state.epoch == state.recipe.epochs < recipe.epochs:
         state.since, state.ranges = state.epoch, {}
-    state.recipe = recipe
+    state.recipe, state.teacher = recipe, teacher
     return state
 
 
