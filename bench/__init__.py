@@ -12,7 +12,6 @@ BENCHMARKS = (
     "eight_bits",
     "eight_bit_accuracy",
     "mixed",
-    "frontier",
     "plans",
     "torchvision_networks",
     "training",

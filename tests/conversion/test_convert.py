@@ -23,6 +23,7 @@ from bbg.graph import file as packed
 from bbg.graph.file import read
 from bbg.layers import BinaryConv2d
 from bbg.methods import METHODS, Method
+from bbg.planning.costs import record
 from cases.random_networks import SHIFTED
 
 package = import_module("bbg.conversion")
@@ -47,8 +48,9 @@ def network(name: str = "resnet8", method: str | Method = "bbg") -> nn.Module:
 @pytest.mark.parametrize("name", sorted({*bbg.list_models()} - {*NETWORKS}))
 def test_every_other_network_converts(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = bbg.create(name, num_classes=4, width=4)
-    report = bbg.convert(model, tmp_path / "net.bbg", torch.randn(2, 3, 32, 32))
+    model, images = bbg.create(name, num_classes=4, width=4), torch.randn(2, 3, 32, 32)
+    record(model, images)
+    report = bbg.convert(model, tmp_path / "net.bbg", images)
     assert report.difference <= 1e-5
     assert read(tmp_path / "net.bbg").head is not None
 
