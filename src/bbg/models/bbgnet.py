@@ -5,7 +5,7 @@ of the weights, and its products are cheapest at 1 bit. Stem and last layer have
 all convolutions real-valued. Each stage but the first works at half the resolution of the one before:
 
     name         channels of the stages, in 8 bits | at 1 bit      pairs of convolutions in each
-    bbgnet_xs    16  32 | 96  128                                  1
+    bbgnet_xs    16  32 | 96  112                                  1
     bbgnet_s     32  64 | 128                                      1
     bbgnet_m     32  64 | 128                                      2
     bbgnet_l     32  64 | 128  256                                 2
@@ -25,7 +25,7 @@ from bbg.methods import Method, get
 from bbg.models.resnet import CifarForm, Stage, stem_of, units_of
 
 # Of each stage: its channels in multiples of the width, its pairs of convolutions, its bits.
-EXTRA_SMALL = ((1, 1, 8), (2, 1, 8), (6, 1, 1), (8, 1, 1))
+EXTRA_SMALL = ((1, 1, 8), (2, 1, 8), (6, 1, 1), (7, 1, 1))
 SMALL = ((1, 1, 8), (2, 1, 8), (4, 1, 1))
 MEDIUM = ((1, 2, 8), (2, 2, 8), (4, 2, 1))
 LARGE = ((1, 2, 8), (2, 2, 8), (4, 2, 1), (8, 2, 1))
