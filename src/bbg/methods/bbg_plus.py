@@ -2,7 +2,7 @@
 
 Activations: `q(x) = sign(x - mean_c)`, with the mean that channel c has in the batch while it learns, and its running
 mean afterwards. Weights: `mean|w| * sign(w)`. The residual is BBG's, one learned gate per channel, with RPReLU after
-the sum (arXiv 2003.03488). docs/guides/method.md has what each of these is worth.
+the sum (arXiv 2003.03488).
 """
 
 from __future__ import annotations
