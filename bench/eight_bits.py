@@ -21,11 +21,10 @@ import torch
 import torchvision
 
 import bbg
-from bbg.engine import kernel_sets
 from bench.markdown import MEDIAN, MIN, RATIOS, not_measured, plain, table
 from bench.networks import CALIBRATION, build, entry_of, export, normalised, pack, random_bytes, settled
 from bench.record import Result, parser_of, run
-from bench.runtimes import Entrant, compare, has_amx, has_vnni
+from bench.runtimes import Entrant, compare, has_amx, has_avx2, has_vnni
 
 TITLE = "Whole networks in 8 bits"
 OWN = ("resnet8", "resnet20", "resnet18_cifar")
@@ -58,13 +57,9 @@ ONE_BIT = (*OWN, "resnet18")
 LEAST = 0.3  # correlation with torch that is asked for: random weights do not quantise well, which changes no time
 
 
-def _has_avx2() -> bool:
-    return any(s.name == "avx2" and s.supported for s in kernel_sets())
-
-
 def unheld() -> tuple[Entrant, ...]:
     """What runs with all instructions of this CPU."""
-    return (*FREE, Entrant("OpenVINO", "int8, 7-bit weights")) if _has_avx2() and not has_vnni() else FREE
+    return (*FREE, Entrant("OpenVINO", "int8, 7-bit weights")) if has_avx2() and not has_vnni() else FREE
 
 
 def prepare(name: str, folder: Path) -> None:
@@ -86,7 +81,7 @@ def prepare(name: str, folder: Path) -> None:
 def rows(arguments: argparse.Namespace) -> Result:
     """A row per network and entrant."""
     result: Result = {"batch": 1, "threads": 1, "absent": [], "eight_bits": []}
-    groups = [unheld(), *[NO_AMX] * has_amx(), *[HELD] * (_has_avx2() and has_vnni())]
+    groups = [unheld(), *[NO_AMX] * has_amx(), *[HELD] * (has_avx2() and has_vnni())]
     for name in arguments.networks:
         with tempfile.TemporaryDirectory() as place:
             prepare(name, Path(place))

@@ -65,6 +65,11 @@ HELD = (
 )
 
 
+def has_avx2() -> bool:
+    """Whether bbg can run on its AVX2 kernels here."""
+    return any(s.name == "avx2" and s.supported for s in kernel_sets())
+
+
 def has_amx() -> bool:
     """Whether the CPU multiplies bytes by tiles."""
     return "amx_int8" in _flags()
@@ -127,7 +132,7 @@ def compare(
 def rows(arguments: argparse.Namespace) -> Result:
     """A row per network, number of threads and entrant."""
     result: Result = {"batch": 1, "absent": [], "networks": []}
-    groups = [FREE] + [HELD] * any(s.name == "avx2" and s.supported for s in kernel_sets())
+    groups = [FREE] + [HELD] * has_avx2()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for network in arguments.networks:

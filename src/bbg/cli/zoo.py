@@ -22,7 +22,8 @@ def zoo(words: list[str], sha256: str | None, name: str | None, sample: Path | N
     """List the models of the zoo, show the card of one, add one, or write the sample picture."""
     import bbg.zoo
 
-    adds, most = words[:1] == ["add"], 2 if words[:1] == ["add"] else 1
+    adds = words[:1] == ["add"]
+    most = 2 if adds else 1
     if len(words) > most:
         raise BbgError(f"{words[most]!r} is one argument too many; see bbg zoo --help")
     if adds and len(words) < most:
