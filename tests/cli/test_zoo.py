@@ -190,6 +190,7 @@ def test_a_budget_lists_the_models_that_fit(small: Path, tmp_path: Path) -> None
         ([SHIPPED, "--budget", "1ms"], "give one of them"),
         (["--budget", "fast"], "the budget is 'fast', allowed are a time or bytes"),
         (["--bytes", "0kB"], "the budget is '0kB'"),
+        (["--bytes", "200us"], "--bytes got '200us', a time"),
     ],
 )
 def test_bad_budgets(words: list[str], told: str, tmp_path: Path, capsys: Any) -> None:

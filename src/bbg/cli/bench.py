@@ -48,6 +48,8 @@ def bench(
     from bbg.engine import load
 
     budgets = [Budget.of(text) for text in (budget, bytes) if text is not None]
+    if bytes is not None and budgets[-1].what != "bytes":
+        raise BbgError(f"--bytes got {bytes!r}, a time; give a number of B, kB or MB")
     if (model is None) == (not budgets):
         raise BbgError("bench takes a model, or --budget or --bytes to choose one by; give one of them")
     if model is None:
