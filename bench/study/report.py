@@ -44,7 +44,8 @@ def lines(rows: Sequence[Row], records: Path) -> list[dict[str, Any]]:
     for row in rows:
         found = record(row, records) or {}
         own = {"tier": row.tier, "network": network(row), "method": method(row), "act": row.recipe.act or ""}
-        own |= {"seed": row.recipe.seed, "like": str((row.recipe.changed({"seed": 0}).to_dict(), row.start))}
+        like = (row.recipe.changed({"seed": 0}).to_dict(), row.start, row.teacher)
+        own |= {"seed": row.recipe.seed, "like": str(like)}
         result.append({**found, **own, "name": row.name, "of": row.recipe.epochs, "done": found.get("finished", False)})
     return result
 

@@ -53,11 +53,13 @@ def work(row: Row, split: Split, folder: Path, records: Path) -> bool:
     """Train `row` as far as it goes and write its record; whether it is finished."""
     recipe, last = row.recipe, folder / "last.ckpt"
     start = None if row.start is None else folder.parent / row.start / "last.ckpt"
+    if row.teacher is not None:
+        recipe = recipe.changed({"teacher": str(folder.parent / row.teacher / "last.ckpt")})
     facts = {"name": row.name, "tier": row.tier, **machine(("torch", "numpy")), "threads": torch.get_num_threads()}
     facts["device"] = described(choose_device())
     facts["commits"] = _commits(folder, str(facts.pop("commit")))
-    facts["recipe"] = recipe.to_dict()
-    facts["start"] = row.start
+    facts["recipe"] = row.recipe.to_dict()  # without the path of a teacher
+    facts["start"], facts["teacher"] = row.start, row.teacher
     try:
         begun = last.exists()
         state = train(recipe, split, folder, init=None if begun else start, resume=begun, progress=False)

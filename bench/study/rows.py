@@ -4,7 +4,8 @@
     rows = [ { name = "resnet20-bbg-8e-s0", recipe = "adam", epochs = 8, seed = 0, tier = "A", method = "bbg" } ]
 
 A row names its recipe, epochs, seed and tier, and any further key of a recipe. `start` names another row, whose weights
-it begins with. Its name is that of its record and of its folder; a row whose record is there is done.
+it begins with; `teacher` one whose outputs it learns (distillation). Its name is that of its record and of its folder;
+a row whose record is there is done.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Row:
     tier: str
     recipe: Recipe
     start: str | None = None
+    teacher: str | None = None
 
 
 def read(file: Path = LIST) -> list[Row]:
@@ -46,8 +48,9 @@ def read(file: Path = LIST) -> list[Row]:
         if names.count(name) > 1:
             raise BbgError(f"{file.name}: two rows are called {name!r}; names are those of records, each once")
     for i, row in enumerate(rows):
-        if row.start is not None and row.start not in names[:i]:
-            raise BbgError(f"{file.name}: row {row.name!r} starts from {row.start!r}; that is no row above it")
+        for does, other in (("starts from", row.start), ("learns from", row.teacher)):
+            if other is not None and other not in names[:i]:
+                raise BbgError(f"{file.name}: row {row.name!r} {does} {other!r}; that is no row above it")
     return rows
 
 
@@ -60,8 +63,8 @@ def _row(line: dict[str, Any], recipes: dict[str, Any]) -> Row:
         raise BbgError(f"row {name!r}: a name is of a-z, 0-9, dot, hyphen and underscore")
     if recipe not in recipes:
         raise BbgError(f"row {name!r} has recipe {recipe!r}; the list has {', '.join(recipes) or 'none'}")
-    start = line.pop("start", None)
-    return Row(name, tier, Recipe.from_dict({**recipes[recipe], **line}), start)
+    start, teacher = line.pop("start", None), line.pop("teacher", None)
+    return Row(name, tier, Recipe.from_dict({**recipes[recipe], **line}), start, teacher)
 
 
 def record(row: Row, records: Path) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ LIST = """
 rows = [
   { name = "one", recipe = "small", epochs = 8, seed = 0, tier = "A", method = "bbg" },
   { name = "other-tier", recipe = "small", epochs = 3, seed = 0, tier = "B", method = "bbg" },
-  { name = "two", recipe = "small", epochs = 2, seed = 1, tier = "A", start = "one" },
+  { name = "two", recipe = "small", epochs = 2, seed = 1, tier = "A", start = "one", teacher = "one" },
 ]
 [common]
 dataset = "digits"
@@ -138,6 +138,7 @@ def test_a_second_queue_is_refused(tmp_path: Path) -> None:
         (('name = "two"', 'name = "../two"'), "a name is of"),
         (('method = "bbg"', 'methods = "bbg"'), "unknown recipe key 'methods'"),
         (('start = "one"', 'start = "three"'), "row 'two' starts from 'three'; that is no row above it"),
+        (('teacher = "one"', 'teacher = "three"'), "row 'two' learns from 'three'; that is no row above it"),
     ],
 )
 def test_a_wrong_list_is_refused(study: Path, change: tuple[str, str], told: str) -> None:
