@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import tracemalloc
@@ -321,6 +322,20 @@ BAD_IMAGES = {
     "an empty array": lambda: np.zeros((0, 4, 3), np.uint8),
     "a number": lambda: 7,
 }
+
+
+@pytest.mark.parametrize("form", ["EPS", "ICO", "PCX", "TGA", "PDF"])
+def test_other_formats_are_refused_and_start_no_program(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ghostscript, started, photo = tmp_path / "gs", tmp_path / "started", tmp_path / "holiday.jpg"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {started}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    Image.fromarray(picture(8, 8)).save(photo, form)
+    with pytest.raises(BbgError, match="none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
+        load_image(photo)
+    assert not started.exists()
 
 
 @pytest.mark.parametrize("case", BAD_IMAGES)

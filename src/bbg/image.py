@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.ndarray"
 
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for a "decompression bomb", and checked before anything is decoded
+# The formats of files that are decoded, by Pillow's names and the endings that a folder's files have. Pillow knows some
+# forty more; among them are formats that start other programs (EPS), and rare ones that few people test.
+FORMATS = {
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpeg", ".jpg"),
+    "PNG": (".png",),
+    "PPM": (".pgm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
 CHANNELS = {"RGB": 3, "L": 1}
 DECODE = ("whole", "scaled")
 SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at least
@@ -241,15 +252,16 @@ def _open(
         raise BbgError(f"an image is a path, bytes, a Pillow image or a uint8 array [H, W, 3], got {kind}")
     try:
         try:
-            opened = source if isinstance(source, Image.Image) else Image.open(file)  # type: ignore[arg-type]
-            return _decode(opened, file, resized, pixels)
+            if isinstance(source, Image.Image):
+                return _decode(source, None, resized, pixels)
+            return _decode(Image.open(cast(Any, file), formats=[*FORMATS]), file, resized, pixels)
         except BbgError:
             raise
         except Exception:
             bare = _bare(source)
             if bare is None:
                 raise
-        return _decode(Image.open(bare), bare, resized, pixels)
+        return _decode(Image.open(bare, formats=[*FORMATS]), bare, resized, pixels)
     except BbgError as error:
         raise BbgError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise whatever they like on damaged data
@@ -266,7 +278,7 @@ def _why(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "its format is not known"
+        return f"its format is none of {', '.join(FORMATS)}"
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 

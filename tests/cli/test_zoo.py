@@ -195,3 +195,18 @@ def test_a_budget_lists_the_models_that_fit(small: Path, tmp_path: Path) -> None
 )
 def test_bad_budgets(words: list[str], told: str, tmp_path: Path, capsys: Any) -> None:
     refused(tmp_path, capsys, told, "bench", *words)
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_nothing_in_the_current_folder_takes_the_place_of_a_model(
+    directory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planted = tmp_path / SHIPPED
+    if directory:
+        planted.mkdir()
+    else:
+        write(planted, model())
+    assert bbg.load(SHIPPED).input_shape == (3, 32, 32)
+    if not directory:
+        assert bbg.load(f"./{SHIPPED}").input_shape == model().graph.input_shape != (3, 32, 32)

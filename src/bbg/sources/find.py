@@ -18,9 +18,10 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 
 from bbg.errors import BbgError
+from bbg.image import FORMATS
 from bbg.sources import video
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 STDIN = "-"
 
 

@@ -42,18 +42,19 @@ def sample() -> Path:
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
-    """The packed file that `model` means: a path, or else the name of a model of the zoo.
+    """The packed file that `model` means: that of the zoo's model of this name, or else the file of this path.
 
-    A path that does not exist is returned as it is, so that reading it says why. BbgError for a bare name (without a
+    The zoo comes first, so that no file of the current folder takes the place of its model: `./NAME` is the path. A
+    path that does not exist is returned as it is, so that reading it says why. BbgError for a bare name (without a
     folder or an ending) that is neither.
     """
+    if str(model) in names():
+        return path(str(model))
     found = Path(model)
-    if found.exists() or found.name != str(model) or found.suffix:
-        return found
-    if str(model) not in names():
+    if not found.exists() and found.name == str(model) and not found.suffix:
         has = allowed(model, names(), "the zoo has")
         raise BbgError(f"no file and no model of the zoo is called {str(model)!r}; {has}")
-    return path(str(model))
+    return found
 
 
 def card(name: str) -> str:
