@@ -25,6 +25,7 @@ from bbg.training.evaluate import logits_of
 from bbg.training.loop import train
 from bench.markdown import Column, plain, table
 from bench.record import Result, parser_of, run
+from bench.study.row import trained
 
 TITLE = "8 bits without training, and behind two epochs"
 ROWS = ("resnet8-w16-float-20e-s0", "resnet20-w16-float-20e-s0", "resnet18-w16-float-20e-s0")
@@ -53,11 +54,11 @@ def pack(network: torch.nn.Module, path: Path, images: ImageSet, edges: str) -> 
     bbg.convert(network, path, example, edges=edges, calibration=ranges, preprocess=how)
 
 
-def pack_row(checkpoint: Path, path: Path, edges: str, data: Path, cache: Path | None) -> float:
+def pack_row(runs: Path, name: str, path: Path, edges: str, data: Path, cache: Path | None) -> float:
     """Pack the network of a row of the study; the accuracy of the file on all test images."""
-    state = Checkpoint.load(checkpoint)
+    state, network = trained(runs, name)
     split = open_recipe(state.recipe, data, cache)
-    pack(state.network(), path, calibration(split), edges)
+    pack(network, path, calibration(split), edges)
     return float((answers(path, split) == np.asarray(split.test.labels)).mean())
 
 

@@ -6,7 +6,8 @@ RUNS/NAME/last.ckpt is what a row of the study came to. A real-valued row runs i
 int8 with ranges of 500 training images, and in bbg in 8 bits. A row with layers of 1 bit runs in bbg. Each runtime
 names all test images with the very model that is timed, one image at a time on one thread.
 
-For each peer of the peers' own frontier the table says which of ours is no slower and no less accurate, or no larger.
+For each peer of the peers' own frontier the table names the most accurate of ours that is no slower, or no larger, and
+how much more accurate it is.
 Between two of our networks the frontier is read off at the peer's accuracy, the logarithm of time or bytes as a
 straight line.
 """
@@ -27,7 +28,6 @@ from bbg.data import open_recipe
 from bbg.data.sets import read_batch
 from bbg.files import write_bytes
 from bbg.layers.bits import bits_of
-from bbg.training.checkpoint import Checkpoint
 from bench.eight_bit_accuracy import calibration, pack
 from bench.eight_bits import unheld
 from bench.markdown import MIN, figure, not_measured, plain, table
@@ -35,6 +35,7 @@ from bench.networks import export
 from bench.record import Result, parser_of, run
 from bench.runtime_process import JUDGED
 from bench.runtimes import Entrant, compare
+from bench.study.row import trained
 from bench.study.rows import read as study_rows
 
 TITLE = "The frontier"
@@ -51,7 +52,7 @@ def rows(arguments: Namespace) -> Result:
     result: Result = {"batch": 1, "threads": 1, "absent": [], "frontier": []}
     for name in found:
         with tempfile.TemporaryDirectory() as place:
-            binary = prepare(arguments.runs / name / "last.ckpt", name, Path(place), arguments.data, arguments.cache)
+            binary = prepare(arguments.runs, name, Path(place), arguments.data, arguments.cache)
             entrants = (Entrant("bbg", "packed"),) if binary else (*unheld(), *FLOAT32)
             rows, absent = compare(name, 1, entrants, arguments.rounds, Path(place), LEAST)
         result["frontier"] += rows
@@ -60,11 +61,11 @@ def rows(arguments: Namespace) -> Result:
     return result
 
 
-def prepare(checkpoint: Path, name: str, folder: Path, data: Path, cache: Path | None) -> bool:
+def prepare(runs: Path, name: str, folder: Path, data: Path, cache: Path | None) -> bool:
     """The files of all runtimes and the test images; whether the network has layers of 1 bit."""
-    state = Checkpoint.load(checkpoint)
+    state, network = trained(runs, name)
     split = open_recipe(state.recipe, data, cache)
-    network, images = state.network().eval(), calibration(split)
+    network, images = network.eval(), calibration(split)
     pixels, labels = read_batch(split.test, range(len(split.test)))
     how = images.preprocess
     judged = {"pixels": pixels, "labels": np.asarray(labels), "mean": np.array(how.mean), "std": np.array(how.std)}

@@ -68,9 +68,9 @@ def rows(arguments: Namespace) -> Result:
         accuracies = {}
         with tempfile.TemporaryDirectory() as place:
             for row, edges in mixed.items():
-                checkpoint, path = arguments.runs / row / "last.ckpt", Path(place) / f"{name}.{row}.bbg"
-                if (RECORDS / f"{row}.json").exists() and checkpoint.exists():
-                    accuracies[row] = pack_row(checkpoint, path, edges, arguments.data, arguments.cache)
+                path = Path(place) / f"{name}.{row}.bbg"
+                if (RECORDS / f"{row}.json").exists() and (arguments.runs / row / "last.ckpt").exists():
+                    accuracies[row] = pack_row(arguments.runs, row, path, edges, arguments.data, arguments.cache)
                     print(row, accuracies[row], flush=True)
             real: dict[str, Any] = read(RECORDS / f"{float_row}.json")
             prepare(name, Path(place))
@@ -107,8 +107,8 @@ def render(result: Result) -> str:
     ]
     text = (
         "One image, one thread. The accuracy of the peers, and of bbg in 8 bits, is that of the float training. Rows "
-        "called `mixed` and `tuned` have layers of 8 bits and of 1 bit (bench/study/networks.py and study.toml say "
-        "which); theirs is that of the packed file."
+        "of the study have layers of 8 bits and of 1 bit (bench/study/networks.py and study.toml say which); theirs is "
+        "that of the packed file."
     )
     return f"{text}\n\n{table(shown, *columns)}{not_measured(result['absent'])}"
 

@@ -47,8 +47,8 @@ def rows(arguments: Namespace) -> Result:
         for name, (row, edges) in FILES.items():
             if not (RECORDS / f"{row}.json").exists():
                 continue
-            checkpoint, path = arguments.runs / row / "last.ckpt", Path(place) / f"{NETWORK}.{name}.bbg"
-            accuracies[name] = pack_row(checkpoint, path, edges, arguments.data, arguments.cache)
+            path = Path(place) / f"{NETWORK}.{name}.bbg"
+            accuracies[name] = pack_row(arguments.runs, row, path, edges, arguments.data, arguments.cache)
             print(name, accuracies[name], flush=True)
         entrants = tuple(Entrant("bbg", name) for name in accuracies)
         found, absent = compare(NETWORK, 1, entrants, arguments.rounds, Path(place))

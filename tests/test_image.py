@@ -333,7 +333,9 @@ def test_other_formats_are_refused_and_start_no_program(
     ghostscript.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     Image.fromarray(picture(8, 8)).save(photo, form)
-    with pytest.raises(BbgError, match="none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
+    with pytest.raises(
+        BbgError, match=r"its format is not known.*give a readable file, one of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"
+    ):
         load_image(photo)
     assert not started.exists()
 

@@ -58,10 +58,15 @@ class Queue:
         self.asked = True
 
     def next(self) -> Row | None:
-        """The first row that is not done; the list is read anew, so that rows may be added while it is worked off."""
+        """The first row that is not done and whose start and teacher are.
+
+        The list is read anew, so that rows may be added while it is worked off.
+        """
         tiers, records = self.arguments.tier, self.arguments.records
-        rows = [row for row in read(self.arguments.list) if row.tier in tiers and row.name not in self.failed]
-        return next((row for row in rows if not finished(row, records)), None)
+        listed = read(self.arguments.list)
+        rows = [row for row in listed if row.tier in tiers and row.name not in self.failed]
+        done = {row.name for row in listed if finished(row, records)}
+        return next((row for row in rows if row.name not in done and done.issuperset(row.needs)), None)
 
     def run(self) -> int:
         """Work the list off; how many rows have failed."""

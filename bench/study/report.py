@@ -21,7 +21,8 @@ HEAD = """# The study
 `make study DATA=DIR` works off [the list of trainings](../bench/study.toml). `make study-report` writes this page of
 the [records](../bench/results/study). All trainings are on CIFAR-10 re-encoded as JPEG, quality 75: 50,000 training
 images, and 8,000 of the 10,000 test images. "Accuracy" is top-1 over all test images after the last epoch, by torch in
-float32. "Packed" is that of the packed file with float32 edges, by the engine. The recipes are in the list.
+float32. "Packed" is that of the packed file, by the engine; layers that did not learn in 8 bits stay float32 in it. The
+recipes are in the list.
 """
 
 

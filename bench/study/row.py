@@ -13,10 +13,12 @@ import fcntl
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import nn
 
 from bbg.cli.convert import example, provenance
 from bbg.cli.scoring import engine_figures, trained_network
@@ -34,6 +36,13 @@ from bench.record import machine
 from bench.study.rows import LIST, RECORDS, Row, read
 
 
+def trained(runs: Path, name: str, rows: Sequence[Row] | None = None) -> tuple[Checkpoint, nn.Module]:
+    """The checkpoint of the row `name`, and its network; a network of a factory is made by that of the list."""
+    factories = {row.name: row.recipe.factory for row in (read() if rows is None else rows)}
+    state = Checkpoint.load(runs / name / "last.ckpt")
+    return state, trained_network(state, factories.get(name))
+
+
 def lock(file: Path) -> IO[str]:
     """Take `file` for this process alone, with its number inside; BbgError where another one has it."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -49,12 +58,14 @@ def lock(file: Path) -> IO[str]:
     return stream
 
 
-def work(row: Row, split: Split, folder: Path, records: Path) -> bool:
-    """Train `row` as far as it goes and write its record; whether it is finished."""
+def work(row: Row, split: Split, folder: Path, records: Path, clock: threading.Timer | None = None) -> bool:
+    """Train `row` as far as it goes and write its record; whether it is finished. `clock` ends the training alone."""
     recipe, last = row.recipe, folder / "last.ckpt"
     start = None if row.start is None else folder.parent / row.start / "last.ckpt"
+    for other in row.needs:
+        check_finished(folder.parent / other / "last.ckpt")
     if row.teacher is not None:
-        recipe = recipe.changed({"teacher": str(folder.parent / row.teacher / "last.ckpt")})
+        recipe = recipe.changed({"teacher": os.path.abspath(folder.parent / row.teacher / "last.ckpt")})
     facts = {"name": row.name, "tier": row.tier, **machine(("torch", "numpy")), "threads": torch.get_num_threads()}
     facts["device"] = described(choose_device())
     facts["commits"] = _commits(folder, str(facts.pop("commit")))
@@ -68,8 +79,19 @@ def work(row: Row, split: Split, folder: Path, records: Path) -> bool:
         reached = {"data": found.data, "epochs": found.epoch, "history": found.history}
         write_json({"finished": False, **facts, **reached}, records / f"{row.name}.json")
         return False
+    finally:
+        if clock is not None:
+            clock.cancel()
     write_json({"finished": True, **facts, **outcome(state, recipe, split, folder)}, records / f"{row.name}.json")
     return True
+
+
+def check_finished(checkpoint: Path) -> None:
+    """Raise BbgError unless all epochs of a row that another one needs are behind it."""
+    state = Checkpoint.load(checkpoint)
+    if state.epoch < state.recipe.epochs:
+        came = f"is at epoch {state.epoch} of {state.recipe.epochs}"
+        raise BbgError(f"the row {checkpoint.parent.name!r} {came}; finish it before the rows that begin with it")
 
 
 def outcome(state: Checkpoint, recipe: Recipe, split: Split, folder: Path) -> dict[str, Any]:
@@ -130,11 +152,12 @@ def main() -> None:
     with lock(folder / "lock"):
         torch.set_num_threads(arguments.threads)
         split = open_recipe(row.recipe, arguments.data, arguments.cache)
+        clock = None
         if arguments.leg is not None:
             clock = threading.Timer(60 * arguments.leg, os.kill, (os.getpid(), signal.SIGTERM))
             clock.daemon = True
             clock.start()
-        work(row, split, folder, arguments.records)
+        work(row, split, folder, arguments.records, clock)
 
 
 if __name__ == "__main__":

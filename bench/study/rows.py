@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,21 @@ class Row:
     start: str | None = None
     teacher: str | None = None
 
+    @property
+    def needs(self) -> list[str]:
+        """The rows that must be finished before this one."""
+        return [name for name in (self.start, self.teacher) if name is not None]
+
 
 def read(file: Path = LIST) -> list[Row]:
     """The rows of the list in `file`, in its order; BbgError for a row that is not one, or a name that comes twice."""
-    content = tomllib.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        lines = content["rows"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BbgError(f"{file.name}: is no list of rows ({error})") from error
     common, recipes = content.get("common", {}), content.get("recipes", {})
-    rows = [_row(dict(line), {name: {**common, **keys} for name, keys in recipes.items()}) for line in content["rows"]]
+    rows = [_row(dict(line), {name: {**common, **keys} for name, keys in recipes.items()}) for line in lines]
     names = [row.name for row in rows]
     for name in names:
         if names.count(name) > 1:
@@ -51,7 +60,13 @@ def read(file: Path = LIST) -> list[Row]:
         for does, other in (("starts from", row.start), ("learns from", row.teacher)):
             if other is not None and other not in names[:i]:
                 raise BbgError(f"{file.name}: row {row.name!r} {does} {other!r}; that is no row above it")
-    return rows
+    factories = {row.name: row.recipe.factory for row in rows}
+
+    def taught(row: Row) -> Row:
+        factory = factories.get(row.teacher or "")
+        return row if factory is None else replace(row, recipe=row.recipe.changed({"teacher_factory": factory}))
+
+    return [taught(row) for row in rows]
 
 
 def _row(line: dict[str, Any], recipes: dict[str, Any]) -> Row:

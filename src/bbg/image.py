@@ -47,7 +47,7 @@ SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at lea
 LARGEST_FILE = 2**28  # bytes of a file that is read once more, without its metadata
 PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 262, 281, 339  # tags of TIFF
 STRIP = 2**16  # pixels of a large picture that are handed over at a time
-ADVICE = "; give a readable image file"
+ADVICE = f"; give a readable file, one of {', '.join(FORMATS)}"
 
 
 def plain(value: Any) -> Any:
@@ -278,7 +278,7 @@ def _why(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return f"its format is none of {', '.join(FORMATS)}"
+        return "its format is not known"
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 

@@ -18,10 +18,13 @@ import torch
 from bbg.conversion import convert
 from bbg.errors import BbgError
 from bbg.graph import file as packed
+from bbg.image import Preprocess
 from bbg.layers.bits import bits_of
+from bbg.training.checkpoint import Checkpoint
+from bbg.training.factory import find_factory
 from bench.record import ROOT
 from bench.study import networks, rows
-from bench.study.row import lock
+from bench.study.row import check_finished, lock, trained
 
 LIST = """
 rows = [
@@ -146,6 +149,22 @@ def test_a_wrong_list_is_refused(study: Path, change: tuple[str, str], told: str
     file.write_text(LIST.replace(*change))
     with pytest.raises(BbgError, match=told):
         rows.read(file)
+
+
+def test_a_row_of_a_factory_is_read_by_its_name(tmp_path: Path) -> None:
+    """Checkpoints name no code, so the benchmarks take the factory of the list."""
+    row = next(row for row in rows.read() if row.recipe.factory is not None)
+    (tmp_path / row.name).mkdir()
+    torch.manual_seed(0)
+    weights = find_factory(str(row.recipe.factory))(10).state_dict()
+    how, classes = Preprocess.of("cifar10"), [str(c) for c in range(10)]
+    state = Checkpoint(row.recipe, row.recipe.epochs - 1, 5, weights, {}, classes, how, custom=True)
+    state.save(tmp_path / row.name / "last.ckpt")
+    _, network = trained(tmp_path, row.name)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+    came = f"row '{row.name}' is at epoch {row.recipe.epochs - 1} of {row.recipe.epochs}; finish it before"
+    with pytest.raises(BbgError, match=came):
+        check_finished(tmp_path / row.name / "last.ckpt")
 
 
 def test_every_row_of_the_list_is_a_training(study: Path) -> None:

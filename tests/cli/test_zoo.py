@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,7 @@ REFUSED = {
         ["zoo", "add", "{server}/far", "--sha256", sha256_of(b"no model")],
         "/far: ",
     ),
+    "half an address": (["zoo", "add", "http://[x/net.bbg", "--sha256", "0" * 64], "is no address"),
     "another scheme": (["zoo", "add", "file:///small.bbg", "--sha256", "0" * 64], "the scheme is 'file'"),
 }
 
@@ -191,6 +193,7 @@ def test_a_budget_lists_the_models_that_fit(small: Path, tmp_path: Path) -> None
         (["--budget", "fast"], "the budget is 'fast', allowed are a time or bytes"),
         (["--bytes", "0kB"], "the budget is '0kB'"),
         (["--bytes", "200us"], "--bytes got '200us', a time"),
+        (["--budget", "100kB"], "--budget got '100kB', a size"),
     ],
 )
 def test_bad_budgets(words: list[str], told: str, tmp_path: Path, capsys: Any) -> None:
@@ -209,4 +212,43 @@ def test_nothing_in_the_current_folder_takes_the_place_of_a_model(
         write(planted, model())
     assert bbg.load(SHIPPED).input_shape == (3, 32, 32)
     if not directory:
-        assert bbg.load(f"./{SHIPPED}").input_shape == model().graph.input_shape != (3, 32, 32)
+        for path in (f"./{SHIPPED}", Path(SHIPPED)):
+            assert bbg.load(path).input_shape == model().graph.input_shape != (3, 32, 32)
+        timed = listed(tmp_path, "bench", f"./{SHIPPED}", "--seconds", "0.01")
+        assert [row["layer"] for row in timed["layers"]] == [op.name for op in model().graph.ops]
+
+
+def test_files_are_read_where_there_is_no_home(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("BBG_ZOO", "XDG_DATA_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert bbg.load(small).labels == model().labels
+    assert SHIPPED in bbg.zoo.names()
+
+
+def test_what_a_stranger_notes_costs_no_list_and_no_time(
+    small: Path, folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    write(small, replace(model(), provenance={"accuracy": "91 %", "network": "resnet20", "width": "wide"}))
+    bbg.zoo.add(small)
+    (folder / "torn.bbg").write_bytes(small.read_bytes()[:-8])
+    found = listed(tmp_path, "bench", "--seconds", "0.01", "--budget", "10s")["fit"]
+    assert {row["name"] for row in found} == {SHIPPED, "small"}
+    assert "torn.bbg" in capsys.readouterr().err
+    for notes in (
+        {"network": "my net"},
+        {"network": "resnet20", "width": "wide"},
+        {"network": "resnet8", "width": 1e9},
+    ):
+        write(small, replace(model(), provenance=notes))
+        report = listed(tmp_path, "bench", small, "--seconds", "0.01")
+        assert [side["runs_as"] for side in report["whole_network"]] == ["packed, bbg"]
+
+
+def test_a_model_does_not_inherit_the_card_of_another(small: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "small.md").write_text("# another model")
+    bbg.zoo.add(small)
+    assert "without a card" in bbg.zoo.card("small")
+    (folder / "small.md").write_bytes(b"caf\xe9")
+    assert bbg.zoo.card("small") == "caf\ufffd"

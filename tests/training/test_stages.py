@@ -93,6 +93,8 @@ def test_a_teacher_of_ones_own_is_named_by_its_factory(digits: Split, tmp_path: 
     assert found is not None
     assert bits(found.state_dict()) == bits(taught.model)
     assert train(named, digits, tmp_path / "with", progress=False).epoch == 1
+    moved = (tmp_path / "own").rename(tmp_path / "moved") / LAST
+    named = named.changed({"teacher": str(moved)})
     assert Checkpoint.load(tmp_path / "with" / LAST).recipe.teacher_factory is None, "a file names no code"
     train(named.changed({"epochs": 2}), digits, tmp_path / "with", resume=True, progress=False)
     with pytest.raises(BbgError, match="cannot import factory"):

@@ -12,12 +12,15 @@ from bbg.budget import Budget
 from bbg.cli.output import show
 from bbg.cli.parser import JSON, MODEL, argument, count, duration, thread_count, verb
 from bbg.errors import BbgError
-from bbg.zoo import names, resolve
+from bbg.log import LOGGER
+from bbg.zoo import names, path
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bbg.engine import Engine
+
+WIDEST = 1024  # of the real-valued twin that is made of a model's notes
 
 
 @verb(
@@ -50,12 +53,14 @@ def bench(
     budgets = [Budget.of(text) for text in (budget, bytes) if text is not None]
     if bytes is not None and budgets[-1].what != "bytes":
         raise BbgError(f"--bytes got {bytes!r}, a time; give a number of B, kB or MB")
+    if budget is not None and budgets[0].what == "bytes":
+        raise BbgError(f"--budget got {budget!r}, a size; give a time in us or ms, or the size to --bytes")
     if (model is None) == (not budgets):
         raise BbgError("bench takes a model, or --budget or --bytes to choose one by; give one of them")
     if model is None:
         show({"threads": threads, "batch": batch, "fit": fitting(budgets, threads, batch, seconds)}, json)
         return
-    engine = load(resolve(model), threads)
+    engine = load(model, threads)
     x = noise(engine, batch)
     whole = times(lambda: engine(x), seconds)
     profiles = [engine.profile(x)]
@@ -85,16 +90,29 @@ def fitting(budgets: list[Budget], threads: int, batch: int, seconds: float) -> 
     """
     from bbg.engine import load
 
+    amounts = dict(budgets)
     rows = []
     for name in names():
-        engine, size = load(name, threads), resolve(name).stat().st_size
+        size = path(name).stat().st_size
+        if size > amounts.get("bytes", size):
+            continue
+        try:
+            engine = load(name, threads)
+        except BbgError as error:  # one of those that were added; the others are still good
+            LOGGER.warning("%s", error)
+            continue
         durations = times(partial(engine, noise(engine, batch)), seconds)
-        found = {"seconds": min(durations) / batch, "bytes": size}
-        if all(found[what] <= amount for what, amount in budgets):
+        took = min(durations) / batch
+        if took <= amounts.get("seconds", took):
             facts = engine.provenance
             row = {"name": name, "data": facts.get("dataset"), "accuracy": facts.get("accuracy")}
-            rows.append({**row, "bytes": size, "min_us": 1e6 * found["seconds"]})
-    return sorted(rows, key=lambda row: (str(row["data"]), -float(row["accuracy"] or 0), row["min_us"]))
+            rows.append({**row, "bytes": size, "min_us": 1e6 * took})
+
+    def order(row: dict[str, Any]) -> tuple[str, float, float]:
+        known = row["accuracy"] if isinstance(row["accuracy"], (int, float)) else 0  # a note may be any text
+        return str(row["data"]), -known, row["min_us"]
+
+    return sorted(rows, key=order)
 
 
 def times(call: Callable[[], object], seconds: float, least: int = 5) -> list[float]:
@@ -125,19 +143,21 @@ def torch_twin(engine: Engine, x: np.ndarray, threads: int) -> Callable[[], obje
     """A call of the same network with real-valued layers in torch, or None without torch or for a network of others."""
     from importlib.util import find_spec
 
-    name = engine.provenance.get("network")
-    if name is None or find_spec("torch") is None:
+    name, width = (engine.provenance.get(key) for key in ("network", "width"))
+    if name is None or find_spec("torch") is None or engine.preprocess is None or engine.labels is None:
         return None
     import torch
 
     from bbg.recipe import Recipe
     from bbg.training.factory import build
 
-    if engine.preprocess is None or engine.labels is None:
+    if width is not None and (type(width) is not int or not 1 <= width <= WIDEST):
         return None
-    width = engine.provenance.get("width")
-    recipe = Recipe(dataset="", network=str(name), method="float", width=None if width is None else int(width))
-    twin = build(recipe, len(engine.labels), engine.preprocess).eval()
+    try:
+        recipe = Recipe(dataset="", network=str(name), method="float", width=width)
+        twin = build(recipe, len(engine.labels), engine.preprocess).eval()
+    except BbgError:  # notes are a stranger's word
+        return None
     torch.set_num_threads(threads)
     images = torch.from_numpy(x)
 

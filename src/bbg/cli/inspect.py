@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, MODEL, argument, new_file, verb
-from bbg.cli.scoring import held_out
+from bbg.cli.parser import FACTORY, JSON, MODEL, argument, new_file, verb
+from bbg.cli.scoring import held_out, trained_network
 from bbg.errors import BbgError
 from bbg.zoo import resolve
 
@@ -22,6 +22,7 @@ IMAGES = 1000  # test images that dead filters and stuck activations are looked 
     argument("--cpu", action="store_true", help="show the kernel sets instead, and which one runs here"),
     argument("--checkpoint", type=Path, metavar="CKPT", help="look into a checkpoint of bbg train instead"),
     argument("--data", type=Path, metavar="DIR", help="with --checkpoint: folder of the images"),
+    FACTORY,
     argument("--histograms", type=new_file, metavar="FILE.png", help="with --checkpoint: also draw the distributions"),
     JSON,
 )
@@ -30,6 +31,7 @@ def inspect(
     cpu: bool,
     checkpoint: Path | None,
     data: Path | None,
+    factory: str | None,
     histograms: Path | None,
     json: Path | None,
 ) -> None:
@@ -37,10 +39,10 @@ def inspect(
     if (model is not None) + cpu + (checkpoint is not None) != 1:
         raise BbgError("inspect takes either a MODEL or --cpu or --checkpoint CKPT; give one of them")
     if checkpoint is not None:
-        show(examine(checkpoint, data, histograms), json)
+        show(examine(checkpoint, data, histograms, factory), json)
         return
-    if data is not None or histograms is not None:
-        raise BbgError("inspect takes --data and --histograms with --checkpoint CKPT only; leave them out")
+    if data is not None or histograms is not None or factory is not None:
+        raise BbgError("inspect takes --data, --factory and --histograms with --checkpoint CKPT only; leave them out")
     if model is None:
         from bbg.engine import kernel_sets
 
@@ -80,7 +82,7 @@ def inspect(
     )
 
 
-def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[str, Any]:
+def examine(checkpoint: Path, data: Path | None, picture: Path | None, factory: str | None) -> dict[str, Any]:
     """The report on `checkpoint`; with `picture`, the histograms are drawn into that file too.
 
     Dead filters and stuck activations are looked for where there are images: a folder `data`, or the digits.
@@ -92,7 +94,7 @@ def examine(checkpoint: Path, data: Path | None, picture: Path | None) -> dict[s
     from bbg.training.checkpoint import Checkpoint
 
     trained = Checkpoint.load(checkpoint)
-    model, preprocess = trained.network(), trained.preprocess
+    model, preprocess = trained_network(trained, factory), trained.preprocess
     split = None
     if data is not None or not needs_folder(trained.recipe.dataset):
         split = held_out(trained.recipe.dataset, data, preprocess, trained.classes)

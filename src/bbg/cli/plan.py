@@ -66,10 +66,17 @@ def plan(
     model: nn.Module | Variant
     model = trained.network(_factory(factory)) if trained.custom else _of_our_own(trained, checkpoint, method)
     if known is None:
-        found = plan_widths(model, open_recipe(trained.recipe, data), budget, method=method, steps=steps)
+        split = open_recipe(trained.recipe, data)
+        found = plan_widths(model, split, budget, method=method, act=_act(trained), steps=steps)
     else:
         found = _of_this_network(known, model, str(measured))
-    changes = {"method": method, "bits": found.bits, "weights": str(checkpoint.resolve()), "act": _act(trained)}
+    changes: dict[str, Any] = {
+        "method": method,
+        "bits": found.bits,
+        "weights": str(checkpoint.resolve()),
+        "act": _act(trained),
+    }
+    changes |= {"factory": factory} if trained.custom else {}
     comment = found.to_toml().partition("\n")[0]
     write_text(output, f"{comment}\n{trained.recipe.changed(changes).to_toml()}")
     facts: dict[str, Any] = {"plan": str(found), "recipe": str(output)}
@@ -95,9 +102,9 @@ def _factory(name: str | None) -> Any:
     return None if name is None else find_factory(name)
 
 
-def _act(trained: Checkpoint) -> str | None:
-    """The nonlinearity of the planned network: a ReLU leaves a sign nothing but +1, so the method's own goes there."""
-    return None if trained.recipe.act == "relu" else trained.recipe.act
+def _act(trained: Checkpoint) -> str:
+    """The nonlinearity of the planned network: behind a ReLU a sign is always +1, so an RPReLU stands there instead."""
+    return "rprelu" if trained.recipe.act in (None, "relu") else trained.recipe.act
 
 
 def _of_our_own(trained: Checkpoint, path: Path, method: str) -> Variant:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -64,7 +63,7 @@ def predict(
     found = find(images, every=every, urls=allow_urls)
     stream = iter(found)
     first = [] if live else list(islice(stream, SEEN))
-    engines = copies(resolve(model), threads, max(1, len(first)))
+    engines = copies(model, threads, max(1, len(first)))
     answers = predictions(engines, chain(first, stream), top, batch or (1 if live else BATCH))
     bad = 0
     with lines(json) as json_file, lines(csv) as csv_file, suppress(KeyboardInterrupt) if live else nullcontext():
@@ -83,7 +82,7 @@ def predict(
         sys.exit(1)
 
 
-def copies(model: Path, threads: int | None, count: int) -> list[Engine]:
+def copies(model: str, threads: int | None, count: int) -> list[Engine]:
     """The engines that use `threads` threads together; None: all cores, or one thread for a single image.
 
     `count`: of the images, or SEEN where there may be more. Several are shared out to engines of one thread each, as
@@ -95,7 +94,8 @@ def copies(model: Path, threads: int | None, count: int) -> list[Engine]:
 
     wanted = threads or (1 if count == 1 else cores())
     many = min(wanted, count)
-    if many == 1 or (os.path.exists(model) and many * os.path.getsize(model) > MOST_BYTES):
+    file = resolve(model)
+    if many == 1 or (file.exists() and many * file.stat().st_size > MOST_BYTES):
         return [load(model, wanted)]
     return [load(model, 1) for _ in range(many if count < SEEN else wanted)]
 

@@ -12,7 +12,12 @@ from bbg.log import LOGGER
 
 
 @verb(
-    argument("words", nargs="*", metavar="MODEL", help="show the card of this one; add MODEL: take a file or URL in"),
+    argument(
+        "words",
+        nargs="*",
+        metavar="MODEL",
+        help="a model, whose card is shown; or `add` and a packed file or its address",
+    ),
     argument("--sha256", metavar="HEX", help="the checksum that a model to add must have; needed for one of the web"),
     argument("--name", metavar="NAME", help="what to call a model to add; default: as its file is called"),
     argument("--sample", type=new_file, metavar="FILE.jpg", help="write a picture to try `bbg predict` on"),
@@ -51,10 +56,11 @@ def _row(name: str) -> dict[str, Any]:
     from bbg.graph.file import read
 
     path = bbg.zoo.path(name)
-    size = path.stat().st_size
+    size: int | None = None
     try:
         facts = read(path).provenance
-    except BbgError as error:  # one of those that were added; the others are still good
+        size = path.stat().st_size
+    except (BbgError, OSError) as error:  # one of those that were added; the others are still good
         LOGGER.warning("%s", error)
         facts = {}
     return {"name": name, "bytes": size, "data": facts.get("dataset"), "accuracy": facts.get("accuracy")}

@@ -100,8 +100,21 @@ def write(path: str | os.PathLike[str], model: PackedModel) -> int:
 
 def read(path: str | os.PathLike[str]) -> PackedModel:
     """The model in the packed file `path`; its arrays are read-only. BbgError for anything but a sound packed file."""
+    data = read_bytes(path)
     try:
-        with open(path, "rb") as file:
+        return decode(data)
+    except BbgError as error:
+        raise BbgError(f"{path}: {error}") from error
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """What stands in the file `path`; BbgError where it cannot be read or is, at a look, no packed file."""
+
+    def without_waiting(name: str, flags: int) -> int:  # a pipe that nobody writes would hold up its reader
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    try:
+        with open(path, "rb", opener=without_waiting) as file:
             status = os.fstat(file.fileno())
             likely = stat.S_ISREG(status.st_mode) and status.st_size < FILE_LIMIT
             data = file.read() if likely else b""
@@ -114,10 +127,7 @@ def read(path: str | os.PathLike[str]) -> PackedModel:
             f"{path}: is a checkpoint of bbg, a packed file is wanted; convert it first with: bbg convert "
             f"{quote(str(path))} -o {quote(Path(path).with_suffix('.bbg').name)}"
         )
-    try:
-        return decode(data)
-    except BbgError as error:
-        raise BbgError(f"{path}: {error}") from error
+    return data
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

@@ -86,7 +86,8 @@ def set_bits(model: nn.Module, bits: Bits) -> nn.Module:
             continue
         if width == 1:
             raise BbgError(
-                f"bits: {name!r} cannot have 1 bit: it stands in no unit of a binary method; give it 8 or 32"
+                f"bits: {name!r} cannot have 1 bit: it stands in no unit of a binary method, or the network makes that "
+                "unit with 8 bits; give it 8 or 32"
             )
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, _with_width(layer, width, _channels_before(model, name)))

@@ -1,4 +1,4 @@
-"""BBG (arXiv 1909.12117) with balanced activations: about half the bits at +1 on the other side of the product.
+"""BBG (arXiv 1909.12117) that balances activations, not weights: about half of a channel's bits are +1.
 
 Activations: `q(x) = sign(x - mean_c)`, with the mean that channel c has in the batch while it learns, and its running
 mean afterwards. Weights: `mean|w| * sign(w)`. The residual is BBG's, one learned gate per channel, with RPReLU after

@@ -49,7 +49,8 @@ def create(
 
     - `width`: channels of the first stage.
     - `blocks`: pairs of convolutions per stage.
-    - `act`: nonlinearity of the units, a name of `bbg.methods.ACTIVATIONS` such as "rprelu"; None takes the method's.
+    - `act`: nonlinearity of the units, a name of `bbg.methods.ACTIVATIONS` such as "rprelu"; None takes the method's,
+      and RPReLU in `bbgnet_*`.
     - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
     - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
     - `size`: side of the images, or (H, W); multiples of 8.

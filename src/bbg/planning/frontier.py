@@ -42,7 +42,7 @@ class PlannedLayer:
 
 
 class Step(NamedTuple):
-    """One plan of the frontier: the layers at 1 bit, what it takes in all, and how much loss it adds at most."""
+    """One plan of the frontier: the layers at 1 bit, what it takes in all, and the sum of the losses they add."""
 
     binary: tuple[str, ...]
     seconds: float
@@ -75,7 +75,7 @@ class Plan:
         if chosen is None:
             least = shown(what, min(getattr(step, what) for step in frontier))
             raise BbgError(
-                f"the budget of {budget} cannot be met: with all layers at 1 bit that can be, it takes {least}"
+                f"the budget of {budget} cannot be met: the least is {least}, with 1 bit wherever that saves"
             )
         binary = frontier[chosen].binary
         bits = {**dict.fromkeys((layer.name for layer in layers if layer.name in binary), 1), "*": 8}
@@ -107,8 +107,8 @@ class Plan:
     def at(self, budget: str) -> Plan:
         """The plan for another budget from the same measurements; nothing is measured again.
 
-        A step that this plan has too takes what it takes here. Another one takes the share of the sum of its ops that
-        the steps with about the same sum take.
+        Steps of this plan keep their measured times. The time of any other step is the sum over its ops, scaled as for
+        measured steps with about the same sum.
         """
         sums = frontier_of(self.layers, self.rest, Budget.of(budget).what)
         known = sorted((_total(self.layers, self.rest, s.binary).seconds, s.seconds) for s in self.frontier)

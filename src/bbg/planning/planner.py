@@ -37,6 +37,7 @@ def plan(
     budget: str,
     *,
     method: str | Method = "bbg",
+    act: str | None = None,
     steps: int = 24,
     batch_size: int = 64,
     seed: int = 0,
@@ -46,7 +47,8 @@ def plan(
     `model`: a trained float network, which `bbg.binarize` can take; or a function that gives the network, with its
     trained weights, for `bits` (patterns and widths). It stays as it is. `data`: its images; only training images are
     looked at. `budget`: "200us" or "1.5ms" for one image on one thread of this CPU, "100kB" or "1MB" of tensors.
-    `method`: of the 1-bit layers. `steps`: batches that a network learns from before its loss is measured.
+    `method`: of the 1-bit layers; `act`: the nonlinearity that `bbg.binarize` gives them. `steps`: batches that a
+    network learns from before its loss is measured.
 
     Raises BbgError for a budget that even 1 bit does not reach (the least is told), and as `binarize` and `convert` do.
     """
@@ -57,7 +59,7 @@ def plan(
     judges = images[:held], labels[:held]
     rest_images, rest_labels = images[held:], labels[held:]
     batches = list(zip(rest_images.split(batch_size), rest_labels.split(batch_size), strict=True))
-    variant = model if not isinstance(model, nn.Module) else _binarizing(model, method, images[:2])
+    variant = model if not isinstance(model, nn.Module) else _binarizing(model, method, act, images[:2])
     all_bytes = variant({"*": 8})
     base = recovered_loss(copy.deepcopy(all_bytes), batches, judges)
     losses: dict[str, float] = {}
@@ -89,11 +91,11 @@ def plan(
     return Plan.chosen_for(budget, layers, frontier, rest, time.monotonic() - began)
 
 
-def _binarizing(model: nn.Module, method: str | Method, example: Tensor) -> Variant:
+def _binarizing(model: nn.Module, method: str | Method, act: str | None, example: Tensor) -> Variant:
     """The networks that `bbg.binarize` makes of copies of `model`."""
 
     def variant(bits: Mapping[str, int]) -> nn.Module:
-        return binarize(copy.deepcopy(model), method, (), example, bits=dict(bits))
+        return binarize(copy.deepcopy(model), method, (), example, act, bits=dict(bits))
 
     return variant
 

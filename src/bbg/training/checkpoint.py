@@ -33,7 +33,7 @@ class Checkpoint:
 
     `model` and `optimizer` are state dicts, `history` one row per finished epoch, `signs` the packed weight signs of
     the binary layers (bbg.training.monitor) at the epoch's start. `data`: what identifies the images (`identity` in
-    bbg.training.resume). `ranges`: of the inputs that 8-bit layers round (`bbg.conversion.Ranges`), recorded behind the
+    bbg.training.folder). `ranges`: of the inputs that 8-bit layers round (`bbg.conversion.Ranges`), recorded behind the
     last epoch. `since`: the epoch that the present schedule began with, not 0 where a finished run was extended.
     `custom`: the module was given to `bbg.fit` or made by a factory, rather than built by the recipe. `teacher`: the
     digest of the network that it learns from, None for none.

@@ -15,8 +15,8 @@ from bbg.training.checkpoint import ORDERED, TAUGHT, Checkpoint, digest_of, load
 from bbg.training.factory import find_factory
 from bbg.training.folder import LAST, identity, refuse_used
 
-# Recipe keys that may differ when a run is resumed, since the result means the same. Those of `CODE` name code alone,
-# and of the pixels that `PIXELS` ask for, the preprocessing and the images themselves are compared.
+# Recipe keys that may differ when a run is resumed, since the result means the same. Keys of `CODE` only name code.
+# Keys of `PIXELS` are not compared: the preprocessing and the images that come of them are.
 PIXELS = ("size", "resize", "mode", "mean", "std", "decode")
 CODE = ("factory", "teacher_factory")
 FREE = ("checkpoint_steps", "compile", "epochs", "evaluation", *CODE)
@@ -57,8 +57,9 @@ def _resumed(last: Path, recipe: Recipe, split: Split, teacher: str | None) -> C
         came = f"its checkpoint has version {state.version}, whose order and crops of the images were others"
         raise BbgError(f"{refused}: {came}; start a new run, with --init to keep the weights")
     new, old = recipe.to_dict(), state.recipe.to_dict()
+    free = (*FREE, *PIXELS, *(["teacher"] if state.version >= TAUGHT else []))  # whose weights are compared below
     for key in new:
-        if new[key] != old[key] and key not in FREE + PIXELS:
+        if new[key] != old[key] and key not in free:
             came = f"recipe key {key!r} is {new[key]!r}, the run has {old[key]!r}"
             raise BbgError(f"{refused}: {came}; give the same, {instead}")
     if list(split.classes) != state.classes:
@@ -73,7 +74,7 @@ def _resumed(last: Path, recipe: Recipe, split: Split, teacher: str | None) -> C
         raise BbgError(f"{refused}: the teacher has other weights than that of the run; give the same, {instead}")
     if recipe.epochs != state.recipe.epochs:
         done = state.epoch + (state.step > 0)
-        if recipe.epochs <= state.epoch or recipe.epochs < done:
+        if recipe.epochs <= state.epoch:
             came = f"the run has trained {done} epochs already, asked are {recipe.epochs}"
             raise BbgError(f"{refused}: {came}; give more epochs, {instead}")
     for key in FREE:
@@ -115,6 +116,6 @@ def teacher_of(recipe: Recipe, split: Split) -> nn.Module | None:
     if taught.custom and recipe.teacher_factory is None:
         raise BbgError(
             f"the teacher {recipe.teacher!r} is a module of one's own, whose code its checkpoint does not hold; say "
-            'makes the module with the recipe key teacher_factory = "package.module:function"'
+            'what makes the module with the recipe key teacher_factory = "package.module:function"'
         )
     return taught.network(None if recipe.teacher_factory is None else find_factory(recipe.teacher_factory))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bbg.errors import BbgError
 from bbg.files import write_bytes
-from bbg.graph.file import decode, read
+from bbg.graph.file import decode, read_bytes
 from bbg.zoo.listing import added, names, path
 
 MOST_BYTES = 256 * 2**20  # of a model of the web; packed networks have a hundredth of it
@@ -31,21 +32,20 @@ def add(source: str | os.PathLike[str], sha256: str | None = None, name: str | N
     """
     text = os.fspath(source)
     remote = "://" in text
-    place = Path(unquote(urlsplit(text).path)) if remote else Path(text)
+    place = _path_of(text) if remote else Path(text)
     called = place.name.removesuffix(".bbg") if name is None else name
     if not re.fullmatch(NAME, called):
         raise BbgError(f"a model cannot be called {called!r}; give it a name of letters, digits, - and _, 100 at most")
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise BbgError(f"the checksum is {sha256!r}; a SHA-256 has 64 hexadecimal digits")
-    data = _fetched(text, sha256) if remote else _read(place)
+    data = _fetched(text, sha256) if remote else read_bytes(place)
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise BbgError(f"{text}: its SHA-256 is {found}, not {sha256.lower()}; ask whoever publishes it which is right")
-    if remote:
-        try:
-            decode(data)
-        except BbgError as error:
-            raise BbgError(f"{text}: {error}") from error
+    try:
+        decode(data)
+    except BbgError as error:
+        raise BbgError(f"{text}: {error}") from error
     if called in names():
         old = path(called)
         if old.read_bytes() != data:
@@ -56,17 +56,27 @@ def add(source: str | os.PathLike[str], sha256: str | None = None, name: str | N
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BbgError(f"{folder}: cannot be made ({error.strerror}); set BBG_ZOO to another folder") from error
-    card = place.with_suffix(".md")
-    if not remote and card.is_file() and card.stat().st_size <= MOST_CARD:
-        write_bytes(folder / f"{called}.md", card.read_bytes())
+    _take_card(None if remote else place.with_suffix(".md"), folder / f"{called}.md")
     write_bytes(folder / f"{called}.bbg", data)
     return folder / f"{called}.bbg"
 
 
-def _read(file: Path) -> bytes:
-    """The bytes of a sound packed file."""
-    read(file)
-    return file.read_bytes()
+def _take_card(card: Path | None, kept: Path) -> None:
+    """Keep a copy of `card`, where there is one; one that was left by another model goes."""
+    try:
+        with suppress(FileNotFoundError):
+            kept.unlink()
+        if card is not None and card.is_file() and card.stat().st_size <= MOST_CARD:
+            write_bytes(kept, card.read_bytes())
+    except OSError as error:
+        raise BbgError(f"{card}: the card cannot be taken along ({error.strerror}); move it away") from error
+
+
+def _path_of(address: str) -> Path:
+    try:
+        return Path(unquote(urlsplit(address).path))
+    except ValueError as error:
+        raise BbgError(f"{address}: is no address ({error}); give one such as https://host/net.bbg") from error
 
 
 def _fetched(address: str, sha256: str | None) -> bytes:

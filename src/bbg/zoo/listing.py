@@ -15,7 +15,8 @@ def added() -> Path:
     if chosen := os.environ.get("BBG_ZOO"):
         return Path(chosen)
     data = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(data) if os.path.isabs(data) else Path.home() / ".local" / "share") / "bbg" / "zoo"
+    home = os.path.expanduser("~")  # "~" itself where there is none, where Path.home() raises
+    return (Path(data) if os.path.isabs(data) else Path(home, ".local", "share")) / "bbg" / "zoo"
 
 
 def _files() -> dict[str, Path]:
@@ -44,16 +45,20 @@ def sample() -> Path:
 def resolve(model: str | os.PathLike[str]) -> Path:
     """The packed file that `model` means: that of the zoo's model of this name, or else the file of this path.
 
-    The zoo comes first, so that no file of the current folder takes the place of its model: `./NAME` is the path. A
-    path that does not exist is returned as it is, so that reading it says why. BbgError for a bare name (without a
-    folder or an ending) that is neither.
+    Text without a folder or an ending is looked for in the zoo first, so that no file of the current folder takes the
+    place of a model; `./NAME`, and a `Path`, are a path. A path that does not exist is returned as it is, so that
+    reading it says why. BbgError for such a name that is neither.
     """
-    if str(model) in names():
-        return path(str(model))
     found = Path(model)
-    if not found.exists() and found.name == str(model) and not found.suffix:
-        has = allowed(model, names(), "the zoo has")
-        raise BbgError(f"no file and no model of the zoo is called {str(model)!r}; {has}")
+    if not isinstance(model, str) or found.name != model or found.suffix:
+        return found
+    files = _files()
+    if model in files:
+        return files[model]
+    if not found.exists():
+        raise BbgError(
+            f"no file and no model of the zoo is called {model!r}; {allowed(model, sorted(files), 'the zoo has')}"
+        )
     return found
 
 
@@ -62,4 +67,4 @@ def card(name: str) -> str:
     file = path(name).with_suffix(".md")
     if not file.exists():
         return f"# {name}\n\nThis model was added without a card; `bbg inspect {name}` says what the file holds.\n"
-    return file.read_text(encoding="utf-8")
+    return file.read_text(encoding="utf-8", errors="replace")
