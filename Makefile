@@ -70,12 +70,14 @@ SANITIZED := tests/test_engine.py tests/native/test_kernels.py tests/native/test
 sanitize: $(VENV)/ready $(VENV)/dev
 	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED)
 	tests/native/sanitized.sh asan -m support.fuzz_file 10000
+	tests/native/sanitized.sh guarded -m support.guarded 5000
 	tests/native/sanitized.sh tsan -m pytest --capture=sys $(SANITIZED) -k "thread or batch"
 
 # A few minutes on two cores: random graphs and fused pools on every kernel set, threads, and damaged files.
 sanitize-short: $(VENV)/ready $(VENV)/dev
 	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED) -k "random_graphs or thread or (a_pool_behind and True)"
 	tests/native/sanitized.sh asan -m support.fuzz_file 500
+	tests/native/sanitized.sh guarded -m support.guarded 200
 
 # The wheel of this Python: with the stable ABI, for 3.12 and newer, or one for 3.11. It runs on old distributions too.
 wheel: $(VENV)/ready $(VENV)/release

@@ -1,7 +1,9 @@
 // The C API: no exception leaves, every failure is a sentence.
 #include "bbg.h"
 
+#include <algorithm>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <new>
 #include <string>
@@ -71,7 +73,8 @@ const char* bbg_graph_shape(const bbg_graph* graph, const char* value, int64_t s
 
 void bbg_graph_free(bbg_graph* graph) { delete graph; }
 
-const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, bbg_engine** engine) {
+const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, const bbg_limits* limits,
+                           bbg_engine** engine) {
   return guarded([&] {
     require(graph && engine);
     if (graph->graph.outputs.empty()) throw bbg::InvalidArgument("the graph has no output");
@@ -79,15 +82,17 @@ const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int t
       throw bbg::InvalidArgument(std::to_string(threads) + " threads; allowed are 1 to " +
                                  std::to_string(kMostThreads));
     }
-    *engine = new bbg_engine{{graph->graph, bbg::choose_kernels(kernel_set), threads}};
+    bbg::Limits most{bbg::kMemoryLimit, std::numeric_limits<int64_t>::max()};
+    if (limits) most = {std::min(limits->memory, bbg::kMemoryLimit), limits->operations};
+    *engine = new bbg_engine{{graph->graph, bbg::choose_kernels(kernel_set), threads, most}};
   });
 }
 
-const char* bbg_engine_isa(const bbg_engine* engine) { return engine->engine.isa(); }
+const char* bbg_engine_isa(const bbg_engine* engine) { return engine ? engine->engine.isa() : nullptr; }
 
 void bbg_engine_bytes(const bbg_engine* engine, size_t* constants, size_t* workspace) {
-  *constants = size_t(engine->engine.constant_bytes());
-  *workspace = size_t(engine->engine.workspace_bytes());
+  if (constants) *constants = engine ? size_t(engine->engine.constant_bytes()) : 0;
+  if (workspace) *workspace = engine ? size_t(engine->engine.workspace_bytes()) : 0;
 }
 
 void bbg_engine_free(bbg_engine* engine) { delete engine; }
@@ -97,6 +102,9 @@ const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data,
                            double* seconds, int (*stop)(void* context), void* context) {
   return guarded([&] {
     require(engine && outputs && counts);
+    if (kind != BBG_FLOAT_NCHW && kind != BBG_BYTE_NHWC) {
+      throw bbg::InvalidArgument("the input is of kind " + std::to_string(int(kind)) + "; allowed are 0 and 1");
+    }
     bbg::StopRequest request(stop, context);
     engine->engine.run(kind, data, bytes, images, scale, bias, outputs, counts, seconds, request);
   });
@@ -125,7 +133,7 @@ const char* bbg_roofline(const char* kernel_set, double* gmacs) {
 int bbg_kernel_set(int index, const char** name, int* supported) {
   if (index < 0 || index >= bbg::kKernelSets) return 0;
   const bbg::KernelSet& set = bbg::kernel_sets()[index];
-  *name = set.name;
-  *supported = set.kernels != nullptr;
+  if (name) *name = set.name;
+  if (supported) *supported = set.kernels != nullptr;
   return 1;
 }

@@ -71,9 +71,9 @@ bool StopRequest::asked() {
   return stop_(context_) != 0;
 }
 
-Engine::Engine(const Graph& graph, const Kernels& kernels, int threads)
+Engine::Engine(const Graph& graph, const Kernels& kernels, int threads, const Limits& limits)
     : kernels_(kernels),
-      program_(compile(graph, kernels, threads)),
+      program_(compile(graph, kernels, threads, limits)),
       input_{graph.values[0], graph.values[0].type, program_.layouts[0]} {
   for (const Output& output : graph.outputs) {
     outputs_.push_back(output_port(graph, output, program_.layouts, kernels));

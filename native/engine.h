@@ -31,7 +31,7 @@ class StopRequest {
 
 class Engine {
  public:
-  Engine(const Graph& graph, const Kernels& kernels, int threads);
+  Engine(const Graph& graph, const Kernels& kernels, int threads, const Limits& limits);
   ~Engine();
 
   const char* isa() const { return kernels_.name; }

@@ -235,14 +235,24 @@ bool Op::is_clipped() const {
 Graph::Graph(const char* input, Type type, const Shape& shape) {
   require(input != nullptr, "the input needs a name");
   check_shape(shape, "the input");
-  values.push_back({shape, input, type, kNone});
+  values.emplace_back();
+  static_cast<Shape&>(values[0]) = shape;
+  values[0].name = input, values[0].type = type;
+  named_[input] = 0;
 }
 
 int Graph::find(const char* value) const {
-  for (size_t i = 0; value && i < values.size(); ++i) {
-    if (values[i].name == value) return int(i);
+  const auto found = value ? named_.find(value) : named_.end();
+  return found == named_.end() ? kNone : found->second;
+}
+
+void Graph::set_operands(size_t op, std::vector<int> operands) {
+  for (int v : ops[op].operands) {
+    std::vector<int>& readers = values[size_t(v)].readers;
+    readers.erase(std::find(readers.begin(), readers.end(), int(op)));
   }
-  return kNone;
+  for (int v : operands) values[size_t(v)].readers.push_back(int(op));
+  ops[op].operands = std::move(operands);
 }
 
 void Graph::add(const bbg_op& d) {
@@ -299,7 +309,12 @@ void Graph::add(const bbg_op& d) {
   op.bytes = write(d.bytes, Type::bytes);
   require(!written.empty(), n + ": writes nothing");
   check_epilogue(op);
-  values.insert(values.end(), written.begin(), written.end());
+  for (const Value& value : written) {
+    named_[value.name] = int(values.size());
+    values.push_back(value);
+  }
+  for (int v : op.operands) values[size_t(v)].readers.push_back(int(ops.size()));
+  if (op.shortcut != kNone) ++values[size_t(op.shortcut)].shortcuts;
   ops.push_back(std::move(op));
 }
 
@@ -311,6 +326,7 @@ void Graph::add_output(const bbg_part* parts, int64_t count) {
     const int value = find(parts[i].value);
     require(value > 0, "output '" + name + "' is not written by an op");
     output.parts.push_back({value, axis_order(parts[i].order, name)});
+    values[size_t(value)].is_output = true;
     output.numbers += values[size_t(value)].numbers();
     require(output.numbers < kLimit, "an output with '" + name + "': its numbers per image must be below 2^31");
   }

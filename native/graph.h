@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "bbg.h"
@@ -20,10 +21,18 @@ struct Shape {
   bool operator==(const Shape& o) const { return channels == o.channels && height == o.height && width == o.width; }
 };
 
+constexpr int kNone = -1;
+
 struct Value : Shape {
   std::string name;
   Type type = Type::real;
-  int writer = -1;  // op; -1: the graph's input
+  int writer = kNone;        // op; kNone: the graph's input
+  std::vector<int> readers;  // ops, once for each time that the value is one of their operands
+  int shortcuts = 0;         // times that it is added as a shortcut
+  bool is_output = false;    // whether it is a part of an output
+  bool is_read() const { return !readers.empty() || shortcuts || is_output; }
+  // The op that alone reads it, once and as an operand; kNone where there is no such op.
+  int only_reader() const { return readers.size() == 1 && !shortcuts && !is_output ? readers[0] : kNone; }
 };
 
 // A borrowed array whose size has been checked.
@@ -34,8 +43,6 @@ struct Tensor {
   explicit operator bool() const { return data != nullptr; }
   const T& operator[](int64_t i) const { return data[i]; }
 };
-
-constexpr int kNone = -1;
 
 // A channel of an operand, or of a value.
 struct Source {
@@ -89,6 +96,7 @@ struct Graph {
   Graph(const char* input, Type type, const Shape& shape);
   void add(const bbg_op& description);
   void add_output(const bbg_part* parts, int64_t count);
+  void set_operands(size_t op, std::vector<int> operands);  // of an op that is there
 
   int find(const char* value) const;  // kNone where there is none
   const Value& input_of(const Op& op) const { return values[size_t(op.input())]; }
@@ -99,6 +107,9 @@ struct Graph {
     return numbers && op.groups > 1 && op.groups == input_of(op).channels && op.groups == result_of(op).channels;
   }
   std::vector<int> output_values() const;  // of all parts of all outputs, each as often as it is written
+
+ private:
+  std::unordered_map<std::string, int> named_;  // values
 };
 
 }  // namespace bbg

@@ -7,7 +7,11 @@
 namespace bbg {
 
 void* Memory::allocate(int64_t count, int64_t size, bool zeroed) {
-  if (count > kMemoryLimit / size) throw InvalidArgument("the network needs more than 32 GiB of memory");
+  const int64_t room = limit_ - taken_ - bytes_;
+  if (count > (room - int64_t(kCacheLine)) / size) {
+    throw InvalidArgument("the network takes more memory than the " + std::to_string(limit_) +
+                          " bytes that limits.memory allows");
+  }
   const int64_t bytes = round_up(std::max<int64_t>(count * size, 1), int64_t(kCacheLine));
   void* p = allocate_aligned(size_t(bytes));
   if (!p) throw InvalidArgument("there is no memory for " + std::to_string(bytes) + " bytes");

@@ -17,6 +17,9 @@ inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 // Blocks of memory, aligned to cache lines, that are freed with their owner.
 class Memory {
  public:
+  // At most `limit` bytes, of which `taken` belong to others.
+  explicit Memory(int64_t limit = kMemoryLimit, int64_t taken = 0) : limit_(limit), taken_(taken) {}
+
   // Zeroed memory for `count` elements. Throws InvalidArgument where that cannot be had.
   template <class T>
   T* make(int64_t count) {
@@ -40,7 +43,7 @@ class Memory {
     void operator()(void* p) const { free_aligned(p); }
   };
   std::vector<std::unique_ptr<void, Free>> blocks_;
-  int64_t bytes_ = 0;
+  int64_t limit_, taken_, bytes_ = 0;
 };
 
 }  // namespace bbg

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "lower/lower.h"
 #include "memory.h"
+#include "plan/costs.h"
 #include "plan/layout.h"
 
 namespace bbg {
@@ -18,6 +19,7 @@ struct Program {
   std::vector<KernelCall> calls;
 };
 
-Program compile(const Graph& graph, const Kernels& kernels, int members);
+// Throws InvalidArgument where the graph takes more than the limits allow.
+Program compile(const Graph& graph, const Kernels& kernels, int members, const Limits& limits);
 
 }  // namespace bbg

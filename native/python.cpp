@@ -180,13 +180,19 @@ nb::ndarray<nb::numpy, float> new_array(const Output& o, size_t images) {
 class Engine {
  public:
   Engine(const Graph& graph, const std::optional<std::string>& isa, int threads, std::vector<float> scale,
-         std::vector<float> bias)
+         std::vector<float> bias, int64_t memory, int64_t operations)
       : ops_(nb::len(graph.borrowed)), outputs_(graph.outputs), scale_(std::move(scale)), bias_(std::move(bias)) {
     if ((!scale_.empty() || !bias_.empty()) &&
         (scale_.size() != graph.input_channels || bias_.size() != graph.input_channels)) {
       throw nb::value_error("scale and bias must have one number per channel");
     }
-    check(bbg_engine_new(graph.graph, isa ? isa->c_str() : nullptr, threads, &engine_));
+    const bbg_limits limits{memory, operations};
+    const char* error;
+    {
+      const nb::gil_scoped_release released;
+      error = bbg_engine_new(graph.graph, isa ? isa->c_str() : nullptr, threads, &limits, &engine_);
+    }
+    check(error);
   }
   ~Engine() { bbg_engine_free(engine_); }
   Engine(const Engine&) = delete;
@@ -342,8 +348,9 @@ NB_MODULE(_native, m) {
       .def("output", &Graph::output, "parts"_a, "shape"_a);
 
   nb::class_<Engine>(m, "Engine")
-      .def(nb::init<const Graph&, const std::optional<std::string>&, int, std::vector<float>, std::vector<float>>(),
-           "graph"_a, "isa"_a.none(), "threads"_a, "scale"_a, "bias"_a)
+      .def(nb::init<const Graph&, const std::optional<std::string>&, int, std::vector<float>, std::vector<float>,
+                    int64_t, int64_t>(),
+           "graph"_a, "isa"_a.none(), "threads"_a, "scale"_a, "bias"_a, "memory"_a, "operations"_a)
       .def_prop_ro("isa", &Engine::isa)
       .def_prop_ro("bytes", &Engine::bytes)
       .def("run_floats", &Engine::run<float, BBG_FLOAT_NCHW>, "images"_a)

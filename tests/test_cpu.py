@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bbg.cpu import cores, quota
+from bbg.cpu import cores, most_threads, quota
+from bbg.engine import load
+from bbg.errors import BbgError
 
 CASES = {  # the lines of /proc/self/cgroup, the files below /sys/fs/cgroup, the cores
     "no cgroups": ("", {}, None),
@@ -92,3 +94,16 @@ def test_no_more_cores_than_granted(granted: int | None, used: int | None, monke
 
 def test_there_is_at_least_one_core() -> None:
     assert cores() >= 1
+
+
+@pytest.mark.parametrize(("granted", "most"), [(None, 12), (2, 8), (1, 4), (9, 12)])
+def test_four_threads_for_each_processor_and_no_more(
+    granted: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bbg.cpu._usable", lambda: {0, 1, 5})
+    monkeypatch.setattr("bbg.cpu.quota", lambda: granted)
+    assert most_threads() == most
+    engine = load("resnet20-cifar10", threads=most)
+    assert engine.threads == most
+    with pytest.raises(BbgError, match=f"threads is {most + 1}, it must be None or an integer from 1 to {most}, four"):
+        load("resnet20-cifar10", threads=most + 1)

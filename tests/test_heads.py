@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from bbg.errors import BbgError
 from bbg.heads import Classification
 
 
@@ -17,3 +19,18 @@ def test_a_classification_decides_for_the_first_of_the_largest_scores() -> None:
     assert [p[0].label for p in head.predict(logits, None, 1)] == [str(i) for i in best]
     right = sum(int(i == label) for i, label in zip(best, labels, strict=True))
     assert head.score(logits, labels) == {"accuracy": right / 200}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_have_no_best_class(bad: float) -> None:
+    logits = np.zeros((3, 4), np.float32)
+    logits[1, 2] = bad
+    head = Classification()
+    for use in (
+        lambda: head.predict(logits, None, 2),
+        lambda: head.decide(logits),
+        lambda: head.scores(logits),
+        lambda: head.score(logits, np.zeros(3, np.int64)),
+    ):
+        with pytest.raises(BbgError, match="scores of 1 of 3 images are not finite"):
+            use()

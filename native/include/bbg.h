@@ -24,7 +24,7 @@
  *   const char* error = bbg_graph_new("x", 0, 4, 1, 1, &graph);
  *   if (!error) error = bbg_graph_add(graph, &op);
  *   if (!error) error = bbg_graph_output(graph, &part, 1);
- *   if (!error) error = bbg_engine_new(graph, NULL, 1, &engine);
+ *   if (!error) error = bbg_engine_new(graph, NULL, 1, NULL, &engine);
  *
  *   const float x[4] = {5, 6, 7, 8};
  *   float y[2];
@@ -121,13 +121,25 @@ const char* bbg_graph_shape(const bbg_graph* graph, const char* value, int64_t s
 /* NULL is allowed. Engines made of the graph stay valid. */
 void bbg_graph_free(bbg_graph* graph);
 
+/* What an engine may take: a graph that needs more is refused before memory is taken for it. A graph of a few hundred
+ * bytes can ask for any amount of either.
+ *
+ *   memory       bytes of weights, tables and workspace together, and of the outputs of one image
+ *   operations   of one image: vector operations, each a step of a kernel for up to 16 channels, estimated from above
+ */
+typedef struct bbg_limits {
+  int64_t memory, operations;
+} bbg_limits;
+
 /* A new engine. It copies all it needs: the graph may be freed and its arrays released. `kernel_set` NULL: what the
- * environment variable BBG_ISA says, else the best set of this machine. `threads` 1 or more. The caller owns the
- * engine: bbg_engine_free. */
-const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, bbg_engine** engine);
-/* Name of the engine's kernel set; a constant string. */
+ * environment variable BBG_ISA says, else the best set of this machine. `threads` 1 or more. `limits` NULL: 32 GiB, and
+ * as many operations as it takes. The caller owns the engine: bbg_engine_free. */
+const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, const bbg_limits* limits,
+                           bbg_engine** engine);
+/* Name of the engine's kernel set; a constant string. NULL for NULL. */
 const char* bbg_engine_isa(const bbg_engine* engine);
-/* Bytes the engine holds: constants (weights as blocked for the kernel set) and its one workspace. */
+/* Bytes the engine holds: constants (weights as blocked for the kernel set) and its one workspace. Either may be NULL.
+ */
 void bbg_engine_bytes(const bbg_engine* engine, size_t* constants, size_t* workspace);
 /* NULL is allowed. No call on the engine may be in progress. */
 void bbg_engine_free(bbg_engine* engine);
@@ -151,7 +163,8 @@ const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,
                            double* seconds, int (*stop)(void* context), void* context);
 
-/* Kernel set number `index`, best first, and whether this machine runs it. Returns 0 past the end. */
+/* Kernel set number `index`, best first, and whether this machine runs it; either may be NULL. Returns 0 past the end.
+ */
 int bbg_kernel_set(int index, const char** name, int* supported);
 /* The kernel set that an engine asked for by `name` gets; NULL as for bbg_engine_new. `chosen`: a constant string. */
 const char* bbg_choose_kernel_set(const char* name, const char** chosen);

@@ -92,6 +92,38 @@ std::vector<int32_t> count_ones(const LowerInput& in) {
   return ones;
 }
 
+// Sums over rectangles of taps in constant time, for one channel at a time:
+//
+//   at(y, x) = sum of the taps above row y and left of column x
+//   sum over rows [y, y + h) and columns [x, x + w) = at(y + h, x + w) - at(y, x + w) - at(y + h, x) + at(y, x)
+template <class Sum>
+class TapSums {
+ public:
+  TapSums(int64_t rows, int64_t columns) : rows_(rows), width_(columns + 1), sums_(size_t((rows + 1) * width_)) {}
+
+  // `taps`: [row][column][channel].
+  template <class T>
+  void take(const T* taps, int64_t channels, int64_t channel) {
+    for (int64_t y = 0; y < rows_; ++y) {
+      Sum row = 0;
+      for (int64_t x = 0; x + 1 < width_; ++x) {
+        row += Sum(taps[(y * (width_ - 1) + x) * channels + channel]);
+        sums_[size_t((y + 1) * width_ + x + 1)] = at(y, x + 1) + row;
+      }
+    }
+  }
+  Sum sum(const Taps& rows, const Taps& columns) const {
+    const int64_t top = rows.first, end = top + rows.count, left = columns.first, right = left + columns.count;
+    return at(end, right) - at(top, right) - at(end, left) + at(top, left);
+  }
+
+ private:
+  Sum at(int64_t y, int64_t x) const { return sums_[size_t(y * width_ + x)]; }
+
+  int64_t rows_, width_;
+  std::vector<Sum> sums_;
+};
+
 // Start values and biases of every border class. With K bits under valid taps, differing bits D among them, and B set
 // weight bits under the horizontally padded taps that are read all the same (their activations are 0, so each set bit
 // differs):
@@ -99,31 +131,27 @@ std::vector<int32_t> count_ones(const LowerInput& in) {
 //   acc = K - 2 D = K + 2 B - 2 (D + B) = base - 2 popcount        with base = K + 2 B
 void make_border_tables(const LowerInput& in, Conv& conv, const BorderClasses& rows, const BorderClasses& cols) {
   const Op& op = in.op;
-  const int64_t kw = op.kernel[1], inputs = in.group_inputs(), channels = in.out.channels;
-  const std::vector<int32_t> ones =
-      op.kind() == Kind::binary_conv ? count_ones(in) : std::vector<int32_t>(size_t(op.taps() * channels));
+  const int64_t inputs = in.group_inputs(), channels = in.out.channels;
+  const Taps all_columns{0, op.kernel[1]};
   const int64_t size = int64_t(rows.taps.size()) * conv.class_row;
   int32_t* base = in.memory.make<int32_t>(size);
   float* bias = op.tap_bias ? in.memory.make<float>(size) : nullptr;
-  int64_t at = 0;
-  for (const Taps& r : rows.taps) {
-    for (const Taps& c : cols.taps) {
-      const auto inside = [&](int64_t kx) { return kx >= c.first && kx < c.first + c.count; };
-      for (int64_t o = 0; o < channels; ++o) {
-        uint32_t padded_ones = 0;
-        float sum = conv.out.bias[o];
-        for (int64_t ky = r.first; ky < r.first + r.count; ++ky) {
-          for (int64_t kx = 0; kx < kw; ++kx) {
-            const int64_t t = (ky * kw + kx) * channels + o;
-            if (!inside(kx)) padded_ones += uint32_t(ones[size_t(t)]);
-            if (bias && inside(kx)) sum += op.tap_bias[t];
-          }
-        }
-        const uint32_t whole = uint32_t(r.count * c.count * inputs) + 2 * padded_ones;
-        base[at + o] = int32_t(conv.method == CountMethod::carry_save ? whole / 2 : whole);
-        if (bias) bias[at + o] = sum;
+  const bool counts = op.kind() == Kind::binary_conv;
+  const std::vector<int32_t> ones = counts ? count_ones(in) : std::vector<int32_t>();
+  TapSums<int64_t> set(op.kernel[0], op.kernel[1]);
+  TapSums<double> added(op.kernel[0], op.kernel[1]);
+  for (int64_t o = 0; o < channels; ++o) {
+    if (counts) set.take(ones.data(), channels, o);
+    if (bias) added.take(op.tap_bias.data, channels, o);
+    int64_t at = o;
+    for (const Taps& r : rows.taps) {
+      for (const Taps& c : cols.taps) {
+        const int64_t padded_ones = set.sum(r, all_columns) - set.sum(r, c);
+        const auto whole = uint32_t(r.count * c.count * inputs + 2 * padded_ones);
+        base[at] = int32_t(conv.method == CountMethod::carry_save ? whole / 2 : whole);
+        if (bias) bias[at] = float(double(conv.out.bias[o]) + added.sum(r, c));
+        at += in.padded;
       }
-      at += in.padded;
     }
   }
   conv.base = base;

@@ -1,6 +1,10 @@
 #include "plan/buffers.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "memory.h"
 #include "plan/fusion.h"
@@ -27,24 +31,73 @@ bool is_stored(const Graph& graph, int value) {
   return (op.real == value || op.bits == value || op.bytes == value) && fused_pool(graph, writer) == kNone;
 }
 
-// First fit in the order given; returns the bytes needed in all.
-int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
-  int64_t total = 0;
-  for (size_t i = 0; i < ranges.size(); ++i) {
-    std::vector<const LiveRange*> busy;
-    for (size_t j = 0; j < i; ++j) {
-      if (ranges[j].first <= ranges[i].last && ranges[i].first <= ranges[j].last) busy.push_back(&ranges[j]);
+// Free stretches of the workspace, each as long as it can be: by offset and by size.
+class FreeMemory {
+ public:
+  // The smallest free stretch that is large enough, or else the end of what was ever taken.
+  int64_t take(int64_t bytes) {
+    const auto found = by_size_.lower_bound({bytes, 0});
+    if (found == by_size_.end()) {
+      // A free stretch at the end is taken as far as it goes.
+      const auto last = by_offset_.empty() ? by_offset_.end() : std::prev(by_offset_.end());
+      const bool grows = last != by_offset_.end() && last->first + last->second == end_;
+      const int64_t at = grows ? last->first : end_;
+      if (grows) remove(last);
+      end_ = at + bytes;
+      return at;
     }
-    std::sort(busy.begin(), busy.end(), [](const LiveRange* a, const LiveRange* b) { return a->offset < b->offset; });
-    int64_t at = 0;
-    for (const LiveRange* other : busy) {
-      if (at + ranges[i].bytes <= other->offset) break;
-      at = std::max(at, other->offset + other->bytes);
-    }
-    ranges[i].offset = at;
-    total = std::max(total, at + ranges[i].bytes);
+    const auto [size, at] = *found;
+    remove(by_offset_.find(at));
+    if (size > bytes) insert(at + bytes, size - bytes);
+    return at;
   }
-  return total;
+
+  void give(int64_t at, int64_t bytes) {
+    const auto next = by_offset_.lower_bound(at);
+    if (next != by_offset_.end() && next->first == at + bytes) {
+      bytes += next->second;
+      remove(next);
+    }
+    const auto behind = by_offset_.lower_bound(at);
+    if (behind != by_offset_.begin()) {
+      const auto before = std::prev(behind);
+      if (before->first + before->second == at) {
+        at = before->first, bytes += before->second;
+        remove(before);
+      }
+    }
+    insert(at, bytes);
+  }
+
+  int64_t end() const { return end_; }
+
+ private:
+  void insert(int64_t at, int64_t bytes) { by_offset_[at] = bytes, by_size_.insert({bytes, at}); }
+  void remove(std::map<int64_t, int64_t>::iterator stretch) {
+    by_size_.erase({stretch->second, stretch->first});
+    by_offset_.erase(stretch);
+  }
+
+  std::map<int64_t, int64_t> by_offset_;
+  std::set<std::pair<int64_t, int64_t>> by_size_;
+  int64_t end_ = 0;
+};
+
+// Op after op, each range that begins takes the place that fits best; returns the bytes needed in all. Ops are numbered
+// from 0, the graph's input is there before them.
+int64_t pack_live_ranges(std::vector<LiveRange>& ranges, int ops) {
+  std::vector<std::vector<LiveRange*>> begins(size_t(ops) + 1), ends(size_t(ops) + 3);
+  for (LiveRange& r : ranges) {
+    if (r.bytes == 0) continue;
+    begins[size_t(r.first + 1)].push_back(&r);
+    ends[size_t(r.last + 2)].push_back(&r);
+  }
+  FreeMemory memory;
+  for (size_t i = 0; i < begins.size(); ++i) {
+    for (LiveRange* r : ends[i]) memory.give(r->offset, r->bytes);
+    for (LiveRange* r : begins[i]) r->offset = memory.take(r->bytes);
+  }
+  return memory.end();
 }
 
 // The value in whose memory each value lives. Three rules let values share memory.
@@ -69,11 +122,16 @@ int64_t pack_live_ranges(std::vector<LiveRange>& ranges) {
 //    Margins are zero before and after. What lies behind the last channel is unspecified before and after.
 std::vector<int> assign_buffers(const Graph& graph, const Places& places, const Layouts& layouts) {
   std::vector<int> buffer, last(layouts.size(), kNone);
+  // The value in whose memory `v` lives so far.
+  const auto memory_of = [&](int v) {
+    while (buffer[size_t(v)] != v) v = buffer[size_t(v)] = buffer[size_t(buffer[size_t(v)])];
+    return v;
+  };
   for (const Place& place : places) buffer.push_back(place.value);
   for (const Op& op : graph.ops) {
     if (is_elided(graph, op)) buffer[size_t(op.real)] = buffer[size_t(op.input())];
   }
-  const auto read = [&](int v, size_t op) { last[size_t(buffer[size_t(v)])] = int(op); };
+  const auto read = [&](int v, size_t op) { last[size_t(memory_of(v))] = int(op); };
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     for (int v : graph.ops[i].operands) read(v, i);
     if (graph.ops[i].shortcut != kNone) read(graph.ops[i].shortcut, i);
@@ -82,20 +140,19 @@ std::vector<int> assign_buffers(const Graph& graph, const Places& places, const 
 
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     const Op& op = graph.ops[i];
-    if (op.shortcut == kNone || op.real == kNone || buffer[size_t(op.real)] != op.real) continue;
+    if (op.shortcut == kNone || op.real == kNone || memory_of(op.real) != op.real) continue;
     const Layout &from = layouts[size_t(op.shortcut)], &to = layouts[size_t(op.real)];
-    const int shared = buffer[size_t(op.shortcut)];
+    const int shared = memory_of(op.shortcut);
     const bool real = graph.values[size_t(op.shortcut)].type == Type::real;
     const bool same_addresses = real && from.pixel == to.pixel && from.left == to.left && from.right == to.right &&
                                 from.slice == 0 && from.channels == to.channels;
     const bool is_operand =
-        std::any_of(op.operands.begin(), op.operands.end(), [&](int v) { return buffer[size_t(v)] == shared; });
+        std::any_of(op.operands.begin(), op.operands.end(), [&](int v) { return memory_of(v) == shared; });
     if (!same_addresses || last[size_t(shared)] != int(i) || is_operand) continue;
     last[size_t(shared)] = last[size_t(op.real)];
-    for (int& b : buffer) {
-      if (b == op.real) b = shared;
-    }
+    buffer[size_t(op.real)] = shared;
   }
+  for (size_t v = 0; v < buffer.size(); ++v) buffer[v] = memory_of(int(v));
   return buffer;
 }
 
@@ -133,10 +190,12 @@ BufferPlan plan_buffers(const Graph& graph, const Places& places, const Layouts&
   int64_t per_image = 1;
   for (const LiveRange& r : ranges) per_image = std::min(per_image + r.bytes, kMemoryLimit);
   plan.chunk = std::clamp<int64_t>(kChunkBytes / per_image, 1, kChunkImages);
-  for (LiveRange& r : ranges) r.bytes = round_up(r.bytes * plan.chunk + kSlack, int64_t(kCacheLine));
-  plan.bytes = pack_live_ranges(ranges);
+  for (LiveRange& r : ranges) {
+    if (r.bytes) r.bytes = round_up(r.bytes * plan.chunk + kSlack, int64_t(kCacheLine));
+  }
+  plan.bytes = pack_live_ranges(ranges, last_op);
   for (size_t r = 0; r < ranges.size(); ++r) {
-    (r < layouts.size() ? plan.value_offset : plan.scratch_offset).push_back(ranges[r].offset);
+    (r < layouts.size() ? plan.values : plan.scratch).push_back({ranges[r].offset, ranges[r].bytes});
   }
   return plan;
 }

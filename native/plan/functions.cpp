@@ -7,34 +7,16 @@
 // so such an op stays.
 #include "plan/functions.h"
 
-#include <algorithm>
-
 #include "plan/moves.h"
 
 namespace bbg {
-namespace {
-
-// The only op that reads `value`, as an operand; kNone if there is no such op.
-int only_reader(const Graph& graph, int value) {
-  const std::vector<int> outputs = graph.output_values();
-  if (std::find(outputs.begin(), outputs.end(), value) != outputs.end()) return kNone;
-  int reader = kNone, readers = 0;
-  for (size_t i = 0; i < graph.ops.size(); ++i) {
-    const Op& op = graph.ops[i];
-    readers += int(std::count(op.operands.begin(), op.operands.end(), value)) + (op.shortcut == value);
-    if (op.has_operand(value)) reader = int(i);
-  }
-  return readers == 1 ? reader : kNone;
-}
-
-}  // namespace
 
 void fuse_functions(Graph& graph) {
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     Op& conv = graph.ops[i];
     const bool numbers = conv.kind() == Kind::conv || conv.kind() == Kind::byte_conv;
     if (!numbers || conv.real == kNone || conv.bits != kNone || conv.bytes != kNone) continue;
-    const int reader = only_reader(graph, conv.real);
+    const int reader = graph.values[size_t(conv.real)].only_reader();
     if (reader == kNone) continue;
     Op& then = graph.ops[size_t(reader)];
     if (then.kind() != Kind::unary || !is_plain(then)) continue;
@@ -46,7 +28,7 @@ void fuse_functions(Graph& graph) {
     for (int result : {conv.real, conv.bits, conv.bytes}) {
       if (result != kNone) graph.values[size_t(result)].writer = int(i);
     }
-    then.operands.clear();
+    graph.set_operands(size_t(reader), {});
     then.real = then.bits = then.bytes = kNone;
   }
 }

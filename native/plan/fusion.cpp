@@ -8,11 +8,8 @@ bool is_elided(const Graph& graph, const Op& op) {
   if (op.kind() != Kind::match_channels || op.shortcut != kNone || op.is_clipped()) return false;
   if (op.real == kNone || op.bits != kNone || op.bytes != kNone) return false;
   if (std::any_of(op.epilogue.begin(), op.epilogue.end(), [](const auto& given) { return bool(given); })) return false;
-  for (const Op& other : graph.ops) {
-    if (other.has_operand(op.real)) return false;
-  }
-  const std::vector<int> outputs = graph.output_values();
-  return std::find(outputs.begin(), outputs.end(), op.real) == outputs.end();
+  const Value& result = graph.values[size_t(op.real)];
+  return result.readers.empty() && !result.is_output;
 }
 
 int stored_value(const Graph& graph, int value) {
@@ -25,15 +22,8 @@ int fused_pool(const Graph& graph, int index) {
   const bool real_only = op.real != kNone && op.bits == kNone && op.bytes == kNone;
   if (op.kind() != Kind::byte_conv || graph.is_depthwise(op) || !real_only || op.shortcut != kNone) return kNone;
   if (op.function_index != kNone) return kNone;
-  const std::vector<int> outputs = graph.output_values();
-  int pool = kNone;
-  auto readers = std::count(outputs.begin(), outputs.end(), op.real);
-  for (size_t i = 0; i < graph.ops.size(); ++i) {
-    const Op& other = graph.ops[i];
-    readers += std::count(other.operands.begin(), other.operands.end(), op.real) + (other.shortcut == op.real);
-    if (other.kind() == Kind::max_pool && other.input() == op.real) pool = int(i);
-  }
-  return readers == 1 ? pool : kNone;
+  const int reader = graph.values[size_t(op.real)].only_reader();
+  return reader != kNone && graph.ops[size_t(reader)].kind() == Kind::max_pool ? reader : kNone;
 }
 
 }  // namespace bbg

@@ -21,6 +21,7 @@
 #include "plan/joins.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "memory.h"
 #include "plan/fusion.h"
@@ -29,10 +30,14 @@
 namespace bbg {
 namespace {
 
-// A slice written by an op of its own: [begin, end) are its channels, up to `stored` whole vectors are written.
+// Values in one memory. Each concatenation that joins it asks anew whether all is safe, so this bounds the time of
+// planning; a larger one is copied.
+constexpr size_t kMostMembers = 512;
+
+// A slice written by an op of its own: its channels begin at `begin`, up to `stored` whole vectors are written.
 struct Slice {
   int writer;
-  int64_t begin, end, stored;
+  int64_t begin, stored;
 };
 
 // The result of a plain concatenation: real numbers, or bytes of bytes. Else kNone.
@@ -67,32 +72,42 @@ int64_t channels_read(const Graph& graph, const Op& op, int value, int lanes) {
   return exact ? channels : anywhere ? channels + lanes - 1 : round_up(channels, lanes);
 }
 
+// Values that lie in each value's memory, itself among them.
+using Members = std::vector<std::vector<int>>;
+
 // Facts a, c and d for the memory of `root`.
-bool is_safe(const Graph& graph, const Places& places, int root, int lanes) {
+bool is_safe(const Graph& graph, const Places& places, const std::vector<int>& members, int root, int lanes) {
   const auto in_root = [&](int v) { return v != kNone && places[size_t(v)].value == root; };
   std::vector<Slice> slices;
   bool margins = false;
-  for (size_t i = 0; i < graph.ops.size(); ++i) {
-    const Op& op = graph.ops[i];
-    margins |= op.is_conv() && op.padding[1] > 0 && in_root(op.input());
-    const int written = in_root(op.real) ? op.real : op.bytes;  // all in a memory are of one type
-    if (!in_root(written) || is_in_place(graph, places, op)) continue;
-    const int64_t begin = places[size_t(written)].channel, channels = graph.values[size_t(written)].channels;
-    slices.push_back({int(i), begin, begin + channels, begin + round_up(channels, lanes)});
+  for (int written : members) {
+    const Value& value = graph.values[size_t(written)];
+    for (int reader : value.readers) {
+      const Op& conv = graph.ops[size_t(reader)];
+      margins |= conv.is_conv() && conv.padding[1] > 0;
+    }
+    const Op& op = graph.ops[size_t(value.writer)];
+    if (is_in_place(graph, places, op)) continue;
+    const int64_t begin = places[size_t(written)].channel;
+    slices.push_back({value.writer, begin, begin + round_up(value.channels, lanes)});
     std::vector<int> read = op.operands;
     read.push_back(stored_value(graph, op.shortcut));
     const int before = op.operands.empty() ? kNone : graph.input_of(op).writer;
-    if (before != kNone && fused_pool(graph, before) == int(i)) read.push_back(graph.ops[size_t(before)].input());
+    if (before != kNone && fused_pool(graph, before) == value.writer) {
+      read.push_back(graph.ops[size_t(before)].input());
+    }
     for (int v : read) {
       if (!in_root(v)) continue;
       const int64_t from = places[size_t(v)].channel;
       if (from < slices.back().stored && begin < from + channels_read(graph, op, v, lanes)) return false;
     }
   }
-  for (const Slice& a : slices) {
-    for (const Slice& b : slices) {
-      if (b.begin >= a.end && b.begin < a.stored && b.writer <= a.writer) return false;
-      if (margins && a.begin == 0 && b.begin > 0 && b.writer <= a.writer) return false;
+  std::sort(slices.begin(), slices.end(), [](const Slice& a, const Slice& b) { return a.begin < b.begin; });
+  for (size_t a = 0; a < slices.size(); ++a) {
+    for (size_t b = a + 1; b < slices.size(); ++b) {
+      const bool overwritten = slices[b].begin < slices[a].stored, clears = margins && slices[a].begin == 0;
+      if (!overwritten && !clears) break;
+      if (slices[b].writer <= slices[a].writer) return false;
     }
   }
   return true;
@@ -114,39 +129,43 @@ bool is_in_place(const Graph& graph, const Places& places, const Op& op) {
 
 Places place_joins(const Graph& graph, int lanes) {
   Places places;
-  for (size_t v = 0; v < graph.values.size(); ++v) places.push_back({int(v), 0});
+  Members members;
+  for (size_t v = 0; v < graph.values.size(); ++v) places.push_back({int(v), 0}), members.push_back({int(v)});
   // From the last on, since the last of several concatenations of the same values has most of them.
   for (size_t i = graph.ops.size(); i-- > 0;) {
     const Op& op = graph.ops[i];
     const int joined = joined_value(graph, op);
-    if (joined == kNone) continue;
-    Places tried = places;
+    if (joined == kNone || op.operands.size() > kMostMembers) continue;
     const Place own = places[size_t(joined)];
+    std::vector<std::pair<int, Place>> moved;
     if (are_side_by_side(graph, places, op)) {
       if (own.value != joined) continue;  // it has a place already, elsewhere
-      tried[size_t(joined)] = places[size_t(op.input())];
+      moved.emplace_back(joined, places[size_t(op.input())]);
     } else {
       int64_t channel = own.channel;
-      bool all = true;
       for (int v : op.operands) {
-        all = all && may_move(places, op, v);
-        tried[size_t(v)] = {own.value, channel};
+        if (may_move(places, op, v)) moved.emplace_back(v, Place{own.value, channel});
         channel += graph.values[size_t(v)].channels;
       }
-      if (!all) continue;
+      if (moved.size() != op.operands.size()) continue;
     }
-    if (is_safe(graph, tried, tried[size_t(joined)].value, lanes)) places = tried;
+    const int root = moved[0].second.value;
+    std::vector<int>& inside = members[size_t(root)];
+    if (inside.size() + moved.size() > kMostMembers) continue;
+    for (const auto& [v, place] : moved) places[size_t(v)] = place, inside.push_back(v);
+    if (is_safe(graph, places, inside, root, lanes)) continue;
+    for (const auto& [v, place] : moved) places[size_t(v)] = {v, 0}, inside.pop_back();
   }
   return places;
 }
 
-int64_t joined_channels(const Graph& graph, const Places& places, int value, int lanes) {
-  int64_t most = 0;
+std::vector<int64_t> joined_channels(const Graph& graph, const Places& places, int lanes) {
+  std::vector<int64_t> most(places.size());
   for (size_t v = 0; v < places.size(); ++v) {
-    if (places[v].value != value) continue;
-    most = std::max(most, places[v].channel + round_up(graph.values[v].channels, lanes));
+    int64_t& whole = most[size_t(places[v].value)];
+    whole = std::max(whole, round_up(places[v].channel + round_up(graph.values[v].channels, lanes), lanes));
   }
-  return round_up(most, lanes);
+  return most;
 }
 
 }  // namespace bbg

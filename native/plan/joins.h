@@ -20,7 +20,7 @@ Places place_joins(const Graph& graph, int lanes);
 // Whether `op` is a concatenation whose real result is there as soon as its operands are.
 bool is_in_place(const Graph& graph, const Places& places, const Op& op);
 
-// Channels of a pixel of `value` that holds the values placed in it, and what their writers store beyond them.
-int64_t joined_channels(const Graph& graph, const Places& places, int value, int lanes);
+// Channels of a pixel of each value that holds the values placed in it, and what their writers store beyond them.
+std::vector<int64_t> joined_channels(const Graph& graph, const Places& places, int lanes);
 
 }  // namespace bbg

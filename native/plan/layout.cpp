@@ -39,13 +39,14 @@ Layouts assign_layouts(const Graph& graph, const Places& places, const Kernels& 
   const auto number_size = [&](const Value& v) {
     return v.type == Type::real ? int64_t(sizeof(float)) : kernels.byte_size;
   };
+  const std::vector<int64_t> joined = joined_channels(graph, places, kernels.lanes);
   for (size_t v = 0; v < layouts.size(); ++v) {
     const Value& value = graph.values[v];
     layouts[v].channels = value.channels;
     if (value.type == Type::bits) {
       layouts[v].pixel = value.channels <= 16 ? 2 : round_up(value.channels, 32) / 8;
     } else {
-      layouts[v].pixel = joined_channels(graph, places, int(v), kernels.lanes) * number_size(value);
+      layouts[v].pixel = joined[v] * number_size(value);
     }
   }
   if (only_convs_read_input(graph)) layouts[0].pixel = graph.values[0].channels * number_size(graph.values[0]);

@@ -23,6 +23,8 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <unordered_map>
+#include <utility>
 
 #include "plan/fusion.h"
 
@@ -57,19 +59,23 @@ bool are_whole(const Graph& graph, const std::vector<Source>& sources) {
   return ends(sources.back());
 }
 
-// `op` takes its channels from `sources`.
-void read_from(const Graph& graph, Op& op, const std::vector<Source>& sources) {
-  op.operands.clear(), op.sources.clear();
+// Op number `index` takes its channels from `sources`.
+void read_from(Graph& graph, size_t index, const std::vector<Source>& sources) {
+  Op& op = graph.ops[index];
+  op.sources.clear();
   const bool concatenates = op.kind() == Kind::concat && are_whole(graph, sources);
+  std::vector<int> operands;
+  std::unordered_map<int, int> position;  // of each operand
   for (const Source& s : sources) {
     if (concatenates) {
-      if (s.channel == 0) op.operands.push_back(s.from);
+      if (s.channel == 0) operands.push_back(s.from);
       continue;
     }
-    const auto found = std::find(op.operands.begin(), op.operands.end(), s.from);
-    op.sources.push_back({int(found - op.operands.begin()), s.channel});
-    if (found == op.operands.end()) op.operands.push_back(s.from);
+    const auto [found, fresh] = position.emplace(s.from, int(operands.size()));
+    if (fresh) operands.push_back(s.from);
+    op.sources.push_back({found->second, s.channel});
   }
+  graph.set_operands(index, std::move(operands));
 }
 
 bool writes_only(const Op& op, int Op::*result) {
@@ -83,20 +89,16 @@ bool writes_only(const Op& op, int Op::*result) {
 // Of each op, whether it is a move that only moves read.
 std::vector<bool> moves_between_moves(const Graph& graph) {
   std::vector<bool> between(graph.ops.size());
-  const std::vector<int> outputs = graph.output_values();
   for (size_t i = graph.ops.size(); i-- > 0;) {
     const Op& op = graph.ops[i];
     if (!is_move(op) || !is_plain(op) || !writes_only(op, &Op::real)) continue;
-    int readers = 0;
-    bool all = std::find(outputs.begin(), outputs.end(), op.real) == outputs.end();
-    for (size_t j = i + 1; j < graph.ops.size(); ++j) {
-      const Op& reader = graph.ops[j];
-      all = all && reader.shortcut != op.real;
-      if (!reader.has_operand(op.real)) continue;
-      ++readers;
-      all = all && is_move(reader) && (reader.kind() == Kind::select || reader.real == kNone || between[j]);
-    }
-    between[i] = all && readers > 0;
+    const Value& result = graph.values[size_t(op.real)];
+    const auto takes_part = [&](int j) {
+      const Op& reader = graph.ops[size_t(j)];
+      return is_move(reader) && (reader.kind() == Kind::select || reader.real == kNone || between[size_t(j)]);
+    };
+    between[i] = !result.readers.empty() && !result.shortcuts && !result.is_output &&
+                 std::all_of(result.readers.begin(), result.readers.end(), takes_part);
   }
   return between;
 }
@@ -115,9 +117,9 @@ void join_moves(Graph& graph) {
     }
     if (between[i]) {
       passed[op.real] = sources;
-      op.operands.clear(), op.real = kNone;
+      graph.set_operands(i, {}), op.real = kNone;
     } else if (changed) {
-      read_from(graph, op, sources);
+      read_from(graph, i, sources);
     }
   }
 }
@@ -152,7 +154,7 @@ class ByteMoves {
     for (size_t i = graph_.ops.size(); i-- > 0;) {
       Op& op = graph_.ops[i];
       if (op.operands.empty() || !is_plain(op) || !writes_only(op, &Op::bytes)) continue;
-      if (is_move(op) || (op.kind() == Kind::max_pool && may_pool_bytes(op))) try_bytes(op);
+      if (is_move(op) || (op.kind() == Kind::max_pool && may_pool_bytes(op))) try_bytes(i);
     }
     for (int v : given_) give_roundings(v);
   }
@@ -166,7 +168,8 @@ class ByteMoves {
   }
 
   // Where the writers of all channels can form the bytes that `op` writes, it reads these.
-  void try_bytes(Op& op) {
+  void try_bytes(size_t index) {
+    Op& op = graph_.ops[index];
     std::vector<Source> sources;
     if (is_move(op)) {
       sources = sources_of(graph_, op);
@@ -192,21 +195,20 @@ class ByteMoves {
       given_.insert(value);
       writer.bytes = int(graph_.values.size());
       Value bytes = graph_.values[size_t(value)];
-      bytes.name.clear(), bytes.type = Type::bytes;
+      bytes.name.clear(), bytes.type = Type::bytes, bytes.readers.clear(), bytes.shortcuts = 0, bytes.is_output = false;
       graph_.values.push_back(bytes);
       decided_.emplace_back();
     }
     const std::vector<int> before = op.operands;
-    for (int& v : op.operands) v = graph_.ops[size_t(graph_.values[size_t(v)].writer)].bytes;
+    std::vector<int> operands = before;
+    for (int& v : operands) v = graph_.ops[size_t(graph_.values[size_t(v)].writer)].bytes;
+    graph_.set_operands(index, std::move(operands));
     op.epilogue[BBG_BYTE_SCALE] = op.epilogue[BBG_BYTE_BIAS] = {};
     for (int v : before) drop_if_unread(v);
   }
 
   void drop_if_unread(int value) {
-    const std::vector<int> outputs = graph_.output_values();
-    const bool read = std::any_of(graph_.ops.begin(), graph_.ops.end(),
-                                  [&](const Op& op) { return op.has_operand(value) || op.shortcut == value; });
-    if (read || std::find(outputs.begin(), outputs.end(), value) != outputs.end()) return;
+    if (graph_.values[size_t(value)].is_read()) return;
     Op& writer = graph_.ops[size_t(graph_.values[size_t(value)].writer)];
     if (writer.real != value) return;  // an operand that came twice
     writer.real = kNone;

@@ -17,6 +17,7 @@ int main(int count, char** arguments) {
                                                              : cases / 6;
     for (int i = 0; i < std::max(some, 5); ++i, ++ops) check_op(rule, i);
   }
+  check_misuse();
   const int networks = std::max(cases / 4, 5);
   for (int i = 0; i < networks; ++i) check_network(i);
   std::printf("%d ops of %d kinds and %d networks: ok on", ops, int(std::size(bbg::kKinds)), networks);

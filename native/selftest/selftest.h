@@ -77,7 +77,7 @@ struct Shape {
 inline std::vector<float> run(const bbg_graph* graph, const char* kernel_set, int threads, const std::vector<float>& x,
                               int64_t images, int64_t numbers) {
   bbg_engine* engine = nullptr;
-  require(bbg_engine_new(graph, kernel_set, threads, &engine));
+  require(bbg_engine_new(graph, kernel_set, threads, nullptr, &engine));
   std::vector<float> y(static_cast<size_t>(numbers * images));
   float* const outputs[] = {y.data()};
   const size_t counts[] = {y.size()};
@@ -109,5 +109,8 @@ void check_op(const KindRule& rule, int number);
 
 // The same for a random network in which every kind occurs.
 void check_network(int number);
+
+// Exits with a sentence where a wrong call is taken.
+void check_misuse();
 
 }  // namespace selftest

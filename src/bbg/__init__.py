@@ -18,6 +18,7 @@ from bbg.errors import BbgError, not_installed
 __all__ = [
     "BbgError",
     "Engine",
+    "Limits",
     "Prediction",
     "Preprocess",
     "__version__",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from bbg.engine import Engine, load
     from bbg.heads import Prediction
     from bbg.image import Preprocess
+    from bbg.limits import Limits
     from bbg.methods import anneal
     from bbg.models import create, list_models
     from bbg.planning import plan
@@ -50,6 +52,7 @@ else:  # hidden from type checkers, so that a misspelt name is an error there
     # Where each name is found when it is first used; a room stands for itself.
     _LAZY = {
         "Engine": "bbg.engine",
+        "Limits": "bbg.limits",
         "Prediction": "bbg.heads",
         "Preprocess": "bbg.image",
         "analysis": "bbg.analysis",

@@ -79,7 +79,14 @@ class Engine:
     """
 
     def __init__(
-        self, graph: Graph, isa: str | None, threads: int, scale: Sequence[float], bias: Sequence[float]
+        self,
+        graph: Graph,
+        isa: str | None,
+        threads: int,
+        scale: Sequence[float],
+        bias: Sequence[float],
+        memory: int,
+        operations: int,
     ) -> None: ...
     @property
     def isa(self) -> str: ...

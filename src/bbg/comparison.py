@@ -25,6 +25,7 @@ from bbg.errors import BbgError
 from bbg.files import refuse_overlap, write_bytes, write_json
 from bbg.log import LOGGER
 from bbg.methods import get
+from bbg.reading import TEXT, contents
 from bbg.recipe import Recipe, keys_of_recipes
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.folder import LAST
@@ -248,7 +249,7 @@ def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
     if not result.exists():
         return []
     try:
-        old = json.loads(result.read_text(encoding="utf-8"))
+        old = json.loads(contents(result, TEXT))
         rows = [{**row, "method": row["method"], "seed": row["seed"]} for row in old["rows"]]
         ours = json.loads(json.dumps({**report["recipe"], "test_set": report["test_set"]}))  # lists, as in the file
         newer = {

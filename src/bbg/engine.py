@@ -18,13 +18,14 @@ import numpy as np
 
 import bbg._native as _native
 from bbg import zoo
-from bbg.cpu import MOST_THREADS, cores
+from bbg.cpu import cores, most_threads
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel, read
 from bbg.graph.types import Shape
 from bbg.heads import Prediction
 from bbg.image import Source, plain
+from bbg.limits import Limits
 from bbg.tables import Row, Shown, html, paragraphs
 
 Outputs = np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray] | dict[str, np.ndarray]
@@ -49,15 +50,16 @@ class KernelSet(NamedTuple):
     chosen: bool
 
 
-def load(source: str | os.PathLike[str], threads: int | None = None) -> Engine:
+def load(source: str | os.PathLike[str], threads: int | None = None, limits: Limits | None = None) -> Engine:
     """The engine of a packed file, or of a network of the zoo (`bbg.zoo.names()`).
 
-    `threads` None: as many as this process has physical cores. Raises BbgError for a file that is no packed network,
-    and for a name that the zoo does not have.
+    `threads` None: as many as this process has physical cores. `limits`: what the file may cost; None: `Limits()`.
+    Raises BbgError for a file that is no packed network or takes more than the limits allow, and for a name that the
+    zoo does not have.
     """
     if not isinstance(source, (str, os.PathLike)):
         raise BbgError(f"a packed file is loaded by its path, or by a name of the zoo, got a {type(source).__name__}")
-    return Engine(read(zoo.resolve(source)), threads)
+    return Engine(read(zoo.resolve(source)), threads, limits)
 
 
 class Engine:
@@ -70,7 +72,7 @@ class Engine:
     `threads`: threads used. `kernels`: name of the kernel set, which the environment variable BBG_ISA can force.
     """
 
-    def __init__(self, model: PackedModel, threads: int | None = None) -> None:
+    def __init__(self, model: PackedModel, threads: int | None = None, limits: Limits | None = None) -> None:
         self.labels = model.labels
         self.preprocess = model.preprocess
         self.input_shape = model.graph.input_shape
@@ -84,10 +86,15 @@ class Engine:
         self._takes = {np.dtype(np.float32), np.dtype(np.uint8)}
         if model.preprocess is None:
             self._takes = {np.dtype(np.uint8 if model.graph.input_type == "bytes" else np.float32)}
+        if limits is not None and not isinstance(limits, Limits):
+            raise BbgError(f"limits is a {type(limits).__name__}; give a bbg.Limits or None")
+        weights = sum(tensor.nbytes for op in model.graph.ops for tensor in op.tensors.values())
+        allowed = (limits or Limits()).of(weights)
         try:
-            self._native = _native.Engine(_build(model.graph), None, self.threads, scale, bias)
+            self._native = _native.Engine(_build(model.graph), None, self.threads, scale, bias, *allowed)
         except ValueError as error:
-            raise BbgError(str(error)) from None
+            trusted = "; if you trust the file, load it with limits=bbg.Limits(memory=..., operations=...)"
+            raise BbgError(f"{error}{trusted if 'limits.' in str(error) else ''}") from None
         self.kernels = self._native.isa
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -230,8 +237,11 @@ def _threads(asked: int | None) -> int:
     if asked is None:
         return cores()
     asked = plain(asked)
-    if type(asked) is not int or not 1 <= asked <= MOST_THREADS:
-        raise BbgError(f"threads is {asked!r}, it must be None or an integer from 1 to {MOST_THREADS}")
+    if type(asked) is not int or not 1 <= asked <= most_threads():
+        raise BbgError(
+            f"threads is {asked!r}, it must be None or an integer from 1 to {most_threads()}, four for each processor "
+            "that this process may use"
+        )
     return asked
 
 

@@ -14,12 +14,26 @@ EXTRAS = {
 PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow"}  # of modules that are called otherwise
 
 
+LONGEST = 2000  # characters of a message
+
+
 class BbgError(ValueError):
     """A request `bbg` refuses.
 
     The message is one sentence that says what came, what is allowed and what to do. The command line prints it and
-    exits with status 2.
+    exits with status 2. What came may be a stranger's: it is shown as `visible` text, and a long message is cut.
     """
+
+    def __init__(self, message: str) -> None:
+        text = visible(message)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST * 3 // 4]} ... {text[-LONGEST // 4 :]}"
+        super().__init__(text)
+
+
+def visible(text: str) -> str:
+    """`text` on one line, control characters as escapes: a name must neither steer the terminal nor feign a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def allowed(name: object, known: Iterable[str], intro: str = "allowed are") -> str:

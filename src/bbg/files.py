@@ -36,7 +36,7 @@ def whole_file(path: str | os.PathLike[str], draft: str | None = None) -> Iterat
             yield cast(BinaryIO, stream)
         return
     given, target = Path(path), Path(os.path.realpath(path))
-    if given.exists() and not (given.is_file() or given.is_dir()):
+    if os.path.exists(given) and not (os.path.isfile(given) or os.path.isdir(given)):
         with open(given, "wb") as stream:
             yield cast(BinaryIO, stream)
         return

@@ -37,29 +37,47 @@ class Classification:
             raise BbgError(f"the head is a classification, which needs one output of class scores, not a {structure}")
 
     def predict(self, logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[list[Prediction]]:
-        """The `top` classes of each image, best first. Equal scores keep the order of the classes."""
-        logits = logits.reshape(len(logits), -1)
-        scores = self.scores(logits)
-        names = labels or [str(i) for i in range(logits.shape[1])]
+        """The `top` classes of each image, best first. Equal scores keep the order of the classes.
+
+        Here and below: BbgError where a score is not finite.
+        """
+        logits = _finite_rows(logits)
+        scores = metrics.probabilities(logits)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-        return [[Prediction(names[i], float(row[i])) for i in order] for row, order in zip(scores, best, strict=True)]
+
+        def prediction(i: int, row: np.ndarray) -> Prediction:
+            return Prediction(labels[i] if labels else str(i), float(row[i]))
+
+        return [[prediction(i, row) for i in order] for row, order in zip(scores, best, strict=True)]
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """The probability of each class, float64 `[N, classes]`."""
-        return metrics.probabilities(logits.reshape(len(logits), -1))
+        return metrics.probabilities(_finite_rows(logits))
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """The index of the best class of each image, `[N]`; of equal scores the first."""
-        best: np.ndarray = logits.reshape(len(logits), -1).argmax(1)
+        best: np.ndarray = _finite_rows(logits).argmax(1)
         return best
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Top-1 accuracy: the share of the images whose best class is their label."""
-        return {"accuracy": metrics.top(metrics.places_of(logits.reshape(len(logits), -1), labels), 1)}
+        return {"accuracy": metrics.top(metrics.places_of(_finite_rows(logits), labels), 1)}
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this head."""
         return {"kind": self.kind}
+
+
+def _finite_rows(logits: np.ndarray) -> np.ndarray:
+    """The scores as `[N, classes]`; BbgError where one is not finite, since no class is then the best."""
+    rows = logits.reshape(len(logits), -1)
+    bad = int((~np.isfinite(rows).all(1)).sum())
+    if bad:
+        raise BbgError(
+            f"the network's scores of {bad} of {len(rows)} images are not finite numbers: it computes beyond float32, "
+            "so its answers mean nothing; get or convert the model anew"
+        )
+    return rows
 
 
 Head = Classification

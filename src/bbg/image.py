@@ -14,14 +14,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
 from bbg.errors import BbgError, allowed
 from bbg.metadata import BOTTOM_TO_TOP, RIGHT_TO_LEFT, SWAPPED, tiff_tag, turn_of, upright, without_metadata
+from bbg.reading import FORMATS, regular_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,17 +32,6 @@ if TYPE_CHECKING:
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.ndarray"
 
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for a "decompression bomb", and checked before anything is decoded
-# The formats of files that are decoded, by Pillow's names and the endings that a folder's files have. Pillow knows some
-# forty more; among them are formats that start other programs (EPS), and rare ones that few people test.
-FORMATS = {
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpeg", ".jpg"),
-    "PNG": (".png",),
-    "PPM": (".pgm", ".ppm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
 CHANNELS = {"RGB": 3, "L": 1}
 DECODE = ("whole", "scaled")
 SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at least
@@ -241,20 +232,16 @@ def _open(
     if isinstance(source, np.ndarray):
         image = _from_array(source)
         return _Decoded(image, image.size, (0, 0, *image.size))
-    file: BytesIO | str | os.PathLike[str] | None = None
-    name = "image"
-    if isinstance(source, (bytes, bytearray)):
-        file = BytesIO(source)
-    elif isinstance(source, (str, os.PathLike)):
-        file, name = source, os.fspath(source)
-    elif not isinstance(source, Image.Image):
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image"
+    if not isinstance(source, (bytes, bytearray, str, os.PathLike, Image.Image)):
         kind = type(source).__name__
         raise BbgError(f"an image is a path, bytes, a Pillow image or a uint8 array [H, W, 3], got {kind}")
     try:
         try:
             if isinstance(source, Image.Image):
                 return _decode(source, None, resized, pixels)
-            return _decode(Image.open(cast(Any, file), formats=[*FORMATS]), file, resized, pixels)
+            with _stream(source) as file:
+                return _decode(Image.open(file, formats=[*FORMATS]), file, resized, pixels)
         except BbgError:
             raise
         except Exception:
@@ -266,6 +253,10 @@ def _open(
         raise BbgError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise whatever they like on damaged data
         raise BbgError(f"{name}: is missing, damaged or no image ({_why(error)}){ADVICE}") from error
+
+
+def _stream(source: str | os.PathLike[str] | bytes | bytearray) -> AbstractContextManager[BinaryIO]:
+    return BytesIO(source) if isinstance(source, (bytes, bytearray)) else regular_file(source)
 
 
 def reason_of(name: str, error: str) -> str:
@@ -285,7 +276,7 @@ def _why(error: Exception) -> str:
 def _bare(source: Source) -> BytesIO | None:
     """The file `source` without metadata, where it has some."""
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
+        with regular_file(source) as file:
             source = file.read(LARGEST_FILE)
     bare = without_metadata(bytes(source)) if isinstance(source, (bytes, bytearray)) else None
     return None if bare is None else BytesIO(bare)
@@ -342,9 +333,7 @@ def _scaled(file: Image) -> np.ndarray:
     if file.mode == "F":
         if not (values.min() >= 0 and values.max() <= 1):  # NaN is neither
             raise BbgError("a picture of floats is taken from 0 to 1, this one has others; scale it to 8 bits first")
-        values = np.rint(values * 255)
-        return values.astype(np.uint8)
-    values = values.astype(np.int64)
+        return _by_strips(values, lambda strip: np.rint(strip * 255))
     stated = tiff_tag(file, MAX_SAMPLE_VALUE)
     largest = int(stated or 65_535)
     if file.mode == "I" and file.format not in (None, "PPM") and stated is None:
@@ -354,8 +343,16 @@ def _scaled(file: Image) -> np.ndarray:
         raise BbgError(f"a picture of 16 bits is taken from 0 to {largest:,}, this one has {came}; scale it to 8 bits")
     if stated is None and values.any():
         _check_bits(int(values.max()))
-    values = values * 256 // (largest + 1)
-    return values.astype(np.uint8)
+    return _by_strips(values, lambda strip: strip.astype(np.int64) * 256 // (largest + 1))
+
+
+def _by_strips(values: np.ndarray, scale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`scale` of the numbers `[H, W]` as bytes, some rows at a time: all at once would take eight times the memory."""
+    scaled = np.empty(values.shape, np.uint8)
+    rows = max(1, STRIP // values.shape[1])
+    for top in range(0, len(values), rows):
+        scaled[top : top + rows] = scale(values[top : top + rows])
+    return scaled
 
 
 def _check_bits(largest: int, how: str = "") -> None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from bbg.errors import visible
+
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
@@ -49,7 +51,8 @@ class _Lines(logging.Handler):
         warns = record.levelno >= logging.WARNING
         stream = getattr(sys, "stderr" if warns else self.stream)
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        text = self.format(record).encode(encoding, "backslashreplace").decode(encoding)  # names need not be text
+        shown = "\n".join(visible(line) for line in self.format(record).split("\n"))
+        text = shown.encode(encoding, "backslashreplace").decode(encoding)
         print(f"warning: {text}" if warns else text, file=stream, flush=True)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -15,6 +16,7 @@ from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from bbg.errors import BbgError, allowed
+from bbg.reading import TEXT, contents
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -192,7 +194,7 @@ class Recipe:
         if isinstance(given, str) and given in names:
             return Recipe.load(FOLDER / f"{given}.toml")
         path = Path(given)
-        if path.suffix != ".toml" and not path.exists():
+        if path.suffix != ".toml" and not os.path.exists(path):
             choice = allowed(given, names, "give the path of a TOML file or one of")
             raise BbgError(f"no recipe {str(given)!r}; {choice}")
         return Recipe.load(path)
@@ -201,12 +203,14 @@ class Recipe:
     def load(path: Path) -> Recipe:
         """The recipe in the TOML file at `path`; BbgError for a missing or malformed file."""
         try:
-            return Recipe.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+            return Recipe.from_dict(tomllib.loads(contents(path, TEXT).decode("utf-8-sig")))
         except OSError as e:
             raise BbgError(f"cannot read recipe {str(path)!r}: {e.strerror}; give the path of a TOML file") from e
         except UnicodeDecodeError as e:
             raise BbgError(f"recipe {str(path)!r} is no text in UTF-8; give a TOML file in this encoding") from e
-        except tomllib.TOMLDecodeError as e:
+        except (ValueError, RecursionError) as e:
+            if isinstance(e, BbgError):
+                raise
             raise BbgError(f"recipe {str(path)!r} is no TOML: {e}") from e
 
 
@@ -255,7 +259,7 @@ def _refuse_unknown(values: dict[str, Any]) -> None:
 def _parse(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

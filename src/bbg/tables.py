@@ -20,6 +20,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bbg.errors import visible
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -31,7 +33,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#!&$])")
 def terminal(rows: Sequence[Row], *, bold: bool = False) -> str:
     """Aligned columns, one line per row, no line at the end. `bold`: the headings, by an escape sequence."""
     columns, right = _columns(rows)
-    lines = [[heading(c) for c in columns], *([_visible(cell(row.get(c))) for c in columns] for row in rows)]
+    lines = [[heading(c) for c in columns], *([visible(cell(row.get(c))) for c in columns] for row in rows)]
     widths = [max(_width(line[i]) for line in lines) for i in range(len(columns))]
     padded = [
         "  ".join(_pad(text, width, name in right) for text, width, name in zip(line, widths, columns, strict=True))
@@ -49,7 +51,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [
         [_MARKDOWN.sub(r"\\\1", heading(c)) for c in columns],
         ["---:" if c in right else "---" for c in columns],
-        *([_MARKDOWN.sub(r"\\\1", _visible(cell(row.get(c)))) for c in columns] for row in rows),
+        *([_MARKDOWN.sub(r"\\\1", visible(cell(row.get(c)))) for c in columns] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) if columns else ""
 
@@ -66,7 +68,7 @@ def html(rows: Sequence[Row]) -> str:
         return f"<tr>{''.join(cells)}</tr>\n"
 
     head = line("th", [heading(c) for c in columns])
-    body = "".join(line("td", [_visible(cell(row.get(c))) for c in columns]) for row in rows)
+    body = "".join(line("td", [visible(cell(row.get(c))) for c in columns]) for row in rows)
     return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
 
 
@@ -82,8 +84,8 @@ class Shown(str):
 
     def __new__(cls, rows: Sequence[Row], lines: Sequence[str] = (), above: str = "") -> Shown:
         """The text, for a terminal."""
-        first = [_visible(above)] if above else []
-        made = super().__new__(cls, "\n".join([*first, terminal(rows), *map(_visible, lines)]))
+        first = [visible(above)] if above else []
+        made = super().__new__(cls, "\n".join([*first, terminal(rows), *map(visible, lines)]))
         made.rows, made.lines, made.above = rows, lines, above
         return made
 
@@ -103,7 +105,7 @@ def paragraphs(lines: Sequence[str]) -> str:
     """Sentences as HTML, each a `<p>`."""
     from html import escape
 
-    return "".join(f"<p>{escape(_visible(line))}</p>\n" for line in lines)
+    return "".join(f"<p>{escape(visible(line))}</p>\n" for line in lines)
 
 
 def csv(rows: Sequence[Row]) -> str:
@@ -156,11 +158,6 @@ def _columns(rows: Sequence[Row]) -> tuple[list[str], set[str]]:
     """The columns, those of all rows, and those that hold numbers alone. A row may lack some."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return columns, {c for c in columns if all(type(row.get(c)) in (int, float, type(None)) for row in rows)}
-
-
-def _visible(text: str) -> str:
-    """`text` on one line, control characters as escapes: a name must not steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _width(text: str) -> int:

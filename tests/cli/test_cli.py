@@ -19,6 +19,7 @@ from support.files import join, model, parts, resealed
 import bbg
 from bbg.cli import declare
 from bbg.cli.parser import VERBS
+from bbg.cpu import most_threads
 from bbg.engine import load
 from bbg.graph.breakdown import byte_breakdown
 from bbg.graph.file import encode, read, write
@@ -250,7 +251,10 @@ USAGE = {
     "top below 1": (["predict", "x.jpg", "--top", "0"], "argument --top: '0'"),
     "top no number": (["predict", "x.jpg", "--top", "many"], "argument --top: 'many'"),
     **{f"{s} seconds": (["bench", "x", "--seconds", s], f"argument --seconds: '{s}'") for s in ("inf", "nan", "-1")},
-    **{f"threads of {v}": ([v, "x", "--threads", "9" * 20], "no integer from 1 to 1024") for v in ("predict", "eval")},
+    **{
+        f"threads of {v}": ([v, "x", "--threads", "9" * 20], f"no integer from 1 to {most_threads()}")
+        for v in ("predict", "eval")
+    },
     "memory that is not there": (["bench", "{packed}", "--batch", "9" * 15], "not enough memory"),
     "inspect nothing": (["inspect"], "either a MODEL or --cpu"),
     "inspect both": (["inspect", "x", "--cpu"], "either a MODEL or --cpu"),

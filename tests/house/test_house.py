@@ -18,9 +18,10 @@ PACKAGE = ROOT / "src" / "bbg"
 
 # A room is a file or a folder of the package. It imports from rooms on lower floors, and from no other.
 FLOORS = {
-    "errors": 1, "_version": 1, "recipes": 1, "_native": 1, "metrics": 1, "log": 1, "environment": 1, "metadata": 1,
+    "errors": 0, "_version": 1, "recipes": 1, "_native": 1, "metrics": 1, "log": 1, "environment": 1, "metadata": 1,
+    "reading": 1,
     "files": 2, "sources": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2, "style": 2,
-    "budget": 2,
+    "budget": 2, "limits": 2,
     "drawing": 3,
     "graph": 3, "layers": 3, "data": 3,
     "zoo": 4, "tracing": 4, "models": 4, "analysis": 4,
@@ -35,6 +36,8 @@ FLOORS = {
 # Rooms that work where torch is not installed. The verbs of the command line import torch when they need it.
 RUNTIME = {
     "budget",
+    "limits",
+    "reading",
     "errors",
     "_version",
     "recipes",

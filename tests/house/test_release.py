@@ -90,7 +90,11 @@ def files_of_the_package() -> list[str]:
     known = release.git(ROOT, "ls-files", "src/bbg").splitlines()
     info = f"bbg-{__version__}.dist-info"
     built = ["bbg/_native.abi3.so", *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt"))]
-    return [name.removeprefix("src/") for name in known] + built + [f"{info}/licenses/LICENSE"]
+    return (
+        [name.removeprefix("src/") for name in known]
+        + built
+        + [f"{info}/licenses/{name}" for name in ("LICENSE", "NOTICES")]
+    )
 
 
 def test_the_files_of_the_package_are_those_of_a_wheel() -> None:
@@ -98,7 +102,7 @@ def test_the_files_of_the_package_are_those_of_a_wheel() -> None:
     assert release.odd_contents(names) == []
     for foreign in ("bbg/tests/test_a.py.bak", "tests/test_a.py", "native/api.cpp", "bbg/zoo/photo.png", "bbg/.env"):
         assert release.odd_contents([*names, foreign]) == [f"{foreign} does not belong in it"]
-    for needed in ("py.typed", "digits.npz", ".so", "LICENSE", "resnet20-cifar10.bbg", "ship.jpg"):
+    for needed in ("py.typed", "digits.npz", ".so", "LICENSE", "NOTICES", "resnet20-cifar10.bbg", "ship.jpg"):
         (gap,) = release.odd_contents([name for name in names if not name.endswith(needed)])
         assert gap.startswith("nothing like")
 

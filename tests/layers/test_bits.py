@@ -74,7 +74,7 @@ def test_every_network_by_every_method_has_every_width(name: str, method: str) -
         (4, "'\\*' has 4, allowed are patterns with 1, 8 or 32 bits"),
         ({"units.0": True}, "'units.0' has True"),
         ({"unit.0": 8}, "'unit.0' fits no convolution or linear layer; near are units.0.conv"),
-        (1, "'stem.0' cannot have 1 bit: it stands in no unit of a binary method; give it 8 or 32"),
+        (1, "'stem.0' cannot have 1 bit: it stands in no unit of a binary method, or the network makes"),
     ],
 )
 def test_what_cannot_be_is_refused(bits: Any, words: str) -> None:

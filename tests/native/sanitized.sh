@@ -4,21 +4,23 @@
 #   tests/native/sanitized.sh asan -m pytest --capture=sys tests/test_engine.py
 #   tests/native/sanitized.sh tsan -m pytest tests/test_engine.py -k thread
 #   tests/native/sanitized.sh asan -m support.fuzz_file 1000
+#   tests/native/sanitized.sh guarded -m support.guarded 1000    # asan, and every value in memory of its own
 #
 # With --capture=sys a report of the sanitizer is seen.
 set -e
 cd "$(dirname "$0")/../.."
 case $1 in
-  asan) flags=address,undefined libraries="libasan.so libubsan.so" ;;
-  tsan) flags=thread libraries="libtsan.so" ;;
-  *) echo "$0: got '$1', allowed are asan and tsan" >&2 && exit 2 ;;
+  asan) flags=address,undefined libraries="libasan.so libubsan.so" guarded=OFF ;;
+  guarded) flags=address,undefined libraries="libasan.so libubsan.so" guarded=ON ;;
+  tsan) flags=thread libraries="libtsan.so" guarded=OFF ;;
+  *) echo "$0: got '$1', allowed are asan, guarded and tsan" >&2 && exit 2 ;;
 esac
 mkdir -p build/sanitize
 build=build/sanitize/$1
 bin=$PWD/${VENV:-.venv}/bin
 shift
 
-PATH=$bin:$PATH cmake -S . -B "$build" -G Ninja -DBBG_PYTHON=ON -DBBG_SANITIZE=$flags \
+PATH=$bin:$PATH cmake -S . -B "$build" -G Ninja -DBBG_PYTHON=ON -DBBG_SANITIZE=$flags -DBBG_GUARDED=$guarded \
   -DPython_EXECUTABLE="$bin/python" -Dnanobind_DIR="$("$bin/python" -m nanobind --cmake_dir)" > "$build.log"
 PATH=$bin:$PATH cmake --build "$build" >> "$build.log" || { cat "$build.log"; exit 1; }
 rm -rf "$build/python"

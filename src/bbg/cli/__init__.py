@@ -16,7 +16,7 @@ from io import TextIOWrapper
 
 from bbg._version import __version__
 from bbg.cli.parser import STDOUT, parser
-from bbg.errors import BbgError, allowed, not_installed
+from bbg.errors import BbgError, allowed, not_installed, visible
 from bbg.log import terminal
 
 # Each verb and the module of this package that declares it.
@@ -121,5 +121,5 @@ def _helped(given: list[str]) -> list[str]:
 
 
 def _end(status: int, message: str) -> None:
-    print("bbg:", " ".join(message.split()), file=sys.stderr)
+    print("bbg:", visible(" ".join(message.split())), file=sys.stderr)
     sys.exit(status)

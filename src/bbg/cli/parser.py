@@ -16,7 +16,7 @@ from glob import has_magic, iglob
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from bbg.cpu import MOST_THREADS
+from bbg.cpu import most_threads
 from bbg.errors import BbgError, allowed
 from bbg.files import refuse_overlap
 
@@ -89,7 +89,7 @@ class VerbParser(Parser):
         if len(printed) > 1:
             self.error(f"{' and '.join(printed)} both take the standard output; give one of them a file")
         files = [(name, path) for name, path in written if path != STDOUT]
-        old = [path for _, path in files if path.is_file()]
+        old = [path for _, path in files if os.path.isfile(path)]
         refuse_overlap(files, ((name, path) for name, word in words for path in _files_of(word, old)))
 
 
@@ -117,8 +117,8 @@ def count(text: str) -> int:
 
 def thread_count(text: str) -> int:
     """A number of threads."""
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 1 to {MOST_THREADS}")
+    if not text.isdecimal() or not 1 <= int(text) <= most_threads():
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 1 to {most_threads()}")
     return int(text)
 
 
@@ -159,7 +159,7 @@ def new_file(text: str) -> Path:
     path = Path(text)
     if text == "-":
         raise argparse.ArgumentTypeError("'-' is the standard output, which takes text only; give a file")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if os.path.isdir(path) or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"cannot write {text!r}; give a file in a folder that exists and is writable")
     return path
 
@@ -167,7 +167,7 @@ def new_file(text: str) -> Path:
 def packed_file(text: str) -> Path:
     """A packed file that can be written: a path that ends in `.bbg`, or a device or a pipe."""
     path = new_file(text)
-    if path.suffix != ".bbg" and (path.is_file() or not path.exists()):
+    if path.suffix != ".bbg" and (os.path.isfile(path) or not os.path.exists(path)):
         raise argparse.ArgumentTypeError(
             f"{text!r} does not end in .bbg, as every packed file does; it is the only form"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from bbg.cli.output import lines, rows_to
 from bbg.cli.parser import MODEL, STDOUT, argument, count, text_file, thread_count, verb
-from bbg.errors import BbgError
+from bbg.errors import BbgError, visible
 from bbg.log import track
 from bbg.sources import CAMERA, find
 from bbg.zoo import resolve
@@ -63,6 +64,13 @@ def predict(
     found = find(images, every=every, urls=allow_urls)
     stream = iter(found)
     first = [] if live else list(islice(stream, SEEN))
+    if not live and not first:
+        print(
+            "bbg:",
+            visible(f"no image in {', '.join(map(repr, images))}; give files, or folders with images"),
+            file=sys.stderr,
+        )
+        sys.exit(1)
     engines = copies(model, threads, max(1, len(first)))
     answers = predictions(engines, chain(first, stream), top, batch or (1 if live else BATCH))
     bad = 0
@@ -75,7 +83,7 @@ def predict(
         for name, answer in track(answers, "predicting", found.total()):
             if isinstance(answer, BbgError):
                 bad += 1
-                print("bbg:", " ".join(str(answer).split()), file=sys.stderr)
+                print("bbg:", answer, file=sys.stderr)
             for write in writers:
                 write(name, answer)
     if bad:
@@ -95,14 +103,14 @@ def copies(model: str, threads: int | None, count: int) -> list[Engine]:
     wanted = threads or (1 if count == 1 else cores())
     many = min(wanted, count)
     file = resolve(model)
-    if many == 1 or (file.exists() and many * file.stat().st_size > MOST_BYTES):
+    if many == 1 or (os.path.exists(file) and many * file.stat().st_size > MOST_BYTES):
         return [load(model, wanted)]
     return [load(model, 1) for _ in range(many if count < SEEN else wanted)]
 
 
 def _text(name: str, answer: Answer) -> None:
     if not isinstance(answer, BbgError):
-        print("\n".join([name, *(f"  {100 * score:5.1f} %  {label}" for label, score in answer)]))
+        print("\n".join([visible(name), *(f"  {100 * score:5.1f} %  {visible(label)}" for label, score in answer)]))
 
 
 def _json(file: TextIO) -> Callable[[str, Answer], None]:

@@ -14,6 +14,7 @@ import numpy as np
 from bbg.errors import BbgError
 from bbg.graph.signature import looks_like_checkpoint
 from bbg.log import track
+from bbg.reading import regular_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +33,7 @@ HEADLESS = "the model was packed without a head, which says how to score its out
 def is_checkpoint(model: str) -> bool:
     """Whether `model` is a file that torch.save wrote, a zip archive, rather than a packed file or a name."""
     try:
-        with open(model, "rb") as file:
+        with regular_file(model) as file:
             return looks_like_checkpoint(file.read(4))
     except OSError:
         return False

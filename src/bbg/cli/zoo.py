@@ -7,7 +7,7 @@ from typing import Any
 
 from bbg.cli.output import show, tell
 from bbg.cli.parser import JSON, argument, new_file, verb
-from bbg.errors import BbgError
+from bbg.errors import BbgError, visible
 from bbg.log import LOGGER
 
 
@@ -43,7 +43,7 @@ def zoo(words: list[str], sha256: str | None, name: str | None, sample: Path | N
         kept = bbg.zoo.add(words[1], sha256, name)
         tell({"added": kept.stem, "file": str(kept)}, json)
     elif words and json is None:
-        print(bbg.zoo.card(words[0]), end="")
+        print("".join(f"{visible(line)}\n" for line in bbg.zoo.card(words[0]).splitlines()), end="")
     elif words:
         show({"name": words[0], "card": bbg.zoo.card(words[0])}, json)
     elif sample is None:

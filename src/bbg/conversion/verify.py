@@ -26,6 +26,7 @@ from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import Graph, reference
 from bbg.graph.file import PackedModel
+from bbg.limits import UNLIMITED
 from bbg.log import track
 
 TOLERANCE = 1e-5
@@ -89,9 +90,9 @@ def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checke
     network that returns every value returns: only the former reuses the memory of values that are no longer needed.
     """
     graph = packed.graph
-    engine = Engine(packed)
+    engine = Engine(packed, limits=UNLIMITED)
     every_value = graph.with_outputs([name for op in graph.ops for name in op.written])
-    observed = Engine(replace(packed, graph=every_value, head=None))
+    observed = Engine(replace(packed, graph=every_value, head=None), limits=UNLIMITED)
     checks: dict[str, LayerCheck] = {}
     compared = Comparison()
     for start, batch in track(batches(graph, images), "checking layers"):

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,9 +28,10 @@ from bbg.files import write_bytes
 from bbg.graph import checked_json as checked
 from bbg.graph.graph import STRUCTURES, Graph, Op, Output, Part, Structure
 from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, KINDS, TENSORS, VERSION
-from bbg.graph.signature import HEADER_LIMIT, looks_like_checkpoint
+from bbg.graph.signature import HEADER_LIMIT, looks_like_checkpoint, looks_packed
 from bbg.heads import HEADS, Head, head_from_json
 from bbg.image import DECODE, Preprocess
+from bbg.reading import regular_file
 
 FILE_LIMIT = 2 << 30
 
@@ -109,19 +109,12 @@ def read(path: str | os.PathLike[str]) -> PackedModel:
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """What stands in the file `path`; BbgError where it cannot be read or is, at a look, no packed file."""
-
-    def without_waiting(name: str, flags: int) -> int:  # a pipe that nobody writes would hold up its reader
-        return os.open(name, flags | os.O_NONBLOCK)
-
     try:
-        with open(path, "rb", opener=without_waiting) as file:
-            status = os.fstat(file.fileno())
-            likely = stat.S_ISREG(status.st_mode) and status.st_size < FILE_LIMIT
-            data = file.read() if likely else b""
+        with regular_file(path, FILE_LIMIT - 1) as file:
+            head = file.read(9)
+            data = head + file.read(FILE_LIMIT) if looks_packed(head) else head
     except (OSError, ValueError) as error:
         raise BbgError(f"{path}: cannot be read ({error}); give the path of a packed file") from error
-    if not likely:
-        raise BbgError(f"{path}: is no packed file; one is a regular file below 2 GiB")
     if looks_like_checkpoint(data):
         raise BbgError(
             f"{path}: is a checkpoint of bbg, a packed file is wanted; convert it first with: bbg convert "

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from bbg.budget import Budget, shown
 from bbg.errors import BbgError
 from bbg.graph.checked_json import mapping, name, names, number, parse, sequence, string
 from bbg.planning.costs import Cost
+from bbg.reading import TEXT, contents
 from bbg.tables import Row, Shown
 
 
@@ -87,7 +87,7 @@ class Plan:
         """The plan that `bbg plan --json` wrote, here or on another machine; BbgError for anything else."""
         what = f"the plan {os.fspath(path)!r}"
         try:
-            found = parse(Path(path).read_bytes(), what)
+            found = parse(contents(path, TEXT), what)
         except OSError as error:
             raise BbgError(f"{what} cannot be read: {error.strerror}") from error
         needed = ("budget", "layers", "frontier", "rest", "took")

@@ -45,5 +45,5 @@ def check_start(recipe: Recipe, out: Path | None, init: Path | str | None, resum
     if resume and out is not None and not os.path.exists(out / LAST):
         raise BbgError(f"nothing to resume: no {str(out / LAST)!r}; start without --resume")
     weights = recipe.weights if init is None else init
-    if weights is not None and not resume and not os.path.exists(weights):
+    if weights is not None and not resume and not os.path.isfile(weights):
         raise BbgError(f"cannot read weights {str(weights)!r}: no such file; give a checkpoint or a state dict")

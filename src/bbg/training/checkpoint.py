@@ -19,9 +19,11 @@ from bbg.errors import BbgError
 from bbg.files import whole_file
 from bbg.graph.signature import looks_packed
 from bbg.image import Preprocess
+from bbg.reading import contents
 from bbg.recipe import Recipe
 from bbg.training.factory import Factory, binarized, build, call_factory
 
+MOST_BYTES = 4 * 2**30  # of a file of weights
 VERSION = 5  # 1 has no `signs`, 2 no `data` and no `custom`, 3 no `since`, 4 no `teacher`
 ORDERED = 3  # the first version with the present order and crops of the images
 TAUGHT = 5  # the first version that knows its teacher
@@ -72,7 +74,7 @@ class Checkpoint:
     def load(path: Path) -> Checkpoint:
         """Read a checkpoint; BbgError where the file is missing, damaged or of a later version."""
         try:
-            content = path.read_bytes()
+            content = contents(path, MOST_BYTES)
         except OSError as e:
             raise BbgError(f"cannot read checkpoint {str(path)!r}: {e.strerror}; give the path of a checkpoint") from e
         try:

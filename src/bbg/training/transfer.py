@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
+from bbg.reading import contents
 from bbg.tables import terminal
-from bbg.training.checkpoint import Checkpoint
+from bbg.training.checkpoint import MOST_BYTES, Checkpoint
 
 LEAST = 0.5  # of the numbers that a network learns, its new ends aside: with fewer, another network is meant
 NESTED = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params")  # where state dicts lie
@@ -44,7 +45,7 @@ class Weights:
         """
         source = str(path)
         try:
-            content = Path(path).read_bytes()
+            content = contents(path, MOST_BYTES)
         except OSError as e:
             raise BbgError(f"cannot read weights {source!r}: {e.strerror}; give a checkpoint or a state dict") from e
         if content[8:9] == b"{":

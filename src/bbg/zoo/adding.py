@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from bbg.errors import BbgError
 from bbg.files import write_bytes
 from bbg.graph.file import decode, read_bytes
+from bbg.reading import contents
 from bbg.zoo.listing import added, names, path
 
 MOST_BYTES = 256 * 2**20  # of a model of the web; packed networks have a hundredth of it
@@ -67,7 +68,7 @@ def _take_card(card: Path | None, kept: Path) -> None:
         with suppress(FileNotFoundError):
             kept.unlink()
         if card is not None and card.is_file() and card.stat().st_size <= MOST_CARD:
-            write_bytes(kept, card.read_bytes())
+            write_bytes(kept, contents(card, MOST_CARD))
     except OSError as error:
         raise BbgError(f"{card}: the card cannot be taken along ({error.strerror}); move it away") from error
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from bbg.errors import BbgError, allowed
+from bbg.reading import TEXT, contents
 
 FOLDER = Path(__file__).parent  # of those that come with bbg
 
@@ -55,7 +56,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     files = _files()
     if model in files:
         return files[model]
-    if not found.exists():
+    if not os.path.exists(found):
         raise BbgError(
             f"no file and no model of the zoo is called {model!r}; {allowed(model, sorted(files), 'the zoo has')}"
         )
@@ -67,4 +68,4 @@ def card(name: str) -> str:
     file = path(name).with_suffix(".md")
     if not file.exists():
         return f"# {name}\n\nThis model was added without a card; `bbg inspect {name}` says what the file holds.\n"
-    return file.read_text(encoding="utf-8", errors="replace")
+    return contents(file, TEXT).decode(errors="replace")
