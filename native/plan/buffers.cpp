@@ -34,9 +34,13 @@ bool is_stored(const Graph& graph, int value) {
 // Free stretches of the workspace, each as long as it can be: by offset and by size.
 class FreeMemory {
  public:
-  // The smallest free stretch that is large enough, or else the end of what was ever taken.
+  // The first free stretch that is large enough, among the first few; else the smallest of all, or else the end.
   int64_t take(int64_t bytes) {
-    const auto found = by_size_.lower_bound({bytes, 0});
+    constexpr int kFirst = 64;
+    auto first = by_offset_.begin();
+    for (int i = 0; i < kFirst && first != by_offset_.end() && first->second < bytes; ++i) ++first;
+    const bool near = first != by_offset_.end() && first->second >= bytes;
+    const auto found = near ? by_size_.find({first->second, first->first}) : by_size_.lower_bound({bytes, 0});
     if (found == by_size_.end()) {
       // A free stretch at the end is taken as far as it goes.
       const auto last = by_offset_.empty() ? by_offset_.end() : std::prev(by_offset_.end());
@@ -83,8 +87,8 @@ class FreeMemory {
   int64_t end_ = 0;
 };
 
-// Op after op, each range that begins takes the place that fits best; returns the bytes needed in all. Ops are numbered
-// from 0, the graph's input is there before them.
+// Op after op, each range that begins takes free memory; returns the bytes needed in all. Ops are numbered from 0, the
+// graph's input is there before them.
 int64_t pack_live_ranges(std::vector<LiveRange>& ranges, int ops) {
   std::vector<std::vector<LiveRange*>> begins(size_t(ops) + 1), ends(size_t(ops) + 3);
   for (LiveRange& r : ranges) {

@@ -34,7 +34,9 @@ def gradients(run: nn.Module, unit: nn.Module, dtype: torch.dtype, bf16: bool = 
     return {"input": given.grad, **found}
 
 
-@pytest.mark.parametrize("method", ["bbg", "reactnet", "irnet"])
+@pytest.mark.parametrize(
+    "method", ["bbg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("reactnet", "irnet"))]
+)
 def test_compiled_units_learn_as_the_formula_says(method: str) -> None:
     torch.manual_seed(0)
     unit = Unit.build(32, 64, 3, stride=2, padding=1, method=get(method), act="rprelu")
