@@ -75,9 +75,9 @@ sanitize: $(VENV)/ready $(VENV)/dev
 
 # A few minutes on two cores: random graphs and fused pools on every kernel set, threads, and damaged files.
 sanitize-short: $(VENV)/ready $(VENV)/dev
-	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED) -k "random_graphs or thread or (a_pool_behind and True)"
-	tests/native/sanitized.sh asan -m support.fuzz_file 500
-	tests/native/sanitized.sh guarded -m support.guarded 200
+	tests/native/sanitized.sh guarded -m pytest --capture=sys $(SANITIZED) -k "random_graphs or thread or (a_pool_behind and True)"
+	tests/native/sanitized.sh guarded -m support.fuzz_file 500
+	tests/native/sanitized.sh guarded -m support.guarded 300
 
 # The wheel of this Python: with the stable ABI, for 3.12 and newer, or one for 3.11. It runs on old distributions too.
 wheel: $(VENV)/ready $(VENV)/release
