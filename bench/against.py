@@ -30,7 +30,8 @@ from bench.interleave import Runner, Turns, run_interleaved, serve
 from bench.measure import durations
 from bench.record import ROOT, Result, commit, parser_of, run
 
-NETWORKS = ("resnet18", "resnet20", "vgg_small", "mobilenet_v2")
+FOREIGN = ("mobilenet_v2", "densenet121", "shufflenet_v2_x1_0")  # of torchvision
+NETWORKS = ("resnet18", "resnet20", "vgg_small", *FOREIGN)
 CIFAR = {"resnet20": {"act": "rprelu"}, "vgg_small": {"act": "prelu"}}  # those for small images, and their options
 OLD, NEW, AGAIN = "old", "new", "old again"
 LEAST = 0.98  # of the old side's speed
@@ -56,10 +57,10 @@ def pack(name: str, path: Path) -> None:
     torch.manual_seed(0)
     side, classes = (32, 10) if name in CIFAR else (224, 1000)
     images = torch.randn(8, 3, side, side)
-    if name == "mobilenet_v2":
+    if name in FOREIGN:
         import torchvision
 
-        plain = torchvision.models.mobilenet_v2(num_classes=classes)
+        plain = torchvision.models.get_model(name, num_classes=classes)
         network = bbg.binarize(plain, "bbg", example=images[:1])
     else:
         network = bbg.create(name, "bbg", num_classes=classes, **CIFAR.get(name, {}))
