@@ -201,3 +201,12 @@ def test_sides_are_height_and_width(size: Any) -> None:
     assert recipe.sides() == (24, 32)
     assert Recipe(**LEAST).sides() is None
     assert Recipe(**LEAST, size=9).sides() == (9, 9)
+
+
+@pytest.mark.parametrize("text", ["lr = " + "[" * 5000, "lr = " + "9" * 5000, "lr = 1\nlr = 2"])
+def test_toml_that_no_one_writes_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_text(text)
+    with pytest.raises(BbgError, match=r"recipe '.*odd.toml' is no TOML: "):
+        Recipe.load(tmp_path / "odd.toml")
+    with pytest.raises(BbgError, match="recipe key 'lr' is "):
+        Recipe("digits", "resnet8").changed({"lr": text.partition("= ")[2]})

@@ -17,9 +17,9 @@ class Limits:
     `memory`: bytes of the weights, tables and workspace of one engine, and of the outputs of one image. `operations`:
     of one image; an operation is a step of a kernel for up to 16 channels, about as long as one instruction.
 
-    None: by the bytes `w` of the file's tensors, so that whoever sends a small file gets little. Memory is 64 MiB + 16 w,
-    and 4096 w more up to 4 GiB; operations are 10^9 + 10^5 w. Of seven public networks at 224 x 224 pixels, DenseNet-121
-    comes nearest: it takes 1/310 of this memory and 1/14,000 of these operations.
+    None: by the bytes `w` of the file's tensors, so that whoever sends a small file gets little. Memory is 64 MiB +
+    16 w, and 4096 w more up to 4 GiB; operations are 10^9 + 10^5 w. Of seven public networks at 224 x 224 pixels,
+    DenseNet-121 comes nearest: it takes 1/310 of this memory and 1/14,000 of these operations.
     """
 
     memory: int | None = None
