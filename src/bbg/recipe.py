@@ -258,9 +258,10 @@ def _refuse_unknown(values: dict[str, Any]) -> None:
 
 def _parse(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text
+    return found["value"] if len(found) == 1 else text  # more of them: it has lines
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
