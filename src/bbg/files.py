@@ -40,17 +40,58 @@ def whole_file(path: str | os.PathLike[str], draft: str | None = None) -> Iterat
         with open(given, "wb") as stream:
             yield cast(BinaryIO, stream)
         return
-    name, mode = (f".{target.name}.{os.urandom(4).hex()}", "xb") if draft is None else (draft, "wb")
-    temporary = target.with_name(name)
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}" if draft is None else draft)
+    if draft is not None:
+        temporary.unlink(missing_ok=True)  # that of a killed process, or a link that somebody put there
     try:
-        with open(temporary, mode) as file:
+        with open(temporary, "xb") as file:
             _like(temporary, target)
             yield cast(BinaryIO, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
+        _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """See to it that the names in `folder` are on the disk, where the system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone; BbgError where another one holds it.
+
+    The lock is on the folder itself, so it leaves no file, and it ends with the process. Where the file system has no
+    locks, nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BbgError(
+                f"{str(folder)!r} is in use: another process writes into it; wait, or give another"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # forked workers have the descriptor too
+        os.close(descriptor)
 
 
 def _descriptor(path: str | os.PathLike[str]) -> int | None:

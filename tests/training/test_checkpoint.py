@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -207,9 +208,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "a.ckpt.tmp").symlink_to("/dev/full")
-    with pytest.raises(BbgError, match=r"cannot write checkpoint .*a.ckpt"):
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BbgError, match=r"cannot write checkpoint '/dev/full'"):
+        some_checkpoint().save(Path("/dev/full"))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BbgError, match=r"cannot write checkpoint .*a.ckpt': No space left on device"):
         some_checkpoint().save(tmp_path / "a.ckpt")
     assert os.listdir(tmp_path) == []
 

@@ -24,6 +24,7 @@ import bbg
 from bbg.data import Split, open_data
 from bbg.data.sets import Part, part
 from bbg.errors import BbgError
+from bbg.files import locked
 from bbg.recipe import Recipe
 from bbg.training import loop
 from bbg.training.best import hold_out, last_is_best
@@ -59,6 +60,18 @@ def copied(run: Path, to: Path) -> Path:
     for name in (LAST, "recipe.toml", "run.json"):
         (to / name).write_bytes((run / name).read_bytes())
     return to
+
+
+def test_a_folder_takes_one_training_at_a_time(finished: Path, few: Split, tmp_path: Path) -> None:
+    """Two wrote one last.ckpt in turns: nearly all reads saw a torn one."""
+    out = copied(finished, tmp_path / "run")
+    before = contents(out)
+    with locked(out):
+        for how in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(BbgError, match="is in use: another process writes into it"):
+                train(SHORT.changed({"epochs": 3}), few, out, progress=False, **how)
+    assert contents(out) == before
+    assert train(SHORT.changed({"epochs": 3}), few, out, resume=True, progress=False).epoch == 3
 
 
 # What it holds ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from bbg.cpu import name_of_cpu
 from bbg.data.report import write_skipped
 from bbg.data.sets import Split
 from bbg.errors import BbgError
-from bbg.files import refuse_overlap, write_json, write_text
+from bbg.files import locked, refuse_overlap, write_json, write_text
 from bbg.log import LOGGER
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.device import described
@@ -117,6 +117,12 @@ def session(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise BbgError(f"cannot make folder {str(folder)!r}: {e.strerror}; give a writable --out folder") from e
+    with locked(folder):
+        yield from _session(folder, state, split, device, overwrite)
+
+
+def _session(folder: Path, state: Checkpoint, split: Split, device: torch.device, overwrite: bool) -> Iterator[None]:
+    """`session` in a folder that is there and held."""
     new = overwrite or not (folder / LAST).exists()
     facts = _facts(folder, new, state, split, device)
     if new:
