@@ -31,8 +31,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[bbg.Engine]:
     built: list[bbg.Engine] = []
 
     class Counted(bbg.Engine):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args)  # type: ignore[arg-type]
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)  # type: ignore[arg-type]
             built.append(self)
 
     monkeypatch.setattr(verify, "Engine", Counted)

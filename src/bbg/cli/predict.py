@@ -14,7 +14,7 @@ from bbg.cli.output import lines, rows_to
 from bbg.cli.parser import MODEL, STDOUT, argument, count, text_file, thread_count, verb
 from bbg.errors import BbgError, visible
 from bbg.log import track
-from bbg.sources import CAMERA, find
+from bbg.sources import CAMERA, STDIN, find
 from bbg.zoo import resolve
 
 if TYPE_CHECKING:
@@ -64,13 +64,8 @@ def predict(
     found = find(images, every=every, urls=allow_urls)
     stream = iter(found)
     first = [] if live else list(islice(stream, SEEN))
-    if not live and not first:
-        print(
-            "bbg:",
-            visible(f"no image in {', '.join(map(repr, images))}; give files, or folders with images"),
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    if not live and not first and STDIN not in images:  # an empty list has nothing to say
+        raise BbgError(f"no image in {', '.join(map(repr, images))}; give files, or folders with images")
     engines = copies(model, threads, max(1, len(first)))
     answers = predictions(engines, chain(first, stream), top, batch or (1 if live else BATCH))
     bad = 0
