@@ -193,6 +193,57 @@ def random_moves(seed: int, ops: int = 14) -> Graph:
     return Graph("x", values["x"].shape, tuple(drawn), ()).with_outputs(last)
 
 
+def random_pools(seed: int) -> Graph:
+    """Convolutions of bytes whose results max-pools alone read, of any window, stride, padding and dilation."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(1, 13, 2))
+    source = Value("bytes", int(rng.choice((1, 3))), height, width)
+    drawn: list[Op] = []
+    values, last = {"x": source}, "x"
+
+    def pair(most: int) -> tuple[int, int]:
+        return int(rng.integers(1, most + 1)), int(rng.integers(1, most + 1))
+
+    def add(op: Op) -> bool:
+        """Add `op` with tensors, where its window fits the map."""
+        main, rule = values[op.inputs[0]], KINDS[op.kind]
+        try:
+            shape = rule.shape(op.attributes, main.shape)
+        except BbgError:
+            return False
+        if min(shape) < 1:
+            return False
+        drawn.append(_with_tensors(rng, op, main, shape[0], False))
+        values.update(Graph("x", source.shape, tuple(drawn), (), "bytes").shapes(height, width))
+        return True
+
+    while len(drawn) < 4:
+        name, kernel = f"op{len(drawn)}", pair(4)
+        window = {"kernel": kernel, "stride": pair(2), "padding": tuple(int(rng.integers(0, k)) for k in kernel)}
+        conv = {**window, "dilation": pair(2), "groups": 1, "channels": int(rng.choice((1, 5, 16, 33)))}
+        if not add(Op(name, "byte_conv", (last,), f"{name}.real", attributes=conv, epilogue=("scale", "bias"))):
+            continue
+        main, tries = values[f"{name}.real"], 0
+        while len(drawn) % 2 and tries < 20:
+            kernel, tries = pair(4), tries + 1
+            far = int(rng.integers(1, main.height + 1)), int(rng.integers(1, main.width + 1))
+            window = {
+                "kernel": kernel,
+                "stride": pair(3),
+                "padding": tuple(int(rng.integers(0, k // 2 + 1)) for k in kernel),
+            }
+            pool = {**window, "dilation": far if rng.random() < 0.5 else pair(2), "ceil_mode": bool(rng.integers(2))}
+            written = {"real": f"{name}.pool", "bytes": f"{name}.bytes"}
+            add(Op(f"{name}.p", "max_pool", (f"{name}.real",), attributes=pool, epilogue=("byte_scale",), **written))
+        if len(drawn) % 2:
+            break
+        last = f"{name}.bytes"
+    read = {key for op in drawn for key in op.inputs}
+    return Graph("x", source.shape, tuple(drawn), (), "bytes").with_outputs(
+        [key for key in values if key not in read and key != "x"]
+    )
+
+
 def packed(graph: Graph) -> PackedModel:
     """`graph` as a model, with a preprocessing where its input is bytes."""
     channels, *size = graph.input_shape

@@ -36,7 +36,9 @@ Pair = tuple[str, str]
 
 
 def drawn(seed: int) -> Graph:
-    """The graph of this number: of any kinds, of joins or of moves, small or larger than a block of lanes."""
+    """The graph of this number: of any kinds, of joins, moves or pools, small or larger than a block of lanes."""
+    if seed % 5 == 2:
+        return random_graphs.random_pools(seed)
     if seed % 5 == 3:
         return random_graphs.random_joins(seed)
     if seed % 5 == 4:
