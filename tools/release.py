@@ -214,7 +214,7 @@ def build_wheel(python: str, architecture: str, stage: Path) -> Path:
         # What tells the build which machine the wheel is for.
         "_PYTHON_HOST_PLATFORM": f"linux-{architecture}",
         "SETUPTOOLS_EXT_SUFFIX": suffix.replace(platform.machine(), architecture),
-        # The time of all files of the wheel, so that whoever builds the same commit gets the same bytes.
+        # The time of all files of the wheel: that of the commit, not of the build.
         "SOURCE_DATE_EPOCH": git(ROOT, "log", "-1", "--format=%ct").strip(),
     }
     isolation = ["--no-build-isolation"] if Path(python) == Path(sys.executable) else []  # its packages are here

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 
 from bbg.errors import BbgError, allowed
+from bbg.formats import FORMATS
 from bbg.metadata import BOTTOM_TO_TOP, RIGHT_TO_LEFT, SWAPPED, tiff_tag, turn_of, upright, without_metadata
-from bbg.reading import FORMATS, regular_file
+from bbg.reading import regular_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image

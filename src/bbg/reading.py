@@ -13,17 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-# The formats of files that are decoded, by Pillow's names and the endings that a folder's files have. Pillow knows some
-# forty more; among them are formats that start other programs (EPS), and rare ones that few people test.
-FORMATS = {
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpeg", ".jpg"),
-    "PNG": (".png",),
-    "PPM": (".pgm", ".ppm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
 TEXT = 16 * 2**20  # bytes of a file of text, such as a recipe, at most
 
 

@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 
 from bbg.errors import BbgError
-from bbg.reading import FORMATS
+from bbg.formats import FORMATS
 from bbg.sources import video
 
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
