@@ -13,7 +13,6 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,9 +35,9 @@ from bench.record import machine
 from bench.study.rows import LIST, RECORDS, Row, read
 
 
-def trained(runs: Path, name: str, rows: Sequence[Row] | None = None) -> tuple[Checkpoint, nn.Module]:
+def trained(runs: Path, name: str) -> tuple[Checkpoint, nn.Module]:
     """The checkpoint of the row `name`, and its network; a network of a factory is made by that of the list."""
-    factories = {row.name: row.recipe.factory for row in (read() if rows is None else rows)}
+    factories = {row.name: row.recipe.factory for row in read()}
     state = Checkpoint.load(runs / name / "last.ckpt")
     return state, trained_network(state, factories.get(name))
 
