@@ -65,13 +65,13 @@ study-update: $(STUDY)/clone
 study-report: $(VENV)/ready
 	$(BIN)/python -m bench.study.report
 
-SANITIZED := tests/test_engine.py tests/native/test_kernels.py tests/native/test_values.py
+SANITIZED := tests/test_engine.py tests/test_engine_threads.py tests/native/test_kernels.py tests/native/test_values.py
 
 sanitize: $(VENV)/ready $(VENV)/dev
 	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED)
 	tests/native/sanitized.sh asan -m support.fuzz_file 10000
 	tests/native/sanitized.sh guarded -m support.guarded 5000
-	tests/native/sanitized.sh tsan -m pytest --capture=sys $(SANITIZED) -k "thread or batch"
+	tests/native/sanitized.sh tsan -m pytest --capture=sys $(SANITIZED) -k "(thread or batch) and not forked"
 
 # A few minutes on two cores: random graphs and fused pools on every kernel set, threads, and damaged files.
 sanitize-short: $(VENV)/ready $(VENV)/dev

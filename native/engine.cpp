@@ -4,27 +4,25 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
-#include <mutex>
+#include <memory>
 #include <string>
-#include <thread>
 
 namespace bbg {
 namespace {
 
-constexpr char kInterrupted[] = "interrupted";
-
-int64_t share(int64_t items, int member, int members) { return items * member / members; }
+int64_t share(int64_t items, int64_t member, int64_t members) { return items * member / members; }
 
 // A member's part of a call: the same rows of every block, so that it finds in its own cache what it wrote there,
 // unless so few rows cannot be shared evenly. Then all items in their order, which shares the blocks.
-void run_share(const KernelCall& call, int64_t images, int member, int members) {
+void run_share(const KernelCall& call, const Worker& worker, int64_t images, int members) {
   constexpr int64_t kUneven = 20;  // a twentieth more for the one who has most is still worth it
   const int64_t rows = call.images_as_columns ? 1 : images * call.rows, most = (rows + members - 1) / members;
   const bool by_rows = (most * members - rows) * kUneven <= rows;
   const int64_t blocks = by_rows ? call.blocks : 1, items = by_rows ? rows : rows * call.blocks;
-  const int64_t begin = share(items, member, members), end = share(items, member + 1, members);
+  const int64_t begin = share(items, worker.member, members);
+  const int64_t end = share(items, worker.member + 1, members);
   for (int64_t b = 0; b < blocks && begin < end; ++b) {
-    call.run(call.args, images, b * rows + begin, b * rows + end, member);
+    call.run(call.args, worker, images, b * rows + begin, b * rows + end);
   }
 }
 
@@ -32,7 +30,7 @@ void run_share(const KernelCall& call, int64_t images, int member, int members) 
 
 struct Engine::Chunk {
   Engine* engine;
-  Team* team;
+  Seat* seat;
   StopRequest* stop;
   ImageBatch batch;
   int64_t images, first;  // how many, and how many before them
@@ -42,56 +40,29 @@ struct Engine::Chunk {
   std::atomic<int> last{INT_MAX};  // number of the call behind which all stop
 };
 
-// The threads that run an engine, and the turns of its callers. A fork takes along the thread that forks and no other:
-// the child's copy of the lock may be held by one that does not exist there, and the team has nobody in it.
-struct Engine::Crew {
-  explicit Crew(int members) : team(members) {}
-
-  const ProcessId process = process_id();
-  std::timed_mutex turn;
-  std::atomic<std::thread::id> runs{};  // the thread whose turn it is
-  Team team;
-};
-
-// States who runs the engine, for as long as it lives.
-class Running {
- public:
-  Running(std::atomic<std::thread::id>& who, std::thread::id me) : who_(who) { who_ = me; }
-  ~Running() { who_ = std::thread::id(); }
-
- private:
-  std::atomic<std::thread::id>& who_;
-};
-
-bool StopRequest::asked() {
-  if (!stop_) return false;
-  const int64_t now = coarse_milliseconds();
-  if (now < next_) return false;
-  next_ = now + kApart;
-  return stop_(context_) != 0;
-}
-
 Engine::Engine(const Graph& graph, const Kernels& kernels, int threads, const Limits& limits)
     : kernels_(kernels),
+      members_(threads),
+      memory_(limits.memory),
       program_(compile(graph, kernels, threads, limits)),
       input_{graph.values[0], graph.values[0].type, program_.layouts[0]} {
   for (const Output& output : graph.outputs) {
     outputs_.push_back(output_port(graph, output, program_.layouts, kernels));
   }
-  crew_ = new Crew(threads);  // last: nothing behind it throws
+  seats_ = new Seats(program_, members_, memory_);  // last: nothing behind it throws
 }
 
 Engine::~Engine() {
-  Crew* crew = crew_;
-  if (crew->process == process_id()) delete crew;
+  Seats* seats = seats_;
+  if (seats->are_ours()) delete seats;
 }
 
-// A forked child makes a crew of its own. That of the parent can be neither used nor ended there.
-Engine::Crew& Engine::crew() {
-  Crew* known = crew_;
-  if (known->process != process_id()) {
-    auto own = std::make_unique<Crew>(known->team.members());
-    if (crew_.compare_exchange_strong(known, own.get())) return *own.release();
+// A forked child makes seats of its own. Those of the parent can be neither used nor ended there.
+Seats& Engine::seats() {
+  Seats* known = seats_;
+  if (!known->are_ours()) {
+    auto own = std::make_unique<Seats>(program_, members_, memory_);
+    if (seats_.compare_exchange_strong(known, own.get())) return *own.release();
   }
   return *known;  // which another thread of the child may have made just now
 }
@@ -118,22 +89,14 @@ void Engine::run(bbg_input kind, const void* data, size_t bytes, int64_t images,
                  float* const* outputs, const size_t* counts, double* seconds, StopRequest& stop) {
   ImageBatch batch{kind, static_cast<const uint8_t*>(data), scale, bias};
   check_run(batch, bytes, images, outputs, counts);
-  Crew& crew = this->crew();
-  std::unique_lock<std::timed_mutex> turn(crew.turn, std::defer_lock);
-  const std::thread::id me = std::this_thread::get_id();
-  if (crew.runs == me) throw InvalidArgument("a signal handler called the engine whose run it interrupts");
-  // By the system's clock, whose wait the thread sanitizer knows.
-  while (!turn.try_lock_until(std::chrono::system_clock::now() + std::chrono::milliseconds(100))) {
-    if (stop.asked()) throw InvalidArgument(kInterrupted);
-  }
-  const Running running(crew.runs, me);
+  const Seats::Taken seat = seats().take(stop);
   for (int64_t first = 0; first < images; first += program_.chunk) {
-    Chunk chunk{this, &crew.team, &stop, batch, std::min(program_.chunk, images - first), first, outputs, seconds};
+    Chunk chunk{this, seat.get(), &stop, batch, std::min(program_.chunk, images - first), first, outputs, seconds};
     const auto task = [](void* context, int member) {
       Chunk& c = *static_cast<Chunk*>(context);
       c.engine->work(c, member);
     };
-    crew.team.run(task, &chunk);
+    seat->team.run(task, &chunk);
     if (!chunk.finite) throw InvalidArgument("the input holds a NaN or an infinity; give finite numbers");
     if (chunk.last != INT_MAX) throw InvalidArgument(kInterrupted);
     batch.data += size_t(chunk.images) * size_t(input_.shape.numbers()) * batch.number_size();
@@ -142,18 +105,19 @@ void Engine::run(bbg_input kind, const void* data, size_t bytes, int64_t images,
 
 void Engine::work(Chunk& chunk, int member) {
   using Clock = std::chrono::steady_clock;
-  Team& team = *chunk.team;
+  Team& team = chunk.seat->team;
+  const Worker worker{chunk.seat->workspace, member};
   const int members = team.members();
   const int64_t rows = chunk.images * input_.shape.height;
   const int64_t begin = share(rows, member, members), end = share(rows, member + 1, members);
-  if (!write_input(input_, chunk.batch, begin, end)) chunk.finite = false;
+  if (!write_input(input_, chunk.batch, worker.workspace, begin, end)) chunk.finite = false;
   team.barrier();
   if (!chunk.finite) return;
   const bool timed = chunk.seconds && member == 0;
   Clock::time_point last = timed ? Clock::now() : Clock::time_point{};
   for (int i = 0; i < int(program_.calls.size()); ++i) {
     const KernelCall& call = program_.calls[size_t(i)];
-    run_share(call, chunk.images, member, members);
+    run_share(call, worker, chunk.images, members);
     // A member that is late at this barrier may see what the caller writes ahead of the next one: hence the number.
     if (member == 0 && chunk.stop->asked()) chunk.last = i;
     team.barrier();
@@ -166,7 +130,7 @@ void Engine::work(Chunk& chunk, int member) {
   }
   for (int64_t n = share(chunk.images, member, members); n < share(chunk.images, member + 1, members); ++n) {
     for (size_t i = 0; i < outputs_.size(); ++i) {
-      read_output(outputs_[i], n, chunk.outputs[i] + (chunk.first + n) * outputs_[i].numbers);
+      read_output(outputs_[i], worker.workspace, n, chunk.outputs[i] + (chunk.first + n) * outputs_[i].numbers);
     }
   }
 }

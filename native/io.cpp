@@ -15,9 +15,9 @@ float float_at(const uint8_t* p) {
 }
 
 // Pixel 0 of a row of the input, counted through all images, between margins of zeros.
-uint8_t* begin_row(const InputPort& port, int64_t row) {
+uint8_t* begin_row(const InputPort& port, uint8_t* workspace, int64_t row) {
   const Layout& layout = port.layout;
-  uint8_t* to = layout.data + row / port.shape.height * layout.image + row % port.shape.height * layout.row;
+  uint8_t* to = workspace + layout.at + row / port.shape.height * layout.image + row % port.shape.height * layout.row;
   std::memset(to - layout.left, 0, size_t(layout.left));
   std::memset(to + port.shape.width * layout.pixel, 0, size_t(layout.right));
   return to;
@@ -31,9 +31,9 @@ const uint8_t* plane_row(const InputPort& port, const ImageBatch& images, int64_
 }
 
 // Bytes become the numbers they stand for.
-void write_floats_from_bytes(const InputPort& port, const ImageBatch& images, int64_t row) {
+void write_floats_from_bytes(const InputPort& port, const ImageBatch& images, uint8_t* workspace, int64_t row) {
   const int64_t channels = port.shape.channels, step = port.layout.pixel / int64_t(sizeof(float));
-  float* pixels = reinterpret_cast<float*>(begin_row(port, row));
+  float* pixels = reinterpret_cast<float*>(begin_row(port, workspace, row));
   for (int64_t c = 0; c < channels; ++c) {
     const uint8_t* from = images.data + row * port.shape.width * channels + c;
     for (int64_t x = 0; x < port.shape.width; ++x) {
@@ -42,9 +42,9 @@ void write_floats_from_bytes(const InputPort& port, const ImageBatch& images, in
   }
 }
 
-bool write_floats(const InputPort& port, const ImageBatch& images, int64_t row) {
+bool write_floats(const InputPort& port, const ImageBatch& images, uint8_t* workspace, int64_t row) {
   const int64_t step = port.layout.pixel / int64_t(sizeof(float));
-  float* pixels = reinterpret_cast<float*>(begin_row(port, row));
+  float* pixels = reinterpret_cast<float*>(begin_row(port, workspace, row));
   bool finite = true;
   for (int64_t c = 0; c < port.shape.channels; ++c) {
     const uint8_t* from = plane_row(port, images, row, c);
@@ -57,20 +57,21 @@ bool write_floats(const InputPort& port, const ImageBatch& images, int64_t row) 
   return finite;
 }
 
-void write_bytes(const InputPort& port, const ImageBatch& images, int64_t row, int64_t size) {
+void write_bytes(const InputPort& port, const ImageBatch& images, uint8_t* workspace, int64_t row, int64_t size) {
   const int64_t count = port.shape.width * port.shape.channels;
   const uint8_t* from = images.data + row * count;
-  uint8_t* to = begin_row(port, row);
+  uint8_t* to = begin_row(port, workspace, row);
   if (size == 1) std::memcpy(to, from, size_t(count));
   for (int64_t i = 0; size == 2 && i < count; ++i) to[2 * i] = from[i], to[2 * i + 1] = 0;
 }
 
 // A number x becomes the byte next to (x - bias) / scale. Numbers are rounded many at a time, in a form that compilers
 // turn into vectors: above 2^23 floats are integers, so that adding and subtracting it rounds, halves to even.
-bool write_bytes_from_floats(const InputPort& port, const ImageBatch& images, int64_t row, int64_t size) {
+bool write_bytes_from_floats(const InputPort& port, const ImageBatch& images, uint8_t* workspace, int64_t row,
+                             int64_t size) {
   constexpr int64_t many = 64;
   constexpr float rounds = 8388608.0f;
-  uint8_t* to = begin_row(port, row);
+  uint8_t* to = begin_row(port, workspace, row);
   bool finite = true;
   for (int64_t c = 0; c < port.shape.channels; ++c) {
     const uint8_t* from = plane_row(port, images, row, c);
@@ -154,7 +155,7 @@ OutputPart output_part(const Value& value, const Layout& layout, const Part& giv
   if (value.type == Type::real) number = sizeof(float);
   if (value.type == Type::bytes) number = kernels.byte_size;
   const int64_t size[3] = {value.channels, value.height, value.width}, step[3] = {number, layout.row, layout.pixel};
-  OutputPart part{value.type, layout.data, layout.image, {}, {}, 0};
+  OutputPart part{value.type, layout.at, layout.image, {}, {}, 0};
   for (size_t i = 0; i < given.order.size(); ++i) {
     const int axis = given.order[i];
     part.size[i] = size[axis], part.step[i] = step[axis];
@@ -166,19 +167,19 @@ OutputPart output_part(const Value& value, const Layout& layout, const Part& giv
 
 }  // namespace
 
-bool write_input(const InputPort& port, const ImageBatch& images, int64_t begin, int64_t end) {
+bool write_input(const InputPort& port, const ImageBatch& images, uint8_t* workspace, int64_t begin, int64_t end) {
   const int64_t byte_size = port.layout.pixel / port.shape.channels;  // of a value of bytes, whose pixels have no gaps
   const bool floats = images.kind == BBG_FLOAT_NCHW;
   bool finite = true;
   for (int64_t row = begin; row < end; ++row) {
     if (port.type == Type::bytes && floats) {
-      finite &= write_bytes_from_floats(port, images, row, byte_size);
+      finite &= write_bytes_from_floats(port, images, workspace, row, byte_size);
     } else if (port.type == Type::bytes) {
-      write_bytes(port, images, row, byte_size);
+      write_bytes(port, images, workspace, row, byte_size);
     } else if (floats) {
-      finite &= write_floats(port, images, row);
+      finite &= write_floats(port, images, workspace, row);
     } else {
-      write_floats_from_bytes(port, images, row);
+      write_floats_from_bytes(port, images, workspace, row);
     }
   }
   return finite;
@@ -192,9 +193,9 @@ OutputPort output_port(const Graph& graph, const Output& output, const Layouts& 
   return port;
 }
 
-void read_output(const OutputPort& port, int64_t image, float* to) {
+void read_output(const OutputPort& port, const uint8_t* workspace, int64_t image, float* to) {
   for (const OutputPart& part : port.parts) {
-    const uint8_t* data = part.data + image * part.image;
+    const uint8_t* data = workspace + part.at + image * part.image;
     to = part.type == Type::bits ? read_bits(part, data, to) : read_part(part, data, to);
   }
 }

@@ -29,12 +29,12 @@ struct ImageBatch {
 
 // Writes the rows [begin, end) of the input, counted through all images. False if there is a NaN or an infinity among
 // them.
-bool write_input(const InputPort& port, const ImageBatch& images, int64_t begin, int64_t end);
+bool write_input(const InputPort& port, const ImageBatch& images, uint8_t* workspace, int64_t begin, int64_t end);
 
 // A part of an output: numbers of a value as three nested loops over its axes, outermost first.
 struct OutputPart {
   Type type;
-  const uint8_t* data;       // of image 0
+  Offset at;                 // of image 0
   int64_t image;             // bytes
   int64_t size[3], step[3];  // of each loop: how often, and bytes from one number to the next
   int channels;              // which loop goes over the channels, whose step bits do not have in bytes
@@ -48,6 +48,6 @@ struct OutputPort {
 OutputPort output_port(const Graph& graph, const Output& output, const Layouts& layouts, const Kernels& kernels);
 
 // Writes the numbers of image number `image` of the workspace to `to`, part by part.
-void read_output(const OutputPort& port, int64_t image, float* to);
+void read_output(const OutputPort& port, const uint8_t* workspace, int64_t image, float* to);
 
 }  // namespace bbg

@@ -1,42 +1,37 @@
 #include "program.h"
 
-#include <cstdlib>
-#include <cstring>
+#include <algorithm>
 
-#include "plan/buffers.h"
 #include "plan/functions.h"
 #include "plan/moves.h"
+
+#ifdef BBG_GUARDED
+#include <sanitizer/asan_interface.h>
+
+#include <cstdlib>
+#include <cstring>
+#endif
 
 namespace bbg {
 namespace {
 
-// The memory of all values and scratch. In a guarded build (BBG_GUARDED) every stretch is an allocation of its own,
-// which the address sanitizer watches, and holds garbage at first: the byte that the environment variable BBG_GARBAGE
-// names. An answer that depends on it, or differs from that of the usual build, comes of reading what nobody wrote.
 #ifdef BBG_GUARDED
-class Workspace {
- public:
-  Workspace(Memory& memory, int64_t) : memory_(memory) {}
-  uint8_t* at(const Stretch& stretch) const {
-    const char* garbage = std::getenv("BBG_GARBAGE");
-    void* p = memory_.allocate(stretch.bytes, 1, false);
-    std::memset(p, garbage ? std::atoi(garbage) : 0xFF, size_t(stretch.bytes));
-    return static_cast<uint8_t*>(p);
+constexpr int64_t kGap = 2048;  // between what is used
+
+// Gives every value and scratch memory of its own.
+void spread(BufferPlan& plan) {
+  plan.bytes = kGap;
+  for (std::vector<Stretch>* stretches : {&plan.values, &plan.scratch}) {
+    for (Stretch& stretch : *stretches) {
+      stretch.offset = plan.bytes;
+      plan.bytes += round_up(stretch.bytes, int64_t(kCacheLine)) + kGap;
+    }
   }
-
- private:
-  Memory& memory_;
-};
+}
 #else
-class Workspace {
- public:
-  // Not zeroed: so the system gives pages when they are first used.
-  Workspace(Memory& memory, int64_t bytes) : base_(static_cast<uint8_t*>(memory.allocate(bytes, 1, false))) {}
-  uint8_t* at(const Stretch& stretch) const { return base_ + stretch.offset; }
+constexpr int64_t kGap = 0;
 
- private:
-  uint8_t* base_;
-};
+void spread(BufferPlan&) {}
 #endif
 
 }  // namespace
@@ -51,24 +46,44 @@ Program compile(const Graph& given, const Kernels& kernels, int members, const L
   const Layouts layouts = assign_layouts(graph, places, kernels);
   std::vector<int64_t> scratch;
   for (const Op& op : graph.ops) scratch.push_back(scratch_bytes(graph, op, layouts, kernels));
-  const BufferPlan plan = plan_buffers(graph, places, layouts, scratch);
+  BufferPlan plan = plan_buffers(graph, places, layouts, scratch);
+  spread(plan);
   program.chunk = plan.chunk;
-
-  program.workspace = Memory(limits.memory);
-  const Workspace workspace(program.workspace, plan.bytes);
-  std::vector<uint8_t*> memory;  // each value's own
-  for (const Stretch& stretch : plan.values) memory.push_back(workspace.at(stretch));
   for (size_t v = 0; v < layouts.size(); ++v) {
-    Layout bound = layouts[v];
-    bound.data = memory[size_t(plan.buffer[v])] + bound.left + bound.slice;
-    program.layouts.push_back(bound);
+    Layout placed = layouts[v];
+    placed.at = plan.values[size_t(plan.buffer[v])].offset + placed.left + placed.slice;
+    program.layouts.push_back(placed);
   }
-  program.constants = Memory(limits.memory, program.workspace.bytes());
+  program.constants = Memory(limits.memory, plan.bytes);
+  int64_t buffers = 0;  // of the team's members: one op needs them at a time
   for (size_t i = 0; i < graph.ops.size(); ++i) {
-    lower(graph, int(i), program.layouts, workspace.at(plan.scratch[i]), kernels, members, program.constants,
-          program.calls);
+    Scratch own{plan.scratch[i].offset, plan.bytes};
+    lower(graph, int(i), program.layouts, own, kernels, members, program.constants, program.calls);
+    buffers = std::max(buffers, own.taken);
   }
+  program.stretches = plan.values;
+  program.stretches.insert(program.stretches.end(), plan.scratch.begin(), plan.scratch.end());
+  program.stretches.push_back({plan.bytes, buffers});
+  program.workspace = plan.bytes + buffers + kGap;
   return program;
 }
+
+#ifdef BBG_GUARDED
+uint8_t* make_workspace(const Program& program, Memory& memory) {
+  auto* base = static_cast<uint8_t*>(memory.allocate(program.workspace, 1, false));
+  const char* garbage = std::getenv("BBG_GARBAGE");
+  std::memset(base, garbage ? std::atoi(garbage) : 0xFF, size_t(program.workspace));
+  ASAN_POISON_MEMORY_REGION(base, size_t(program.workspace));
+  for (const Stretch& stretch : program.stretches) {
+    ASAN_UNPOISON_MEMORY_REGION(base + stretch.offset, size_t(stretch.bytes));
+  }
+  return base;
+}
+#else
+// Not zeroed: so the system gives pages when they are first used.
+uint8_t* make_workspace(const Program& program, Memory& memory) {
+  return static_cast<uint8_t*>(memory.allocate(program.workspace, 1, false));
+}
+#endif
 
 }  // namespace bbg

@@ -1,10 +1,8 @@
-"""The engine's public face: what it returns, what it refuses, and that several threads may use it at once."""
+"""The engine's public face: what it returns, and what it refuses."""
 
 from __future__ import annotations
 
 import io
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -211,25 +209,7 @@ def test_threads_default_to_physical_cores() -> None:
     assert Engine(PackedModel(classifier())).threads == cores() >= 1
 
 
-# ---- several threads -----------------------------------------------------------------------------------------------
-
-
-def test_four_python_threads_share_one_engine(engine: Engine) -> None:
-    inputs = [floats(1), floats(5), floats(17), floats(40)]
-    want = [engine(x) for x in inputs]
-    wrong: list[int] = []
-
-    def work(i: int) -> None:
-        for _ in range(30):
-            if not np.array_equal(engine(inputs[i]), want[i]):
-                wrong.append(i)
-
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert wrong == []
+# ---- how often it is called ----------------------------------------------------------------------------------------
 
 
 def test_the_interpreter_runs_on_while_the_engine_works() -> None:
@@ -335,28 +315,3 @@ def test_the_runtime_imports_no_torch() -> None:
     code = "import sys, bbg.engine; print([m for m in ('torch', 'PIL', 'rich', 'typer') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:This process")
-def test_an_engine_works_in_a_forked_process(tmp_path: Path) -> None:
-    """The threads of the parent are not there: the child gets its own, and ends without waiting for others."""
-    engine = load("resnet20-cifar10", threads=3)
-    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    wanted = engine(x)
-    child = os.fork()
-    if child == 0:
-        same = np.array_equal(engine(x), wanted)
-        del engine
-        os._exit(0 if same else 1)
-    for _ in range(200):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert status == 0
-    assert np.array_equal(engine(x), wanted)

@@ -124,7 +124,7 @@ void bbg_graph_free(bbg_graph* graph);
 /* What an engine may take: a graph that needs more is refused before memory is taken for it. A graph of a few hundred
  * bytes can ask for any amount of either.
  *
- *   memory       bytes of weights, tables and workspace together, and of the outputs of one image
+ *   memory       bytes of weights, tables and workspaces together, and of the outputs of one image
  *   operations   of one image: vector operations, each a step of a kernel for up to 16 channels, estimated from above
  */
 typedef struct bbg_limits {
@@ -138,8 +138,8 @@ const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int t
                            bbg_engine** engine);
 /* Name of the engine's kernel set; a constant string. NULL for NULL. */
 const char* bbg_engine_isa(const bbg_engine* engine);
-/* Bytes the engine holds: constants (weights as blocked for the kernel set) and its one workspace. Either may be NULL.
- */
+/* Bytes the engine holds: constants (weights as blocked for the kernel set) and one workspace; each call that runs
+ * beside others has its own. Either may be NULL. */
 void bbg_engine_bytes(const bbg_engine* engine, size_t* constants, size_t* workspace);
 /* NULL is allowed. No call on the engine may be in progress. */
 void bbg_engine_free(bbg_engine* engine);
@@ -154,8 +154,9 @@ typedef enum bbg_input {
  * `data`: `bytes` bytes, any alignment. `scale`, `bias`: one number per channel, read only where bytes come in and the
  * graph's input is real, or the other way round; then no scale may be 0. `outputs[i]` receives output i as float32 and
  * has room for `counts[i]` numbers; bits are written as +1 and -1, bytes as their number. `seconds`: NULL, or one
- * number per op of the graph, which that op's time is added to. Callable from several threads at once: calls on one
- * engine take turns; and in a forked child, whatever the threads of the parent were doing.
+ * number per op of the graph, which that op's time is added to. Callable from several threads at once: their
+ * calls run side by side, each with `threads` threads, as many as keep all processors busy and the limits have
+ * memory for; others wait. Callable in a forked child, whatever the threads of the parent were doing.
  *
  * `stop`: NULL, or what the calling thread asks about every tenth of a second, with `context`. Where the answer is not
  * 0 the run ends soon, with the error "interrupted", and the outputs hold anything. */

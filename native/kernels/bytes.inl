@@ -2,12 +2,12 @@
 
 // Gathers the TailBytes of output row y of image n; null where there are none.
 #if BBG_HAS_TAIL_BYTES
-inline const uint8_t* tail_bytes(const Conv& conv, int64_t n, int64_t y, int64_t member) {
+inline const uint8_t* tail_bytes(const Conv& conv, const Worker& worker, int64_t n, int64_t y) {
   const TailBytes& r = conv.tail_bytes;
   if (!r.words) return nullptr;
   const ConvRow& row = conv.rows[y];
-  uint8_t* const buffer = r.buffer + member * r.bytes;
-  const uint8_t* first = conv.input.data + n * conv.input.image + row.offset + conv.origin + r.from;
+  uint8_t* const buffer = worker.workspace + (r.buffer + worker.member * r.bytes);
+  const uint8_t* first = pixel_of(conv.input, worker, n, 0, 0) + row.offset + conv.origin + r.from;
   for (int word = 0; word < r.words; ++word) {
     const int begin = row.first > 4 * word ? row.first : 4 * word, end = row.first + row.taps;
     const int rows = end < 4 * (word + 1) ? end - begin : 4 * (word + 1) - begin;
@@ -17,7 +17,7 @@ inline const uint8_t* tail_bytes(const Conv& conv, int64_t n, int64_t y, int64_t
   return buffer;
 }
 #else
-inline const uint8_t* tail_bytes(const Conv&, int64_t, int64_t, int64_t) { return nullptr; }
+inline const uint8_t* tail_bytes(const Conv&, const Worker&, int64_t, int64_t) { return nullptr; }
 #endif
 
 template <int P, int V>

@@ -3,10 +3,10 @@
 // An item is a block of an output row. Those of a row follow each other: they read the same lines of the cache, and
 // their weights are few.
 template <class Run>
-inline void depthwise_items(const Conv& conv, int64_t begin, int64_t end, Run&& run) {
+inline void depthwise_items(const Conv& conv, const Worker& worker, int64_t begin, int64_t end, Run&& run) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t row = item / conv.block_count, n = row / conv.out.height, y = row % conv.out.height;
-    run(output_row(conv, conv.blocks[item % conv.block_count], n, y, conv.out.width, nullptr));
+    run(output_row(conv, conv.blocks[item % conv.block_count], worker, n, y, conv.out.width, nullptr));
   }
 }
 
@@ -57,8 +57,8 @@ inline void depthwise_item(const OutputRow& row) {
   part ? depthwise_row<V, true>(row) : depthwise_row<V, false>(row);
 }
 
-void depthwise(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  depthwise_items(*static_cast<const Conv*>(args), begin, end, [](const OutputRow& row) {
+void depthwise(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  depthwise_items(*static_cast<const Conv*>(args), worker, begin, end, [](const OutputRow& row) {
     row.block.vectors == 2 ? depthwise_item<2>(row) : depthwise_item<1>(row);
   });
 }
@@ -124,10 +124,10 @@ inline void depthwise_byte_row(const OutputRow& row, uint8_t* words) {
       row.width, [&](auto pixels, int64_t x) { depthwise_byte_pixels<decltype(pixels)::value, V>(row, words, x); });
 }
 
-void depthwise_bytes(const void* args, int64_t, int64_t begin, int64_t end, int64_t member) {
+void depthwise_bytes(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const Conv& conv = *static_cast<const Conv*>(args);
-  uint8_t* const words = conv.stacked.buffer + member * conv.stacked.bytes;
-  depthwise_items(conv, begin, end, [words](const OutputRow& row) {
+  uint8_t* const words = worker.workspace + (conv.stacked.buffer + worker.member * conv.stacked.bytes);
+  depthwise_items(conv, worker, begin, end, [words](const OutputRow& row) {
     row.block.vectors == 2 ? depthwise_byte_row<2>(row, words) : depthwise_byte_row<1>(row, words);
   });
 }

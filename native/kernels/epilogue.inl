@@ -1,8 +1,9 @@
 // The epilogue: from accumulators to stored results. Part of kernels.inl.
 
 // Null for an absent value.
-inline uint8_t* pixel_of(const Layout& layout, int64_t n, int64_t y, int64_t x) {
-  return layout.data ? layout.data + n * layout.image + y * layout.row + x * layout.pixel : nullptr;
+inline uint8_t* pixel_of(const Layout& layout, const Worker& worker, int64_t n, int64_t y, int64_t x) {
+  if (layout.at == kNowhere) return nullptr;
+  return worker.workspace + (layout.at + n * layout.image + y * layout.row + x * layout.pixel);
 }
 
 inline void zero_bytes(uint8_t* p, int64_t count) {
@@ -10,9 +11,9 @@ inline void zero_bytes(uint8_t* p, int64_t count) {
 }
 
 // Readers rely on zeros beside each row. In a join, its first slice clears them.
-inline void clear_margins(const Layout& layout, int64_t n, int64_t y, int64_t width) {
-  if (!layout.data || layout.slice || !(layout.left | layout.right)) return;
-  uint8_t* row = pixel_of(layout, n, y, 0);
+inline void clear_margins(const Layout& layout, const Worker& worker, int64_t n, int64_t y, int64_t width) {
+  if (layout.at == kNowhere || layout.slice || !(layout.left | layout.right)) return;
+  uint8_t* row = pixel_of(layout, worker, n, y, 0);
   zero_bytes(row - layout.left, layout.left);
   zero_bytes(row + width * layout.pixel, layout.right);
 }
@@ -33,29 +34,31 @@ inline void clear_tail(const Epilogue& e, uint8_t* pixel, int c, int pixels) {
   for (int p = 0; p < pixels; ++p) zero_bytes(pixel + p * e.bits.pixel + used, e.bits.pixel - used);
 }
 
-// Pixel 0 of one row of the result and of the shortcut; null where absent.
+// Pixel 0 of one row of the result, of the shortcut and of S; null where absent.
 struct RowPointers {
   uint8_t *shortcut, *real, *bits, *bytes;
-  int64_t n, y;
+  const float* window_sum;
+  int64_t y;
 };
 
 // The rows an item writes. Also zeroes their margins if the item is the one for the first channels.
-inline RowPointers row_pointers(const Epilogue& e, int64_t n, int64_t y, bool first) {
+inline RowPointers row_pointers(const Epilogue& e, const Worker& worker, int64_t n, int64_t y, bool first) {
   if (first) {
-    clear_margins(e.real, n, y, e.width);
-    clear_margins(e.bits, n, y, e.width);
-    clear_margins(e.bytes, n, y, e.width);
+    clear_margins(e.real, worker, n, y, e.width);
+    clear_margins(e.bits, worker, n, y, e.width);
+    clear_margins(e.bytes, worker, n, y, e.width);
   }
-  return {pixel_of(e.shortcut, n, y, 0),
-          pixel_of(e.real, n, y, 0),
-          pixel_of(e.bits, n, y, 0),
-          pixel_of(e.bytes, n, y, 0),
-          n,
+  const float* sums = reinterpret_cast<const float*>(worker.workspace + e.window_sum);
+  return {pixel_of(e.shortcut, worker, n, y, 0),
+          pixel_of(e.real, worker, n, y, 0),
+          pixel_of(e.bits, worker, n, y, 0),
+          pixel_of(e.bytes, worker, n, y, 0),
+          e.shift ? sums + (n * e.height + y) * e.width * e.groups : nullptr,
           y};
 }
 
 BBG_BLOCK F load_window_sum(const Epilogue& e, const RowPointers& at, int64_t x, int c) {
-  const float* sums = e.window_sum + ((at.n * e.height + at.y) * e.width + x) * e.groups;
+  const float* sums = at.window_sum + x * e.groups;
   if (e.groups == 1) return splat(*sums);
   float lane[kLanes];
   for (int i = 0; i < kLanes; ++i) lane[i] = sums[e.group[c + i]];

@@ -10,19 +10,24 @@
 
 namespace bbg {
 
+// Bytes from the beginning of the workspace. Each call of an engine has a workspace of its own, so that what kernels
+// work on says where in it a value lies; a Worker says in whose.
+using Offset = int64_t;
+constexpr Offset kNowhere = INT64_MIN;
+
 // How a value lies in memory: NHWC with strides in bytes. Rows have zeroed margins, so that horizontally padded taps
 // may be read.
 //
 //            left      pixel 0   pixel 1       pixel W-1    right
 //   row y   |0 0 0 0 |c0 c1 .. |c0 c1 .. | ... |c0 c1 .. |0 0 0 0 |
-//                     ^ data + n * image + y * row
+//                     ^ at + n * image + y * row
 //
 // A pixel of a real value or of bytes holds a multiple of the lane count; what lies behind the last channel is
 // unspecified. Exception: an input that only convolutions read has its channels densely packed. A pixel of bits takes 2
 // bytes up to 16 channels, else 4 bytes per 32; bits behind the last channel are 0. A number of a value of bytes takes
 // Kernels::byte_size bytes.
 struct Layout {
-  uint8_t* data = nullptr;  // pixel (0, 0) of image 0; null: the value is absent
+  Offset at = kNowhere;  // pixel (0, 0) of image 0; kNowhere: the value is absent
   int64_t image = 0, row = 0, pixel = 0;
   int64_t left = 0, right = 0;  // bytes of margin
   int64_t slice = 0;            // bytes into the pixel of a join (plan/joins.cpp) at which this value begins
@@ -39,7 +44,7 @@ struct Epilogue {
   bool clip;
   void (*function)(float* numbers, int vectors);  // comes behind the clip; null: none. Convolutions of numbers only
   const int32_t* acc_threshold;  // if given, the integer accumulator decides, and only `bits` is read besides
-  const float* window_sum;       // S, one number per [image, y, x, group]; null without `shift`
+  Offset window_sum;             // S, one number per [image, y, x, group]; read with `shift`
   const int32_t* group;          // of each channel, for S
   const int32_t* repeat;         // of each channel, see matched_shortcut; null where no shortcut needs it
   const float* part;             // of each channel: one over the shortcut's whose mean it adds; null where none
@@ -88,7 +93,7 @@ enum class CountMethod : int32_t {
 // These last bytes of all tap rows fill words of their own instead. They are gathered for one output row at a time,
 // into a buffer of each team member: [word][output column], with 0 for rows beside the map.
 struct TailBytes {
-  uint8_t* buffer;         // of member 0
+  Offset buffer;           // of member 0
   int64_t bytes;           // from a member's buffer to the next
   const int32_t* offsets;  // bytes from a word of an output column to its next words
   int32_t words;           // 0: nothing is gathered
@@ -109,7 +114,7 @@ struct Tiles {
 // CountMethod::int8 where each filter has one channel, its own (kernels/depthwise.inl): the taps above each other share
 // words. Those of one output row and block are collected in a buffer of each team member: [word][input column][lane].
 struct StackedTaps {
-  uint8_t* buffer;     // of member 0
+  Offset buffer;       // of member 0
   int64_t bytes;       // from a member's buffer to the next
   int64_t columns;     // of the input, from the first tap of the first output to the last of the last one; 0: none
   int64_t step, next;  // columns from an output to the next, and from a tap to the one beside it
@@ -141,11 +146,11 @@ struct Conv {
 
 // XOR of each word of a row with the next and the one after, margins included.
 struct Parity {
-  const uint8_t* from;  // the first word of image 0
-  uint8_t* to;          // laid out alike
-  int64_t image, row;   // bytes
-  int64_t next;         // bytes
-  int64_t rows;         // per image
+  Offset from;         // the first word of image 0
+  Offset to;           // laid out alike
+  int64_t image, row;  // bytes
+  int64_t next;        // bytes
+  int64_t rows;        // per image
 };
 
 // Taps of a window in one direction: begin, begin + dilation, ...; `extent` is this direction's divisor of an average.
@@ -160,7 +165,7 @@ struct WindowSum {
   int64_t dilation_y, dilation_x;
   int64_t inputs;                 // channels of a group
   int64_t height, width, groups;  // of the result
-  float* sums;                    // [image, y, x, group]
+  Offset sums;                    // [image, y, x, group]
 };
 
 struct Pool {
@@ -234,16 +239,22 @@ enum class Columns { all, padded, inside };
 struct ConvPool {
   Conv conv;
   Pool pool;
-  uint8_t* buffer;  // of member 0
-  int64_t bytes;    // from a member's buffer to the next
-  int64_t rows;     // that a buffer has room for: at least those of one window
+  Offset buffer;  // of member 0
+  int64_t bytes;  // from a member's buffer to the next
+  int64_t rows;   // that a buffer has room for: at least those of one window
   Columns columns;
+};
+
+// Who runs items: a member of the team, for a call.
+struct Worker {
+  uint8_t* workspace;  // the call's
+  int64_t member;
 };
 
 // Runs the items [begin, end) on one of the structs above. Items are numbered (block, image, row), or by block alone
 // for images_as_columns; blocks are outermost, so that a block's weights stay in the cache. Of a depthwise convolution
-// they are innermost. `member`: of the team, the one that runs these items.
-using KernelFunction = void (*)(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member);
+// they are innermost.
+using KernelFunction = void (*)(const void* args, const Worker& worker, int64_t images, int64_t begin, int64_t end);
 
 struct NamedKernel {
   const char* name;

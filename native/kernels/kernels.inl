@@ -45,20 +45,20 @@ struct OutputRow {
   RowPointers to;
 };
 
-inline OutputRow output_row(const Conv& conv, const ConvBlock& block, int64_t n, int64_t y, int64_t width,
-                            const uint8_t* tail_bytes) {
+inline OutputRow output_row(const Conv& conv, const ConvBlock& block, const Worker& worker, int64_t n, int64_t y,
+                            int64_t width, const uint8_t* tail_bytes) {
   const ConvRow& row = conv.rows[y];
   const int64_t skipped = row.first * block.row_weights;
   return {conv,
           block,
-          conv.input.data + n * conv.input.image + row.offset + conv.origin,
+          pixel_of(conv.input, worker, n, 0, 0) + row.offset + conv.origin,
           static_cast<const uint32_t*>(block.weights) + skipped,  // numbers are as wide
           tail_bytes,
           block.mask ? block.mask + skipped : nullptr,
           row.taps * block.items,
           row.border_class * conv.class_row,
           width,
-          row_pointers(conv.out, n, y, block.channel == 0)};
+          row_pointers(conv.out, worker, n, y, block.channel == 0)};
 }
 
 template <int N>
@@ -210,32 +210,32 @@ inline void binary_item(const OutputRow& row) {
 
 // Calls kTwo(row) or kOne(row) for each item, by the number of vectors of its block.
 template <void (*kTwo)(const OutputRow&), void (*kOne)(const OutputRow&)>
-inline void conv_items(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
+inline void conv_items(const void* args, const Worker& worker, int64_t images, int64_t begin, int64_t end) {
   const Conv& conv = *static_cast<const Conv*>(args);
   const int64_t per_block = conv.images_as_columns ? 1 : images * conv.out.height;
   const int64_t width = conv.images_as_columns ? images : conv.out.width;
   for (int64_t item = begin; item < end; ++item) {
     const ConvBlock& block = conv.blocks[item / per_block];
     const int64_t n = item % per_block / conv.out.height, y = item % conv.out.height;
-    const OutputRow row = output_row(conv, block, n, y, width, tail_bytes(conv, n, y, member));
+    const OutputRow row = output_row(conv, block, worker, n, y, width, tail_bytes(conv, worker, n, y));
     block.vectors == 2 ? kTwo(row) : kOne(row);
   }
 }
 
-void binary_conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
+void binary_conv(const void* args, const Worker& worker, int64_t images, int64_t begin, int64_t end) {
 #if BBG_HAS_TILES
   const Conv& tiled = *static_cast<const Conv*>(args);
-  if (tiled.tiles.bytes) return tile_conv(tiled, images, begin, end);
+  if (tiled.tiles.bytes) return tile_conv(tiled, worker, images, begin, end);
 #endif
-  conv_items<binary_item<2>, binary_item<1>>(args, images, begin, end, member);
+  conv_items<binary_item<2>, binary_item<1>>(args, worker, images, begin, end);
 }
 
-void parity(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+void parity(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const Parity& k = *static_cast<const Parity*>(args);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t row = item / k.rows * k.image + item % k.rows * k.row, step = k.next / 4;
-    const uint32_t* from = reinterpret_cast<const uint32_t*>(k.from + row);
-    uint32_t* to = reinterpret_cast<uint32_t*>(k.to + row);
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(worker.workspace + (k.from + row));
+    uint32_t* to = reinterpret_cast<uint32_t*>(worker.workspace + (k.to + row));
     for (int64_t w = 0; w + 2 * step < k.row / 4; ++w) to[w] = from[w] ^ from[w + step] ^ from[w + 2 * step];
   }
 }
@@ -300,8 +300,8 @@ inline void conv_item(const OutputRow& row) {
   });
 }
 
-void conv(const void* args, int64_t images, int64_t begin, int64_t end, int64_t member) {
-  conv_items<conv_item<2>, conv_item<1>>(args, images, begin, end, member);
+void conv(const void* args, const Worker& worker, int64_t images, int64_t begin, int64_t end) {
+  conv_items<conv_item<2>, conv_item<1>>(args, worker, images, begin, end);
 }
 
 #include "depthwise.inl"

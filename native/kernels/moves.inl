@@ -13,6 +13,7 @@ BBG_BLOCK void move_columns(const Row& row, const Layout& out, int bytes, uint8_
 
 struct GatherBytesRow {
   const GatherBytes& gather;
+  const Worker& worker;
   const int64_t n, y;
 
   template <int P>
@@ -22,19 +23,19 @@ struct GatherBytesRow {
     for (int i = first[0]; i < first[1]; ++i) {
       const Piece& piece = gather.pieces[i];
       const Layout& input = gather.inputs[piece.input];
-      const uint8_t* from = pixel_of(input, n, y, x) + piece.channel;
+      const uint8_t* from = pixel_of(input, worker, n, y, x) + piece.channel;
       const uint8_t* lanes = gather.lanes + i * kMoved;
       BBG_FOR(p, P) value[p] = take_bytes(value[p], load_moved(from + p * input.pixel), lanes);
     }
   }
 };
 
-void gather_bytes(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+void gather_bytes(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const GatherBytes& op = *static_cast<const GatherBytes*>(args);
   for (int64_t item = begin; item < end; ++item) {
-    const GatherBytesRow row{op, item / op.height, item % op.height};
-    clear_margins(op.out, row.n, row.y, op.width);
-    uint8_t* to = pixel_of(op.out, row.n, row.y, 0);
+    const GatherBytesRow row{op, worker, item / op.height, item % op.height};
+    clear_margins(op.out, worker, row.n, row.y, op.width);
+    uint8_t* to = pixel_of(op.out, worker, row.n, row.y, 0);
     int64_t x = 0;
     for (; x + 4 <= op.width; x += 4) move_columns<4>(row, op.out, op.bytes, to, x);
     for (; x < op.width; ++x) move_columns<1>(row, op.out, op.bytes, to, x);
@@ -61,15 +62,15 @@ struct PoolBytesRow {
   }
 };
 
-void pool_bytes(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+void pool_bytes(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const Pool& pool = *static_cast<const Pool*>(args);
   const Layout& out = pool.out.bytes;
   const int bytes = (pool.out.channels + kLanes - 1) / kLanes * kLanes * kByteSize;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / pool.out.height, y = item % pool.out.height;
-    clear_margins(out, n, y, pool.out.width);
-    const PoolBytesRow row{pool, pool.rows[y], pixel_of(pool.input, n, pool.rows[y].begin, 0)};
-    uint8_t* to = pixel_of(out, n, y, 0);
+    clear_margins(out, worker, n, y, pool.out.width);
+    const PoolBytesRow row{pool, pool.rows[y], pixel_of(pool.input, worker, n, pool.rows[y].begin, 0)};
+    uint8_t* to = pixel_of(out, worker, n, y, 0);
     for (int64_t x = 0; x < pool.out.width; ++x) move_columns<1>(row, out, bytes, to, x);
   }
 }

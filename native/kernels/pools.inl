@@ -48,10 +48,10 @@ inline void pool_pixels(const Pool& pool, const RowPointers& to, const uint8_t* 
   if (c < pool.out.channels) pool_channels<P, 1>(pool, to, row, x, c);
 }
 
-inline void pool_row(const Pool& pool, int64_t n, int64_t y) {
+inline void pool_row(const Pool& pool, const Worker& worker, int64_t n, int64_t y) {
   const int64_t width = pool.out.width;
-  const RowPointers to = row_pointers(pool.out, n, y, true);
-  const uint8_t* row = pixel_of(pool.input, n, pool.rows[y].begin, 0);
+  const RowPointers to = row_pointers(pool.out, worker, n, y, true);
+  const uint8_t* row = pixel_of(pool.input, worker, n, pool.rows[y].begin, 0);
   for (int64_t x = 0; x < width;) {
     const Window* w = pool.cols + x;
     const bool four =
@@ -61,9 +61,9 @@ inline void pool_row(const Pool& pool, int64_t n, int64_t y) {
   }
 }
 
-void pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+void pool(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const Pool& pool = *static_cast<const Pool*>(args);
-  for (int64_t item = begin; item < end; ++item) pool_row(pool, item / pool.out.height, item % pool.out.height);
+  for (int64_t item = begin; item < end; ++item) pool_row(pool, worker, item / pool.out.height, item % pool.out.height);
 }
 
 template <Columns kColumns>
@@ -75,14 +75,15 @@ inline void conv_row(const OutputRow& row) {
 // beginning. Layouts of the buffer are those of an image whose row 0 lies `first` rows before the buffer. A window may
 // begin above the one before it (rows 1, 3 of a map, then 0, 2, where padding cuts a dilated window's first tap off):
 // then the buffer starts anew.
-void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t member) {
+void conv_pool(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const ConvPool& fused = *static_cast<const ConvPool*>(args);
   Conv conv = fused.conv;
   Pool pool = fused.pool;
 #if BBG_HAS_TILES
   const TileRegisters registers(conv.tiles);
 #endif
-  uint8_t* buffer = fused.buffer + member * fused.bytes;
+  const Offset at = fused.buffer + worker.member * fused.bytes;
+  uint8_t* buffer = worker.workspace + at;
   const int64_t row_bytes = conv.out.real.row;
   int64_t image = -1, first = 0, done = 0;
   for (int64_t item = begin; item < end; ++item) {
@@ -93,11 +94,11 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
       __builtin_memmove(buffer, buffer + (from - first) * row_bytes, uint64_t((done - from) * row_bytes));
       first = from;
     }
-    conv.out.real.data = pool.input.data = buffer - first * row_bytes;
+    conv.out.real.at = pool.input.at = at - first * row_bytes;
     for (; done < to; ++done) {
-      const uint8_t* collected = tail_bytes(conv, n, done, member);
+      const uint8_t* collected = tail_bytes(conv, worker, n, done);
       for (int b = 0; b < conv.block_count; ++b) {
-        const OutputRow row = output_row(conv, conv.blocks[b], n, done, conv.out.width, collected);
+        const OutputRow row = output_row(conv, conv.blocks[b], worker, n, done, conv.out.width, collected);
         switch (fused.columns) {
           case Columns::all: conv_row<Columns::all>(row); break;
           case Columns::padded: conv_row<Columns::padded>(row); break;
@@ -105,22 +106,22 @@ void conv_pool(const void* args, int64_t, int64_t begin, int64_t end, int64_t me
         }
       }
     }
-    pool_row(pool, n, y);
+    pool_row(pool, worker, n, y);
   }
 }
 
 // OR over the window, and AND = not OR of nots where the mask says so.
-void pool_bits(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+void pool_bits(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const Pool& pool = *static_cast<const Pool*>(args);
   const Epilogue& e = pool.out;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
-    clear_margins(e.bits, n, y, e.width);
+    clear_margins(e.bits, worker, n, y, e.width);
     const Window& rows = pool.rows[y];
     for (int64_t x = 0; x < e.width; ++x) {
       const Window& cols = pool.cols[x];
-      const uint8_t* from = pixel_of(pool.input, n, rows.begin, cols.begin);
-      uint16_t* to = reinterpret_cast<uint16_t*>(pixel_of(e.bits, n, y, x));
+      const uint8_t* from = pixel_of(pool.input, worker, n, rows.begin, cols.begin);
+      uint16_t* to = reinterpret_cast<uint16_t*>(pixel_of(e.bits, worker, n, y, x));
       for (int64_t w = 0; w < pool.input.pixel / 2; ++w) {
         uint16_t any = 0;
         for (int i = 0; i < rows.count; ++i) {

@@ -181,7 +181,7 @@ BBG_INLINE void tile_rows(const OutputRow& row, const OutputRow& below, int32_t*
 
 // An item is Tiles::rows output rows of one image, for Tiles::blocks blocks: pairs of tiles for one block after the
 // other.
-inline void tile_conv(const Conv& conv, int64_t images, int64_t begin, int64_t end) {
+inline void tile_conv(const Conv& conv, const Worker& worker, int64_t images, int64_t begin, int64_t end) {
   const TileRegisters registers(conv.tiles);
   const int64_t rows = conv.tiles.rows, blocks = conv.tiles.blocks;
   const int64_t per_image = (conv.out.height + rows - 1) / rows, per_block = images * per_image;
@@ -190,8 +190,8 @@ inline void tile_conv(const Conv& conv, int64_t images, int64_t begin, int64_t e
     const ConvBlock* const block = conv.blocks + item / per_block * blocks;
     const int64_t n = item % per_block / per_image, y = item % per_image * rows;
     const bool together = rows == 2 && y + 1 < conv.out.height;
-    const OutputRow row = output_row(conv, *block, n, y, conv.out.width, nullptr);
-    const OutputRow below = together ? output_row(conv, *block, n, y + 1, conv.out.width, nullptr) : row;
+    const OutputRow row = output_row(conv, *block, worker, n, y, conv.out.width, nullptr);
+    const OutputRow below = together ? output_row(conv, *block, worker, n, y + 1, conv.out.width, nullptr) : row;
     for (int64_t x = 0; x < row.width; x += 2 * conv.tiles.columns) {
       for (int64_t b = 0; b < blocks; ++b) {
         const OutputRow own = of_block(row, block[b]);

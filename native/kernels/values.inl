@@ -15,12 +15,12 @@ BBG_BLOCK void value_pixels(const Row& row, const Epilogue& e, const RowPointers
 }
 
 template <class Row, class Args>
-inline void value_rows(const Args& op, int64_t begin, int64_t end) {
+inline void value_rows(const Args& op, const Worker& worker, int64_t begin, int64_t end) {
   const Epilogue& e = op.out;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
-    const RowPointers to = row_pointers(e, n, y, true);
-    const Row row(op, n, y);
+    const RowPointers to = row_pointers(e, worker, n, y, true);
+    const Row row(op, worker, n, y);
     for_pixel_blocks<kMaxPixels, true>(
         e.width, [&](auto pixels, int64_t x) { value_pixels<decltype(pixels)::value>(row, e, to, x); });
   }
@@ -32,7 +32,8 @@ struct MatchRow {
   const Match& match;
   const uint8_t* in;
 
-  inline MatchRow(const Match& args, int64_t n, int64_t y) : match(args), in(pixel_of(args.input, n, y, 0)) {}
+  inline MatchRow(const Match& args, const Worker& worker, int64_t n, int64_t y)
+      : match(args), in(pixel_of(args.input, worker, n, y, 0)) {}
 
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
@@ -43,17 +44,19 @@ struct MatchRow {
   }
 };
 
-void match(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  value_rows<MatchRow>(*static_cast<const Match*>(args), begin, end);
+void match(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  value_rows<MatchRow>(*static_cast<const Match*>(args), worker, begin, end);
 }
 
 // ---- concat, select, and match_channels to more channels ------------------------------------------------------------
 
 struct GatherRow {
   const Gather& gather;
+  const Worker& worker;
   const int64_t n, y;
 
-  inline GatherRow(const Gather& args, int64_t image, int64_t row) : gather(args), n(image), y(row) {}
+  inline GatherRow(const Gather& args, const Worker& runs, int64_t image, int64_t row)
+      : gather(args), worker(runs), n(image), y(row) {}
 
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
@@ -62,15 +65,15 @@ struct GatherRow {
     for (int i = first[0]; i < first[1]; ++i) {
       const Piece& piece = gather.pieces[i];
       const Layout& input = gather.inputs[piece.input];
-      const uint8_t* from = pixel_of(input, n, y, x) + piece.channel * int64_t(sizeof(float));
+      const uint8_t* from = pixel_of(input, worker, n, y, x) + piece.channel * int64_t(sizeof(float));
       const int32_t* lanes = gather.lanes + i * kLanes;
       BBG_FOR(p, P) value[p][0] = take(value[p][0], load(floats_at(from, p * input.pixel)), lanes);
     }
   }
 };
 
-void gather(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  value_rows<GatherRow>(*static_cast<const Gather*>(args), begin, end);
+void gather(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  value_rows<GatherRow>(*static_cast<const Gather*>(args), worker, begin, end);
 }
 
 // ---- multiply -----------------------------------------------------------------------------------------------------
@@ -79,9 +82,9 @@ struct MultiplyRow {
   const uint8_t *main, *factor;
   const int64_t main_pixel, factor_pixel;
 
-  inline MultiplyRow(const Multiply& multiply, int64_t n, int64_t y)
-      : main(pixel_of(multiply.input, n, y, 0)),
-        factor(pixel_of(multiply.factor, n, y, 0)),
+  inline MultiplyRow(const Multiply& multiply, const Worker& worker, int64_t n, int64_t y)
+      : main(pixel_of(multiply.input, worker, n, y, 0)),
+        factor(pixel_of(multiply.factor, worker, n, y, 0)),
         main_pixel(multiply.input.pixel),
         factor_pixel(multiply.factor.pixel) {}
 
@@ -94,8 +97,8 @@ struct MultiplyRow {
   }
 };
 
-void multiply(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  value_rows<MultiplyRow>(*static_cast<const Multiply*>(args), begin, end);
+void multiply(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  value_rows<MultiplyRow>(*static_cast<const Multiply*>(args), worker, begin, end);
 }
 
 // ---- unary ----------------------------------------------------------------------------------------------------------
@@ -105,8 +108,8 @@ struct UnaryRow {
   const uint8_t* in;
   const int64_t pixel;
 
-  inline UnaryRow(const Unary& unary, int64_t n, int64_t y)
-      : in(pixel_of(unary.input, n, y, 0)), pixel(unary.input.pixel) {}
+  inline UnaryRow(const Unary& unary, const Worker& worker, int64_t n, int64_t y)
+      : in(pixel_of(unary.input, worker, n, y, 0)), pixel(unary.input.pixel) {}
 
   template <int P>
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
@@ -115,8 +118,8 @@ struct UnaryRow {
 };
 
 template <class Function>
-void unary(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
-  value_rows<UnaryRow<Function>>(*static_cast<const Unary*>(args), begin, end);
+void unary(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  value_rows<UnaryRow<Function>>(*static_cast<const Unary*>(args), worker, begin, end);
 }
 
 template <class Function>
@@ -185,13 +188,13 @@ BBG_BLOCK void layer_norm_pixels(const PixelOp& norm, const RowPointers& to, con
   }
 }
 
-void layer_norm(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+void layer_norm(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const PixelOp& norm = *static_cast<const PixelOp*>(args);
   const Epilogue& e = norm.out;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
-    const RowPointers to = row_pointers(e, n, y, true);
-    const uint8_t* in = pixel_of(norm.input, n, y, 0);
+    const RowPointers to = row_pointers(e, worker, n, y, true);
+    const uint8_t* in = pixel_of(norm.input, worker, n, y, 0);
     int64_t x = 0;
     for (; x + 4 <= e.width; x += 4) layer_norm_pixels<4>(norm, to, in, x);
     for (; x < e.width; ++x) layer_norm_pixels<1>(norm, to, in, x);

@@ -10,8 +10,9 @@ inline int64_t ones_between(const uint8_t* pixel, int64_t from, int64_t to) {
 }
 
 // K numbers +-1 of which `ones` are +1 sum up to 2 * ones - K, where K counts the taps inside the map.
-void window_sum(const void* args, int64_t, int64_t begin, int64_t end, int64_t) {
+void window_sum(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   const WindowSum& k = *static_cast<const WindowSum*>(args);
+  float* const sums = reinterpret_cast<float*>(worker.workspace + k.sums);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / k.height, y = item % k.height;
     const Window& rows = k.rows[y];
@@ -21,12 +22,13 @@ void window_sum(const void* args, int64_t, int64_t begin, int64_t end, int64_t) 
         int64_t ones = 0;
         for (int64_t i = 0; i < rows.count; ++i) {
           for (int64_t j = 0; j < cols.count; ++j) {
-            const uint8_t* pixel = pixel_of(k.input, n, rows.begin + i * k.dilation_y, cols.begin + j * k.dilation_x);
+            const uint8_t* pixel =
+                pixel_of(k.input, worker, n, rows.begin + i * k.dilation_y, cols.begin + j * k.dilation_x);
             ones += ones_between(pixel, g * k.inputs, (g + 1) * k.inputs);
           }
         }
         const int64_t sum = 2 * ones - int64_t(rows.count) * cols.count * k.inputs;
-        k.sums[((n * k.height + y) * k.width + x) * k.groups + g] = float(sum);
+        sums[((n * k.height + y) * k.width + x) * k.groups + g] = float(sum);
       }
     }
   }

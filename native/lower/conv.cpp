@@ -54,7 +54,7 @@ const ConvRow* make_rows(const LowerInput& in, const BorderClasses& classes, int
 // A result of one pixel per image whose images follow each other: then the images of a chunk can be the columns of a
 // row.
 bool can_take_images_as_columns(const LowerInput& in, const Epilogue& e) {
-  const auto dense = [](const Layout& l) { return !l.data || l.image == l.pixel; };
+  const auto dense = [](const Layout& l) { return l.at == kNowhere || l.image == l.pixel; };
   return in.op.kind() != Kind::conv && !can_stack_taps(in) && in.out.height * in.out.width == 1 && dense(e.real) &&
          dense(e.bits) && dense(e.bytes) && dense(e.shortcut);
 }
@@ -242,13 +242,13 @@ void lower_conv(const LowerInput& in, int index, std::vector<KernelCall>& calls)
                         in.out.height,
                         in.out.width,
                         op.groups,
-                        reinterpret_cast<float*>(in.scratch)};
+                        in.scratch.images};
     calls.push_back({in.kernels.window_sum, in.memory.copy(sum), in.out.height, index});
   }
   const Conv conv = make_conv(in);
   if (conv.method == CountMethod::carry_save) {
     const Layout& input = conv.input;
-    const Parity parity{input.data - input.left, in.scratch, input.image, input.row, conv.next, in.in.height};
+    const Parity parity{input.at - input.left, in.scratch.images, input.image, input.row, conv.next, in.in.height};
     calls.push_back({in.kernels.parity, in.memory.copy(parity), in.in.height, index});
   }
   if (conv.stacked.columns || (op.kind() == Kind::conv && in.graph.is_depthwise(op))) {

@@ -117,7 +117,7 @@ uint32_t filter_bits(const LowerInput& in, int64_t channel, int64_t from, int64_
 void arrange_bits(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blocks) {
   const bool carry_save = conv.method == CountMethod::carry_save;
   const int64_t taps_per_item = carry_save ? 3 : 1;
-  if (carry_save) conv.parity = in.scratch - (conv.input.data - conv.input.left);
+  if (carry_save) conv.parity = in.scratch.images - (conv.input.at - conv.input.left);
   for (ConvBlock& block : blocks) {
     const BlockRange range = block_range(in, block);
     const int64_t first = range.from / 32, words = (range.from + range.channels + 31) / 32 - first;

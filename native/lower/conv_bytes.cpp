@@ -37,7 +37,7 @@ TailBytes make_tail_bytes(const LowerInput& in, int64_t from, int64_t tail_words
   for (int64_t word = 0; word < tail.words; ++word) offsets.push_back(int32_t(word * row));
   tail.offsets = in.memory.copy(offsets);
   tail.bytes = round_up(tail.words * row, int64_t(kCacheLine));
-  tail.buffer = static_cast<uint8_t*>(in.memory.allocate(in.members, tail.bytes, false));
+  tail.buffer = in.scratch.take(in.members, tail.bytes);
   tail.from = int32_t(from);
   tail.rows = in.op.kernel[0];
   return tail;

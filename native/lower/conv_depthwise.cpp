@@ -56,9 +56,9 @@ bool can_stack_taps(const LowerInput& in) {
 void stack_taps(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blocks) {
   const Op& op = in.op;
   const int64_t size = in.kernels.byte_size, per_word = 4 / size, words = stacked_words(in), cols = op.kernel[1];
-  conv.stacked = {nullptr, round_up(stacked_bytes(in), int64_t(kCacheLine)), stacked_columns(in), op.stride[1],
+  conv.stacked = {kNowhere, round_up(stacked_bytes(in), int64_t(kCacheLine)), stacked_columns(in), op.stride[1],
                   op.dilation[1]};
-  conv.stacked.buffer = static_cast<uint8_t*>(in.memory.allocate(in.members, conv.stacked.bytes, false));
+  conv.stacked.buffer = in.scratch.take(in.members, conv.stacked.bytes);
   for (ConvBlock& block : blocks) {
     const int64_t width = block.vectors * in.lanes, last = std::min(block.channel + width, in.out.channels);
     block.items = int32_t(cols);

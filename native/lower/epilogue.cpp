@@ -35,7 +35,7 @@ void bound_bytes(const LowerInput& in, Epilogue& e) {
   constexpr float kMost = 255;
   float* low = in.memory.make<float>(in.padded);
   float* high = in.memory.make<float>(in.padded);
-  const bool fold = e.clip && !e.function && e.bytes.data && !e.real.data && !e.bits.data;
+  const bool fold = e.clip && !e.function && e.bytes.at != kNowhere && e.real.at == kNowhere && e.bits.at == kNowhere;
   for (int64_t c = 0; c < in.padded; ++c) {
     const float s = e.byte_scale[c], b = e.byte_bias[c];
     const bool bounded = fold && s != 0;
@@ -69,7 +69,7 @@ Epilogue make_epilogue(const LowerInput& in) {
   e.byte_bias = padded(in, given[BBG_BYTE_BIAS], 0.0f, 0.0f);
   if (given[BBG_SHIFT]) {
     e.shift = padded(in, given[BBG_SHIFT], 0.0f, 0.0f);
-    e.window_sum = reinterpret_cast<float*>(in.scratch);
+    e.window_sum = in.scratch.images;
     int32_t* group = in.memory.make<int32_t>(in.padded);
     for (int64_t c = 0; c < in.out.channels; ++c) group[c] = int32_t(in.group_of(c));
     e.group = group;

@@ -15,7 +15,7 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, 
   return carry_save ? input.image : 0;  // parities
 }
 
-void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scratch, const Kernels& kernels,
+void lower(const Graph& graph, int index, const Layouts& layouts, Scratch& scratch, const Kernels& kernels,
            int64_t members, Memory& memory, std::vector<KernelCall>& calls) {
   const Op& op = graph.ops[size_t(index)];
   if (op.operands.empty() || is_elided(graph, op) || fused_pool(graph, index) != kNone) return;

@@ -21,19 +21,33 @@ struct KernelCall {
   bool images_as_columns = false;
 };
 
+// The part of the workspace that an op has while it runs.
+struct Scratch {
+  Offset images;      // scratch_bytes() of each image of the chunk
+  Offset members;     // buffers of the members of the team, from here to the end of the workspace
+  int64_t taken = 0;  // bytes of these
+
+  // A buffer of `bytes` for each member.
+  Offset take(int64_t team, int64_t bytes) {
+    const Offset at = members + taken;
+    taken += team * bytes;
+    return at;
+  }
+};
+
 // What the lowering of one op reads, and the memory that takes its tables.
 struct LowerInput {
   const Graph& graph;
   const Op& op;
   const Value &in, &out;  // the first operand and the result
   const Layouts& layouts;
-  uint8_t* scratch;  // the op's own part of the workspace
+  Scratch& scratch;  // the op's own part of the workspace
   const Kernels& kernels;
   int64_t members;  // of the team
   Memory& memory;
   int64_t lanes, channels, padded;  // channels that the result stores, and the same rounded up to whole vectors
 
-  LowerInput(const Graph& g, const Op& o, const Layouts& l, uint8_t* s, const Kernels& k, int64_t team, Memory& m)
+  LowerInput(const Graph& g, const Op& o, const Layouts& l, Scratch& s, const Kernels& k, int64_t team, Memory& m)
       : graph(g),
         op(o),
         in(g.input_of(o)),
@@ -57,8 +71,8 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, 
 
 // Appends the kernel calls of op number `index`: none if it is elided, a move that went into others, a concatenation
 // that is there already, or a convolution fused into a later pool.
-// `layouts` are bound to memory.
-void lower(const Graph& graph, int index, const Layouts& layouts, uint8_t* scratch, const Kernels& kernels,
+// `layouts` are bound to places.
+void lower(const Graph& graph, int index, const Layouts& layouts, Scratch& scratch, const Kernels& kernels,
            int64_t members, Memory& memory, std::vector<KernelCall>& calls);
 
 // ---- epilogue.cpp ---------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ Columns pooled_columns(const Op& op, int64_t columns, int64_t windows) {
 // pool's is needed for something else. Scale and bias stay: they may fall.
 ConvPool make_conv_pool(const LowerInput& conv, const LowerInput& pool) {
   constexpr int64_t kAhead = 4;  // windows for which the buffer has room besides the first
-  ConvPool fused{make_conv(conv), make_pool(pool), nullptr, 0, 0, Columns::all};
+  ConvPool fused{make_conv(conv), make_pool(pool), kNowhere, 0, 0, Columns::all};
   Epilogue &first = fused.conv.out, &then = fused.pool.out;
   const Op& op = pool.op;
   const auto rises = [&](const float* slopes) {
@@ -92,7 +92,7 @@ ConvPool make_conv_pool(const LowerInput& conv, const LowerInput& pool) {
   first.real.image = fused.pool.input.image = 0;
   fused.rows = (op.kernel[0] - 1) * op.dilation[0] + 1 + kAhead * op.stride[0];
   fused.bytes = round_up(fused.rows * first.real.row, int64_t(kCacheLine));
-  fused.buffer = static_cast<uint8_t*>(conv.memory.allocate(conv.members, fused.bytes, false));
+  fused.buffer = conv.scratch.take(conv.members, fused.bytes);
   return fused;
 }
 

@@ -99,7 +99,7 @@ bool is_joined(const LowerInput& in) {
   const Layout whole = in.layout(joined);
   int64_t channel = 0;
   for (int v : in.op.operands) {
-    if (in.layout(v).data != whole.data + channel * size) return false;
+    if (in.layout(v).at != whole.at + channel * size) return false;
     channel += in.graph.values[size_t(v)].channels;
   }
   return true;

@@ -1,4 +1,4 @@
-// Where values and scratch memory lie in the one workspace of an engine.
+// Where values and scratch memory lie in a workspace.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,8 @@ constexpr int64_t kChunkImages = 16;  // most images that go through the network
 // Of each value of the graph.
 using Layouts = std::vector<Layout>;
 
-// The layout of every value for a kernel set, with margins as wide as the convolutions need them; `data` is still null.
+// The layout of every value for a kernel set, with margins as wide as the convolutions need them; they have no
+// place yet.
 Layouts assign_layouts(const Graph& graph, const Places& places, const Kernels& kernels);
 
 }  // namespace bbg

@@ -63,7 +63,10 @@ def load(source: str | os.PathLike[str], threads: int | None = None, limits: Lim
 
 
 class Engine:
-    """A network ready to run. One engine may be called from several threads (calls take turns) and in forked processes.
+    """A network ready to run. Threads may call one engine at once, and so may forked processes.
+
+    Calls of several threads run side by side, as many as keep all processors busy; others wait. Each has a workspace of
+    its own, as far as the limits have memory for more than one.
 
     A signal, such as that of Ctrl-C, is handled while a call runs, and ends it where its handler raises an exception.
 
@@ -179,7 +182,7 @@ class Engine:
             {"op": "total", "bytes": sum(c.bytes for c in self._costs), "MACs": sum(c.macs for c in self._costs)}
         )
         constants, workspace = self._native.bytes
-        memory = f"{constants:,} bytes of constants and {workspace:,} of workspace"
+        memory = f"{constants:,} bytes of constants and {workspace:,} of workspace per call"
         return Shown(rows, [f"kernels: {self.kernels}; threads: {self.threads}; in memory: {memory}"])
 
     def __repr__(self) -> str:

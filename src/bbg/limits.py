@@ -14,7 +14,7 @@ MEGABYTE = 2**20
 class Limits:
     """What an engine may take. More is refused by `bbg.load`, before memory is taken for it.
 
-    `memory`: bytes of the weights, tables and workspace of one engine, and of the outputs of one image. `operations`:
+    `memory`: bytes of the weights, tables and workspaces of one engine, and of the outputs of one image. `operations`:
     of one image; an operation is a step of a kernel for up to 16 channels, about as long as one instruction.
 
     None: by the bytes `w` of the file's tensors, so that whoever sends a small file gets little. Memory is 64 MiB +

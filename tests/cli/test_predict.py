@@ -19,8 +19,6 @@ from torch import nn
 import bbg
 from bbg import scoring
 from bbg.cli import main
-from bbg.cli.predict import copies
-from bbg.cpu import cores
 from bbg.errors import BbgError
 from bbg.scoring.stream import through
 
@@ -135,35 +133,34 @@ def test_bytes_are_an_image(model: Path) -> None:
     assert not isinstance(answer, BbgError)
 
 
-@pytest.mark.parametrize("engines", [1, 2, 5])
+@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_several_engines_give_the_same_answers_in_order(model: Path, photos: Path, engines: int, batch: int) -> None:
+def test_several_threads_give_the_same_answers_in_order(model: Path, photos: Path, threads: int, batch: int) -> None:
     files = [(path.name, str(path)) for path in sorted(photos.iterdir())]
-    made = [bbg.load(model, threads=1) for _ in range(engines)]
-    found = list(scoring.predictions(made, files, top=1, batch=batch))
+    engine = bbg.load(model, threads=1)
+    found = list(scoring.predictions(engine, files, top=1, batch=batch, threads=threads))
     assert [name for name, _ in found] == [name for name, _ in files]
-    wanted = bbg.load(model, threads=1)
     for (name, path), (_, answer) in zip(files, found, strict=True):
         if name == "33.png":
             assert isinstance(answer, BbgError)
         else:
-            assert answer == wanted.predict(path, top=1)
+            assert answer == engine.predict(path, top=1)
 
 
-@pytest.mark.parametrize(
-    ("threads", "images", "made"),
-    [(None, 1, [1]), (4, 1, [4]), (3, 2, [1, 1]), (3, 8, [1, 1, 1]), (1, 8, [1]), (None, 8, None)],
-)
-def test_several_images_are_shared_by_engines_and_one_by_threads(
-    model: Path, threads: int | None, images: int, made: list[int] | None
+@pytest.mark.parametrize(("threads", "images", "of_engine"), [(None, 1, 1), (2, 1, 2), (2, 3, 1), (None, 3, 1)])
+def test_several_images_are_shared_by_calls_and_one_by_threads(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, images: int, of_engine: int
 ) -> None:
-    engines = [engine.threads for engine in copies(model, threads, images)]
-    assert engines == (made or [1] * cores())
+    made: list[int] = []
 
+    def load(path: str, count: int) -> bbg.Engine:
+        made.append(count)
+        return bbg.load(path, count)
 
-def test_a_large_network_is_loaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bbg.cli.predict.MOST_BYTES", 1000)
-    assert [engine.threads for engine in copies(model, 3, 8)] == [3]
+    monkeypatch.setattr("bbg.engine.load", load)
+    files = sorted(photos.iterdir())[:images]
+    assert predict(*files, "--model", model, *(["--threads", threads] if threads else [])) == 0
+    assert made == [of_engine]
 
 
 def test_who_stops_reading_waits_for_few_images(model: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -15,16 +14,13 @@ from bbg.cli.parser import MODEL, STDOUT, argument, count, text_file, thread_cou
 from bbg.errors import BbgError, visible
 from bbg.log import track
 from bbg.sources import CAMERA, STDIN, find
-from bbg.zoo import resolve
 
 if TYPE_CHECKING:
-    from bbg.engine import Engine, Prediction
+    from bbg.engine import Prediction
 
     Answer = list[Prediction] | BbgError
 
 DEFAULT_MODEL = "resnet20-cifar10"
-MOST_BYTES = 256 * 2**20  # of all copies of a network
-SEEN = 8  # images that are looked for before the engines are made
 COLUMNS = ("image", "place", "label", "score", "error")
 
 
@@ -58,16 +54,22 @@ def predict(
     csv: Path | None,
 ) -> None:
     """Say what is in images: classes with their probabilities. Exit status 1 where one of them could not be read."""
+    from bbg.cpu import cores
+    from bbg.engine import load
     from bbg.scoring import BATCH, predictions
 
     live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
     found = find(images, every=every, urls=allow_urls)
     stream = iter(found)
-    first = [] if live else list(islice(stream, SEEN))
+    first = [] if live else list(islice(stream, 2))
     if not live and not first and STDIN not in images:  # an empty list has nothing to say
         raise BbgError(f"no image in {', '.join(map(repr, images))}; give files, or folders with images")
-    engines = copies(model, threads, max(1, len(first)))
-    answers = predictions(engines, chain(first, stream), top, batch or (1 if live else BATCH))
+    # Several images are shared out to threads. One image is shared by those of the engine, where that is asked for: to
+    # wake others would cost more time than they save.
+    several = len(first) > 1
+    engine = load(model, 1 if several else threads or 1)
+    workers = (threads or cores()) if several else None
+    answers = predictions(engine, chain(first, stream), top, batch or (1 if live else BATCH), workers)
     bad = 0
     with lines(json) as json_file, lines(csv) as csv_file, suppress(KeyboardInterrupt) if live else nullcontext():
         writers = [
@@ -83,24 +85,6 @@ def predict(
                 write(name, answer)
     if bad:
         sys.exit(1)
-
-
-def copies(model: str, threads: int | None, count: int) -> list[Engine]:
-    """The engines that use `threads` threads together; None: all cores, or one thread for a single image.
-
-    `count`: of the images, or SEEN where there may be more. Several are shared out to engines of one thread each, as
-    long as these are small together. A single one is shared by the threads of one engine, where that is asked for:
-    waking others would cost more time than they save.
-    """
-    from bbg.cpu import cores
-    from bbg.engine import load
-
-    wanted = threads or (1 if count == 1 else cores())
-    many = min(wanted, count)
-    file = resolve(model)
-    if many == 1 or (os.path.exists(file) and many * file.stat().st_size > MOST_BYTES):
-        return [load(model, wanted)]
-    return [load(model, 1) for _ in range(many if count < SEEN else wanted)]
 
 
 def _text(name: str, answer: Answer) -> None:

@@ -1,16 +1,15 @@
 """A stream of images through the network: in batches, in bounded memory, on all cores.
 
-Each thread decodes a batch and then runs it, with an engine of its own where there is one for each. So no thread waits
-for another, whichever of both takes longer: N cores give N / (decode time + network time).
+Each thread decodes a batch and then runs it, and calls of one engine run side by side. So no thread waits for another,
+whichever of both takes longer: N cores give N / (decode time + network time).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
@@ -27,19 +26,19 @@ Answer = TypeVar("Answer")
 
 
 def predictions(
-    engines: Engine | Sequence[Engine], images: Iterable[tuple[str, Image]], top: int = 5, batch: int = BATCH
+    engine: Engine,
+    images: Iterable[tuple[str, Image]],
+    top: int = 5,
+    batch: int = BATCH,
+    threads: int | None = None,
 ) -> Iterator[tuple[str, list[Prediction] | BbgError]]:
     """For each named image, in their order, the `top` classes, or the error that says why it cannot be read.
 
-    `engines`: one, or several of the same network; there are as many threads as they have together. Memory is that of
-    `through`. Raises BbgError as `Engine.predict` does for a network that has no preprocessing or no scores.
+    `threads`: that decode images and call the engine; None: as many as the engine has. Memory is that of `through`.
+    Raises BbgError as `Engine.predict` does for a network that has no preprocessing or no scores.
     """
-    free: SimpleQueue[Engine] = SimpleQueue()
-    copies = [engines] if isinstance(engines, Engine) else list(engines)
-    for engine in copies:
-        engine.predict([], top)  # raises where the network cannot
-        free.put(engine)
-    preprocess, head, labels = copies[0].preprocess, copies[0].head, copies[0].labels
+    engine.predict([], top)  # raises where the network cannot
+    preprocess, head, labels = engine.preprocess, engine.head, engine.labels
     assert preprocess is not None
     assert head is not None
 
@@ -61,14 +60,10 @@ def predictions(
         return preprocess.apply(image)
 
     def run(pixels: np.ndarray) -> list[list[Prediction]]:
-        engine = free.get()
-        try:
-            (logits,) = engine.run(pixels).values()
-        finally:
-            free.put(engine)
+        (logits,) = engine.run(pixels).values()
         return head.predict(logits, labels, top)
 
-    for (name, _), answer in through(read, run, small(images), batch, sum(engine.threads for engine in copies)):
+    for (name, _), answer in through(read, run, small(images), batch, threads or engine.threads):
         yield name, answer
 
 
