@@ -112,6 +112,7 @@ def _of_our_own(trained: Checkpoint, path: Path, method: str) -> Variant:
     from bbg.training.factory import build
     from bbg.training.transfer import Weights
 
+    trained.check_network()
     weights = Weights.read(path)
 
     def variant(bits: Mapping[str, int]) -> nn.Module:

@@ -8,20 +8,20 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, first_line
 from bbg.files import whole_file
 from bbg.graph.signature import looks_packed
 from bbg.image import Preprocess
 from bbg.reading import contents
 from bbg.recipe import Recipe
 from bbg.training.factory import Factory, binarized, build, call_factory
+from bbg.training.torch_files import read_torch
 
 MOST_BYTES = 4 * 2**30  # of a file of weights
 VERSION = 5  # 1 has no `signs`, 2 no `data` and no `custom`, 3 no `since`, 4 no `teacher`
@@ -78,7 +78,7 @@ class Checkpoint:
         except OSError as e:
             raise BbgError(f"cannot read checkpoint {str(path)!r}: {e.strerror}; give the path of a checkpoint") from e
         try:
-            state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+            state = read_torch(content)
             if state["version"] > VERSION:
                 came = f"has version {state['version']}, allowed is {VERSION}"
                 raise BbgError(f"checkpoint {str(path)!r} {came}; update bbg")
@@ -92,6 +92,15 @@ class Checkpoint:
             if looks_packed(content):
                 raise BbgError(f"{str(path)!r} is a packed file, a checkpoint is wanted; give one of bbg train") from e
             raise BbgError(f"{str(path)!r} is damaged or no checkpoint of bbg; give one that `bbg train` wrote") from e
+
+    def check_network(self) -> None:
+        """BbgError where the weights are not those of the recipe's network, before memory is taken for it."""
+        try:
+            with torch.device("meta"):
+                model = build(self.recipe, len(self.classes), self.preprocess)
+        except RuntimeError as e:  # numbers that torch cannot count
+            raise BbgError(f"the network of the checkpoint cannot be built: {first_line(e)}; give another") from e
+        check_weights(model, self.model, "the checkpoint")
 
     def network(self, factory: Factory | None = None) -> nn.Module:
         """The trained network, in evaluation mode; `factory` makes the module where it is one of one's own.
@@ -109,6 +118,7 @@ class Checkpoint:
                 "with --factory package.module:function"
             )
         else:
+            self.check_network()
             model = build(self.recipe, len(self.classes), self.preprocess)
         load_weights(model, self.model, "the checkpoint")
         return model.eval()
@@ -129,6 +139,12 @@ def _without_code(recipe: Recipe) -> Recipe:
 
 def load_weights(model: nn.Module, state: dict[str, Any], source: str) -> None:
     """Load every tensor of `state`, none missing, none left over, or raise BbgError."""
+    check_weights(model, state, source)
+    model.load_state_dict(state, strict=True)
+
+
+def check_weights(model: nn.Module, state: dict[str, Any], source: str) -> None:
+    """BbgError where `state` has not exactly the tensors of `model`."""
     wanted = model.state_dict()
     for name in {**wanted, **state}:
         if name not in state or name not in wanted:
@@ -138,4 +154,3 @@ def load_weights(model: nn.Module, state: dict[str, Any], source: str) -> None:
         else:
             continue
         raise BbgError(f"the weights of {source} do not fit this network: {reason}; give those of the same network")
-    model.load_state_dict(state, strict=True)

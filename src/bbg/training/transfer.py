@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from bbg.errors import BbgError
 from bbg.reading import contents
 from bbg.tables import terminal
 from bbg.training.checkpoint import MOST_BYTES, Checkpoint
+from bbg.training.torch_files import read_torch
 
 LEAST = 0.5  # of the numbers that a network learns, its new ends aside: with fewer, another network is meant
 NESTED = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params")  # where state dicts lie
@@ -51,7 +51,7 @@ class Weights:
         if content[8:9] == b"{":
             return cls(source, _safetensors(content, source))
         try:
-            state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+            state = read_torch(content)
         except Exception as e:  # unpickling raises whatever the bytes happen to mean
             raise BbgError(
                 f"{source!r} is damaged, or holds more than tensors; write one with torch.save(net.state_dict(), FILE)"
