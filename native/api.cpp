@@ -74,7 +74,7 @@ const char* bbg_graph_shape(const bbg_graph* graph, const char* value, int64_t s
 void bbg_graph_free(bbg_graph* graph) { delete graph; }
 
 const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, const bbg_limits* limits,
-                           bbg_engine** engine) {
+                           int (*stop)(void* context), void* context, bbg_engine** engine) {
   return guarded([&] {
     require(graph && engine);
     if (graph->graph.outputs.empty()) throw bbg::InvalidArgument("the graph has no output");
@@ -84,7 +84,8 @@ const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int t
     }
     bbg::Limits most{bbg::kMemoryLimit, std::numeric_limits<int64_t>::max()};
     if (limits) most = {std::min(limits->memory, bbg::kMemoryLimit), limits->operations};
-    *engine = new bbg_engine{{graph->graph, bbg::choose_kernels(kernel_set), threads, most}};
+    bbg::StopRequest request(stop, context);
+    *engine = new bbg_engine{{graph->graph, bbg::choose_kernels(kernel_set), threads, most, request}};
   });
 }
 

@@ -40,11 +40,11 @@ struct Engine::Chunk {
   std::atomic<int> last{INT_MAX};  // number of the call behind which all stop
 };
 
-Engine::Engine(const Graph& graph, const Kernels& kernels, int threads, const Limits& limits)
+Engine::Engine(const Graph& graph, const Kernels& kernels, int threads, const Limits& limits, StopRequest& stop)
     : kernels_(kernels),
       members_(threads),
       memory_(limits.memory),
-      program_(compile(graph, kernels, threads, limits)),
+      program_(compile(graph, kernels, threads, limits, stop)),
       input_{graph.values[0], graph.values[0].type, program_.layouts[0]} {
   for (const Output& output : graph.outputs) {
     outputs_.push_back(output_port(graph, output, program_.layouts, kernels));

@@ -15,7 +15,7 @@ namespace bbg {
 
 class Engine {
  public:
-  Engine(const Graph& graph, const Kernels& kernels, int threads, const Limits& limits);
+  Engine(const Graph& graph, const Kernels& kernels, int threads, const Limits& limits, StopRequest& stop);
   ~Engine();
 
   const char* isa() const { return kernels_.name; }

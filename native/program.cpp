@@ -36,7 +36,7 @@ void spread(BufferPlan&) {}
 
 }  // namespace
 
-Program compile(const Graph& given, const Kernels& kernels, int members, const Limits& limits) {
+Program compile(const Graph& given, const Kernels& kernels, int members, const Limits& limits, StopRequest& stop) {
   check_costs(given, limits);
   Program program;
   Graph fused = given;
@@ -57,8 +57,9 @@ Program compile(const Graph& given, const Kernels& kernels, int members, const L
   program.constants = Memory(limits.memory, plan.bytes);
   int64_t buffers = 0;  // of the team's members: one op needs them at a time
   for (size_t i = 0; i < graph.ops.size(); ++i) {
+    stop.check();
     Scratch own{plan.scratch[i].offset, plan.bytes};
-    lower(graph, int(i), program.layouts, own, kernels, members, program.constants, program.calls);
+    lower(graph, int(i), program.layouts, own, kernels, members, program.constants, stop, program.calls);
     buffers = std::max(buffers, own.taken);
   }
   program.stretches = plan.values;

@@ -10,6 +10,7 @@
 #include "plan/buffers.h"
 #include "plan/costs.h"
 #include "plan/layout.h"
+#include "stop.h"
 
 namespace bbg {
 
@@ -22,8 +23,8 @@ struct Program {
   std::vector<KernelCall> calls;
 };
 
-// Throws InvalidArgument where the graph takes more than the limits allow.
-Program compile(const Graph& graph, const Kernels& kernels, int members, const Limits& limits);
+// Throws InvalidArgument where the graph takes more than the limits allow, and where the caller wants no more.
+Program compile(const Graph& graph, const Kernels& kernels, int members, const Limits& limits, StopRequest& stop);
 
 // The memory of all values and scratch of one call at a time.
 //

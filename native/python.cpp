@@ -190,7 +190,7 @@ class Engine {
     const char* error;
     {
       const nb::gil_scoped_release released;
-      error = bbg_engine_new(graph.graph, isa ? isa->c_str() : nullptr, threads, &limits, &engine_);
+      error = bbg_engine_new(graph.graph, isa ? isa->c_str() : nullptr, threads, &limits, signalled, nullptr, &engine_);
     }
     check(error);
   }

@@ -4,8 +4,6 @@
 #include <chrono>
 #include <exception>
 
-#include "errors.h"
-
 namespace bbg {
 namespace {
 
@@ -50,9 +48,8 @@ Seats::Taken Seats::take(StopRequest& stop) {
     left_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::milliseconds(100));
     if (!free_.empty()) break;
     lock.unlock();  // the answer may take a while
-    const bool asked = stop.asked();
+    stop.check();
     lock.lock();
-    if (asked) throw InvalidArgument(kInterrupted);
   }
   Seat& seat = *free_.back();
   free_.pop_back();

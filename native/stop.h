@@ -3,13 +3,14 @@
 
 #include <cstdint>
 
+#include "errors.h"
 #include "platform.h"
 
 namespace bbg {
 
 constexpr char kInterrupted[] = "interrupted";
 
-// Whether the caller wants the run to end: asked about every tenth of a second, by the caller's thread only.
+// Whether the caller wants no more: asked about every tenth of a second, by the caller's thread only.
 class StopRequest {
  public:
   StopRequest(int (*stop)(void* context), void* context) : stop_(stop), context_(context) {}
@@ -20,6 +21,11 @@ class StopRequest {
     if (now < next_) return false;
     next_ = now + kApart;
     return stop_(context_) != 0;
+  }
+
+  // Throws InvalidArgument where it is so.
+  void check() {
+    if (asked()) throw InvalidArgument(kInterrupted);
   }
 
  private:

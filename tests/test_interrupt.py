@@ -104,6 +104,18 @@ LONG_CALLS = {
         time.sleep(0.1)
         engine(images[:1])
     """,
+    "loading": """
+        n, layers = 4096, 40
+        graph = bbg._native.Graph("x", False, n, 3, 3)
+        graph.add("sign", "pointwise", ["x"], None, None, "0", None, {}, {}, None, None)
+        shape = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "channels": n}
+        weight = {"weight": np.zeros((n, 9 * n // 64), np.uint64)}
+        for i in range(layers):
+            graph.add(f"conv{i}", "binary_conv", [f"{i}"], None, "y" if i == layers - 1 else None, f"{i + 1}", None,
+                      shape, weight, None, None)
+        graph.output([("y", "CHW")], [n, 3, 3])
+        bbg._native.Engine(graph, None, 1, (), (), 2**33, 2**50)
+    """,
     "one image": """
         graph = bbg._native.Graph("0", False, 32, 128, 128)
         shape = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "channels": 32}

@@ -24,7 +24,7 @@
  *   const char* error = bbg_graph_new("x", 0, 4, 1, 1, &graph);
  *   if (!error) error = bbg_graph_add(graph, &op);
  *   if (!error) error = bbg_graph_output(graph, &part, 1);
- *   if (!error) error = bbg_engine_new(graph, NULL, 1, NULL, &engine);
+ *   if (!error) error = bbg_engine_new(graph, NULL, 1, NULL, NULL, NULL, &engine);
  *
  *   const float x[4] = {5, 6, 7, 8};
  *   float y[2];
@@ -133,9 +133,10 @@ typedef struct bbg_limits {
 
 /* A new engine. It copies all it needs: the graph may be freed and its arrays released. `kernel_set` NULL: what the
  * environment variable BBG_ISA says, else the best set of this machine. `threads` 1 or more. `limits` NULL: 32 GiB, and
- * as many operations as it takes. The caller owns the engine: bbg_engine_free. */
+ * as many operations as it takes. `stop` and `context`: as for bbg_engine_run. The caller owns the engine:
+ * bbg_engine_free. */
 const char* bbg_engine_new(const bbg_graph* graph, const char* kernel_set, int threads, const bbg_limits* limits,
-                           bbg_engine** engine);
+                           int (*stop)(void* context), void* context, bbg_engine** engine);
 /* Name of the engine's kernel set; a constant string. NULL for NULL. */
 const char* bbg_engine_isa(const bbg_engine* engine);
 /* Bytes the engine holds: constants (weights as blocked for the kernel set) and one workspace; each call that runs
@@ -159,7 +160,7 @@ typedef enum bbg_input {
  * memory for; others wait. Callable in a forked child, whatever the threads of the parent were doing.
  *
  * `stop`: NULL, or what the calling thread asks about every tenth of a second, with `context`. Where the answer is not
- * 0 the run ends soon, with the error "interrupted", and the outputs hold anything. */
+ * 0 the call ends soon, with the error "interrupted", and the outputs hold anything. */
 const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,
                            double* seconds, int (*stop)(void* context), void* context);

@@ -119,6 +119,7 @@ void arrange_bits(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& bloc
   const int64_t taps_per_item = carry_save ? 3 : 1;
   if (carry_save) conv.parity = in.scratch.images - (conv.input.at - conv.input.left);
   for (ConvBlock& block : blocks) {
+    in.stop.check();
     const BlockRange range = block_range(in, block);
     const int64_t first = range.from / 32, words = (range.from + range.channels + 31) / 32 - first;
     const bool same_offsets = in.op.groups == 1 && &block != &blocks[0];

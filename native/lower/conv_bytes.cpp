@@ -99,6 +99,7 @@ void arrange_bytes(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blo
   const int64_t rows = op.kernel[0], cols = op.kernel[1];
   const bool one_run = conv.input.pixel == in.in.channels * size && op.dilation[1] == 1 && op.groups == 1;
   for (ConvBlock& block : blocks) {
+    in.stop.check();
     const BlockRange range = block_range(in, block);
     const int64_t width = block.vectors * in.lanes, taps = one_run ? cols : 1, numbers = taps * range.channels;
     const bool can_tail = in.kernels.tail_bytes && one_run && !conv.images_as_columns && numbers % per_word == 1 &&

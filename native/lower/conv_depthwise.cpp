@@ -29,6 +29,7 @@ void arrange_depthwise(const LowerInput& in, const Conv& conv, std::vector<ConvB
   const int64_t taps = in.op.taps();
   const int32_t* offsets = make_offsets(in, conv, 0, 1, 0, 1);
   for (ConvBlock& block : blocks) {
+    in.stop.check();
     const int64_t width = block.vectors * in.lanes;
     block.items = int32_t(in.op.kernel[1]);
     block.offsets = offsets;
@@ -60,6 +61,7 @@ void stack_taps(const LowerInput& in, Conv& conv, std::vector<ConvBlock>& blocks
                   op.dilation[1]};
   conv.stacked.buffer = in.scratch.take(in.members, conv.stacked.bytes);
   for (ConvBlock& block : blocks) {
+    in.stop.check();
     const int64_t width = block.vectors * in.lanes, last = std::min(block.channel + width, in.out.channels);
     block.items = int32_t(cols);
     block.row_weights = cols * width;

@@ -18,6 +18,7 @@ void arrange_floats(const LowerInput& in, const Conv& conv, std::vector<ConvBloc
   const int64_t inputs = in.group_inputs(), taps = in.op.taps();
   const bool one_pixel = in.out.height * in.out.width == 1;
   for (ConvBlock& block : blocks) {
+    in.stop.check();
     const BlockRange range = block_range(in, block);
     const int64_t lanes = block.vectors * in.lanes, width = one_pixel ? range.last + 1 - block.channel : lanes;
     const bool same_offsets = in.op.groups == 1 && &block != &blocks[0];

@@ -16,13 +16,13 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, 
 }
 
 void lower(const Graph& graph, int index, const Layouts& layouts, Scratch& scratch, const Kernels& kernels,
-           int64_t members, Memory& memory, std::vector<KernelCall>& calls) {
+           int64_t members, Memory& memory, StopRequest& stop, std::vector<KernelCall>& calls) {
   const Op& op = graph.ops[size_t(index)];
   if (op.operands.empty() || is_elided(graph, op) || fused_pool(graph, index) != kNone) return;
-  const LowerInput in(graph, op, layouts, scratch, kernels, members, memory);
+  const LowerInput in(graph, op, layouts, scratch, kernels, members, memory, stop);
   const int before = in.in.writer;
   if (before != kNone && fused_pool(graph, before) == index) {
-    const LowerInput conv(graph, graph.ops[size_t(before)], layouts, scratch, kernels, members, memory);
+    const LowerInput conv(graph, graph.ops[size_t(before)], layouts, scratch, kernels, members, memory, stop);
     calls.push_back({kernels.conv_pool, memory.copy(make_conv_pool(conv, in)), in.out.height, index});
   } else if (op.is_conv()) {
     lower_conv(in, index, calls);

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "memory.h"
 #include "plan/layout.h"
+#include "stop.h"
 
 namespace bbg {
 
@@ -45,9 +46,11 @@ struct LowerInput {
   const Kernels& kernels;
   int64_t members;  // of the team
   Memory& memory;
+  StopRequest& stop;
   int64_t lanes, channels, padded;  // channels that the result stores, and the same rounded up to whole vectors
 
-  LowerInput(const Graph& g, const Op& o, const Layouts& l, Scratch& s, const Kernels& k, int64_t team, Memory& m)
+  LowerInput(const Graph& g, const Op& o, const Layouts& l, Scratch& s, const Kernels& k, int64_t team, Memory& m,
+             StopRequest& wish)
       : graph(g),
         op(o),
         in(g.input_of(o)),
@@ -57,6 +60,7 @@ struct LowerInput {
         kernels(k),
         members(team),
         memory(m),
+        stop(wish),
         lanes(k.lanes),
         channels(l[size_t(o.result())].channels),
         padded(round_up(channels, k.lanes)) {}
@@ -73,7 +77,7 @@ int64_t scratch_bytes(const Graph& graph, const Op& op, const Layouts& layouts, 
 // that is there already, or a convolution fused into a later pool.
 // `layouts` are bound to places.
 void lower(const Graph& graph, int index, const Layouts& layouts, Scratch& scratch, const Kernels& kernels,
-           int64_t members, Memory& memory, std::vector<KernelCall>& calls);
+           int64_t members, Memory& memory, StopRequest& stop, std::vector<KernelCall>& calls);
 
 // ---- epilogue.cpp ---------------------------------------------------------------------------------------------------
 

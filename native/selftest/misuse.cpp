@@ -20,7 +20,7 @@ void check_misuse() {
   refused(bbg_graph_add(graph, nullptr), "no op");
   refused(bbg_graph_add(graph, &op), "a pool of bytes");
   bbg_engine* engine = nullptr;
-  refused(bbg_engine_new(graph, nullptr, 1, nullptr, &engine), "a graph without outputs");
+  refused(bbg_engine_new(graph, nullptr, 1, nullptr, nullptr, nullptr, &engine), "a graph without outputs");
   bbg_graph_free(graph);
 
   require(bbg_graph_new("x", 0, 1, 4, 4, &graph));
@@ -28,12 +28,13 @@ void check_misuse() {
   const bbg_part part{"y", "CHW"};
   require(bbg_graph_output(graph, &part, 1));
   refused(bbg_graph_output(graph, nullptr, 1), "no parts");
-  for (int threads : {0, -1, 100000}) refused(bbg_engine_new(graph, nullptr, threads, nullptr, &engine), "threads");
-  refused(bbg_engine_new(graph, "none", 1, nullptr, &engine), "an unknown kernel set");
+  for (int threads : {0, -1, 100000})
+    refused(bbg_engine_new(graph, nullptr, threads, nullptr, nullptr, nullptr, &engine), "threads");
+  refused(bbg_engine_new(graph, "none", 1, nullptr, nullptr, nullptr, &engine), "an unknown kernel set");
   for (const bbg_limits limits : {bbg_limits{-1, 1000}, bbg_limits{1 << 20, -1}, bbg_limits{100, 1000}}) {
-    refused(bbg_engine_new(graph, nullptr, 1, &limits, &engine), "more than the limits allow");
+    refused(bbg_engine_new(graph, nullptr, 1, &limits, nullptr, nullptr, &engine), "more than the limits allow");
   }
-  require(bbg_engine_new(graph, nullptr, 1, nullptr, &engine));
+  require(bbg_engine_new(graph, nullptr, 1, nullptr, nullptr, nullptr, &engine));
   bbg_graph_free(graph);
 
   const std::vector<uint8_t> few(16);

@@ -77,7 +77,7 @@ struct Shape {
 inline std::vector<float> run(const bbg_graph* graph, const char* kernel_set, int threads, const std::vector<float>& x,
                               int64_t images, int64_t numbers) {
   bbg_engine* engine = nullptr;
-  require(bbg_engine_new(graph, kernel_set, threads, nullptr, &engine));
+  require(bbg_engine_new(graph, kernel_set, threads, nullptr, nullptr, nullptr, &engine));
   std::vector<float> y(static_cast<size_t>(numbers * images));
   float* const outputs[] = {y.data()};
   const size_t counts[] = {y.size()};
