@@ -15,9 +15,11 @@
 #include <stdexcept>
 
 #include "bbg.h"
+#include "interpreter.h"
 #include "kinds.h"
 
 namespace nb = nanobind;
+using bbg::Interpreter;
 using namespace nb::literals;
 
 namespace {
@@ -25,13 +27,6 @@ namespace {
 void check(const char* error) {
   if (PyErr_Occurred()) throw nb::python_error();  // what a signal's handler raised, such as KeyboardInterrupt
   if (error) throw nb::value_error(error);         // bbg.engine raises it as BbgError
-}
-
-// Runs the handlers of signals that have come; whether one raised an exception. Threads other than the main one have
-// none to run.
-int signalled(void*) {
-  const nb::gil_scoped_acquire held;
-  return PyErr_CheckSignals();
 }
 
 template <class T>
@@ -187,12 +182,9 @@ class Engine {
       throw nb::value_error("scale and bias must have one number per channel");
     }
     const bbg_limits limits{memory, operations};
-    const char* error;
-    {
-      const nb::gil_scoped_release released;
-      error = bbg_engine_new(graph.graph, isa ? isa->c_str() : nullptr, threads, &limits, signalled, nullptr, &engine_);
-    }
-    check(error);
+    const char* set = isa ? isa->c_str() : nullptr;
+    check(Interpreter::unlocked(
+        [&] { return bbg_engine_new(graph.graph, set, threads, &limits, Interpreter::stopped, nullptr, &engine_); }));
   }
   ~Engine() { bbg_engine_free(engine_); }
   Engine(const Engine&) = delete;
@@ -235,15 +227,12 @@ class Engine {
       counts.push_back(array.size());
       arrays.append(array);
     }
-    const char* error;
-    {
-      const nb::gil_scoped_release released;
-      const float* scale = scale_.empty() ? nullptr : scale_.data();
-      const float* bias = bias_.empty() ? nullptr : bias_.data();
-      error = bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(),
-                             seconds, signalled, nullptr);
-    }
-    check(error);
+    const float* scale = scale_.empty() ? nullptr : scale_.data();
+    const float* bias = bias_.empty() ? nullptr : bias_.data();
+    check(Interpreter::unlocked([&] {
+      return bbg_engine_run(engine_, kind, data, bytes, int64_t(images), scale, bias, to.data(), counts.data(), seconds,
+                            Interpreter::stopped, nullptr);
+    }));
     return arrays;
   }
 
@@ -269,12 +258,7 @@ std::string choose(const std::optional<std::string>& name) {
 
 double roofline(const std::string& kernel_set) {
   double gmacs;
-  const char* error;
-  {
-    const nb::gil_scoped_release released;
-    error = bbg_roofline(kernel_set.c_str(), &gmacs);
-  }
-  check(error);
+  check(Interpreter::unlocked([&] { return bbg_roofline(kernel_set.c_str(), &gmacs); }));
   return gmacs;
 }
 
@@ -330,6 +314,8 @@ nb::list functions() {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // of what lives until the process ends, as in a thread that is stopped there
+  Interpreter::watch();
   m.def("kernel_sets", kernel_sets, "Names of the kernel sets, best first, and whether this machine runs them.");
   m.def("choose", choose, "name"_a.none(),
         "The kernel set that an engine asked for by `name` gets (None: what BBG_ISA says, else the best).");

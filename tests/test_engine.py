@@ -315,3 +315,22 @@ def test_the_runtime_imports_no_torch() -> None:
     code = "import sys, bbg.engine; print([m for m in ('torch', 'PIL', 'rich', 'typer') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_outputs_beyond_the_memory_are_a_sentence(tmp_path: Path) -> None:
+    """24 GB of them, where the process may have 8."""
+    wide = Op("wide", "match_channels", ("x",), "y", None, {"channels": 60_000})
+    file = tmp_path / "wide.bbg"
+    packed.write(file, PackedModel(Graph("x", (1, 1, 1), (wide,), (Output.of_flat("", "y", 60_000),))))
+    code = f"""
+import resource
+import numpy as np, bbg
+engine = bbg.load({str(file)!r}, threads=1, limits=bbg.Limits(2**30, 2**40))
+resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+try:
+    engine(np.zeros((100_000, 1, 1, 1), np.float32))
+except bbg.BbgError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "there is no memory for the outputs of 100,000 images; give fewer at once\n"

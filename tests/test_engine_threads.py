@@ -122,3 +122,35 @@ print(statuses.count(0), np.array_equal(engine(x), wanted))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["100", "True"]
+
+
+@pytest.mark.parametrize("count", [1, 3000])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_process_ends_while_daemon_threads_call_the_engine(threads: int, count: int) -> None:
+    """Python would end them in the midst of C++, and three of twelve processes with them by SIGABRT."""
+    code = f"""
+import threading, time
+import numpy as np, bbg
+engine, x = bbg.load({MODEL!r}, threads={threads}), np.zeros(({count}, 32, 32, 3), np.uint8)
+def work():
+    while True:
+        engine(x)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.1)
+"""
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_who_ends_the_process_may_still_call_the_engine() -> None:
+    code = f"""
+import atexit
+import numpy as np
+atexit.register(lambda: print(engine(np.zeros((40, 32, 32, 3), np.uint8)).shape))
+import bbg
+engine = bbg.load({MODEL!r}, threads=1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("(40, 10)\n", "")

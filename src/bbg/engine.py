@@ -11,7 +11,7 @@ This file checks and names things; the work is done by `bbg._native`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -30,6 +30,7 @@ from bbg.tables import Row, Shown, html, paragraphs
 
 Outputs = np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray] | dict[str, np.ndarray]
 S = TypeVar("S", bound=Source)
+Answer = TypeVar("Answer")
 
 
 class OpTime(NamedTuple):
@@ -124,10 +125,7 @@ class Engine:
         """Run a batch as a call does: the outputs by name, '' for one array, '0', '1', ... for a tuple or a list."""
         self._check(images)
         run = self._native.run_bytes if images.dtype == np.uint8 else self._native.run_floats
-        try:
-            arrays = run(images)
-        except ValueError as error:
-            raise BbgError(str(error)) from None
+        arrays = _answer(run, images)
         return dict(zip(self._names, arrays, strict=True))
 
     @overload
@@ -160,10 +158,7 @@ class Engine:
         """Run a batch and return the time of every op, in order; inputs as for a call."""
         self._check(images)
         time = self._native.time_bytes if images.dtype == np.uint8 else self._native.time_floats
-        try:
-            seconds = time(images)
-        except ValueError as error:
-            raise BbgError(str(error)) from None
+        seconds = _answer(time, images)
         return [
             OpTime(cost.name, cost.kind, cost.shape, taken, self.kernels)
             for cost, taken in zip(self._costs, seconds, strict=True)
@@ -218,6 +213,15 @@ def kernel_sets() -> list[KernelSet]:
     except ValueError as error:
         raise BbgError(str(error)) from None
     return [KernelSet(name, runs, name == chosen) for name, runs in _native.kernel_sets()]
+
+
+def _answer(call: Callable[[np.ndarray], Answer], images: np.ndarray) -> Answer:
+    try:
+        return call(images)
+    except ValueError as error:
+        raise BbgError(str(error)) from None
+    except MemoryError:
+        raise BbgError(f"there is no memory for the outputs of {len(images):,} images; give fewer at once") from None
 
 
 def _build(graph: Graph) -> _native.Graph:
