@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from bbg.drafts import draft_in
 from bbg.errors import BbgError
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], draft: str | None = None) -> Iterator[BinaryIO]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file to write, which becomes `path` in one step at the end of the context.
 
     A link stays, and the file that it leads to is replaced, by one of the same owner and rights. What is no regular
@@ -25,9 +26,7 @@ def whole_file(path: str | os.PathLike[str], draft: str | None = None) -> Iterat
 
     Readers see the older file, which stays until then, or the whole new one: the data is on the disk before the file
     has its name. Where the context raises, `path` stays as it was. Raises OSError where the path cannot be written.
-
-    `draft`: the file's name until then. None: a name that no other writer has. A process that is killed leaves its
-    draft behind; one who is often killed gives a name, so that the next draft takes the place of the last.
+    What a killed process has half written is removed when another one writes into the folder (bbg.drafts).
     """
     if (number := _descriptor(path)) is not None:
         if sys.stdout is not None:
@@ -40,19 +39,13 @@ def whole_file(path: str | os.PathLike[str], draft: str | None = None) -> Iterat
         with open(given, "wb") as stream:
             yield cast(BinaryIO, stream)
         return
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}" if draft is None else draft)
-    if draft is not None:
-        temporary.unlink(missing_ok=True)  # that of a killed process, or a link that somebody put there
-    try:
-        with open(temporary, "xb") as file:
-            _like(temporary, target)
-            yield cast(BinaryIO, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+    with draft_in(target.parent) as (draft, file):
+        _like(draft, target)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(draft, target)
         _sync_folder(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

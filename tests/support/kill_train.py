@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from bbg.data import open_data
+from bbg.drafts import SUFFIX
 from bbg.recipe import Recipe
 from bbg.training import loop
 from bbg.training.checkpoint import Checkpoint
@@ -91,7 +92,7 @@ def run(out: Path, resume: bool, kill_after: int = 0, slow_save: int = 0, delay:
         "failed": os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0,
         "steps": steps,
         "at": [state.epoch, state.step],
-        "half_written": (out / "last.ckpt.tmp").exists(),
+        "half_written": any(out.glob(f".*{SUFFIX}")),
     }
 
 

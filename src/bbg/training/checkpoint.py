@@ -64,7 +64,7 @@ class Checkpoint:
         state["recipe"] = _without_code(self.recipe).to_dict()
         state["preprocess"] = self.preprocess.to_json()
         try:
-            with whole_file(path, draft=f"{path.name}.tmp") as file:
+            with whole_file(path) as file:
                 torch.save(state, file)
         except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
             reason = (isinstance(e, OSError) and e.strerror) or "the disk may be full"
