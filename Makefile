@@ -10,14 +10,14 @@ CPU_TORCH ?= $(if $(wildcard /proc/driver/nvidia/version),,https://download.pyto
 
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(shell find native -type f)
-CPP := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+CPP := $(shell find native fuzz -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 SOURCES := pyproject.toml $(NATIVE)
 INSTALL := install --quiet --disable-pip-version-check
 # The same with pip's progress bars, for what takes minutes.
 SHOWN := install --disable-pip-version-check --progress-bar on
 REQUIREMENTS := $(PYTHON) tools/requirements.py
 
-.PHONY: demo quick test test-oldest lint format bench study study-update study-report sanitize sanitize-short wheel release clean
+.PHONY: demo quick test test-oldest lint format bench study study-update study-report sanitize sanitize-short fuzz wheel release clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py --out runs/demo
@@ -78,6 +78,11 @@ sanitize-short: $(VENV)/ready $(VENV)/dev
 	tests/native/sanitized.sh guarded -m pytest --capture=sys $(SANITIZED) -k "random_graphs or thread or (a_pool_behind and True)"
 	tests/native/sanitized.sh guarded -m support.fuzz_file 500
 	tests/native/sanitized.sh guarded -m support.guarded 300
+
+# Led by what is reached: the C API under libFuzzer (clang++), the reader of packed files under atheris.
+MINUTES := 10
+fuzz: $(VENV)/ready $(VENV)/dev
+	fuzz/run.sh $(MINUTES)
 
 # The wheel of this Python: with the stable ABI, for 3.12 and newer, or one for 3.11. It runs on old distributions too.
 wheel: $(VENV)/ready $(VENV)/release

@@ -322,7 +322,7 @@ def test_histograms_are_a_picture(method: str, tmp_path: Path) -> None:
         picture = Image.open(io.BytesIO((tmp_path / name).read_bytes()))
         assert picture.format == "PNG"
         assert len(picture.convert("L").getcolors()) > 20
-    with pytest.raises(BbgError, match=r"cannot write .*give a file in a writable folder"):
+    with pytest.raises(BbgError, match=r"cannot be written .*choose another path"):
         histograms(model, tmp_path / "none" / "a.png")
     with pytest.raises(BbgError, match="no binary layer"):
         histograms(network("float"), tmp_path / "b.png")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bbg import style
 from bbg.analysis.weights import binary_layers, gates, weight_entropy
 from bbg.errors import BbgError
+from bbg.files import write_bytes
 from bbg.layers import BinaryConv2d, BinaryLinear
 
 
@@ -47,10 +48,7 @@ def histograms(model: nn.Module, path: Path, *, title: str = "") -> Path:
         _named(right, "latent weights", "multiples of their mean magnitude", list(latent))
         drawn = style.png(figure)
     path = path / "histograms.png" if path.is_dir() else path
-    try:
-        path.write_bytes(drawn)
-    except OSError as e:
-        raise BbgError(f"cannot write {str(path)!r}: {e.strerror}; give a file in a writable folder") from e
+    write_bytes(path, drawn)
     return path
 
 

@@ -12,7 +12,9 @@ the same flips as an undisturbed one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +41,21 @@ class Monitor:
 
     def __init__(self, model: nn.Module, state: Checkpoint, folder: Path | None) -> None:
         self.model, self.state = model, state
-        self.writer = None if folder is None else open_writer(folder)
-        if self.writer is not None:
-            self._log_recipe(self.writer)
+        with ExitStack() as stack:
+            stack.enter_context(_hushed())
+            self.writer = None if folder is None else open_writer(folder)
+            self._open = stack.pop_all()
+        self._log(self._log_recipe)
+
+    def _log(self, write: Callable[[SummaryWriter], None]) -> None:
+        """Let `write` log to TensorBoard. Where its files cannot be written, the training goes on without them."""
+        if self.writer is None:
+            return
+        try:
+            write(self.writer)
+        except OSError as e:
+            LOGGER.warning("nothing more is written for TensorBoard: %s", e.strerror or e)
+            self.writer = None
 
     def _log_recipe(self, writer: SummaryWriter) -> None:
         """The recipe as TensorBoard's hyper-parameters, beside the test figures that its runs are compared by."""
@@ -60,9 +74,12 @@ class Monitor:
 
     def log_step(self, step: int, figures: Mapping[str, float | Tensor]) -> None:
         """Log the figures of step number `step`, counted from the start of the training."""
-        if self.writer is not None:
+
+        def write(writer: SummaryWriter) -> None:
             for name, value in figures.items():
-                self.writer.add_scalar(name, float(value), step)
+                writer.add_scalar(name, float(value), step)
+
+        self._log(write)
 
     def end_epoch(self, step: int, row: dict[str, float]) -> None:
         """Add `flips` to the history's `row`, log all figures, and take the signs that the next epoch begins with.
@@ -78,15 +95,18 @@ class Monitor:
             row["flips"] = sum(rate * after[name].numel() for name, rate in rates.items()) / total
         self.state.signs = packed(after)
         self.log_step(step, {**row, **figures})
-        if self.writer is not None:
+
+        def write(writer: SummaryWriter) -> None:
             for gate in gates(self.model):
                 if torch.isfinite(gate.values).all():  # else this training ends at the next checkpoint
-                    self.writer.add_histogram(f"gate/{gate.name}", gate.values, step)
+                    writer.add_histogram(f"gate/{gate.name}", gate.values, step)
+
+        self._log(write)
 
     def close(self) -> None:
         """Write what is still to be written."""
-        if self.writer is not None:
-            self.writer.close()
+        self._log(lambda writer: writer.close())
+        self._open.close()
 
 
 def open_writer(folder: Path) -> SummaryWriter | None:
@@ -105,6 +125,24 @@ def open_writer(folder: Path) -> SummaryWriter | None:
     except UnicodeEncodeError:
         LOGGER.warning("nothing is written for TensorBoard: the name of %r is no text", str(folder))
         return None
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Print no traceback where a thread of TensorBoard cannot write: who logs the next figure is told."""
+    before = threading.excepthook
+
+    def hook(error: threading.ExceptHookArgs) -> None:
+        is_writer = type(error.thread).__module__.startswith("tensorboard.")
+        if not is_writer or not isinstance(error.exc_value, OSError):
+            before(error)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        if threading.excepthook is hook:
+            threading.excepthook = before
 
 
 def packed(signs: dict[str, Tensor]) -> dict[str, Tensor]:
