@@ -213,3 +213,25 @@ def test_a_history_of_which_some_rows_have_a_figure(tmp_path: Path) -> None:
         assert width == pytest.approx(1.5 * two.width, rel=0.01), "one panel more, that of the learning rate"
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert [line.split(",")[-1] for line in lines] == ["flips", "", "0.25"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_training_goes_on_where_tensorboard_can_write_no_more(
+    few: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wanted = train(QUICK, few, tmp_path / "undisturbed", progress=False)
+
+    def fill() -> None:
+        (events,) = (tmp_path / "full" / "tensorboard").glob("events*")
+        events.unlink()
+        events.symlink_to("/dev/full")
+
+    after(1, fill, monkeypatch)
+    found = train(QUICK, few, tmp_path / "full", progress=False)
+    assert found.history[-1]["test_accuracy"] == wanted.history[-1]["test_accuracy"]
+    assert "nothing more is written for TensorBoard: No space left on device" in caplog.text
+    assert "Traceback" not in capfd.readouterr().err
