@@ -1,4 +1,4 @@
-"""A disk that is full at any moment costs no file that was there (support/write_errors.py)."""
+"""A full disk, or a kill, at any moment costs no file that was there (support/write_errors.py)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ pytestmark = pytest.mark.skipif(
 QUICK = ("predict", "recipe", "inspect", "zoo")
 
 
-def errors(every: int, *verbs: str) -> dict[str, int]:
-    """How many errors each verb has stood."""
-    done = write_errors.with_full_disk([str(every), *verbs])
+def stood(how: str, every: int, *verbs: str) -> dict[str, int]:
+    """How many errors, or kills, each verb has stood."""
+    done = write_errors.preloaded([how, str(every), *verbs])
     assert done.returncode == 0  # the reason is on standard error
     return {name: int(count) for name, count in map(str.split, done.stdout.splitlines())}
 
 
-def test_verbs_that_are_quick() -> None:
-    found = errors(2, *QUICK)
+@pytest.mark.parametrize("how", ["full", "kill"])
+def test_verbs_that_are_quick(how: str) -> None:
+    found = stood(how, 2, *QUICK)
     assert found.keys() == set(QUICK)
     assert min(found.values()) > 1
 
 
 @pytest.mark.slow
-def test_all_verbs_at_every_third_call() -> None:
-    found = errors(3)
+@pytest.mark.parametrize("how", ["full", "kill"])
+def test_all_verbs_at_every_third_call(how: str) -> None:
+    found = stood(how, 3)
     assert found.keys() == write_errors.CASES.keys()
     assert sum(found.values()) >= 200

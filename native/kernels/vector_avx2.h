@@ -164,15 +164,15 @@ struct Counter {
 
 // ---- the table kernel: see nibbles.inl ----------------------------------------------------------------------------
 
-// row[a][w] = popcount(a ^ w).
+// rows[16 a + w] = popcount(a ^ w).
 struct NibbleTable {
-  alignas(16) uint8_t row[16][16];
+  alignas(16) uint8_t rows[16 * 16];
 
-  constexpr NibbleTable() : row() {
+  constexpr NibbleTable() : rows() {
     for (int a = 0; a < 16; ++a) {
       for (int w = 0; w < 16; ++w) {
         const int differ = a ^ w;
-        row[a][w] = uint8_t((differ & 1) + (differ >> 1 & 1) + (differ >> 2 & 1) + (differ >> 3));
+        rows[16 * a + w] = uint8_t((differ & 1) + (differ >> 1 & 1) + (differ >> 2 & 1) + (differ >> 3));
       }
     }
   }
@@ -180,7 +180,7 @@ struct NibbleTable {
 constexpr NibbleTable kNibbleTable;
 
 inline I nibble_row_at(uint32_t byte_offset) {
-  const uint8_t* row = kNibbleTable.row[0] + byte_offset;
+  const uint8_t* row = kNibbleTable.rows + byte_offset;
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
 

@@ -1,12 +1,14 @@
-/* A disk that is full at a chosen moment, for one folder: preload it, and arm it by ctypes (write_errors.py).
+/* A disk that is full at a chosen moment, for one folder, or a process that is killed then: preload it, and arm it by
+ * ctypes (write_errors.py).
  *
- * Every call that writes, creates, syncs or renames something below the folder is counted, and number `at` fails with
- * ENOSPC. */
+ * Every call that writes, creates, syncs or renames something below the folder is counted. Number `at` fails with
+ * ENOSPC, or is never made. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,12 +19,14 @@
 static char folder[PATH_MAX];
 static size_t length;
 static long seen, fails;
+static int kills;
 
-void arm(const char* below, long at) {
+void arm(const char* below, long at, int kill) {
   strncpy(folder, below, sizeof folder - 1);
   length = strlen(folder);
   seen = 0;
   fails = at;
+  kills = kill;
 }
 
 long count(void) { return seen; }
@@ -41,6 +45,7 @@ static int open_below(int descriptor) {
 
 static int full(int counts) {
   if (!counts || __sync_add_and_fetch(&seen, 1) != fails) return 0;
+  if (kills) raise(SIGKILL);
   errno = ENOSPC;
   return 1;
 }

@@ -1,11 +1,12 @@
-"""A full disk at every moment: no verb loses a file that was there, nor leaves half of one.
+"""A full disk, or a kill, at every moment: no verb loses a file that was there, nor leaves half of one.
 
-    python -m support.write_errors            # each call of every verb that writes, creates, syncs or renames
-    python -m support.write_errors 7 predict  # every seventh, of this verb
+    python -m support.write_errors full 1          # each call of every verb that writes, creates, syncs or renames
+    python -m support.write_errors kill 7 predict  # every seventh, of this verb
 
-A verb runs in a forked process, and its call number N fails (write_errors.c). Then it has ended with a sentence; what
-it does not write is as it was; what it writes is as it was, or whole; no draft is left; and when it runs once more, on
-a disk that has room again, it ends as if nothing had been.
+A verb runs in a forked process, and its call number N fails, or the process is killed then (write_errors.c). What it
+does not write is as it was; what it writes is as it was, or whole. When it runs once more, on a disk that has room
+again, it ends as if nothing had been, and no draft is left. Where the disk is full, it also ends with a sentence, and
+leaves no draft at once.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import tomllib
 import traceback
+from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +32,11 @@ import torch
 from PIL import Image
 
 from bbg import cli
+from bbg.drafts import SUFFIX
 from bbg.graph import file as packed
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import Checkpoint
+from bbg.training.folder import LAST
 from bbg.training.torch_files import read_torch
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -69,8 +74,11 @@ CASES = {
 }
 
 
-def run(words: list[str], folder: Path, at: int) -> tuple[int, str, int]:
-    """Exit status and output of `bbg` with these words in a forked process, and how many calls were counted."""
+def run(words: list[str], folder: Path, at: int, kill: bool = False) -> tuple[int, str, int]:
+    """Exit status and output of `bbg` with these words in a forked process, and how many calls were counted.
+
+    A killed process has the status -9, and no output.
+    """
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -79,7 +87,7 @@ def run(words: list[str], folder: Path, at: int) -> tuple[int, str, int]:
         status = 0
         faulthandler.dump_traceback_later(60, exit=True)
         shim = ctypes.CDLL(None)
-        shim.arm(os.fsencode(f"{folder}/"), at)
+        shim.arm(os.fsencode(f"{folder}/"), at, int(kill))
         try:
             with redirect_stdout(text), redirect_stderr(text):
                 cli.main(words)
@@ -89,14 +97,16 @@ def run(words: list[str], folder: Path, at: int) -> tuple[int, str, int]:
             status = 99
             text.write(traceback.format_exc())
         counted = shim.count()
-        shim.arm(b"", 0)
+        shim.arm(b"", 0, 0)
         with os.fdopen(writes, "w") as pipe:
             json.dump([status, text.getvalue(), counted], pipe)
         os._exit(0)
     os.close(writes)
     with os.fdopen(reads) as pipe:
         answer = pipe.read()
-    os.waitpid(child, 0)
+    ended = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(ended):
+        return -os.WTERMSIG(ended), "", 0
     status, said, counted = json.loads(answer)
     return status, said, counted
 
@@ -121,8 +131,8 @@ def sound(file: Path) -> None:
         Image.open(file).load()
 
 
-def check(name: str, template: Path, work: Path, every: int) -> int:
-    """Let the verb fail at every `every`-th of its calls; return how often that was."""
+def check(name: str, template: Path, work: Path, every: int, kill: bool) -> int:
+    """Let the verb fail at every `every`-th of its calls, or kill it there; return how often that was."""
     case = CASES[name]
     words = case.words.replace("W/", f"{work}/").split()
 
@@ -138,13 +148,16 @@ def check(name: str, template: Path, work: Path, every: int) -> int:
     errors = 0
     for at in range(1, total + 1, every):
         anew()
-        status, said, _ = run(words, work, at)
+        status, said, _ = run(words, work, at, kill)
         place = f"{name}, call {at} of {total}: exit status {status}: {said}"
-        assert status in (0, 2), place
-        assert status == 0 or "bbg: " in said, place
-        assert "Traceback" not in said, place
         found = contents(work)
-        assert not [file for file in found if file.endswith(".bbg-draft")], place
+        if kill:
+            assert status in (0, -signal.SIGKILL), place
+        else:
+            assert status in (0, 2), place
+            assert status == 0 or "bbg: " in said, place
+            assert "Traceback" not in said, place
+            assert not drafts(found), place
         for file, data in before.items():
             if not file.startswith(case.writes):
                 assert found.get(file) == data, f"{file} is not what it was; {place}"
@@ -156,16 +169,27 @@ def check(name: str, template: Path, work: Path, every: int) -> int:
                     sound(work / file)
                 except Exception as error:
                     raise AssertionError(f"{file} is no whole file ({len(data)} bytes): {error}; {place}") from error
-        again = [*words, "--overwrite"] if name == "train" and (work / "new").exists() else words
-        status, said, _ = run(again, work, 0)
+        status, said, _ = run([*words, *again(name, work)], work, 0)
         assert status == 0, f"once more: {said}; {place}"
         now = contents(work)
+        assert not drafts(now), place
         for file, data in wanted.items():
             if file.endswith((".bbg", ".toml")):
                 assert now.get(file) == data, f"{file} differs from the undisturbed one; {place}"
         same_weights(now, wanted, place)
         errors += 1
     return errors
+
+
+def drafts(files: Iterable[str]) -> list[str]:
+    return [file for file in files if file.endswith(SUFFIX)]
+
+
+def again(name: str, work: Path) -> list[str]:
+    """How a verb is asked to go on with what it began, or to replace it."""
+    if name != "train" or not (work / "new").exists():
+        return []
+    return ["--resume" if (work / "new" / LAST).exists() else "--overwrite"]
 
 
 def same_weights(now: dict[str, bytes], wanted: dict[str, bytes], place: str) -> None:
@@ -188,17 +212,16 @@ def prepare(template: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    every = int(arguments[0]) if arguments else 1
-    names = arguments[1:] or list(CASES)
+    how, every, *names = arguments
     folder = Path(os.environ[FULL])
     os.environ["BBG_ZOO"] = str(folder / "work" / "zoo")
     torch.set_num_threads(1)
     prepare(folder / "template")
-    for name in names:
-        print(name, check(name, folder / "template", folder / "work", every), flush=True)
+    for name in names or CASES:
+        print(name, check(name, folder / "template", folder / "work", int(every), how == "kill"), flush=True)
 
 
-def with_full_disk(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def preloaded(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """Run this program with the library preloaded, in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(os.path.realpath(folder))
@@ -214,6 +237,6 @@ if __name__ == "__main__":
     if FULL in os.environ:
         main(sys.argv[1:])
     else:
-        done = with_full_disk(sys.argv[1:])
+        done = preloaded(sys.argv[1:])
         print(done.stdout, end="")
         sys.exit(done.returncode)
