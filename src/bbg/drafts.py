@@ -33,14 +33,14 @@ def draft_in(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
             continue
         try:
             with file:
-                if _hold(file.fileno()) and _is_there(path, file.fileno()):
+                if hold(file.fileno()) and _is_there(path, file.fileno()):
                     yield path, file
                     return
         finally:
             path.unlink(missing_ok=True)
 
 
-def _hold(descriptor: int) -> bool:
+def hold(descriptor: int) -> bool:
     """Lock an open file for this process; False where another one holds it, True also where there are no locks."""
     try:
         import fcntl

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from bbg.drafts import draft_in
+from bbg.drafts import draft_in, hold
 from bbg.errors import BbgError
 
 
@@ -72,14 +72,8 @@ def locked(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BbgError(
-                f"{str(folder)!r} is in use: another process writes into it; wait, or give another"
-            ) from None
-        except OSError:
-            pass
+        if not hold(descriptor):
+            raise BbgError(f"{str(folder)!r} is in use: another process writes into it; wait, or give another")
         yield
     finally:
         with suppress(OSError):
