@@ -98,16 +98,16 @@ void bbg_engine_bytes(const bbg_engine* engine, size_t* constants, size_t* works
 
 void bbg_engine_free(bbg_engine* engine) { delete engine; }
 
-const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
+const char* bbg_engine_run(bbg_engine* engine, int kind, const void* data, size_t bytes, int64_t images,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,
                            double* seconds, int (*stop)(void* context), void* context) {
   return guarded([&] {
     require(engine && outputs && counts);
     if (kind != BBG_FLOAT_NCHW && kind != BBG_BYTE_NHWC) {
-      throw bbg::InvalidArgument("the input is of kind " + std::to_string(int(kind)) + "; allowed are 0 and 1");
+      throw bbg::InvalidArgument("the input is of kind " + std::to_string(kind) + "; allowed are 0 and 1");
     }
     bbg::StopRequest request(stop, context);
-    engine->engine.run(kind, data, bytes, images, scale, bias, outputs, counts, seconds, request);
+    engine->engine.run(bbg_input(kind), data, bytes, images, scale, bias, outputs, counts, seconds, request);
   });
 }
 

@@ -13,16 +13,22 @@ namespace {
 int64_t share(int64_t items, int64_t member, int64_t members) { return items * member / members; }
 
 // A member's part of a call: the same rows of every block, so that it finds in its own cache what it wrote there,
-// unless so few rows cannot be shared evenly. Then all items in their order, which shares the blocks.
-void run_share(const KernelCall& call, const Worker& worker, int64_t images, int members) {
+// unless so few rows cannot be shared evenly. Then all items in their order, which shares the blocks. Between pieces of
+// it, whether it has `ended` is asked.
+template <class Ended>
+void run_share(const KernelCall& call, const Worker& worker, int64_t images, int members, Ended ended) {
   constexpr int64_t kUneven = 20;  // a twentieth more for the one who has most is still worth it
   const int64_t rows = call.images_as_columns ? 1 : images * call.rows, most = (rows + members - 1) / members;
   const bool by_rows = (most * members - rows) * kUneven <= rows;
   const int64_t blocks = by_rows ? call.blocks : 1, items = by_rows ? rows : rows * call.blocks;
   const int64_t begin = share(items, worker.member, members);
   const int64_t end = share(items, worker.member + 1, members);
-  for (int64_t b = 0; b < blocks && begin < end; ++b) {
-    call.run(call.args, worker, images, b * rows + begin, b * rows + end);
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t from = begin, to; from < end; from = to) {
+      if ((b || from > begin) && ended()) return;
+      to = end - from > call.piece ? from + call.piece : end;
+      call.run(call.args, worker, images, b * rows + from, b * rows + to);
+    }
   }
 }
 
@@ -37,6 +43,7 @@ struct Engine::Chunk {
   float* const* outputs;
   double* seconds;
   std::atomic<bool> finite{true};
+  std::atomic<bool> ended{false};  // whether the caller wants no more of the present call
   std::atomic<int> last{INT_MAX};  // number of the call behind which all stop
 };
 
@@ -113,13 +120,17 @@ void Engine::work(Chunk& chunk, int member) {
   if (!write_input(input_, chunk.batch, worker.workspace, begin, end)) chunk.finite = false;
   team.barrier();
   if (!chunk.finite) return;
+  const auto ended = [&] {
+    if (member == 0 && chunk.stop->asked()) chunk.ended = true;
+    return chunk.ended.load(std::memory_order_relaxed);
+  };
   const bool timed = chunk.seconds && member == 0;
   Clock::time_point last = timed ? Clock::now() : Clock::time_point{};
   for (int i = 0; i < int(program_.calls.size()); ++i) {
     const KernelCall& call = program_.calls[size_t(i)];
-    run_share(call, worker, chunk.images, members);
+    run_share(call, worker, chunk.images, members, ended);
     // A member that is late at this barrier may see what the caller writes ahead of the next one: hence the number.
-    if (member == 0 && chunk.stop->asked()) chunk.last = i;
+    if (member == 0 && ended()) chunk.last = i;
     team.barrier();
     if (chunk.last <= i) return;
     if (timed) {

@@ -5,6 +5,7 @@
 // be in the engine then. So they are stopped, and wait outside of the interpreter until the process is gone.
 #pragma once
 
+#include <nanobind/eval.h>
 #include <nanobind/nanobind.h>
 
 #include <atomic>
@@ -18,7 +19,10 @@ namespace bbg {
 class Interpreter {
  public:
   // Once, when the module is imported.
-  static void watch() { nanobind::module_::import_("atexit").attr("register")(nanobind::cpp_function(end)); }
+  static void watch() {
+    nanobind::module_::import_("atexit").attr("register")(nanobind::cpp_function(end));
+    nothing_ = nanobind::eval("lambda: None").release().ptr();  // for as long as the process lives
+  }
 
   // Runs a call of the C API without the lock of the interpreter.
   template <class Call>
@@ -34,12 +38,14 @@ class Interpreter {
     return error;
   }
 
-  // Whether a call is to stop: since a signal's handler raised an exception, which threads other than the main one have
-  // none of, or since Python ends.
+  // Whether a call is to stop: since a signal's handler raised an exception, which the main thread alone runs, since
+  // another thread raised one in this (PyThreadState_SetAsyncExc), or since Python ends. Python code looks for both.
   static int stopped(void*) {
     if (is_over()) return 1;
     const nanobind::gil_scoped_acquire held;
-    return PyErr_CheckSignals();
+    PyObject* const result = PyObject_CallNoArgs(nothing_);
+    Py_XDECREF(result);
+    return result == nullptr;
   }
 
  private:
@@ -69,6 +75,7 @@ class Interpreter {
   static inline std::atomic<int> calls_{0};
   static inline std::atomic<bool> ending_{false};
   static inline std::atomic<std::thread::id> ender_{};
+  static inline PyObject* nothing_ = nullptr;
 };
 
 }  // namespace bbg

@@ -34,6 +34,17 @@ constexpr int64_t kGap = 0;
 void spread(BufferPlan&) {}
 #endif
 
+// Cuts calls of so many operations per image into pieces of some milliseconds.
+void cut(std::vector<KernelCall>& calls, size_t first, double operations, int64_t images) {
+  constexpr double kPiece = 4e6;  // operations
+  for (size_t i = first; i < calls.size(); ++i) {
+    KernelCall& call = calls[i];
+    const double together = call.images_as_columns ? double(images) : 1;  // images of an item
+    const double of_item = operations * together / double(call.rows * call.blocks);
+    if (of_item > 0) call.piece = int64_t(std::min(std::max(kPiece / of_item, 1.0), 1e9));
+  }
+}
+
 }  // namespace
 
 Program compile(const Graph& given, const Kernels& kernels, int members, const Limits& limits, StopRequest& stop) {
@@ -55,11 +66,18 @@ Program compile(const Graph& given, const Kernels& kernels, int members, const L
     program.layouts.push_back(placed);
   }
   program.constants = Memory(limits.memory, plan.bytes);
-  int64_t buffers = 0;  // of the team's members: one op needs them at a time
+  int64_t buffers = 0;    // of the team's members: one op needs them at a time
+  double operations = 0;  // of this op, and of those before it that it does too
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     stop.check();
     Scratch own{plan.scratch[i].offset, plan.bytes};
+    const size_t before = program.calls.size();
     lower(graph, int(i), program.layouts, own, kernels, members, program.constants, stop, program.calls);
+    if (!graph.ops[i].operands.empty()) operations += operations_of(graph, graph.ops[i]);
+    if (program.calls.size() > before) {
+      cut(program.calls, before, operations, plan.chunk);
+      operations = 0;
+    }
     buffers = std::max(buffers, own.taken);
   }
   program.stretches = plan.values;

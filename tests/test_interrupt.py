@@ -127,37 +127,78 @@ LONG_CALLS = {
     """,
 }
 
+WINDOW = "dilation=(1, 1), stride=(1, 1), padding=(15, 15), kernel=(31, 31)"
+LONG_CALLS |= {
+    f"one {kind}, {groups} groups": f"""
+        graph = bbg._native.Graph("x", False, 8, 1000, 1000)
+        graph.add("first", "pointwise", ["x"], None, "real", "bits", "bytes", {{}}, {{}}, None, None)
+        graph.add("long", "{kind}", ["{operand}"], None, *{["y" if i == result else None for i in range(3)]},
+                  dict({WINDOW}{f", groups={groups}, channels=8" if groups else ""}), dict({tensor}), None, None)
+        graph.output([("y", "CHW")], [8, 1000, 1000])
+        engine = bbg._native.Engine(graph, None, 2, (), (), 2**33, 2**50)
+        engine.run_floats(np.zeros((1, 8, 1000, 1000), np.float32))
+    """
+    for kind, operand, result, groups, tensor in (
+        ("max_pool", "real", 0, 0, ""),
+        ("max_pool_bits", "bits", 1, 0, "and_mask=np.zeros(1, np.uint64)"),
+        ("conv", "real", 0, 1, "weight=np.zeros((8, 8, 31, 31), np.float32)"),
+        ("conv", "real", 0, 8, "weight=np.zeros((8, 1, 31, 31), np.float32)"),
+        ("byte_conv", "bytes", 0, 8, "weight=np.zeros((8, 1, 31, 31), np.int8)"),
+        ("binary_conv", "bits", 0, 1, "weight=np.zeros((8, 121), np.uint64)"),
+    )
+}
 
+
+# Who ends it: a signal, or another thread of the process, which is told to by a line of its input.
+ENDS = {
+    "Ctrl-C": "run()",
+    "another thread": """
+        import ctypes, sys, threading
+        thread = threading.Thread(target=run)
+        thread.start()
+        sys.stdin.readline()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt))
+        thread.join()
+    """,
+}
+
+
+@pytest.mark.parametrize("ends", ENDS)
 @pytest.mark.parametrize("case", LONG_CALLS)
-def test_an_interrupt_ends_a_long_call(case: str) -> None:
-    began = """
+def test_an_interrupt_ends_a_long_call(case: str, ends: str) -> None:
+    lines = """
         import numpy as np, os, signal, bbg
         signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background may ignore it
-        engine = bbg.load("resnet20-cifar10", threads=1)
-        images = np.zeros((5_000, 32, 32, 3), np.uint8)
-        print("started", flush=True)
-        try:
+        def run():
+            engine = bbg.load("resnet20-cifar10", threads=1)
+            images = np.zeros((5_000, 32, 32, 3), np.uint8)
+            print("started", flush=True)
+            try:
     """
-    call = textwrap.indent(textwrap.dedent(LONG_CALLS[case]), "    ")
-    ending = "except KeyboardInterrupt:\n    print('interrupted', flush=True)\n    os._exit(0)\n"
-    code = f"{textwrap.dedent(began)}{call}\n{ending}"
+    call = textwrap.indent(textwrap.dedent(LONG_CALLS[case]), 8 * " ")
+    ending = "    except KeyboardInterrupt:\n        print('interrupted', flush=True)\n        os._exit(0)\n"
+    code = f"{textwrap.dedent(lines)}{call}\n{ending}{textwrap.dedent(ENDS[ends])}"
     environment = {**os.environ, "BBG_ISA": "scalar"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True, **pipes)
     try:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         time.sleep(0.7)
         assert process.poll() is None, "the call was too short"
         asked = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        if ends == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            process.stdin.write("\n")
+            process.stdin.flush()
         assert process.stdout.readline() == "interrupted\n"
         assert time.monotonic() - asked < 1
         assert process.wait(10) == 0
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_signal_handler_that_calls_the_engine_it_interrupts_gets_an_error() -> None:

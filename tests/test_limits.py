@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from support import costly
 
 import bbg
+from bbg import cli
 from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output
 from bbg.graph.file import PackedModel, read, write
 from bbg.heads import Classification
 from bbg.image import Preprocess
-from bbg.limits import MEGABYTE, Limits
-
-SECONDS, BYTES = 2.0, 256 * MEGABYTE  # of CPU, and above the bare interpreter: load and one image
+from bbg.limits import Limits
 
 
 def packed(side: int, ops: list[Op], input_type: str = "real", head: bool = False) -> PackedModel:
@@ -109,11 +110,17 @@ def test_a_small_file_takes_little_or_is_refused(case: str, tmp_path: Path) -> N
     assert write(file, HOSTILE[case]()) < 40_000
     done = subprocess.run([sys.executable, "-c", CHILD, file], capture_output=True, text=True, check=True, timeout=60)
     seconds, taken, told = json.loads(done.stdout)
-    assert seconds < SECONDS
-    assert taken < BYTES
+    assert seconds < costly.SECONDS
+    assert taken < costly.BYTES
     if told is not None:
         assert "limits." in told
         assert "if you trust the file, load it with limits=bbg.Limits(" in told
+
+
+def test_any_small_file_takes_little_or_is_refused() -> None:
+    """100 of the files of `python -m support.costly 10000`; some of them are answered, and some are over a limit."""
+    tally, _, _ = costly.run(100)
+    assert tally.keys() >= {"answered", "limits"}
 
 
 def test_a_plan_takes_time_in_proportion_to_the_ops(tmp_path: Path) -> None:
@@ -141,6 +148,19 @@ def test_limits_are_told_and_can_be_raised() -> None:
         Engine(small, limits=Limits(operations=100))
     with pytest.raises(BbgError, match=r"memory than the 40000 bytes that limits.memory allows"):
         Engine(small, limits=Limits(memory=40_000))
+
+
+def test_the_command_line_lifts_the_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, photo = tmp_path / "large.bbg", tmp_path / "photo.png"
+    write(file, packed(1, [op("match_channels", "x", "y", channels=300_000)], head=True))
+    Image.new("L", (1, 1)).save(photo)
+    for words in (["predict", f"{photo}", "--model", f"{file}"], ["bench", f"{file}", "--seconds", "0.01"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        assert end.value.code == 2
+        assert "with --no-limits on the command line" in capsys.readouterr().err
+        cli.main([*words, "--no-limits"])
+        assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2.5, "1GB", True, 2**63])

@@ -150,7 +150,7 @@ typedef enum bbg_input {
   BBG_BYTE_NHWC   /* a byte stands for the number scale[c] * byte + bias[c] */
 } bbg_input;
 
-/* Runs `images` images. All arrays stay the caller's.
+/* Runs `images` images. All arrays stay the caller's. `kind`: a bbg_input.
  *
  * `data`: `bytes` bytes, any alignment. `scale`, `bias`: one number per channel, read only where bytes come in and the
  * graph's input is real, or the other way round; then no scale may be 0. `outputs[i]` receives output i as float32 and
@@ -161,7 +161,7 @@ typedef enum bbg_input {
  *
  * `stop`: NULL, or what the calling thread asks about every tenth of a second, with `context`. Where the answer is not
  * 0 the call ends soon, with the error "interrupted", and the outputs hold anything. */
-const char* bbg_engine_run(bbg_engine* engine, bbg_input kind, const void* data, size_t bytes, int64_t images,
+const char* bbg_engine_run(bbg_engine* engine, int kind, const void* data, size_t bytes, int64_t images,
                            const float* scale, const float* bias, float* const* outputs, const size_t* counts,
                            double* seconds, int (*stop)(void* context), void* context);
 

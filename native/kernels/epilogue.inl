@@ -66,7 +66,7 @@ BBG_BLOCK F load_window_sum(const Epilogue& e, const RowPointers& at, int64_t x,
 }
 
 // The mean of every `outputs`-th of `given` channels from c on, for each lane and P pixels: whole vectors of them, then
-// those channels that have one more. `part`: of each lane, one over how many there are.
+// those channels that have one more. `part`: of each channel of the result, one over how many there are.
 template <int P>
 BBG_INLINE void mean_of_channels(F (&mean)[P], const uint8_t* pixel, int64_t step, int given, int outputs, int c,
                                  const float* part) {
@@ -85,7 +85,7 @@ BBG_INLINE void mean_of_channels(F (&mean)[P], const uint8_t* pixel, int64_t ste
     const int more = rest - c < kLanes ? rest - c : kLanes;
     BBG_FOR(p, P) mean[p] = add(mean[p], load_first(at[p] + from, more));
   }
-  const F factor = load(part);
+  const F factor = load(part + c);
   BBG_FOR(p, P) mean[p] = mul(mean[p], factor);
 }
 
@@ -102,7 +102,7 @@ BBG_BLOCK void matched_shortcut(const Epilogue& e, const uint8_t* pixel, int c, 
     const int at = c + v * kLanes;
     F own[P];
     if (e.part) {
-      mean_of_channels<P>(own, pixel, step, given, e.channels, at, e.part + at);
+      mean_of_channels<P>(own, pixel, step, given, e.channels, at, e.part);
     } else {
       BBG_FOR(p, P) {
         const float* shortcut = reinterpret_cast<const float*>(pixel + p * step);

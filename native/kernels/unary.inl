@@ -7,7 +7,8 @@
 // That form is odd to the bit, and all coefficients are positive, so that nothing cancels. They minimise the largest
 // error: the linear problem x P - f(x) Q = 0 at 4000 Chebyshev points of [0, limit], by least squares with weights that
 // are divided by Q^2 and multiplied by the error, again and again (Lawson). What is left, 2e-8, lies below the rounding
-// of float32, which makes up the error of at most 4e-7.
+// of float32, which makes up the error of at most 4e-7. From the limit on the result is 1 or -1 exactly: what is
+// multiplied by 1 + f(x), as in gelu, is 0 there.
 
 constexpr float kTanhLimit = 9.0f;
 constexpr float kTanhOver[] = {9.999998808e-01f, 1.337319463e-01f, 3.486578353e-03f, 2.047177259e-05f,
@@ -33,7 +34,8 @@ BBG_INLINE F odd_ratio(F x, float limit, const float (&over)[N], const float (&u
   x = min(max(x, splat(-limit)), splat(limit));
   const F t = mul(x, x);
   const F ratio = div(mul(x, polynomial(over, t)), polynomial(under, t));
-  return min(max(ratio, splat(-1)), splat(1));
+  const F inside = min(max(ratio, splat(-1)), splat(1));
+  return select_by_sign(add(t, splat(-limit * limit)), select_by_sign(x, splat(1), splat(-1)), inside);
 }
 
 BBG_INLINE F half_plus_half(F x) { return fma(x, splat(0.5f), splat(0.5f)); }
@@ -43,9 +45,34 @@ struct Tanh {
   static BBG_INLINE F apply(F x) { return odd_ratio(x, kTanhLimit, kTanhOver, kTanhUnder); }
 };
 
-struct Sigmoid {  // 1 / (1 + exp(-x)) = 1/2 + 1/2 tanh(x/2)
+// ---- the exponential function ----
+//
+// For x <= 0: x = n ln 2 + r with the integer n next to x / ln 2, and exp(x) = 2^n exp(r). ln 2 is taken off in two
+// parts, of which the first has few bits, so that n times it is exact. exp(r) is a polynomial for |r| <= ln(2) / 2,
+// made like those above; its relative error is 2e-9. To add 1.5 * 2^23 rounds to an integer, which then is the low bits
+// of the sum; with 127 more it is the exponent of 2^n.
+//
+// So the result has a relative error of at most 2e-7, and sigmoid does, which is computed of it for -|x|: no difference
+// of nearly equal numbers is taken. Below -87.7 it is 0: the exponent would be -127.
+
+constexpr float kExp[] = {1.000000001e+00f, 1.000000036e+00f, 4.999999208e-01f, 1.666642007e-01f,
+                          4.166822620e-02f, 8.374824055e-03f, 1.383683524e-03f};
+
+BBG_INLINE F exp_of_negative(F x) {
+  constexpr float kLeast = -88, kUnitSpaced = 12582912.0f + 127, kOverLn2 = 1.44269504f;
+  constexpr float kLn2 = 0.693359375f, kLn2Rest = -2.12194440e-4f;
+  x = max(x, splat(kLeast));
+  const F biased = fma(x, splat(kOverLn2), splat(kUnitSpaced)), n = add(biased, splat(-kUnitSpaced));
+  const F r = fma(n, splat(-kLn2Rest), fma(n, splat(-kLn2), x));
+  return mul(as_exponent(biased), polynomial(kExp, r));
+}
+
+struct Sigmoid {  // 1 / (1 + exp(-x)), or exp(x) / (1 + exp(x)), whose exponent is negative
   static constexpr const char* name = "sigmoid";
-  static BBG_INLINE F apply(F x) { return half_plus_half(Tanh::apply(mul(x, splat(0.5f)))); }
+  static BBG_INLINE F apply(F x) {
+    const F e = exp_of_negative(min(x, mul(x, splat(-1))));
+    return div(select_by_sign(x, splat(1), e), add(e, splat(1)));
+  }
 };
 
 struct Silu {  // x sigmoid(x)

@@ -39,7 +39,7 @@ struct MatchRow {
   BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
     const int64_t step = match.input.pixel;
     F mean[P];
-    mean_of_channels<P>(mean, in + x * step, step, match.channels, match.out.channels, c, match.part + c);
+    mean_of_channels<P>(mean, in + x * step, step, match.channels, match.out.channels, c, match.part);
     BBG_FOR(p, P) value[p][0] = mean[p];
   }
 };

@@ -27,6 +27,8 @@ inline F select_by_sign(F v, F above, F below) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ), below, above);
 }
 
+inline F as_exponent(F v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
+
 inline uint32_t ge_mask(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline uint32_t ge_mask(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 

@@ -41,6 +41,11 @@ inline F select_by_sign(F v, F above, F below) {
   return {vbslq_f32(vcgezq_f32(v.a), above.a, below.a), vbslq_f32(vcgezq_f32(v.b), above.b, below.b)};
 }
 
+inline float32x4_t as_exponent(float32x4_t v) {
+  return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 23));
+}
+inline F as_exponent(F v) { return {as_exponent(v.a), as_exponent(v.b)}; }
+
 inline uint32_t bits_of(uint32x4_t a, uint32x4_t b) {
   const uint32_t low[4] = {1, 2, 4, 8}, high[4] = {16, 32, 64, 128};
   return vaddvq_u32(vorrq_u32(vandq_u32(a, vld1q_u32(low)), vandq_u32(b, vld1q_u32(high))));

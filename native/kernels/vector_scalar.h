@@ -38,6 +38,16 @@ inline F select_by_sign(F v, F above, F below) {
   BBG_LANES v.lane[i] = v.lane[i] >= 0 ? above.lane[i] : below.lane[i];
   return v;
 }
+// The nine low bits of each lane as the sign and the exponent of a power of two.
+inline F as_exponent(F v) {
+  BBG_LANES {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &v.lane[i], sizeof bits);
+    bits <<= 23;
+    __builtin_memcpy(&v.lane[i], &bits, sizeof bits);
+  }
+  return v;
+}
 inline F to_float(I a) { F r; BBG_LANES r.lane[i] = float(a.lane[i]); return r; }
 
 inline uint32_t ge_mask(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }

@@ -12,7 +12,7 @@
 namespace bbg {
 
 // A kernel and what it works on. Its items are `rows` per image (one for all images with images_as_columns) for each of
-// the `blocks` of channels.
+// the `blocks` of channels. Whoever runs it asks between pieces of so many items whether it is still wanted.
 struct KernelCall {
   KernelFunction run;
   const void* args;
@@ -20,6 +20,7 @@ struct KernelCall {
   int op;
   int64_t blocks = 1;
   bool images_as_columns = false;
+  int64_t piece = INT64_MAX;
 };
 
 // The part of the workspace that an op has while it runs.

@@ -27,7 +27,11 @@ double window_steps(const Graph& graph, const Op& op) {
   return taps * (double((channels + step - 1) / step) + window_sum);
 }
 
-double steps(const Graph& graph, const Op& op) {
+std::string text(double number) { return std::to_string(int64_t(number)); }
+
+}  // namespace
+
+double operations_of(const Graph& graph, const Op& op) {
   const Shape &in = graph.input_of(op), &out = graph.result_of(op);
   const double results = positions(out) * vectors(out.channels);
   switch (op.kind()) {
@@ -45,13 +49,9 @@ double steps(const Graph& graph, const Op& op) {
   }
 }
 
-std::string text(double number) { return std::to_string(int64_t(number)); }
-
-}  // namespace
-
 double operations_of(const Graph& graph) {
   double sum = positions(graph.values[0]) * vectors(graph.values[0].channels);
-  for (const Op& op : graph.ops) sum += steps(graph, op) + positions(graph.result_of(op));
+  for (const Op& op : graph.ops) sum += operations_of(graph, op) + positions(graph.result_of(op));
   for (const Output& output : graph.outputs) sum += double(output.numbers);
   return sum;
 }

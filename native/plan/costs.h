@@ -16,6 +16,9 @@ struct Limits {
 // small factor, for any kernel set with vectors of that width.
 double operations_of(const Graph& graph);
 
+// Those of one op.
+double operations_of(const Graph& graph, const Op& op);
+
 // Bytes of what the plan and the tables of the ops take besides weights and workspace, and the outputs of one image.
 double table_bytes(const Graph& graph);
 

@@ -41,10 +41,10 @@ void check_misuse() {
   float y = 0, *outputs[] = {&y}, *none[] = {nullptr};
   const size_t counts[] = {1}, too_few[] = {0};
   const auto run = [&](int kind, const void* data, size_t bytes, int64_t images, float* const* to, const size_t* room) {
-    return bbg_engine_run(engine, static_cast<bbg_input>(kind), data, bytes, images, nullptr, nullptr, to, room,
-                          nullptr, nullptr, nullptr);
+    return bbg_engine_run(engine, kind, data, bytes, images, nullptr, nullptr, to, room, nullptr, nullptr, nullptr);
   };
-  for (int kind : {2, 7}) refused(run(kind, few.data(), few.size(), 1, outputs, counts), "an unknown kind of input");
+  for (int kind : {2, 7, -1})
+    refused(run(kind, few.data(), few.size(), 1, outputs, counts), "an unknown kind of input");
   refused(run(BBG_BYTE_NHWC, few.data(), few.size(), 1, outputs, counts), "bytes without a scale");
   refused(run(BBG_FLOAT_NCHW, few.data(), few.size(), 1, outputs, counts), "too few bytes");
   refused(run(BBG_FLOAT_NCHW, nullptr, 64, 1, outputs, counts), "no data");

@@ -256,7 +256,7 @@ def _known(result: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
             key.key: key.default for key in keys_of_recipes() if key.key not in VARIED
         }  # keys that results of older versions do not have
         theirs = {**json.loads(json.dumps(newer)), **old["recipe"], "test_set": old["test_set"]}
-    except (OSError, ValueError, LookupError, TypeError) as e:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
         raise BbgError(f"{str(result)!r} is no result of a comparison; give another file") from e
     for key in {**ours, **theirs}:
         if ours.get(key) != theirs.get(key):

@@ -32,6 +32,11 @@ Outputs = np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray] | dict[str, np.
 S = TypeVar("S", bound=Source)
 Answer = TypeVar("Answer")
 
+TRUSTED = (
+    "; if you trust the file, load it with limits=bbg.Limits(memory=..., operations=...), or with --no-limits on the "
+    "command line"
+)
+
 
 class OpTime(NamedTuple):
     """How long one op took, in seconds, for the whole batch; 0 where the readers of its result do its work."""
@@ -70,6 +75,7 @@ class Engine:
     its own, as far as the limits have memory for more than one.
 
     A signal, such as that of Ctrl-C, is handled while a call runs, and ends it where its handler raises an exception.
+    So does an exception that another thread raises in the calling one (`PyThreadState_SetAsyncExc`).
 
     `labels`: class names or None. `input_shape`: `(C, H, W)`. `preprocess`: how images become inputs, or None. `head`:
     what the outputs mean, or None.
@@ -97,8 +103,7 @@ class Engine:
         try:
             self._native = _native.Engine(_build(model.graph), None, self.threads, scale, bias, *allowed)
         except ValueError as error:
-            trusted = "; if you trust the file, load it with limits=bbg.Limits(memory=..., operations=...)"
-            raise BbgError(f"{error}{trusted if 'limits.' in str(error) else ''}") from None
+            raise BbgError(f"{error}{TRUSTED if 'limits.' in str(error) else ''}") from None
         self.kernels = self._native.isa
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -130,5 +131,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(report: Mapping[str, Any], file: Path) -> None:
-    """Put `report` into `file` as indented JSON, as `write_bytes` does."""
-    write_text(file, json.dumps(report, indent=2) + "\n")
+    """Put `report` into `file` as `json_text`, as `write_bytes` does."""
+    write_text(file, json_text(report))
+
+
+def json_text(report: Mapping[str, Any]) -> str:
+    """`report` as indented JSON. What is no finite number is null: JSON has no others."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(report), indent=2, allow_nan=False) + "\n"

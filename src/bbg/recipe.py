@@ -231,8 +231,9 @@ def keys_of_recipes() -> list[Key]:
 def _toml(value: Any) -> str:
     """A value as TOML, a table on one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {_toml(v)}" for key, v in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(v)}" for key, v in value.items()) + "}"
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)  # of which JSON escapes a part
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -153,9 +153,9 @@ def test_several_images_are_shared_by_calls_and_one_by_threads(
 ) -> None:
     made: list[int] = []
 
-    def load(path: str, count: int) -> bbg.Engine:
+    def load(path: str, count: int, limits: bbg.Limits | None) -> bbg.Engine:
         made.append(count)
-        return bbg.load(path, count)
+        return bbg.load(path, count, limits)
 
     monkeypatch.setattr("bbg.engine.load", load)
     files = sorted(photos.iterdir())[:images]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bbg.budget import Budget
 from bbg.cli.output import show
-from bbg.cli.parser import JSON, MODEL, argument, count, duration, thread_count, verb
+from bbg.cli.parser import JSON, LIMITS, MODEL, argument, count, duration, thread_count, verb
 from bbg.errors import BbgError
 from bbg.log import LOGGER
 from bbg.zoo import names, path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bbg.engine import Engine
+    from bbg.limits import Limits
 
 WIDEST = 1024  # of the real-valued twin that is made of a model's notes
 
@@ -36,6 +37,7 @@ WIDEST = 1024  # of the real-valued twin that is made of a model's notes
     ),
     argument("--batch", type=count, default=1, metavar="N", help="images per call; default: %(default)s"),
     argument("--seconds", type=duration, default=2.0, metavar="S", help="how long to measure; default: %(default)s"),
+    LIMITS,
     JSON,
 )
 def bench(
@@ -45,6 +47,7 @@ def bench(
     threads: int,
     batch: int,
     seconds: float,
+    limits: Limits | None,
     json: Path | None,
 ) -> None:
     """Time a packed model by layer, and in all beside its real-valued twin in torch; or list what fits a budget."""
@@ -60,7 +63,7 @@ def bench(
     if model is None:
         show({"threads": threads, "batch": batch, "fit": fitting(budgets, threads, batch, seconds)}, json)
         return
-    engine = load(model, threads)
+    engine = load(model, threads, limits)
     x = noise(engine, batch)
     whole = times(lambda: engine(x), seconds)
     profiles = [engine.profile(x)]

@@ -43,6 +43,7 @@ def convert(
     from bbg.conversion.report import CHANGED
     from bbg.data import needs_folder
     from bbg.engine import load
+    from bbg.limits import UNLIMITED
     from bbg.training.checkpoint import Checkpoint
 
     trained = Checkpoint.load(checkpoint)
@@ -65,7 +66,9 @@ def convert(
     if split is None and report.edges is not None:  # random pixels judge nothing
         report = replace(report, edges=replace(report.edges, difference=None))
     if split is not None and head is not None:
-        facts = compare(head, torch_logits(model, trained, split), engine_logits(load(output), split), split)
+        facts = compare(
+            head, torch_logits(model, trained, split), engine_logits(load(output, limits=UNLIMITED), split), split
+        )
         report = state_accuracy(report, facts)
         if report.edges is not None and facts["disagreements"] > CHANGED * len(split.test):
             share = facts["disagreements"] / len(split.test)

@@ -11,6 +11,7 @@ from bbg.cli.parser import (
     DEVICE,
     FACTORY,
     JSON,
+    LIMITS,
     STDOUT,
     argument,
     count,
@@ -26,6 +27,7 @@ from bbg.log import track
 
 if TYPE_CHECKING:
     from bbg.data import Labelled
+    from bbg.limits import Limits
     from bbg.scoring import Evaluation, ImageScore
 
 ALL_CLASSES = 30  # up to so many classes the table of classes is printed whole
@@ -43,6 +45,7 @@ DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row hol
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a checkpoint 250"),
     FACTORY,
     DEVICE,
+    LIMITS,
     JSON,
     argument("--csv", type=text_file, metavar="FILE", help="also write a row per image; -: print nothing else"),
     argument(
@@ -61,6 +64,7 @@ def eval(
     batch: int | None,
     factory: str | None,
     device: str | None,
+    limits: Limits | None,
     json: Path | None,
     csv: Path | None,
     out: Path | None,
@@ -71,14 +75,19 @@ def eval(
     if out is not None:
         written = [(name, path) for name, path in (("--json", json), ("--csv", csv)) if path is not None]
         refuse_overlap([*(("--out", out / name) for name in PICTURES), *written], ())
-    if is_checkpoint(model):
+    checkpoint = is_checkpoint(model)
+    misplaced = {
+        "--factory goes with a checkpoint; a packed file holds its network": factory is not None and not checkpoint,
+        "--device goes with a checkpoint; a packed file runs on the CPU": device is not None and not checkpoint,
+        "--no-limits goes with a packed file; a checkpoint has none": limits is not None and checkpoint,
+    }
+    for sentence, holds in misplaced.items():
+        if holds:
+            raise BbgError(sentence)
+    if checkpoint:
         scored = scored_checkpoint(Path(model), factory, device, dataset, data, part, threads)
-    elif factory is not None:
-        raise BbgError("--factory goes with a checkpoint; a packed file holds its network")
-    elif device is not None:
-        raise BbgError("--device goes with a checkpoint; a packed file runs on the CPU")
     else:
-        scored = scored_file(model, dataset, data, part, threads)
+        scored = scored_file(model, dataset, data, part, threads, limits)
     facts: dict[str, Any] = {"model": model, "data": None if data is None else str(data), "part": part}
     if not isinstance(scored, Scored):  # a task that has other figures than those of classes
         if csv is not None or out is not None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bbg.cli.parser import STDOUT
-from bbg.errors import BbgError
-from bbg.files import whole_file, write_json
+from bbg.errors import BbgError, visible
+from bbg.files import json_text, whole_file, write_json
 from bbg.log import LOGGER
 from bbg.tables import cell, heading, terminal
 
@@ -35,13 +34,13 @@ def tell(report: Mapping[str, Any], file: Path | None = None) -> None:
 def show(report: Mapping[str, Any], file: Path | None = None, printed: Mapping[str, Any] | None = None) -> None:
     """Print `report`, or `printed` in its place, and write `report` to `file` as JSON where one is given."""
     if file == STDOUT:
-        print(json.dumps(report, indent=2))
+        print(json_text(report), end="")
         return
     for key, value in (report if printed is None else printed).items():
         if isinstance(value, list):
             print(f"{heading(key)}\n{terminal(value, bold=sys.stdout.isatty())}\n")
         else:
-            print(f"{heading(key)}: {cell(value)}")
+            print(f"{heading(key)}: {visible(cell(value))}")
     if file is not None:
         write_json(report, file)
 
@@ -65,14 +64,18 @@ def lines(file: Path | None) -> Iterator[TextIO | None]:
 
 
 def rows_to(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, Any]], None]:
-    """A function that writes a row of `columns` to `file` as CSV, None as an empty cell; the heading is written now."""
+    """A function that writes a row of `columns` to `file` as CSV, None as an empty cell; the heading is written now.
+
+    On a terminal the control characters of names are escapes; a file or a pipe gets names as they are.
+    """
     from csv import DictWriter
 
     table = DictWriter(file, columns, lineterminator="\n")
     table.writeheader()
+    seen = file is sys.stdout and sys.stdout.isatty()
 
     def write(row: Mapping[str, Any]) -> None:
-        table.writerow(row)
+        table.writerow({k: visible(v) if seen and isinstance(v, str) else v for k, v in row.items()})
         if file is sys.stdout:
             file.flush()
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from bbg.cpu import most_threads
 from bbg.errors import BbgError, allowed
 from bbg.files import refuse_overlap
+from bbg.limits import UNLIMITED
 
 STDOUT = Path("-")
 READ = ("CKPT", "DIR", "FILE", "IMAGE", "KEY=VALUE", "MODEL", "RECIPE")  # metavars of what may name a file to read
@@ -197,6 +198,13 @@ CHANGES = argument(
 DEVICE = argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: a GPU where there is one")
 CACHE = argument(
     "--cache", type=Path, metavar="DIR", help="keep decoded images here, and take them from here next time"
+)
+LIMITS = argument(
+    "--no-limits",
+    dest="limits",
+    action="store_const",
+    const=UNLIMITED,
+    help="let a packed file take any memory and time; for one that you trust",
 )
 JSON = argument("--json", type=text_file, metavar="FILE", help="also write the figures as JSON; -: print nothing else")
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from bbg.cli.output import lines, rows_to
-from bbg.cli.parser import MODEL, STDOUT, argument, count, text_file, thread_count, verb
+from bbg.cli.parser import LIMITS, MODEL, STDOUT, argument, count, text_file, thread_count, verb
 from bbg.errors import BbgError, visible
 from bbg.log import track
 from bbg.sources import CAMERA, STDIN, find
 
 if TYPE_CHECKING:
     from bbg.engine import Prediction
+    from bbg.limits import Limits
 
     Answer = list[Prediction] | BbgError
 
@@ -36,6 +37,7 @@ COLUMNS = ("image", "place", "label", "score", "error")
     argument("--threads", type=thread_count, metavar="N", help="default: all cores, for a single image one"),
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera 1"),
     argument("--every", type=count, default=1, metavar="N", help="of videos and cameras, each N-th frame; default: 1"),
+    LIMITS,
     argument("--allow-urls", action="store_true", help="fetch images whose address (http, https) is given"),
     argument(
         "--json", type=text_file, metavar="FILE", help="also write a JSON object per line and image; -: nothing else"
@@ -49,6 +51,7 @@ def predict(
     threads: int | None,
     batch: int | None,
     every: int,
+    limits: Limits | None,
     allow_urls: bool,
     json: Path | None,
     csv: Path | None,
@@ -67,7 +70,7 @@ def predict(
     # Several images are shared out to threads. One image is shared by those of the engine, where that is asked for: to
     # wake others would cost more time than they save.
     several = len(first) > 1
-    engine = load(model, 1 if several else threads or 1)
+    engine = load(model, 1 if several else threads or 1, limits)
     workers = (threads or cores()) if several else None
     answers = predictions(engine, chain(first, stream), top, batch or (1 if live else BATCH), workers)
     bad = 0

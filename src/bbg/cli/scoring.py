@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bbg.data import Labelled, Split
     from bbg.engine import Engine
     from bbg.image import Preprocess
+    from bbg.limits import Limits
     from bbg.training.checkpoint import Checkpoint
     from bbg.training.tasks import Task
 
@@ -62,12 +63,14 @@ class Scored(NamedTuple):
     batch: int
 
 
-def scored_file(model: str, dataset: str | None, data: Path | None, part: str, threads: int | None) -> Scored:
+def scored_file(
+    model: str, dataset: str | None, data: Path | None, part: str, threads: int | None, limits: Limits | None
+) -> Scored:
     """A packed file, or a network of the zoo, and the images that it is to be scored on."""
     from bbg.engine import load
     from bbg.scoring import BATCH
 
-    engine = load(model, threads)
+    engine = load(model, threads, limits)
     if engine.preprocess is None:
         raise BbgError(UNPREPROCESSED)
     if engine.head is None:

@@ -146,7 +146,7 @@ def layer_norm(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """`1 / (1 + exp(-x))`, without overflow."""
-    return 0.5 * (1 + np.tanh(x / 2))
+    return np.asarray(np.exp(-np.logaddexp(0, -x)))
 
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:

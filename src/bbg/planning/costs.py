@@ -25,6 +25,7 @@ from bbg.graph.graph import Cost as OpCost
 from bbg.image import Preprocess
 from bbg.layers import ByteConv2d, ByteLinear
 from bbg.layers.byte import fix_pixels
+from bbg.limits import UNLIMITED
 from bbg.tracing.neutral import neutral
 
 ROUNDS = 30  # turns, of which the fastest counts
@@ -59,7 +60,7 @@ def pack(model: nn.Module, images: Tensor, preprocess: Preprocess) -> Packed:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.bbg"
         convert(model, path, images[:2], edges="fp32", preprocess=preprocess)
-        return Packed(read(path).graph.costs(), load(path, 1))
+        return Packed(read(path).graph.costs(), load(path, 1, UNLIMITED))
 
 
 def costs_by_layer(packed: Sequence[Packed], layers: Collection[str], image: np.ndarray) -> list[tuple[Costs, Cost]]:

@@ -20,6 +20,7 @@ import numpy as np
 from bbg import metrics
 from bbg.data.labelled import Labelled, some
 from bbg.errors import BbgError
+from bbg.heads import Classification
 from bbg.image import reason_of
 from bbg.scoring.stream import BATCH, through
 
@@ -59,7 +60,7 @@ def image_scores(images: Labelled, run: Callable[[np.ndarray], np.ndarray], batc
                 f"the network has {logits.shape[1]} classes, and its file does not name them; the images have "
                 f"{len(images.classes)}, {some(images.classes)}: give images of all its classes"
             )
-        return zip(logits, metrics.probabilities(logits), strict=True)
+        return zip(logits, Classification().scores(logits), strict=True)
 
     for index, found in through(images.read, scored, range(len(images)), batch):
         name, truth = images.names[index], int(images.labels[index])

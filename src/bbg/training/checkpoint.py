@@ -85,13 +85,33 @@ class Checkpoint:
             state.pop("torch")
             state["recipe"] = _without_code(Recipe.from_dict(state["recipe"]))
             state["preprocess"] = Preprocess.from_json(state["preprocess"])
-            return Checkpoint(**state)
+            loaded = Checkpoint(**state)
+            loaded.check_fields()
+            return loaded
         except BbgError:
             raise
         except Exception as e:  # unpickling raises whatever the damaged bytes happen to mean
             if looks_packed(content):
                 raise BbgError(f"{str(path)!r} is a packed file, a checkpoint is wanted; give one of bbg train") from e
             raise BbgError(f"{str(path)!r} is damaged or no checkpoint of bbg; give one that `bbg train` wrote") from e
+
+    def check_fields(self) -> None:
+        """ValueError where a field is not of its type, or out of its range."""
+        numbers = [self.epoch, self.step, self.since]
+        rows = self.history if isinstance(self.history, list) else [None]
+        holds = {
+            "epoch, step, since": all(type(n) is int and n >= 0 for n in numbers),
+            "model": _is_of(self.model, torch.Tensor),
+            "signs": _is_of(self.signs, torch.Tensor),
+            "optimizer, data, ranges": all(_is_of(part, object) for part in (self.optimizer, self.data, self.ranges)),
+            "classes": isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes),
+            "history": all(_is_of(row, (int, float)) and "epoch" in row for row in rows),
+            "custom": isinstance(self.custom, bool),
+            "teacher": self.teacher is None or isinstance(self.teacher, str),
+        }
+        for what, right in holds.items():
+            if not right:
+                raise ValueError(f"its {what} cannot be so")
 
     def check_network(self) -> None:
         """BbgError where the weights are not those of the recipe's network, before memory is taken for it."""
@@ -122,6 +142,11 @@ class Checkpoint:
             model = build(self.recipe, len(self.classes), self.preprocess)
         load_weights(model, self.model, "the checkpoint")
         return model.eval()
+
+
+def _is_of(value: object, kind: type | tuple[type, ...]) -> bool:
+    """Whether it is a dict from names to values of this kind."""
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
 
 
 def digest_of(state: dict[str, Any]) -> str:

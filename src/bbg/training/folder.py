@@ -30,6 +30,7 @@ from bbg.data.report import write_skipped
 from bbg.data.sets import Split
 from bbg.errors import BbgError
 from bbg.files import locked, refuse_overlap, write_json, write_text
+from bbg.reading import TEXT, contents
 from bbg.log import LOGGER
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.device import described
@@ -183,8 +184,8 @@ def _facts(folder: Path, new: bool, state: Checkpoint, split: Split, device: tor
 
 def _sessions(folder: Path) -> list[Any]:
     try:
-        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))["sessions"]
-    except (OSError, ValueError, LookupError, TypeError):
+        found = json.loads(contents(folder / FACTS, TEXT))["sessions"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return []  # it is for reading only: a run does not depend on it
     return found if isinstance(found, list) else []
 

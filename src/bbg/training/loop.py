@@ -44,7 +44,7 @@ from bbg.training.folder import LAST, keep, refuse_own, session
 from bbg.training.images import check_images
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
-from bbg.training.optimizer import make_capturable, make_fused, make_optimizer, portable_state
+from bbg.training.optimizer import make_capturable, make_fused, make_optimizer, portable_state, restore
 from bbg.training.packed import pack, recorded_ranges
 from bbg.training.plots import write_history
 from bbg.training.progress import Progress
@@ -200,6 +200,8 @@ def run(
         name: Loader(data, EVALUATION_BATCH, preprocess=split.preprocess, device=device) for name, data in sets.items()
     }
     steps = loader.steps
+    if state.step >= steps:
+        raise BbgError(f"the checkpoint is at step {state.step:,} of an epoch of {steps:,}; give one of these images")
     monitor = Monitor(model, state, None if out is None else out / "tensorboard")
     bar = Progress(recipe.epochs, steps, state.epoch * steps + state.step, name)
 
@@ -259,7 +261,7 @@ def make_step(
         network = compile_network(model.train(), images, recipe.precision == "bf16")
         forward = forward if network is model else network
     if state.optimizer:
-        optimizer.load_state_dict(state.optimizer)
+        restore(optimizer, state.optimizer)
     if fabric.device.type in ("cpu", "cuda"):
         make_fused(optimizer)
     if fabric.device.type == "cuda":

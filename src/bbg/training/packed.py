@@ -14,6 +14,7 @@ from bbg.data.loader import Loader
 from bbg.data.sets import Split
 from bbg.engine import Engine, load
 from bbg.errors import BbgError
+from bbg.limits import UNLIMITED
 from bbg.log import LOGGER
 
 CHECKED = 2  # images on which the conversion is checked: its report is not read here
@@ -47,7 +48,7 @@ def pack(model: nn.Module, loader: Loader) -> nn.Module:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "network.bbg"
             convert(model, file, images[:CHECKED].cpu(), edges="fp32")
-            return PackedNetwork(load(file))
+            return PackedNetwork(load(file, limits=UNLIMITED))
     except BbgError as e:
         LOGGER.warning("the network is tested in torch, which is slower: %s", e)
         return model

@@ -1,13 +1,14 @@
 """Files of `torch.save` that a stranger may have written: read without running code, in bounded memory and time.
 
 `torch.load(weights_only=True)` runs no code. It does not keep a file of a kilobyte from standing for gigabytes: parts
-of the archive may be compressed, a list may hold itself, or another one twice, forty levels deep, and a tensor may have
-more numbers than its storage.
+of the archive may be compressed, a list may hold itself, or another one twice, forty levels deep, a tensor may have
+more numbers than its storage, and what takes memory by a number alone, as `bytearray` does, is called.
 """
 
 from __future__ import annotations
 
 import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -22,6 +23,12 @@ LARGEST = 2**64  # integers are below
 SHARED = 4  # times that the bytes of a file may be referred to: tied weights are there once
 ZIP = b"PK\x03\x04"
 LEGACY = 5  # pickles at the beginning of a file of the form before torch 1.6
+# What tensors and containers are made of in a pickle, by module and name. A storage, a type and a function come apart.
+MADE_OF = re.compile(
+    r"collections OrderedDict|_codecs encode|torch Size|torch [A-Za-z0-9]+Storage|torch[.]storage (Untyped|Typed)Storage|"
+    r"torch (float|bfloat|int|uint|bool|double|half|long|short)[0-9a-z_]*|"
+    r"torch[.]_utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
+)
 
 
 def read_torch(content: bytes) -> Any:
@@ -54,15 +61,17 @@ def _check_archive(content: bytes) -> None:
 
 
 def _check_pickle(file: BytesIO) -> None:
-    """Refuse tuples of tuples that would take for ever to hash, which happens as soon as one is a key of a dict.
+    """Refuse what no tensor or container is made of, and tuples of tuples that would take for ever to hash.
 
-    The pickle is not run. Each step takes values off a stack and puts others there; here they are the sizes of what is
+    These are hashed as soon as one is a key of a dict. The pickle is not run. Each step takes values off a stack and puts others there; here they are the sizes of what is
     meant, a tuple's being 1 and those of all that it holds. What can change later has no hash, and counts as 1.
     """
     stack: list[int] = []
     marks: list[int] = []
     memo: dict[int, int] = {}
     for step, argument, _ in pickletools.genops(file):
+        if step.name in ("STACK_GLOBAL", "INST") or (step.name == "GLOBAL" and not MADE_OF.fullmatch(str(argument))):
+            raise ValueError(f"it calls {argument or 'a function'}; tensors and containers are read")
         if step.name == "MARK":
             marks.append(len(stack))
         elif step.name in ("PUT", "BINPUT", "LONG_BINPUT"):
