@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <system_error>
 
 #include "engine.h"
 #include "roofline.h"
@@ -25,7 +26,9 @@ const char* guarded(Action action) noexcept {
     return "there is not enough memory";
   } catch (const std::exception& error) {
     try {
-      sentence = error.what();
+      const bool thread = dynamic_cast<const std::system_error*>(&error);  // as std::thread throws it
+      sentence =
+          thread ? "no more threads can be started (" + std::string(error.what()) + "); ask for fewer" : error.what();
       return sentence.c_str();
     } catch (...) {
       return "there is not enough memory";

@@ -140,6 +140,7 @@ def test_what_is_refused(report: dict[str, Any], digits: Split, tmp_path: Path) 
         '{"recipe": {}, "rows": 3}',
         '{"recipe": null, "test_set": "", "rows": []}',
         '{"recipe": {}, "test_set": "", "rows": [{}]}',
+        "[" * 100_000,
     ):
         result.write_text(content)
         with pytest.raises(BbgError, match="is no result of a comparison"):

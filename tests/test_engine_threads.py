@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 
@@ -154,3 +155,22 @@ engine = bbg.load({MODEL!r}, threads=1)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("(40, 10)\n", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the memory in use is not told here")
+def test_threads_that_cannot_be_had_are_named() -> None:
+    """A thread takes megabytes for its stack, which a limit on memory may not leave."""
+    code = """
+        import os, resource, bbg
+        bbg.load("resnet20-cifar10", threads=1)
+        pages = int(open("/proc/self/statm").read().split()[0])
+        most = pages * os.sysconf("SC_PAGESIZE") + 6 * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        try:
+            bbg.load("resnet20-cifar10", threads=4)
+        except bbg.BbgError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("no more threads can be started (")
+    assert done.stdout.endswith("; ask for fewer\n")

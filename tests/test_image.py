@@ -288,6 +288,48 @@ def test_a_large_image_is_refused_before_it_is_decoded() -> None:
         load_image(Large())
 
 
+@pytest.mark.parametrize(("form", "mode", "most"), [("WEBP", "RGB", 40_000_000), ("TIFF", "F", 53_333_333)])
+def test_formats_that_take_more_bytes_a_pixel_may_have_fewer(form: str, mode: str, most: int) -> None:
+    class Large(Image.Image):
+        @property
+        def size(self) -> tuple[int, int]:
+            return 10_000, most // 10_000 + 1
+
+    picture = Large()
+    picture.format, picture._mode = form, mode
+    with pytest.raises(BbgError, match=f"allowed are at most {most:,}"):
+        load_image(picture)
+
+
+@pytest.mark.parametrize("size", [(1_000_001, 1), (1, 1_000_001)])
+def test_a_picture_of_long_sides_is_refused(size: tuple[int, int]) -> None:
+    file = BytesIO()
+    Image.new("L", size).save(file, "PNG")
+    with pytest.raises(BbgError, match="allowed are at most 1,000,000 on a side"):
+        load_image(file.getvalue())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("given", ["LAB", "HSV", "RGBa", "La", "YCbCr", "PA", "CMYK", "RGBX"])
+def test_every_mode_of_a_picture_is_taken(given: str, mode: str) -> None:
+    how = Preprocess(4, mode=mode, mean=(0.0,) * len(mode), std=(1.0,) * len(mode))
+    picture = Image.new("RGBA", (4, 4), (200, 200, 200, 255))
+    steps = {
+        "LAB": ("RGB", "LAB"),
+        "HSV": ("RGB", "HSV"),
+        "RGBa": ("RGBA", "RGBa"),
+        "La": ("LA", "La"),
+        "PA": ("P", "PA"),
+    }
+    for step in steps.get(given, ("RGB", given)):
+        picture = picture.convert(step)
+    assert np.abs(how.apply(picture).astype(int) - 200).max() <= 3
+    if given == "LAB":
+        file = BytesIO()
+        picture.save(file, "TIFF")
+        assert np.abs(how.apply(file.getvalue()).astype(int) - 200).max() <= 3
+
+
 def test_a_resize_that_would_make_a_bomb_is_refused() -> None:
     with pytest.raises(BbgError, match="allowed are at most"):
         Preprocess(224, 256).apply(np.zeros((1, 60_000, 3), np.uint8))

@@ -62,6 +62,7 @@ def large_windows() -> PackedModel:
     return packed(1, [ends[0], pool, ends[1]])
 
 
+WINDOW: dict[str, Any] = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
 HOSTILE: dict[str, Callable[[], PackedModel]] = {
     "a channel for each of 32 bytes": lambda: packed(1, [op("match_channels", "x", "y", channels=64_000_000)]),
     "25 concatenations": doubling,
@@ -70,6 +71,36 @@ HOSTILE: dict[str, Callable[[], PackedModel]] = {
     "a pool of windows of 501 x 501": large_windows,
     "a picture of 23,000 x 23,000": lambda: packed(23_000, [op("adaptive_avg_pool", "x", "y", size=(1, 1))]),
     "32 million classes": lambda: packed(1, [op("match_channels", "x", "y", channels=32_000_000)], head=True),
+    "a product of large maps": lambda: packed(
+        1,
+        [
+            op("adaptive_avg_pool", "x", "a", size=(9000, 9000)),
+            op("multiply", "a a", "b"),
+            op("multiply", "b a", "c"),
+        ],
+    ),
+    "a channel for each group": lambda: packed(
+        1,
+        [
+            op("match_channels", "x", "a", channels=2_000_000),
+            op("max_pool", "a", "b", **WINDOW, ceil_mode=False),
+            op("match_channels", "b", "c", channels=1),
+        ],
+    ),
+    "a wide padding": lambda: packed(
+        1,
+        [
+            op("max_pool", "x", "a", **{**WINDOW, "kernel": (65535, 65535), "padding": (32767, 32767)}, ceil_mode=True),
+            op("adaptive_avg_pool", "a", "b", size=(1, 1)),
+        ],
+    ),
+    "a chain of large values": lambda: packed(
+        1,
+        [
+            op("match_channels", "x", "0", channels=10_000),
+            *(op("unary", f"{i}", f"{i + 1}", function="gelu") for i in range(150)),
+        ],
+    ),
     "a map of a billion pixels": lambda: packed(
         1, [op("adaptive_avg_pool", "x", "y", size=(32_000, 32_000)), op("adaptive_avg_pool", "y", "z", size=(1, 1))]
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,11 @@ def test_toml_that_no_one_writes_is_one_sentence(text: str, tmp_path: Path) -> N
         Recipe.load(tmp_path / "odd.toml")
     with pytest.raises(BbgError, match="recipe key 'lr' is "):
         Recipe("digits", "resnet8").changed({"lr": text.partition("= ")[2]})
+
+
+def test_text_in_a_recipe_shows_no_control_characters() -> None:
+    name = "a\x1b\x9b2J\u202e\x7f \U0001f415 caf\xe9"
+    recipe = Recipe(dataset="digits", network="resnet8", weights=name)
+    text = recipe.to_toml()
+    assert all(c.isprintable() for c in text.replace("\n", ""))
+    assert Recipe.from_dict(tomllib.loads(text)).weights == name

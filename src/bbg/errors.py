@@ -25,15 +25,17 @@ class BbgError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        text = visible(message)
-        if len(text) > LONGEST:
-            text = f"{text[: LONGEST * 3 // 4]} ... {text[-LONGEST // 4 :]}"
-        super().__init__(text)
+        super().__init__(shortened(visible(message), LONGEST))
 
 
 def visible(text: str) -> str:
     """`text` on one line, control characters as escapes: a name must neither steer the terminal nor feign a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, or its beginning and its end where it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[: most * 3 // 4]} ... {text[-most // 4 :]}"
 
 
 def allowed(name: object, known: Iterable[str], intro: str = "allowed are") -> str:

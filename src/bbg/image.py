@@ -32,8 +32,15 @@ if TYPE_CHECKING:
 # A path, an encoded image, a Pillow image, or a uint8 array [H, W] or [H, W, 1 or 3].
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.ndarray"
 
-MAX_PIXELS = 80_000_000  # below Pillow's own limit for a "decompression bomb", and checked before anything is decoded
+# Checked before anything is decoded: the pixels, fewer than Pillow's own limit for a "decompression bomb"; either side,
+# as Pillow keeps a pointer for each row; and the bytes that the decoder takes at once.
+MAX_PIXELS = 80_000_000
+MAX_SIDE = 1_000_000
+MAX_BYTES = 640_000_000
+BYTES = 8  # per pixel: four as Pillow stores them, and as many of a copy
+DEEP = {"WEBP": 16, "F": 12, "I": 12, "CMYK": 12}  # of a format or a mode that takes more
 CHANNELS = {"RGB": 3, "L": 1}
+GREY_OR_COLOUR = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # modes that go over into both
 DECODE = ("whole", "scaled")
 SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at least
 LARGEST_FILE = 2**28  # bytes of a file that is read once more, without its metadata
@@ -287,7 +294,7 @@ def _decode(
     opened: Image, file: object, resized: Callable[[int, int], tuple[int, int]] | None, pixels: bool
 ) -> _Decoded:
     """`opened` decoded, as `_open` says; `file`: what it was opened from, None for the caller's own image."""
-    _check_pixels(*opened.size)
+    _check_pixels(*opened.size, max(DEEP.get(opened.format or "", BYTES), DEEP.get(opened.mode, BYTES)))
     turn = turn_of(opened)
     width, height = opened.size if turn not in SWAPPED else opened.size[::-1]
     scale = 1.0
@@ -325,7 +332,9 @@ def _eight_bits(file: Image) -> Image:
         return Image.fromarray(255 - values if tiff_tag(file, PHOTOMETRIC) == 0 else values)  # where 0 is white
     if deep:  # Pillow took the upper 8 bits of 16
         _check_bits(256 * int(np.asarray(file.convert("RGB")).max()) + 255, "at most ")
-    return file.convert("LA") if file.mode == "La" else file  # which Pillow turns into nothing else
+    if file.mode in ("La", "RGBa"):  # which Pillow turns into nothing else
+        return file.convert(f"{file.mode[:-1]}A")
+    return file if file.mode in GREY_OR_COLOUR else file.convert("RGB")
 
 
 def _scaled(file: Image) -> np.ndarray:
@@ -364,9 +373,12 @@ def _check_bits(largest: int, how: str = "") -> None:
         )
 
 
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BbgError(f"{width} x {height} pixels; allowed are at most {MAX_PIXELS:,}")
+def _check_pixels(width: int, height: int, each: int = BYTES) -> None:
+    most = min(MAX_PIXELS, MAX_BYTES // each)
+    if width * height > most:
+        raise BbgError(f"{width} x {height} pixels; allowed are at most {most:,}")
+    if max(width, height) > MAX_SIDE:
+        raise BbgError(f"{width} x {height} pixels; allowed are at most {MAX_SIDE:,} on a side")
 
 
 def _as(mode: str, image: Image) -> Image:

@@ -20,12 +20,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bbg.errors import visible
+from bbg.errors import shortened, visible
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 Row = Mapping[str, object]
+
+WIDEST = 200  # characters of a cell that a reader sees: each row of a column is as wide as its widest
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#!&$])")
 
@@ -33,7 +35,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#!&$])")
 def terminal(rows: Sequence[Row], *, bold: bool = False) -> str:
     """Aligned columns, one line per row, no line at the end. `bold`: the headings, by an escape sequence."""
     columns, right = _columns(rows)
-    lines = [[heading(c) for c in columns], *([visible(cell(row.get(c))) for c in columns] for row in rows)]
+    lines = [[heading(c) for c in columns], *([_shown(row.get(c)) for c in columns] for row in rows)]
     widths = [max(_width(line[i]) for line in lines) for i in range(len(columns))]
     padded = [
         "  ".join(_pad(text, width, name in right) for text, width, name in zip(line, widths, columns, strict=True))
@@ -51,7 +53,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [
         [_MARKDOWN.sub(r"\\\1", heading(c)) for c in columns],
         ["---:" if c in right else "---" for c in columns],
-        *([_MARKDOWN.sub(r"\\\1", visible(cell(row.get(c)))) for c in columns] for row in rows),
+        *([_MARKDOWN.sub(r"\\\1", _shown(row.get(c))) for c in columns] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) if columns else ""
 
@@ -68,7 +70,7 @@ def html(rows: Sequence[Row]) -> str:
         return f"<tr>{''.join(cells)}</tr>\n"
 
     head = line("th", [heading(c) for c in columns])
-    body = "".join(line("td", [visible(cell(row.get(c))) for c in columns]) for row in rows)
+    body = "".join(line("td", [_shown(row.get(c)) for c in columns]) for row in rows)
     return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
 
 
@@ -143,6 +145,10 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return _plain(value)
+
+
+def _shown(value: object) -> str:
+    return shortened(visible(cell(value)), WIDEST)
 
 
 def _plain(value: object) -> str:

@@ -21,6 +21,7 @@ from rich.console import Console
 import bbg
 from bbg import BbgError
 from bbg.cli import main
+from bbg.cli.output import rows_to, show
 from bbg.files import write_text
 
 
@@ -174,3 +175,23 @@ def test_names_are_not_markup(tmp_path: Path) -> None:
     done = run("inspect", tmp_path / "l.bbg")
     assert done.returncode == 0
     assert b"[/data/x] [bold]" in done.stdout
+
+
+def test_json_has_no_numbers_that_json_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = {"a": float("nan"), "rows": [{"b": float("inf"), "c": (1.5, float("-inf"))}], "d": 2}
+    show(report, tmp_path / "a.json")
+    capsys.readouterr()
+    show(report, Path("-"))
+    for text in ((tmp_path / "a.json").read_text(), capsys.readouterr().out):
+        assert json.loads(text) == {"a": None, "rows": [{"b": None, "c": [1.5, None]}], "d": 2}
+        assert "NaN" not in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_csv_on_a_terminal_shows_escapes(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program reads is the name itself."""
+    text = StringIO()
+    monkeypatch.setattr(text, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stdout", text)
+    rows_to(text, ["image"])({"image": "a\x1b[2J"})
+    assert text.getvalue() == ("image\na\\x1b[2J\n" if terminal else "image\na\x1b[2J\n")

@@ -239,6 +239,9 @@ def test_what_a_stranger_notes_costs_no_list_and_no_time(
         {"network": "my net"},
         {"network": "resnet20", "width": "wide"},
         {"network": "resnet8", "width": 1e9},
+        {"network": "resnet34", "width": 1024},
+        {"network": "vgg_small", "width": 1024},
+        {"network": "bbgnet_xs", "width": 1000},
     ):
         write(small, replace(model(), provenance=notes))
         report = listed(tmp_path, "bench", small, "--seconds", "0.01")

@@ -33,6 +33,14 @@ def run(pixels: np.ndarray) -> np.ndarray:
     return LOGITS[pixels[:, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_no_answers(value: float) -> None:
+    """A network whose weights are NaN was 100 % right: no score is larger than the label's."""
+    scores = np.where(np.arange(7) == 3, value, LOGITS).astype(np.float32)
+    with pytest.raises(BbgError, match="finite"):
+        list(image_scores(IMAGES, lambda pixels: scores[pixels[:, 0, 0, 0]]))
+
+
 @pytest.mark.parametrize("batch", [1, 7, 32, 500])
 def test_figures_are_those_of_a_loop(batch: int) -> None:
     evaluation = Evaluation(CLASSES, keep=10)

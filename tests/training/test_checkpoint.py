@@ -153,6 +153,24 @@ def rewritten(path: Path, **changes: Any) -> Path:
         ({"surplus": 1}, "is damaged or no checkpoint of bbg"),
         ({"recipe": {"dataset": "digits", "network": "resnet8", "epoks": 3}}, "unknown recipe key 'epoks'"),
         ({"preprocess": {"size": [8, 8]}}, "preprocess is "),
+        *(
+            ({name: value}, "is damaged or no checkpoint of bbg")
+            for name, values in {
+                "classes": (5, "abc", [1, 2, 3], [["a"]] * 3, {"a": 1}),
+                "model": (5, [1], {"a": 1}, {1: torch.ones(1)}),
+                "optimizer": (5, [1]),
+                "epoch": ("x", [1], -1, 1.0, True, torch.ones(3)),
+                "step": ("x", -1, torch.ones(3)),
+                "since": ("x", -1),
+                "history": (5, [5], [{"epoch": "x"}], [{"loss": 1.0}], {"epoch": 1}),
+                "signs": (5, {"a": 1}),
+                "data": (5, [1]),
+                "ranges": (5, "x"),
+                "custom": ("x", 1),
+                "teacher": (5, ["a"]),
+            }.items()
+            for value in values
+        ),
     ],
 )
 def test_bad_contents_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

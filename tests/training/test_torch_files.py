@@ -88,6 +88,18 @@ class Allocated:
         return torch.Tensor, (2**26,)
 
 
+def called(what: bytes, old: bool = False) -> bytes:
+    """A pickle that calls `what`, a module and a name, with a number."""
+    state = b"\x80\x02c" + what + b"\n\x8a\x08" + (2**34).to_bytes(8, "little") + b"\x85R."
+    if old:
+        return saved({}, _use_new_zipfile_serialization=False).replace(pickle.dumps({}, 2), state)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in {"data.pkl": state, "version": b"3\n", "byteorder": b"little"}.items():
+            archive.writestr(f"archive/{name}", content)
+    return file.getvalue()
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "lists": lambda: saved({"width": nested(lambda v: [v, v])}),
     "tuples": lambda: saved([nested(lambda v: (v, (v,)))]),
@@ -106,6 +118,11 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "many names of one": lambda: saved({f"n{i}": t for t in [torch.zeros(10**4)] for i in range(1000)}),
     "a long text": lambda: saved({"a": "x" * 2**21}),
     "a large integer": lambda: saved({"a": 10**5000}),
+    "bytes of a number": lambda: called(b"builtins\nbytearray"),
+    "bytes of a number, Python 2": lambda: called(b"__builtin__\nbytearray"),
+    "bytes of a number, old form": lambda: called(b"builtins\nbytearray", old=True),
+    "a tensor of a number": lambda: called(b"torch\nTensor"),
+    "a vector of a number": lambda: called(b"torch\nFloatTensor"),
 }
 
 

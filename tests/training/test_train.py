@@ -308,6 +308,20 @@ def test_a_signal_keeps_the_step_and_resumes(
     assert bits(resumed.model) == bits(Checkpoint.load(undisturbed / LAST).model)
 
 
+def test_a_signal_that_ends_the_loading_processes_too_is_no_error(
+    few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`timeout` and clusters send it to all processes of a training; torch says that it lost some."""
+
+    def lost() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Terminated.")
+
+    after(2, lost, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, few, tmp_path / "run", progress=False)
+
+
 def test_a_second_ctrl_c_ends_at_once(few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = signal.getsignal(signal.SIGINT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def histograms(model: nn.Module, path: Path, *, title: str = "") -> Path:
         _cells(right, latent)
         _named(right, "latent weights", "multiples of their mean magnitude", list(latent))
         drawn = style.png(figure)
-    path = path / "histograms.png" if path.is_dir() else path
+    path = path / "histograms.png" if os.path.isdir(path) else path
     write_bytes(path, drawn)
     return path
 

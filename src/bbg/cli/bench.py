@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bbg.engine import Engine
     from bbg.limits import Limits
 
-WIDEST = 1024  # of the real-valued twin that is made of a model's notes
+WIDEST, LARGEST = 1024, 50_000_000  # width and parameters of the real-valued twin that is made of a model's notes
 
 
 @verb(
@@ -158,8 +158,12 @@ def torch_twin(engine: Engine, x: np.ndarray, threads: int) -> Callable[[], obje
         return None
     try:
         recipe = Recipe(dataset="", network=str(name), method="float", width=width)
+        with torch.device("meta"):  # without memory
+            size = sum(p.numel() for p in build(recipe, len(engine.labels), engine.preprocess).parameters())
+        if size > LARGEST:
+            return None
         twin = build(recipe, len(engine.labels), engine.preprocess).eval()
-    except BbgError:  # notes are a stranger's word
+    except (BbgError, RuntimeError):  # notes are a stranger's word
         return None
     torch.set_num_threads(threads)
     images = torch.from_numpy(x)

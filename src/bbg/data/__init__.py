@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -89,7 +90,7 @@ def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part:
     if part not in PARTS:
         raise BbgError(f"part is {part!r}, {allowed(part, PARTS)}")
     entry = DATASETS.get(dataset)
-    folder = root is not None and root.is_dir()
+    folder = root is not None and os.path.isdir(root)  # False for a name that is too long, where is_dir() raises
     if entry is not None and entry.needs_folder and root is not None and folder:
         published = entry.archive is not None and (root / entry.archive).is_dir() and not (root / "train").is_dir()
         if not published:

@@ -111,8 +111,12 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """What stands in the file `path`; BbgError where it cannot be read or is, at a look, no packed file."""
     try:
         with regular_file(path, FILE_LIMIT - 1) as file:
-            head = file.read(9)
-            data = head + file.read(FILE_LIMIT) if looks_packed(head) else head
+            data = file.read(9)
+            if looks_packed(data):
+                length = int.from_bytes(data[:8], "little")
+                header = data[8:] + file.read(length - 1)
+                file.seek(0)
+                data = file.read(8 + length + _tensor_bytes(header) + 1)  # one more: what follows is told by `decode`
     except (OSError, ValueError) as error:
         raise BbgError(f"{path}: cannot be read ({error}); give the path of a packed file") from error
     if looks_like_checkpoint(data):
@@ -121,6 +125,14 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
             f"{quote(str(path))} -o {quote(Path(path).with_suffix('.bbg').name)}"
         )
     return data
+
+
+def _tensor_bytes(header: bytes) -> int:
+    """How many bytes stand behind a header, as it says itself; 0 where it says nothing that can be read."""
+    try:
+        return max(int(entry["data_offsets"][1]) for entry in json.loads(header).values() if "data_offsets" in entry)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return 0
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ from bbg.data.report import write_skipped
 from bbg.data.sets import Split
 from bbg.errors import BbgError
 from bbg.files import locked, refuse_overlap, write_json, write_text
-from bbg.reading import TEXT, contents
 from bbg.log import LOGGER
+from bbg.reading import TEXT, contents
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.device import described
 from bbg.training.plots import write_history

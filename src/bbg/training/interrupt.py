@@ -17,7 +17,10 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Within this context a first Ctrl-C or SIGTERM sets `asked`; a second Ctrl-C raises KeyboardInterrupt."""
+    """Within this context a first Ctrl-C or SIGTERM sets `asked`; a second Ctrl-C raises KeyboardInterrupt.
+
+    So does the end of the processes that load images, where they were asked too, as by `timeout` or a cluster.
+    """
     request = StopRequest()
 
     def ask(number: int, frame: Any) -> None:
@@ -30,6 +33,10 @@ def stop_request() -> Iterator[StopRequest]:
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
+    except RuntimeError as error:
+        if request.asked and "DataLoader worker" in str(error):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,7 +17,9 @@ from bbg.errors import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
 from bbg.recipe import Recipe
 
-NO_STATE = "the optimizer's state in the checkpoint is not that of this network; give one of the same network and recipe"
+NO_STATE = (
+    "the optimizer's state in the checkpoint is not that of this network; give one of the same network and recipe"
+)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -136,7 +138,9 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Give `optimizer` the state that a checkpoint holds; BbgError where that is one of other parameters."""
     try:
         optimizer.load_state_dict(state)
-        held = [(p.shape, v.shape) for p, state in optimizer.state.items() for v in state.values() if torch.is_tensor(v)]
+        held = [
+            (p.shape, v.shape) for p, state in optimizer.state.items() for v in state.values() if torch.is_tensor(v)
+        ]
         fits = all(shape in (torch.Size(), of) for of, shape in held)
     except Exception as e:  # whatever the state of another optimizer happens to mean
         raise BbgError(NO_STATE) from e

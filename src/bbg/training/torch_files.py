@@ -25,7 +25,8 @@ ZIP = b"PK\x03\x04"
 LEGACY = 5  # pickles at the beginning of a file of the form before torch 1.6
 # What tensors and containers are made of in a pickle, by module and name. A storage, a type and a function come apart.
 MADE_OF = re.compile(
-    r"collections OrderedDict|_codecs encode|torch Size|torch [A-Za-z0-9]+Storage|torch[.]storage (Untyped|Typed)Storage|"
+    r"collections OrderedDict|_codecs encode|torch Size|"
+    r"torch [A-Za-z0-9]+Storage|torch[.]storage (Untyped|Typed)Storage|"
     r"torch (float|bfloat|int|uint|bool|double|half|long|short)[0-9a-z_]*|"
     r"torch[.]_utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
 )
@@ -63,8 +64,9 @@ def _check_archive(content: bytes) -> None:
 def _check_pickle(file: BytesIO) -> None:
     """Refuse what no tensor or container is made of, and tuples of tuples that would take for ever to hash.
 
-    These are hashed as soon as one is a key of a dict. The pickle is not run. Each step takes values off a stack and puts others there; here they are the sizes of what is
-    meant, a tuple's being 1 and those of all that it holds. What can change later has no hash, and counts as 1.
+    These are hashed as soon as one is a key of a dict. The pickle is not run. Each step takes values off a stack and
+    puts others there; here they are the sizes of what is meant, a tuple's being 1 and those of all that it holds. What
+    can change later has no hash, and counts as 1.
     """
     stack: list[int] = []
     marks: list[int] = []

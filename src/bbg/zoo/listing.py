@@ -22,7 +22,11 @@ def added() -> Path:
 
 def _files() -> dict[str, Path]:
     """The packed file of each name; no added one takes the place of one that comes with bbg."""
-    return {file.stem: file for folder in (added(), FOLDER) for file in folder.glob("*.bbg")}
+    try:
+        return {file.stem: file for folder in (added(), FOLDER) for file in folder.glob("*.bbg")}
+    except OSError as error:
+        came = f"the folder of the added models, {str(added())!r}, cannot be read ({error.strerror})"
+        raise BbgError(f"{came}; set BBG_ZOO to another") from error
 
 
 def names() -> list[str]:
