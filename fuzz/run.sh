@@ -20,7 +20,7 @@ mkdir -p build/fuzz
 
 # The fuzzer in the folder $1, made with the further flags of CMake.
 fuzzer() {
-  PATH=$bin:$PATH cmake -S . -B "$@" -G Ninja -DBBG_PYTHON=OFF -DBBG_FUZZ=ON -DBBG_GUARDED=ON \
+  PATH=$bin:$PATH cmake -S . -B "$@" -G Ninja -DBBG_PYTHON=OFF -DBBG_FUZZ=ON -DBBG_GUARDED=ON -DBBG_HOST_KERNELS=ON \
     -DCMAKE_CXX_COMPILER=clang++ > "$1.log"
   PATH=$bin:$PATH cmake --build "$1" >> "$1.log" || { cat "$1.log"; exit 1; }
   "$bin/python" -m tarfile -e fuzz/engine.tar.xz build/fuzz

@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(BBG_WITHOUT_AMX)
 
 #include <immintrin.h>
 

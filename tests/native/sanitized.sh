@@ -21,6 +21,7 @@ bin=$PWD/${VENV:-.venv}/bin
 shift
 
 PATH=$bin:$PATH cmake -S . -B "$build" -G Ninja -DBBG_PYTHON=ON -DBBG_SANITIZE=$flags -DBBG_GUARDED=$guarded \
+  -DBBG_HOST_KERNELS=ON \
   -DPython_EXECUTABLE="$bin/python" -Dnanobind_DIR="$("$bin/python" -m nanobind --cmake_dir)" > "$build.log"
 PATH=$bin:$PATH cmake --build "$build" >> "$build.log" || { cat "$build.log"; exit 1; }
 rm -rf "$build/python"
