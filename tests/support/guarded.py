@@ -109,6 +109,8 @@ def run(count: int, first: int = 0) -> Counter[Pair]:
             except (AssertionError, BbgError):
                 print(f"graph {seed}", file=sys.stderr)
                 raise
+            if (seed + 1 - first) % 1000 == 0:
+                print(f"{seed + 1 - first} graphs from {first} on", flush=True)
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
