@@ -32,10 +32,11 @@ def while_it_runs(engine: bbg.Engine, action: Callable[[], None]) -> None:
             done.append(True)
             action()
 
+    many = images(LONG)  # made before, or the signal may come first
     before = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.02)
     try:
-        engine(images(LONG))
+        engine(many)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -18,7 +18,8 @@ from PIL import Image
 from support.pictures import encoded, picture
 
 from bbg.errors import BbgError
-from bbg.image import MAX_PIXELS, PRESETS, STRIP, Preprocess, image_size, load_image
+from bbg.formats import MAX_PIXELS
+from bbg.image import PRESETS, STRIP, Preprocess, image_size, load_image
 
 
 def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
@@ -328,6 +329,15 @@ def test_every_mode_of_a_picture_is_taken(given: str, mode: str) -> None:
         file = BytesIO()
         picture.save(file, "TIFF")
         assert np.abs(how.apply(file.getvalue()).astype(int) - 200).max() <= 3
+
+
+def test_a_small_tiff_of_a_large_tile_is_refused() -> None:
+    """A tile is decoded whole, which took gigabytes."""
+    tags = [(256, 1), (257, 1), (258, 8), (259, 5), (262, 1), (277, 1), (322, 46000), (323, 46000), (324, 8), (325, 3)]
+    head = struct.pack("<2sHI", b"II", 42, 12) + b"\x80\x00\x01\x00"
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    with pytest.raises(BbgError, match="46000 x 46000 pixels; allowed are at most 80,000,000"):
+        load_image(head + struct.pack("<H", len(tags)) + entries + bytes(4))
 
 
 def test_a_resize_that_would_make_a_bomb_is_refused() -> None:

@@ -4,6 +4,7 @@ Pillow knows some forty more. Among them are formats that start other programs (
 test.
 """
 
+MAX_PIXELS = 80_000_000  # of a picture or a frame; below Pillow's own limit for a "decompression bomb"
 FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),

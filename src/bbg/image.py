@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 
 from bbg.errors import BbgError, allowed
-from bbg.formats import FORMATS
+from bbg.formats import FORMATS, MAX_PIXELS
 from bbg.metadata import BOTTOM_TO_TOP, RIGHT_TO_LEFT, SWAPPED, tiff_tag, turn_of, upright, without_metadata
 from bbg.reading import regular_file
 
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 # A path, an encoded image, a Pillow image, or a uint8 array [H, W] or [H, W, 1 or 3].
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.ndarray"
 
-# Checked before anything is decoded: the pixels, fewer than Pillow's own limit for a "decompression bomb"; either side,
-# as Pillow keeps a pointer for each row; and the bytes that the decoder takes at once.
-MAX_PIXELS = 80_000_000
+# Checked before anything is decoded, beside the pixels: either side, as Pillow keeps a pointer for each row; and the
+# bytes that the decoder takes at once.
 MAX_SIDE = 1_000_000
 MAX_BYTES = 640_000_000
 BYTES = 8  # per pixel: four as Pillow stores them, and as many of a copy
@@ -44,7 +43,7 @@ GREY_OR_COLOUR = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCb
 DECODE = ("whole", "scaled")
 SPARE = 3  # times the resized sides that a JPEG decoded at a scale keeps at least
 LARGEST_FILE = 2**28  # bytes of a file that is read once more, without its metadata
-PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 262, 281, 339  # tags of TIFF
+PHOTOMETRIC, MAX_SAMPLE_VALUE, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 262, 281, 322, 323, 339  # tags of TIFF
 STRIP = 2**16  # pixels of a large picture that are handed over at a time
 ADVICE = f"; give a readable file, one of {', '.join(FORMATS)}"
 
@@ -295,6 +294,9 @@ def _decode(
 ) -> _Decoded:
     """`opened` decoded, as `_open` says; `file`: what it was opened from, None for the caller's own image."""
     _check_pixels(*opened.size, max(DEEP.get(opened.format or "", BYTES), DEEP.get(opened.mode, BYTES)))
+    tile = tiff_tag(opened, TILE_WIDTH), tiff_tag(opened, TILE_LENGTH)  # decoded whole, however small the picture is
+    if all(type(side) is int for side in tile):
+        _check_pixels(*tile)
     turn = turn_of(opened)
     width, height = opened.size if turn not in SWAPPED else opened.size[::-1]
     scale = 1.0

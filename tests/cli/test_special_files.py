@@ -182,6 +182,14 @@ def test_a_long_name_does_not_widen_a_table(tmp_path: Path, capsys: Any) -> None
     assert len(capsys.readouterr().out) < 10**6
 
 
+@pytest.mark.parametrize("end", ["1" + 30 * "0", "-5", "1e308", "1e999", "9223372036854775808", '"x"', "null", "[]"])
+def test_odd_offsets_of_a_tensor_are_one_sentence(end: str, tmp_path: Path) -> None:
+    header = f'{{"__metadata__":{{"bbg":"{{}}"}},"w":{{"dtype":"F32","shape":[1],"data_offsets":[0,{end}]}}}}'.encode()
+    (tmp_path / "odd.bbg").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(BbgError):
+        read(tmp_path / "odd.bbg")
+
+
 @pytest.mark.parametrize(
     "header", [b"{", b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"{" + b" " * 9999]
 )

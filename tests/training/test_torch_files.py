@@ -100,6 +100,17 @@ def called(what: bytes, old: bool = False) -> bytes:
     return file.getvalue()
 
 
+def encoded() -> bytes:
+    """A text encoded as hexadecimal digits, those again, and so on: twice as long each time."""
+    state = b"\x80\x02c_codecs\nencode\nq\x00" + b"h\x00" * 26 + b"X\x08\0\0\0aaaaaaaaX\x05\0\0\0utf-8\x86R"
+    state += b"X\x03\0\0\0hex\x86R" * 26 + b"."
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in {"data.pkl": state, "version": b"3\n", "byteorder": b"little"}.items():
+            archive.writestr(f"archive/{name}", content)
+    return file.getvalue()
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "lists": lambda: saved({"width": nested(lambda v: [v, v])}),
     "tuples": lambda: saved([nested(lambda v: (v, (v,)))]),
@@ -121,6 +132,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "bytes of a number": lambda: called(b"builtins\nbytearray"),
     "bytes of a number, Python 2": lambda: called(b"__builtin__\nbytearray"),
     "bytes of a number, old form": lambda: called(b"builtins\nbytearray", old=True),
+    "encoded again and again": encoded,
     "a tensor of a number": lambda: called(b"torch\nTensor"),
     "a vector of a number": lambda: called(b"torch\nFloatTensor"),
 }

@@ -116,7 +116,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
                 length = int.from_bytes(data[:8], "little")
                 header = data[8:] + file.read(length - 1)
                 file.seek(0)
-                data = file.read(8 + length + _tensor_bytes(header) + 1)  # one more: what follows is told by `decode`
+                wanted = 8 + length + _tensor_bytes(header) + 1  # one more: what follows is told by `decode`
+                data = file.read(min(wanted, os.fstat(file.fileno()).st_size))
     except (OSError, ValueError) as error:
         raise BbgError(f"{path}: cannot be read ({error}); give the path of a packed file") from error
     if looks_like_checkpoint(data):
@@ -130,8 +131,10 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 def _tensor_bytes(header: bytes) -> int:
     """How many bytes stand behind a header, as it says itself; 0 where it says nothing that can be read."""
     try:
-        return max(int(entry["data_offsets"][1]) for entry in json.loads(header).values() if "data_offsets" in entry)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return max(
+            max(0, int(entry["data_offsets"][1])) for entry in json.loads(header).values() if "data_offsets" in entry
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return 0
 
 

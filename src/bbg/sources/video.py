@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bbg.errors import BbgError, not_installed
+from bbg.formats import MAX_PIXELS
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 CAMERA = "camera:"  # and its number
@@ -27,6 +28,10 @@ def frames(source: str, every: int = 1) -> Iterator[tuple[str, np.ndarray | BbgE
         return
     try:
         number = 0
+        pixels = 0 if source.startswith(CAMERA) else _pixels(capture)
+        if pixels > MAX_PIXELS:
+            yield source, BbgError(f"{source}: has frames of {pixels:,} pixels; allowed are at most {MAX_PIXELS:,}")
+            return
         while capture.grab():
             if number % every == 0:
                 sound, frame = capture.retrieve()
@@ -65,6 +70,13 @@ def _promised(capture: Any) -> int:
     import cv2
 
     return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+
+def _pixels(capture: Any) -> int:
+    """The pixels of a frame, as the file says before one is decoded."""
+    import cv2
+
+    return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)) * int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
 
 
 def _open(source: str) -> Any:

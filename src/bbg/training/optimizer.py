@@ -136,16 +136,31 @@ class Joined(torch.optim.Optimizer):
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Give `optimizer` the state that a checkpoint holds; BbgError where that is one of other parameters."""
+    kinds = _kinds(optimizer)
     try:
         optimizer.load_state_dict(state)
-        held = [
-            (p.shape, v.shape) for p, state in optimizer.state.items() for v in state.values() if torch.is_tensor(v)
-        ]
-        fits = all(shape in (torch.Size(), of) for of, shape in held)
+        fits = _kinds(optimizer) == kinds and all(_fits(p, held) for p, held in optimizer.state.items())
     except Exception as e:  # whatever the state of another optimizer happens to mean
         raise BbgError(NO_STATE) from e
     if not fits:
         raise BbgError(NO_STATE)
+
+
+def _kinds(optimizer: torch.optim.Optimizer) -> list[dict[str, type]]:
+    return [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]
+
+
+def _fits(parameter: Tensor, held: dict[str, Any]) -> bool:
+    """Whether this can be the state of a parameter: a fused step trusts the shapes of what it reads and writes."""
+
+    def right(name: str, value: Any) -> bool:
+        if name == "momentum_buffer" and value is None:
+            return True
+        shape, dtype = (torch.Size(), torch.float32) if name == "step" else (parameter.shape, parameter.dtype)
+        return isinstance(value, Tensor) and (value.shape, value.dtype, value.layout) == (shape, dtype, torch.strided)
+
+    known = set(held) in ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}, set())
+    return known and all(right(name, value) for name, value in held.items())
 
 
 def make_fused(optimizer: torch.optim.Optimizer) -> None:

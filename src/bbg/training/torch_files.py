@@ -7,6 +7,7 @@ more numbers than its storage, and what takes memory by a number alone, as `byte
 
 from __future__ import annotations
 
+import codecs
 import pickletools
 import re
 import zipfile
@@ -16,12 +17,13 @@ from typing import Any
 
 import torch
 
-MOST_VALUES = 10**6  # numbers, texts, tensors and containers, each as often as it is referred to
+MOST_VALUES = 4 * 10**5  # numbers, texts, tensors and containers, each as often as it is referred to
 DEEPEST = 100  # containers in containers
 LONGEST = 2**20  # characters of a text
 LARGEST = 2**64  # integers are below
 SHARED = 4  # times that the bytes of a file may be referred to: tied weights are there once
 ZIP = b"PK\x03\x04"
+CODEC = 40  # characters of the name of an encoding
 LEGACY = 5  # pickles at the beginning of a file of the form before torch 1.6
 # What tensors and containers are made of in a pickle, by module and name. A storage, a type and a function come apart.
 MADE_OF = re.compile(
@@ -43,6 +45,7 @@ def read_torch(content: bytes) -> Any:
     else:
         file = BytesIO(content)
         for _ in range(LEGACY):
+            _check_encodings(file)
             _check_pickle(file)
     state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     _check_values(state, len(content))
@@ -58,7 +61,9 @@ def _check_archive(content: bytes) -> None:
             raise ValueError("its parts overlap")
         for part in parts:
             if part.filename.endswith(".pkl"):
-                _check_pickle(BytesIO(archive.read(part)))
+                pickle = BytesIO(archive.read(part))
+                _check_encodings(pickle)
+                _check_pickle(pickle)
 
 
 def _check_pickle(file: BytesIO) -> None:
@@ -97,6 +102,22 @@ def _check_pickle(file: BytesIO) -> None:
             if size > MOST_VALUES:
                 raise ValueError("it holds tuples in tuples, too many to be read")
             stack.extend([size] * len(step.stack_after))
+
+
+def _check_encodings(file: BytesIO) -> None:
+    """Refuse encodings but that of bytes, latin1: hexadecimal digits of such digits of ... double each time."""
+    begin = file.tell()
+    texts = {argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, str)}
+    file.seek(begin)
+    if "_codecs encode" in texts and any(map(_is_codec, texts)):
+        raise ValueError("it encodes texts, and names an encoding")
+
+
+def _is_codec(text: str) -> bool:
+    try:
+        return len(text) < CODEC and codecs.lookup(text).name != "iso8859-1"
+    except (LookupError, ValueError):
+        return False
 
 
 def _check_values(state: Any, most: int) -> None:
