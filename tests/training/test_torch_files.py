@@ -48,10 +48,8 @@ def in_itself() -> list[Any]:
     return value
 
 
-def nested_key(old: bool = False) -> bytes:
-    """A dict whose key is a tuple of twice a tuple of twice ..., by hand: Python would take hours to make it."""
-    doubled = b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(LEVELS))
-    state = b"\x80\x02}X\x01\x00\x00\x00x\x85q\x00" + doubled + b"K\x01s."
+def pickled(state: bytes, old: bool = False) -> bytes:
+    """A file of torch whose pickle is `state`, made by hand."""
     if old:
         return saved({}, _use_new_zipfile_serialization=False).replace(pickle.dumps({}, 2), state)
     file = io.BytesIO()
@@ -59,6 +57,13 @@ def nested_key(old: bool = False) -> bytes:
         for name, content in {"data.pkl": state, "version": b"3\n", "byteorder": b"little"}.items():
             archive.writestr(f"archive/{name}", content)
     return file.getvalue()
+
+
+def nested_key(old: bool = False) -> bytes:
+    """A dict whose key is a tuple of twice a tuple of twice ..., by hand: Python would take hours to make it."""
+    doubled = b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(LEVELS))
+    state = b"\x80\x02}X\x01\x00\x00\x00x\x85q\x00" + doubled + b"K\x01s."
+    return pickled(state, old)
 
 
 def compressed() -> bytes:
@@ -91,24 +96,14 @@ class Allocated:
 def called(what: bytes, old: bool = False) -> bytes:
     """A pickle that calls `what`, a module and a name, with a number."""
     state = b"\x80\x02c" + what + b"\n\x8a\x08" + (2**34).to_bytes(8, "little") + b"\x85R."
-    if old:
-        return saved({}, _use_new_zipfile_serialization=False).replace(pickle.dumps({}, 2), state)
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in {"data.pkl": state, "version": b"3\n", "byteorder": b"little"}.items():
-            archive.writestr(f"archive/{name}", content)
-    return file.getvalue()
+    return pickled(state, old)
 
 
 def encoded() -> bytes:
     """A text encoded as hexadecimal digits, those again, and so on: twice as long each time."""
     state = b"\x80\x02c_codecs\nencode\nq\x00" + b"h\x00" * 26 + b"X\x08\0\0\0aaaaaaaaX\x05\0\0\0utf-8\x86R"
     state += b"X\x03\0\0\0hex\x86R" * 26 + b"."
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in {"data.pkl": state, "version": b"3\n", "byteorder": b"little"}.items():
-            archive.writestr(f"archive/{name}", content)
-    return file.getvalue()
+    return pickled(state)
 
 
 HOSTILE: dict[str, Callable[[], bytes]] = {
