@@ -74,43 +74,14 @@ def test_a_folder_takes_one_training_at_a_time(finished: Path, few: Split, tmp_p
     assert train(SHORT.changed({"epochs": 3}), few, out, resume=True, progress=False).epoch == 3
 
 
-def other(checkpoint: Path, **changes: Any) -> None:
-    state = torch.load(checkpoint, weights_only=True)
-    torch.save({**state, **changes}, checkpoint)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"step": 10**9}, "is at step 1,000,000,000 of an epoch of "),
-        ({"optimizer": {"state": {}, "param_groups": []}}, "the optimizer's state in the checkpoint is not that"),
-        ({"optimizer": {"state": 5, "param_groups": [{}]}}, "the optimizer's state in the checkpoint is not that"),
-        ({"optimizer": {"other": 1}}, "the optimizer's state in the checkpoint is not that"),
-    ],
-)
-def test_a_checkpoint_of_another_training_is_not_resumed(
-    changes: dict[str, Any], words: str, finished: Path, few: Split, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_longer_epochs_is_not_resumed(finished: Path, few: Split, tmp_path: Path) -> None:
     out = copied(finished, tmp_path / "run")
-    other(out / LAST, epoch=1, **changes)
+    state = torch.load(out / LAST, weights_only=True)
+    torch.save({**state, "epoch": 1, "step": 10**9}, out / LAST)
     before = (out / LAST).read_bytes()
-    with pytest.raises(BbgError, match=words):
+    with pytest.raises(BbgError, match="is at step 1,000,000,000 of an epoch of "):
         train(SHORT, few, out, resume=True, progress=False)
     assert (out / LAST).read_bytes() == before
-
-
-@pytest.mark.parametrize("shape", [(3, 5), ()])  # one number for all was read beyond its end
-def test_an_optimizer_of_other_shapes_is_not_resumed(
-    shape: tuple[int, ...], finished: Path, few: Split, tmp_path: Path
-) -> None:
-    out = copied(finished, tmp_path / "run")
-    state = torch.load(out / LAST, weights_only=True)["optimizer"]
-    for held in state["state"].values():
-        for name, value in held.items():
-            held[name] = value if value.dim() == 0 else torch.zeros(shape)
-    other(out / LAST, epoch=1, optimizer=state)
-    with pytest.raises(BbgError, match="the optimizer's state in the checkpoint is not that"):
-        train(SHORT, few, out, resume=True, progress=False)
 
 
 # What it holds ------------------------------------------------------------------------------------------------------

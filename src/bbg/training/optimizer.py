@@ -135,19 +135,20 @@ class Joined(torch.optim.Optimizer):
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give `optimizer` the state that a checkpoint holds; BbgError where that is one of other parameters."""
-    kinds = _kinds(optimizer)
+    """Give `optimizer` the state that a checkpoint holds; BbgError where that is one of other parameters.
+
+    Its options stay those of the recipe: a file has no say in them.
+    """
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state)
-        fits = _kinds(optimizer) == kinds and all(_fits(p, held) for p, held in optimizer.state.items())
+        fits = all(_fits(p, held) for p, held in optimizer.state.items())
+        for group, options in zip(optimizer.param_groups, own, strict=True):
+            group.update(options)
     except Exception as e:  # whatever the state of another optimizer happens to mean
         raise BbgError(NO_STATE) from e
     if not fits:
         raise BbgError(NO_STATE)
-
-
-def _kinds(optimizer: torch.optim.Optimizer) -> list[dict[str, type]]:
-    return [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]
 
 
 def _fits(parameter: Tensor, held: dict[str, Any]) -> bool:
