@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -94,3 +95,23 @@ def test_a_16_bit_png_and_pgm_are_read_whole() -> None:
     pgm = b"P5 32 32 65535\n" + deep.astype(">u2").tobytes()
     for source in (encoded(deep), pgm):
         assert np.array_equal(load_image(source)[..., 0], GREY)
+
+
+def deep_png(kind: int, channels: int, value: int) -> bytes:
+    """A PNG of 4 x 4 pixels with 16 bits a channel, all of one value; Pillow writes none of colours."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = (b"\0" + struct.pack(">H", value) * channels * 4) * 4
+    head = struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_a_png_of_16_bits_that_uses_fewer_is_refused(kind: int, channels: int) -> None:
+    """It came out nearly black: the look for EXIF had decoded it before its bits were asked for."""
+    assert np.abs(load_image(deep_png(kind, channels, 0x8080)).astype(int) - 0x80).max() <= 1
+    for value in (255, 1023, 4095):
+        with pytest.raises(BbgError, match="as if it had fewer bits"):
+            load_image(deep_png(kind, channels, value))

@@ -297,6 +297,7 @@ def _decode(
     tile = tiff_tag(opened, TILE_WIDTH), tiff_tag(opened, TILE_LENGTH)  # decoded whole, however small the picture is
     if all(type(side) is int for side in tile):
         _check_pixels(*tile)
+    deep = _has_16_bits(opened)  # told by what is not there any more once it is decoded, as a look for EXIF may do
     turn = turn_of(opened)
     width, height = opened.size if turn not in SWAPPED else opened.size[::-1]
     scale = 1.0
@@ -305,7 +306,7 @@ def _decode(
         before = opened.size[0]
         drafted = opened.draft(None, (wide, high) if turn not in SWAPPED else (high, wide))
         scale = 1.0 if drafted is None else before / drafted[1][2]  # only a JPEG has scales
-    image = upright(_eight_bits(opened), turn) if pixels else opened
+    image = upright(_eight_bits(opened, deep), turn) if pixels else opened
     left = image.width - width / scale if turn in RIGHT_TO_LEFT else 0
     top = image.height - height / scale if turn in BOTTOM_TO_TOP else 0
     return _Decoded(image, (width, height), (left, top, left + width / scale, top + height / scale))
@@ -320,12 +321,16 @@ def _from_array(array: np.ndarray) -> Image:
     return Image.fromarray(np.ascontiguousarray(array.reshape(array.shape[:2]) if channels == (1,) else array))
 
 
-def _eight_bits(file: Image) -> Image:
+def _has_16_bits(file: Image) -> bool:
+    """Whether a channel has 16 bits in the file; what Pillow makes of colours has 8."""
+    packings = [tile.args if isinstance(tile.args, str) else tile.args[:1] for tile in getattr(file, "tile", ())]
+    return any(";16" in str(packing) for packing in packings)
+
+
+def _eight_bits(file: Image, deep: bool) -> Image:
     """`file` decoded, with deeper greys brought to 8 bits, which Pillow's own conversion clips to black or white."""
     from PIL import Image
 
-    packings = [tile.args if isinstance(tile.args, str) else tile.args[:1] for tile in getattr(file, "tile", ())]
-    deep = any(";16" in str(packing) for packing in packings)  # in the file; what Pillow makes of it has 8 bits
     file.load()
     if tiff_tag(file, SAMPLE_FORMAT) == 2 and not file.mode.startswith("I"):
         raise BbgError("a picture of signed integers has no known range; scale it to 8 bits first")
