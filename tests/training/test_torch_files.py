@@ -127,6 +127,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "bytes of a number": lambda: called(b"builtins\nbytearray"),
     "bytes of a number, Python 2": lambda: called(b"__builtin__\nbytearray"),
     "bytes of a number, old form": lambda: called(b"builtins\nbytearray", old=True),
+    "a storage of a number": lambda: called(b"torch.storage\nUntypedStorage"),
+    "a storage with a type, of a number": lambda: called(b"torch.storage\nTypedStorage"),
     "encoded again and again": encoded,
     "a tensor of a number": lambda: called(b"torch\nTensor"),
     "a vector of a number": lambda: called(b"torch\nFloatTensor"),

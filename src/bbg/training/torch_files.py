@@ -27,8 +27,7 @@ CODEC = 40  # characters of the name of an encoding
 LEGACY = 5  # pickles at the beginning of a file of the form before torch 1.6
 # What tensors and containers are made of in a pickle, by module and name. A storage, a type and a function come apart.
 MADE_OF = re.compile(
-    r"collections OrderedDict|_codecs encode|torch Size|"
-    r"torch [A-Za-z0-9]+Storage|torch[.]storage (Untyped|Typed)Storage|"
+    r"collections OrderedDict|_codecs encode|torch Size|torch [A-Za-z0-9]+Storage|"
     r"torch (float|bfloat|int|uint|bool|double|half|long|short)[0-9a-z_]*|"
     r"torch[.]_utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
 )
