@@ -127,24 +127,25 @@ LONG_CALLS = {
     """,
 }
 
-WINDOW = "dilation=(1, 1), stride=(1, 1), padding=(15, 15), kernel=(31, 31)"
+WINDOW = "dilation=(1, 1), stride=(1, 1), padding=({0}, {0}), kernel=({1}, {1})"
 LONG_CALLS |= {
     f"one {kind}, {groups} groups": f"""
         graph = bbg._native.Graph("x", False, 8, 1000, 1000)
         graph.add("first", "pointwise", ["x"], None, "real", "bits", "bytes", {{}}, {{}}, None, None)
         graph.add("long", "{kind}", ["{operand}"], None, *{["y" if i == result else None for i in range(3)]},
-                  dict({WINDOW}{f", groups={groups}, channels=8" if groups else ""}), dict({tensor}), None, None)
+                  dict({WINDOW.format(side // 2, side)}{f", groups={groups}, channels=8" if groups else ""}),
+                  dict({tensor}), None, None)
         graph.output([("y", "CHW")], [8, 1000, 1000])
         engine = bbg._native.Engine(graph, None, 2, (), (), 2**33, 2**50)
         engine.run_floats(np.zeros((1, 8, 1000, 1000), np.float32))
     """
-    for kind, operand, result, groups, tensor in (
-        ("max_pool", "real", 0, 0, ""),
-        ("max_pool_bits", "bits", 1, 0, "and_mask=np.zeros(1, np.uint64)"),
-        ("conv", "real", 0, 1, "weight=np.zeros((8, 8, 31, 31), np.float32)"),
-        ("conv", "real", 0, 8, "weight=np.zeros((8, 1, 31, 31), np.float32)"),
-        ("byte_conv", "bytes", 0, 8, "weight=np.zeros((8, 1, 31, 31), np.int8)"),
-        ("binary_conv", "bits", 0, 1, "weight=np.zeros((8, 121), np.uint64)"),
+    for kind, operand, result, side, groups, tensor in (  # a row takes some milliseconds, the op some seconds
+        ("max_pool", "real", 0, 127, 0, ""),
+        ("max_pool_bits", "bits", 1, 127, 0, "and_mask=np.zeros(1, np.uint64)"),
+        ("conv", "real", 0, 63, 1, "weight=np.zeros((8, 8, 63, 63), np.float32)"),
+        ("conv", "real", 0, 63, 8, "weight=np.zeros((8, 1, 63, 63), np.float32)"),
+        ("byte_conv", "bytes", 0, 63, 8, "weight=np.zeros((8, 1, 63, 63), np.int8)"),
+        ("binary_conv", "bits", 0, 63, 1, "weight=np.zeros((8, 497), np.uint64)"),
     )
 }
 
