@@ -6,7 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -98,18 +100,91 @@ def test_of_a_camera_and_of_many_videos_only_the_end_tells(clip: Path) -> None:
     assert find(["-"], BytesIO(f"{clip}\n".encode())).total() is None
 
 
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, capture: str) -> None:
+    """A module cv2 whose VideoCapture has these methods, for the process that decodes."""
+    body = "import os, signal, time, numpy as np\nclass VideoCapture:\n" + textwrap.indent(
+        textwrap.dedent(capture), "    "
+    )
+    names = ("CAP_FFMPEG", "CAP_PROP_FRAME_COUNT", "CAP_PROP_FRAME_WIDTH", "CAP_PROP_FRAME_HEIGHT")
+    (folder / "cv2.py").write_text(body + "".join(f"\n{name} = {i}" for i, name in enumerate(names)))
+    monkeypatch.syspath_prepend(folder)
+
+
 @pytest.mark.parametrize("frames", [0.0, -1.0, -9.2e18])
 def test_a_video_that_promises_no_frames_is_not_counted(
-    frames: float, clip: Path, monkeypatch: pytest.MonkeyPatch
+    frames: float, clip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import cv2
-
-    class Capture:
-        def __init__(self, *source: object) -> None:
-            self.isOpened, self.get, self.release = lambda: True, lambda what: frames, lambda: None
-
-    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    capture = f"""
+        def __init__(self, *source): pass
+        def isOpened(self): return True
+        def get(self, what): return {frames}
+    """
+    stand_in(monkeypatch, tmp_path, capture)
     assert find([str(clip)]).total() is None
+
+
+CRASHES = {
+    "opening": ("os.abort()", "True", "{path}: the decoder of OpenCV crashed (SIGABRT)"),
+    "the third frame": (
+        "pass",
+        "self.n < 2 or os.kill(os.getpid(), 11)",
+        "{path}#2: the decoder of OpenCV crashed (SIGSEGV)",
+    ),
+    "memory": ("raise MemoryError", "True", "{path}: the decoder of OpenCV crashed (exit status 1)"),
+}
+
+
+@pytest.mark.parametrize("case", CRASHES)
+def test_a_decoder_that_crashes_is_the_error_of_one_video(
+    case: str, monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    opens, grabs, words = CRASHES[case]
+    capture = f"""
+        def __init__(self, *source): self.n = 0; {opens}
+        def isOpened(self): return True
+        def get(self, what): return 9
+        def grab(self): return {grabs}
+        def retrieve(self): self.n += 1; return True, np.full((9, 9, 3), (250, 0, 0), np.uint8)  # blue first
+    """
+    stand_in(monkeypatch, tmp_path, capture)
+    path, picture = tmp_path / "x.avi", tmp_path / "y.png"
+    path.touch()
+    Image.new("RGB", (9, 9), (0, 250, 0)).save(picture)
+    assert run("predict", path, picture, "--model", model, "--json", tmp_path / "out") == 1
+    found = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert [line["predictions"][0]["label"] for line in found if "error" not in line][-1] == "green"
+    (error,) = [line["error"] for line in found if "error" in line]
+    assert error.startswith(words.format(path=path))
+
+
+def bottom_up_avi() -> bytes:
+    """An AVI of raw pixels whose rows begin at the bottom, which OpenCV 5.0 reads beside its memory."""
+    width, height = 320, 240
+
+    def numbers(*values: int) -> bytes:
+        return b"".join((value % 2**32).to_bytes(4, "little") for value in values)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return name + numbers(len(content)) + content
+
+    main = numbers(40_000, 0, 0, 16, 5, 0, 1, 0, width, height, 0, 0, 0, 0)
+    stream = b"vids" + numbers(0, 0, 0, 0, 1, 25, 0, 5, 100_000, -1, 0, 0, 0)
+    pixels = numbers(40, width, height) + b"\1\0\x18\0" + numbers(0, 3 * width * height, 0, 0, 0, 0)
+    streams = chunk(b"LIST", b"strl" + chunk(b"strh", stream) + chunk(b"strf", pixels))
+    frames = 5 * chunk(b"00dc", b"@" * (3 * width * height))
+    header = chunk(b"LIST", b"hdrl" + chunk(b"avih", main) + streams)
+    return chunk(b"RIFF", b"AVI " + header + chunk(b"LIST", b"movi" + frames))
+
+
+def test_a_video_that_crashes_opencv_leaves_the_others(clip: Path, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "a.avi").write_bytes(bottom_up_avi())
+    (folder / "b.avi").write_bytes(clip.read_bytes())
+    assert run("predict", folder, "--model", model, "--json", tmp_path / "out") in (0, 1)
+    found = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert sum(line["image"].startswith(str(folder / "b.avi")) for line in found) == 25
+    assert next(line["image"] for line in found).startswith(str(folder / "a.avi"))
 
 
 def test_the_frames_do_not_wait_in_memory(clip: Path) -> None:
@@ -148,30 +223,21 @@ def test_a_bad_video_is_a_line_with_its_error(case: str, clip: Path, model: Path
 
 def test_a_camera_is_a_source(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path) -> None:
     """A stand-in for one: three frames, then Ctrl-C, which ends the run and keeps what it wrote."""
-    cv2 = pytest.importorskip("cv2")
-
-    class Camera:
+    capture = f"""
         left = 3
-
-        def __init__(self, number: int) -> None:
-            assert number == 7
-
-        def isOpened(self) -> bool:  # noqa: N802
-            return True
-
-        def grab(self) -> bool:
+        def __init__(self, number): assert number == 7
+        def isOpened(self): return True
+        def get(self, what): return 0
+        def grab(self):
             self.left -= 1
             if self.left < 0:
-                raise KeyboardInterrupt
+                time.sleep(1)  # for the answers
+                os.kill(os.getppid(), signal.SIGINT)
+                time.sleep(60)
             return True
-
-        def retrieve(self) -> tuple[bool, np.ndarray]:
-            return True, np.full((*SIZE, 3), (250, 0, 0), np.uint8)  # blue first
-
-        def release(self) -> None:
-            pass
-
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+        def retrieve(self): return True, np.full(({SIZE[0]}, {SIZE[1]}, 3), (250, 0, 0), np.uint8)  # blue first
+    """
+    stand_in(monkeypatch, tmp_path, capture)
     assert run("predict", "camera:7", "--model", model, "--json", tmp_path / "out") == 0
     found = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert found[0]["image"] == "camera:7#0"
@@ -205,7 +271,7 @@ class Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         picture = BytesIO()
         Image.new("RGB", (20, 20), (0, 250, 0)).save(picture, "PNG")
-        name = self.path[1:]
+        name = self.path[1:].replace("%20", " ")
         if name == "missing.png":
             self.send_error(404)
             return
@@ -214,6 +280,16 @@ class Server(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", where[name])
             self.end_headers()
+            return
+        if name in ("slow headers", "slow status"):
+            try:
+                for _ in range(100):
+                    self.wfile.write(
+                        b"X" if name == "slow status" else b"HTTP/1.0 200 OK\r\n" if not _ else b"X: y\r\n"
+                    )
+                    self.server.ended.wait(0.1)  # type: ignore[attr-defined]
+            except OSError:
+                pass
             return
         content = b"x" * 300_000 if name == "large" else picture.getvalue()
         self.send_response(200)
@@ -290,6 +366,11 @@ def test_only_http_is_fetched(url: str, model: Path, capsys: Any, tmp_path: Path
 def test_a_slow_server_is_left(server: str) -> None:
     with pytest.raises(BbgError, match="not read in 0 s"):
         fetch(f"{server}/green.png", longest=0)
+    for path in ("slow%20headers", "slow%20status"):
+        begun = time.monotonic()
+        with pytest.raises(BbgError, match="not read in 1 s"):
+            fetch(f"{server}/{path}", longest=1)
+        assert time.monotonic() - begun < 3
     with pytest.raises(BbgError, match="cannot be fetched"):
         fetch(f"http://127.0.0.1:{closed_port()}/x", silence=1)
 

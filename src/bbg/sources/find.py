@@ -56,9 +56,8 @@ class Found:
         videos = [str(what) for _, what in self._places if isinstance(what, _Video)]
         if len(videos) > COUNTED or not all(isinstance(what, IMAGE) for _, what in self._places):
             return None
-        counts = [video.count(one, self._every) for one in videos]
-        known = [count for count in counts if count is not None]
-        return len(self._places) - len(videos) + sum(known) if len(known) == len(counts) else None
+        frames = video.count(videos, self._every) if videos else 0
+        return None if frames is None else len(self._places) - len(videos) + frames
 
 
 def find(sources: Iterable[str], stdin: BinaryIO | None = None, every: int = 1, urls: bool = False) -> Found:

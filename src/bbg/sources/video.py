@@ -1,9 +1,19 @@
-"""The frames of a video or of a camera, by OpenCV (`pip install opencv-python-headless`), imported when it is used."""
+"""The frames of a video or of a camera, by OpenCV (`pip install opencv-python-headless`) in a process of its own.
+
+A damaged video may crash its decoder. That is then the error of this one video, as of any that cannot be read.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +23,10 @@ from bbg.formats import MAX_PIXELS
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 CAMERA = "camera:"  # and its number
+DECODER = str(Path(__file__).with_name("decoder.py"))
+QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # what is wrong is told by our sentence
+LONGEST_LINE = 2000  # bytes that the decoder says of a frame
+PIPE = 2**20  # bytes that wait between the processes
 
 
 def frames(source: str, every: int = 1) -> Iterator[tuple[str, np.ndarray | BbgError]]:
@@ -22,86 +36,104 @@ def frames(source: str, every: int = 1) -> Iterator[tuple[str, np.ndarray | BbgE
     the file promises, is an error in the place of a frame.
     """
     try:
-        capture = _open(source)
+        place = _place(source)
     except BbgError as error:
         yield source, error
         return
-    try:
-        number = 0
-        pixels = 0 if source.startswith(CAMERA) else _pixels(capture)
-        if pixels > MAX_PIXELS:
-            yield source, BbgError(f"{source}: has frames of {pixels:,} pixels; allowed are at most {MAX_PIXELS:,}")
-            return
-        while capture.grab():
-            if number % every == 0:
-                sound, frame = capture.retrieve()
-                if sound:
-                    yield f"{source}#{number}", np.ascontiguousarray(frame[:, :, ::-1])
-                else:
-                    yield f"{source}#{number}", BbgError(f"{source}#{number}: this frame cannot be decoded")
-            number += 1
-        promised = 0 if source.startswith(CAMERA) else _promised(capture)
-        if source.startswith(CAMERA):
-            yield f"{source}#{number}", BbgError(f"{source}: gives no more frames; look whether it is connected")
-        elif number < 0.98 * promised - 1:  # it may be an estimate
-            yield (
-                f"{source}#{number}",
-                BbgError(f"{source}: ends after {number:,} frames of {promised:,}; it may be damaged"),
-            )
-    finally:
-        capture.release()
+    number = 0
+    with _Decoder("frames", str(MAX_PIXELS), str(every), place) as decoder:
+        while "number" in (said := decoder.line()):
+            number = said["number"]
+            frame = decoder.frame(*said["size"]) if "size" in said else None
+            name = f"{source}#{number}"
+            yield name, BbgError(f"{name}: this frame cannot be decoded") if frame is None else frame
+            number += every
+    name = f"{source}#{said.get('end', number)}"
+    if "error" in said:
+        yield name if number else source, BbgError(f"{name if number else source}: {said['error']}")
+    elif source.startswith(CAMERA):
+        yield name, BbgError(f"{source}: gives no more frames; look whether it is connected")
+    elif said["end"] < 0.98 * said["promised"] - 1:  # it may be an estimate
+        came = f"ends after {said['end']:,} frames of {said['promised']:,}"
+        yield name, BbgError(f"{source}: {came}; it may be damaged")
 
 
-def count(source: str, every: int = 1) -> int | None:
-    """How many images `frames` will give, as the file promises; None for a camera, and for a file that does not say."""
-    if source.startswith(CAMERA):
+def count(sources: Sequence[str], every: int = 1) -> int | None:
+    """How many images `frames` will give of all `sources`, as the files promise; None where one does not say.
+
+    A file that cannot be opened gives one, its error. A camera does not say, and is not opened.
+    """
+    if any(source.startswith(CAMERA) for source in sources):
         return None
-    try:
-        capture = _open(source)
-    except BbgError:
-        return 1  # the error
-    promised = _promised(capture)
-    capture.release()
-    return -(-promised // every) if promised > 0 else None
+    places = []
+    for source in sources:
+        with contextlib.suppress(BbgError):
+            places.append(_place(source))
+    total = len(sources) - len(places)
+    with _Decoder("count", *places) as decoder:
+        for _ in places:
+            said = decoder.line()
+            promised = said.get("promised", 0)
+            if promised is not None and promised <= 0:
+                return None
+            total += 1 if promised is None else -(-promised // every)
+    return total
 
 
-def _promised(capture: Any) -> int:
-    """The frames that a file says it has; some formats only estimate them, or have none, which is 0 or less."""
-    import cv2
-
-    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-
-
-def _pixels(capture: Any) -> int:
-    """The pixels of a frame, as the file says before one is decoded."""
-    import cv2
-
-    return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)) * int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-
-
-def _open(source: str) -> Any:
-    """OpenCV's capture of `source`; BbgError where it is not installed or cannot open it."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what is wrong is told by our sentence
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        import cv2
-    except ImportError as error:
-        raise not_installed(f"{source}: a video", "cv2") from error
+def _place(source: str) -> str:
+    """`source` as the decoder takes it; BbgError where it cannot be read or OpenCV is not installed."""
+    if find_spec("cv2") is None:
+        raise not_installed(f"{source}: a video", "cv2")
     if source.startswith(CAMERA):
         number = source.removeprefix(CAMERA)
         if not (number.isascii() and number.isdecimal() and len(number) < 5):
             raise BbgError(f"{source!r} names no camera; give one by its number, such as {CAMERA}0")
-        capture = cv2.VideoCapture(int(number))
-    else:
-        try:
-            with open(source, "rb"):  # its reason is better than OpenCV's, which has none
-                pass
-        except OSError as error:
-            raise BbgError(f"{source}: cannot be read ({error.strerror}); give a readable video") from error
-        # A path in full, since a name with a percent sign or a colon has a meaning of its own.
-        capture = cv2.VideoCapture(os.path.abspath(source), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        capture.release()
-        what = "no camera of this number" if source.startswith(CAMERA) else "damaged or no video"
-        raise BbgError(f"{source}: {what} that OpenCV can open; give another one")
-    return capture
+        return source
+    try:
+        with open(source, "rb"):  # its reason is better than OpenCV's, which has none
+            pass
+    except OSError as error:
+        raise BbgError(f"{source}: cannot be read ({error.strerror}); give a readable video") from error
+    return os.path.abspath(source)  # in full, since a name with a percent sign or a colon has a meaning of its own
+
+
+class _Decoder:
+    """A process that runs `decoder.py`, ended with the block. Ctrl-C does not reach it."""
+
+    def __init__(self, *words: str) -> None:
+        # OpenCV is looked for where it would be imported from here.
+        environment = {**QUIET, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self._process = subprocess.Popen(
+            [sys.executable or "python3", "-P", DECODER, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            pipesize=PIPE,
+        )
+        assert self._process.stdout is not None
+        self._output = self._process.stdout
+
+    def __enter__(self) -> _Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
+
+    def line(self) -> dict[str, Any]:
+        """What it says next; an error where it crashed instead."""
+        line = self._output.readline(LONGEST_LINE)
+        return json.loads(line) if line.endswith(b"\n") else {"error": self._crash()}
+
+    def frame(self, height: int, width: int) -> np.ndarray | None:
+        """The frame that its last line announced; None where it crashed instead."""
+        pixels = np.empty((height, width, 3), np.uint8)
+        return pixels if self._output.readinto(pixels) == pixels.nbytes else None  # type: ignore[attr-defined]
+
+    def _crash(self) -> str:
+        status = self._process.wait()
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return f"the decoder of OpenCV crashed ({how}); the video may be damaged, give another one"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from http.client import HTTPException
+from collections.abc import Callable
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from io import BufferedReader, RawIOBase
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -38,21 +41,21 @@ def fetch(
     end = time.monotonic() + longest
     try:
         _check(url)
-        with _opener().open(Request(url, headers={"User-Agent": f"bbg/{__version__}"}), timeout=silence) as answer:
+        request = Request(url, headers={"User-Agent": f"bbg/{__version__}"})
+        with _opener(end, longest).open(request, timeout=silence) as answer:
             parts, size = [], 0
             while part := answer.read1(_PART):
                 parts.append(part)
                 size += len(part)
                 if size > most:
                     raise BbgError(f"larger than {most / 2**20:,.0f} MB, which is allowed")
-                if time.monotonic() > end:
-                    raise BbgError(f"not read in {longest:.0f} s, which is allowed")
             if answer.length:  # of what the server has promised
                 raise BbgError("the connection ended before the last byte")
             return b"".join(parts)
     except BbgError as error:
         raise BbgError(f"{url}: {error}; fetch it yourself, and give the file") from None
     except HTTPError as error:
+        error.close()
         reason = " ".join(str(error.reason).split())
         raise BbgError(f"{url}: the server says {error.code} {reason}; give the address of {what}") from error
     except (OSError, HTTPException, ValueError) as error:  # ValueError: an address that is none
@@ -71,10 +74,58 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener() -> OpenerDirector:
+class _Timed(RawIOBase):
+    """The bytes of a connection, none of which is awaited after `end`: the headers may come slowly, too."""
+
+    def __init__(self, sock: Any, opened: Any, end: float, longest: float) -> None:
+        self._sock, self._opened, self._end, self._longest = sock, opened, end, longest
+        self._silence = sock.gettimeout()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            self._sock.settimeout(max(1e-3, min(self._end - time.monotonic(), self._silence)))
+            return int(self._sock.recv_into(buffer))
+        finally:
+            if time.monotonic() > self._end:
+                raise BbgError(f"not read in {self._longest:.0f} s, which is allowed")
+
+    def close(self) -> None:
+        self._opened.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: Any, *words: Any, end: float, longest: float, **others: Any) -> None:
+        super().__init__(sock, *words, **others)
+        self.fp = BufferedReader(_Timed(sock, self.fp, end, longest))
+
+
+class _Connections(HTTPHandler, HTTPSHandler):
+    """Connections whose answers end in time."""
+
+    def __init__(self, end: float, longest: float) -> None:
+        super().__init__()
+        self._response = partial(_Response, end=end, longest=longest)
+
+    def _made(self, kind: Callable[..., HTTPConnection], *words: Any, **others: Any) -> HTTPConnection:
+        connection = kind(*words, **others)
+        connection.response_class = self._response  # type: ignore[assignment]
+        return connection
+
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(partial(self._made, HTTPConnection), req)
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(partial(self._made, HTTPSConnection), req)
+
+
+def _opener(end: float, longest: float) -> OpenerDirector:
     """Knows http and https, and no files."""
     opener = OpenerDirector()
-    handlers = (ProxyHandler, HTTPHandler, HTTPSHandler, _Redirects, HTTPErrorProcessor, HTTPDefaultErrorHandler)
-    for handler in handlers:
+    opener.add_handler(_Connections(end, longest))
+    for handler in (ProxyHandler, _Redirects, HTTPErrorProcessor, HTTPDefaultErrorHandler):
         opener.add_handler(handler())
     return opener
