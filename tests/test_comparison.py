@@ -123,6 +123,8 @@ def test_what_is_refused(report: dict[str, Any], digits: Split, tmp_path: Path) 
     for methods, words in (([], "methods are none"), (["bbg", "bbg"], "each once"), (["bgb"], "unknown method")):
         with pytest.raises(BbgError, match=words):
             compare(RECIPE, digits, methods, 1, tmp_path, result, progress=False)
+    with pytest.raises(BbgError, match="seeds is 100000000, allowed are 1 to 1000"):
+        compare(RECIPE, digits, ["bbg"], 10**8, tmp_path, tmp_path / "x.json")
     with pytest.raises(BbgError, match="seeds is 0"):
         compare(RECIPE, digits, ["bbg"], 0, tmp_path, result, progress=False)
     with pytest.raises(BbgError, match="a comparison builds its networks by method; give a recipe with a network"):

@@ -334,3 +334,15 @@ except bbg.BbgError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "there is no memory for the outputs of 100,000 images; give fewer at once\n"
+
+
+@pytest.mark.parametrize("form", [np.float32, np.uint8])
+def test_inputs_beyond_the_memory_are_a_sentence(engine: Engine, form: type) -> None:
+    """An array may stand for more numbers than it has."""
+    channels, height, width = engine.input_shape
+    shape = (channels, height, width) if form is np.float32 else (height, width, channels)
+    few = np.broadcast_to(np.ones((1, *shape), form), (3, *shape))
+    assert np.array_equal(engine.run(few)[""], engine.run(few.copy())[""])
+    for call in (engine, engine.profile):
+        with pytest.raises(BbgError, match=r"there is no memory for|too big|exceeded"):
+            call(np.broadcast_to(np.ones((1, *shape), form), (2**40, *shape)))

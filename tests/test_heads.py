@@ -34,3 +34,11 @@ def test_scores_that_are_not_finite_have_no_best_class(bad: float) -> None:
     ):
         with pytest.raises(BbgError, match="scores of 1 of 3 images are not finite"):
             use()
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 4], [0, -1], [0, 1, 2], [0.0, 1.0], ["0", "1"], [[0, 1]], 0, None], ids=lambda labels: str(labels)
+)
+def test_labels_are_integers_of_the_classes(labels: object) -> None:
+    with pytest.raises(BbgError, match=r"labels are .*; give integers"):
+        Classification().score(np.zeros((2, 4), np.float32), labels)  # type: ignore[arg-type]

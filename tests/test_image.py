@@ -340,6 +340,26 @@ def test_a_small_tiff_of_a_large_tile_is_refused() -> None:
         load_image(head + struct.pack("<H", len(tags)) + entries + bytes(4))
 
 
+def test_a_jpeg_of_many_scans_is_refused(tmp_path: Path) -> None:
+    """Each goes over the whole picture: 4 kB took a minute."""
+    huffman = b"".join(b"\xff\xc4\0\x14" + bytes([table, 1, *15 * [0], 0]) for table in (0x00, 0x10))
+    head = b"\xff\xd8\xff\xdb\0\x43\0" + 64 * b"\1" + b"\xff\xc2" + struct.pack(">HBHHB", 11, 8, 8900, 8900, 1)
+    scans = b"\xff\xda\0\x08\1\1\0\0\0\0\0" + 300 * b"\xff\xda\0\x08\1\1\0\1\x3f\0\0"
+    data = head + b"\1\x11\0" + huffman + scans + b"\xff\xd9"
+    (tmp_path / "x.jpg").write_bytes(data)
+    for source in (data, tmp_path / "x.jpg"):
+        with pytest.raises(BbgError, match="a JPEG of 301 scans; allowed are at most 50 of this size"):
+            load_image(source)
+    picture = encoded(np.full((40, 50, 3), 200, np.uint8), "JPEG", progressive=True)
+    assert np.abs(load_image(picture).astype(int) - 200).max() < 3
+
+
+def test_an_array_of_more_pixels_than_a_file_may_have_is_refused() -> None:
+    wide = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**20, 2**20, 3))
+    with pytest.raises(BbgError, match="allowed are at most 80,000,000"):
+        load_image(wide)
+
+
 def test_a_resize_that_would_make_a_bomb_is_refused() -> None:
     with pytest.raises(BbgError, match="allowed are at most"):
         Preprocess(224, 256).apply(np.zeros((1, 60_000, 3), np.uint8))
@@ -348,7 +368,10 @@ def test_a_resize_that_would_make_a_bomb_is_refused() -> None:
 
 BAD_PREPROCESS = {
     "an unknown mode": ({"size": 8, "mode": "YUV"}, "mode is 'YUV'"),
+    "a mode that is no text": ({"size": 8, "mode": []}, "mode is []"),
     "a zero size": ({"size": 0}, "size is (0, 0)"),
+    "a large resize": ({"size": 8, "resize": 8900}, "resize a picture to 8900 x 8900 pixels; allowed are at most 32"),
+    "a large size": ({"size": (5000, 8000)}, "resize a picture to 8000 x 5000 pixels; allowed are at most 32"),
     "three sizes": ({"size": (1, 2, 3)}, "size is (1, 2, 3)"),
     "a small resize": ({"size": (8, 16), "resize": 12}, "resize is 12"),
     "a short mean": ({"size": 8, "mean": (0.5,)}, "mean is (0.5,)"),

@@ -64,6 +64,7 @@ def test_dict_and_file_round_trip(tmp_path: Path) -> None:
     [
         ("lr", "1e-3", 1e-3),
         ("lr", "1", 1.0),  # an integer stands for a float
+        ("real_lr", "1", 1.0),
         ("epochs", "12", 12),
         ("compile", "true", True),
         ("flip", "false", False),

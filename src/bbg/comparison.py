@@ -31,6 +31,7 @@ from bbg.training.checkpoint import Checkpoint
 from bbg.training.folder import LAST
 from bbg.training.loop import train
 
+MOST_SEEDS = 1000
 VARIED = ("method", "seed")  # keys of the recipe that differ between the rows
 
 
@@ -68,8 +69,8 @@ def compare(
         raise BbgError(
             "a comparison builds its networks by method; give a recipe with a network, and without a factory"
         )
-    if seeds < 1:
-        raise BbgError(f"seeds is {seeds}, allowed are 1 and more")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise BbgError(f"seeds is {seeds}, allowed are 1 to {MOST_SEEDS}")
     common = {key: value for key, value in recipe.to_dict().items() if key not in VARIED}
     report: dict[str, Any] = {
         "recipe": common,

@@ -222,7 +222,7 @@ def kernel_sets() -> list[KernelSet]:
 
 def _answer(call: Callable[[np.ndarray], Answer], images: np.ndarray) -> Answer:
     try:
-        return call(images)
+        return call(np.ascontiguousarray(images))
     except ValueError as error:
         raise BbgError(str(error)) from None
     except MemoryError:

@@ -60,8 +60,13 @@ class Classification:
         return best
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Top-1 accuracy: the share of the images whose best class is their label."""
-        return {"accuracy": metrics.top(metrics.places_of(_finite_rows(logits), labels), 1)}
+        """Top-1 accuracy: the share of the images whose best class is their label, an integer below the classes."""
+        rows, truth = _finite_rows(logits), np.asarray(labels)
+        whole = truth.shape == (len(rows),) and truth.dtype.kind in "iu"
+        if not (whole and ((truth >= 0) & (truth < rows.shape[1])).all()):
+            came = f"{truth.dtype} {list(truth.shape)}"
+            raise BbgError(f"labels are {came}; give integers [{len(rows)}] from 0 to {rows.shape[1] - 1}")
+        return {"accuracy": metrics.top(metrics.places_of(rows, truth), 1)}
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this head."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from bbg.errors import BbgError, allowed
 from bbg.formats import FORMATS, MAX_PIXELS
-from bbg.metadata import BOTTOM_TO_TOP, RIGHT_TO_LEFT, SWAPPED, tiff_tag, turn_of, upright, without_metadata
+from bbg.metadata import BOTTOM_TO_TOP, RIGHT_TO_LEFT, SWAPPED, jpeg_scans, tiff_tag, turn_of, upright, without_metadata
 from bbg.reading import regular_file
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.nda
 # bytes that the decoder takes at once.
 MAX_SIDE = 1_000_000
 MAX_BYTES = 640_000_000
+MAX_RESIZED = 32_000_000  # pixels of the picture that is cropped to the input
+MAX_SCANNED = 4_000_000_000  # pixels times scans of a JPEG: progressive ones have about ten scans
 BYTES = 8  # per pixel: four as Pillow stores them, and as many of a copy
 DEEP = {"WEBP": 16, "F": 12, "I": 12, "CMYK": 12}  # of a format or a mode that takes more
 CHANNELS = {"RGB": 3, "L": 1}
@@ -63,6 +65,12 @@ def _tuple(values: Any) -> tuple[Any, ...]:
 
 def _finite(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 2**63 and math.isfinite(value)
+
+
+def _check_resized(width: int, height: int) -> None:
+    if width * height > MAX_RESIZED:
+        came = f"preprocess would resize a picture to {width} x {height} pixels"
+        raise BbgError(f"{came}; allowed are at most {MAX_RESIZED:,}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Preprocess:
         self._check()
 
     def _check(self) -> None:
-        if self.mode not in CHANNELS:
+        if self.mode not in (*CHANNELS,):
             raise BbgError(f"preprocess mode is {self.mode!r}, allowed are 'RGB' and 'L'")
         if self.decode not in DECODE:
             raise BbgError(f"preprocess decode is {self.decode!r}, allowed are 'whole' and 'scaled'")
@@ -115,6 +123,7 @@ class Preprocess:
             raise BbgError(f"preprocess size is {self.size!r}, allowed is (H, W) of integers from 1 to 65535")
         if self.resize is not None and not (type(self.resize) is int and max(self.size) <= self.resize < 2**16):
             raise BbgError(f"preprocess resize is {self.resize!r}, allowed is None or an integer >= {max(self.size)}")
+        _check_resized(*self._resized(*reversed(self.size)))
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != CHANNELS[self.mode] or not all(_finite(v) for v in values):
                 raise BbgError(f"preprocess {name} is {values!r}, it must hold {CHANNELS[self.mode]} finite numbers")
@@ -126,7 +135,7 @@ class Preprocess:
         """`given`, or the preset of that name; BbgError for an unknown name."""
         if isinstance(given, Preprocess):
             return given
-        if given not in PRESETS:
+        if given not in (*PRESETS,):
             choice = allowed(given, PRESETS, "give a bbg.Preprocess or one of")
             raise BbgError(f"unknown preprocessing {given!r}; {choice}")
         return PRESETS[given]
@@ -155,7 +164,7 @@ class Preprocess:
         decoded = self._decoded(source)
         height, width = self.size
         resized = self._resized(*decoded.size)
-        _check_pixels(*resized)
+        _check_resized(*resized)
         image = _as(self.mode, decoded.image).resize(resized, Resampling.BILINEAR, decoded.box)
         if resized != (width, height):
             left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
@@ -214,7 +223,10 @@ def load_image(source: Source) -> np.ndarray:
 
 
 def image_size(source: Source) -> tuple[int, int]:
-    """`(H, W)` of an image, upright. Of a file only the head is read; BbgError as `load_image`."""
+    """`(H, W)` of an image, upright. Of a file only the head is read, but a PNG tells at its end how it lies.
+
+    Raises BbgError as `load_image`.
+    """
     return _open(source, pixels=False).size[::-1]
 
 
@@ -290,13 +302,17 @@ def _bare(source: Source) -> BytesIO | None:
 
 
 def _decode(
-    opened: Image, file: object, resized: Callable[[int, int], tuple[int, int]] | None, pixels: bool
+    opened: Image, file: BinaryIO | None, resized: Callable[[int, int], tuple[int, int]] | None, pixels: bool
 ) -> _Decoded:
     """`opened` decoded, as `_open` says; `file`: what it was opened from, None for the caller's own image."""
     _check_pixels(*opened.size, max(DEEP.get(opened.format or "", BYTES), DEEP.get(opened.mode, BYTES)))
     tile = tiff_tag(opened, TILE_WIDTH), tiff_tag(opened, TILE_LENGTH)  # decoded whole, however small the picture is
     if all(type(side) is int for side in tile):
         _check_pixels(*tile)
+    if opened.format in ("JPEG", "MPO") and file is not None:
+        scans, most = jpeg_scans(file), MAX_SCANNED // (opened.width * opened.height)
+        if scans > most:
+            raise BbgError(f"a JPEG of {scans:,} scans; allowed are at most {most:,} of this size")
     deep = _has_16_bits(opened)  # told by what is not there any more once it is decoded, as a look for EXIF may do
     turn = turn_of(opened)
     width, height = opened.size if turn not in SWAPPED else opened.size[::-1]
@@ -318,6 +334,7 @@ def _from_array(array: np.ndarray) -> Image:
     channels = array.shape[2:] or (1,)
     if array.dtype != np.uint8 or array.size == 0 or array.ndim < 2 or channels not in ((1,), (3,)):
         raise BbgError(f"an image array is uint8 [H, W], [H, W, 1] or [H, W, 3], got {array.dtype} {list(array.shape)}")
+    _check_pixels(array.shape[1], array.shape[0])
     return Image.fromarray(np.ascontiguousarray(array.reshape(array.shape[:2]) if channels == (1,) else array))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +46,15 @@ def tiff_tag(image: Image, tag: int) -> Any:
     """The value of a tag of a TIFF, the first where it has several; None where it has none, or is no TIFF."""
     value = getattr(image, "tag_v2", {}).get(tag)
     return value[0] if isinstance(value, tuple) and value else value
+
+
+def jpeg_scans(file: BinaryIO) -> int:
+    """The scans of a JPEG, each of which the decoder walks over the whole picture for; their marks, thumbnails' too."""
+    at = file.tell()
+    file.seek(0)
+    count = file.read().count(b"\xff\xda")  # in the pixels a zero follows 0xff
+    file.seek(at)
+    return count
 
 
 def without_metadata(data: bytes) -> bytes | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+PART = 2**20  # bytes
 TEXT = 16 * 2**20  # bytes of a file of text, such as a recipe, at most
 
 
@@ -35,7 +36,9 @@ def regular_file(path: str | os.PathLike[str], most: int | None = None) -> Itera
 def contents(path: str | os.PathLike[str], most: int) -> bytes:
     """The bytes of the `regular_file` at `path`."""
     with regular_file(path, most) as file:
-        data = file.read(most + 1)
-    if len(data) > most:  # it grew, or its file system tells no size
+        data = file.read(os.fstat(file.fileno()).st_size + 1)  # memory for no more than there is
+        while len(data) <= most and (part := file.read(PART)):  # it grew, or its file system tells no size
+            data += part
+    if len(data) > most:
         raise OSError(errno.EFBIG, f"has more than {most:,} bytes")
     return data

@@ -267,7 +267,7 @@ def _parse(text: str) -> Any:
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
     """The value of a key as its type has it; BbgError where it is of another."""
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if float in (hint, *get_args(hint)) and int not in get_args(hint) and type(value) is int:
         return float(value)
     if hint == tuple[str, ...]:
         if isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value):

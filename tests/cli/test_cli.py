@@ -255,7 +255,7 @@ USAGE = {
         f"threads of {v}": ([v, "x", "--threads", "9" * 20], f"no integer from 1 to {most_threads()}")
         for v in ("predict", "eval")
     },
-    "memory that is not there": (["bench", "{packed}", "--batch", "9" * 15], "not enough memory"),
+    "memory that is not there": (["bench", "{packed}", "--batch", "9" * 9], "not enough memory"),
     "inspect nothing": (["inspect"], "either a MODEL or --cpu"),
     "inspect both": (["inspect", "x", "--cpu"], "either a MODEL or --cpu"),
     "unknown model": (["inspect", "resnet1000"], "resnet1000"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -123,16 +124,30 @@ def test_standard_streams_that_are_closed_are_empty(words: str, tmp_path: Path) 
     assert (tmp_path / "errors").read_text() == ""
 
 
+UNWRITABLE = {"/dev/full": ("wb", b"No space left"), os.devnull: ("rb", b"Bad file descriptor")}
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-@pytest.mark.parametrize("words", ["zoo", "zoo --help", "--version"])
-def test_a_full_disk_is_one_sentence(words: str) -> None:
+@pytest.mark.parametrize("words", ["zoo", "zoo --help", "--version", "inspect resnet20-cifar10"])
+@pytest.mark.parametrize("device", UNWRITABLE)
+def test_an_output_that_cannot_be_written_is_one_sentence(device: str, words: str) -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with open("/dev/full", "wb") as full:
+    mode, reason = UNWRITABLE[device]
+    with open(device, mode) as output:
         command = [sys.executable, "-m", "bbg", *words.split()]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60, env=buffered)
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, check=False, timeout=60, env=buffered)
     assert done.returncode == 2
-    assert done.stderr.startswith(b"bbg: cannot write the output: No space left")
+    assert done.stderr.startswith(b"bbg: cannot write the output: " + reason)
     assert b"Traceback" not in done.stderr
+
+
+def test_what_libraries_warn_of_is_not_shown_unless_asked_for(tmp_path: Path) -> None:
+    """A damaged block of tags, of which Pillow warns."""
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x11A, 5, 1, 10**6)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=exif)
+    assert run("predict", tmp_path / "x.jpg").stderr == b""
+    asked = run("predict", tmp_path / "x.jpg", env={**os.environ, "PYTHONWARNINGS": "default"})
+    assert b"UserWarning" in asked.stderr
 
 
 def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
     (tmp_path / "link.json").symlink_to("a.jpg")
     return tmp_path
+
+
+@pytest.mark.parametrize("form", ["pipe", "file"])
+@pytest.mark.parametrize("line", ["a.jpg", "./photos/../a.jpg", "link.json", "*.jpg", "."])
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_no_image_of_a_list_is_lost(option: str, line: str, form: str, folder: Path) -> None:
+    before = Path("a.jpg").read_bytes()
+    command = [sys.executable, "-m", "bbg", "predict", "-", option, "a.jpg"]
+    Path("list.txt").write_text(f"{line}\n")
+    with open("list.txt", "rb") as file:
+        given: dict[str, Any] = {"stdin": file} if form == "file" else {"input": file.read()}
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60, **given)
+    assert done.returncode == 2
+    assert b"is an image and is to be written, and would be lost" in done.stderr
+    assert Path("a.jpg").read_bytes() == before
 
 
 PREDICT, EVAL = "predict --model net.bbg", "eval net.bbg --data photos"

@@ -120,6 +120,8 @@ def test_a_file_is_read_up_to_what_it_may_have(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"12345")
     assert contents(file, 5) == b"12345"
+    assert contents(file, 2**60) == b"12345", "no memory is asked for that"
+    assert contents("/proc/self/cmdline", 2**60), "whose size the system does not tell"
     with pytest.raises(OSError, match="has 5 bytes, at most 4 are read"):
         contents(file, 4)
     with pytest.raises(OSError, match="is a pipe or a device"), regular_file("/dev/null"):

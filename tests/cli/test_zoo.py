@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -255,3 +256,29 @@ def test_a_model_does_not_inherit_the_card_of_another(small: Path, folder: Path)
     assert "without a card" in bbg.zoo.card("small")
     (folder / "small.md").write_bytes(b"caf\xe9")
     assert bbg.zoo.card("small") == "caf\ufffd"
+
+
+ODD = {
+    "a folder": lambda path: path.mkdir(),
+    "a link that leads nowhere": lambda path: path.symlink_to("nowhere"),
+    "a pipe": lambda path: os.mkfifo(path),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_no_file_is_no_model(case: str, folder: Path, small: Path) -> None:
+    folder.mkdir(parents=True)
+    ODD[case](folder / "odd.bbg")
+    assert bbg.zoo.names() == [SHIPPED]
+    with pytest.raises(BbgError, match="unknown model 'odd'"):
+        bbg.zoo.card("odd")
+    with pytest.raises(BbgError, match=r"odd\.bbg: is no file; move it away, or give another name"):
+        bbg.zoo.add(small, name="odd")
+    assert list(folder.iterdir()) == [folder / "odd.bbg"]
+
+
+@pytest.mark.parametrize("case", ["a folder", "a link that leads nowhere"])
+def test_a_card_that_is_no_file_is_none(case: str, folder: Path, small: Path) -> None:
+    bbg.zoo.add(small)
+    ODD[case](folder / "small.md")
+    assert "was added without a card" in bbg.zoo.card("small")

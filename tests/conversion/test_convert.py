@@ -137,6 +137,7 @@ def test_model_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
+    "head unknown": ({"head": 5}, "head is 5, allowed are 'auto', None and a head of bbg.heads"),
     "edges unknown": ({"edges": "fp16"}, "edges is 'fp16', allowed are int8, fp32"),
     "no tensor": ({"example": [1.0]}, "list; give a batch"),
     "integers": ({"example": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, "uint8"),
@@ -176,6 +177,11 @@ def test_arguments(case: str, tmp_path: Path) -> None:
     with pytest.raises(BbgError, match=words):
         bbg.convert(network(), tmp_path / "net.bbg", **{"example": EXAMPLE, **arguments})
     assert not list(tmp_path.iterdir())
+
+
+def test_no_path() -> None:
+    with pytest.raises(BbgError, match="path is a NoneType, it must be where the packed file is to be written"):
+        bbg.convert(network(), None, EXAMPLE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", ["missing/net.bbg", ""])

@@ -149,7 +149,9 @@ def test_initial_weights_are_a_function_of_the_seed(network: str) -> None:
         (lambda: create("resnet20", "bgb", num_classes=10), "unknown method 'bgb'; allowed are bbg"),
         (lambda: create("resnet20", num_classes=10, deph=3), "network 'resnet20' has no option 'deph'; allowed are "),
         (lambda: create("resnet20", num_classes=10, act="gelu"), "unknown nonlinearity 'gelu'; allowed are "),
-        (lambda: create("resnet20", num_classes=0), "num_classes is 0, allowed are 1 and more"),
+        (lambda: create("resnet20", num_classes=0), "num_classes is 0, allowed are integers from 1"),
+        (lambda: create("resnet20", num_classes=2.5), "num_classes is 2.5, allowed are integers"),  # type: ignore
+        (lambda: create("resnet20", num_classes="10"), "num_classes is '10', allowed are integers"),  # type: ignore
         (lambda: create("resnet18", num_classes=10, shortcut="maxpool"), "shortcut is 'maxpool', allowed are 'conv'"),
         (lambda: create("vgg_small", num_classes=10, size=30), "size is 30, allowed are multiples of 8"),
     ],

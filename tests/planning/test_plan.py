@@ -227,8 +227,17 @@ def test_a_tight_budget_of_bytes_makes_layers_binary(planned: Plan, trained: Pat
     rows = {row.name: row.bits for row in binary.report.rows if row.bits is not None}
     assert rows == {layer.name: layer.bits for layer in found.layers}
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    with pytest.raises(BbgError, match=r"the budget of 1B cannot be met: the least is"):
-        plan(model, digits, "1B", steps=1)
+
+
+@pytest.mark.parametrize("budget", ["1B", "1us"])
+def test_a_budget_that_cannot_be_met_is_told_before_losses_are_measured(
+    budget: str, trained: Path, digits: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bbg.training.checkpoint import Checkpoint
+
+    monkeypatch.setattr("bbg.planning.planner.recovered_loss", lambda *_: pytest.fail("a loss was measured"))
+    with pytest.raises(BbgError, match=f"the budget of {budget} cannot be met: the least is"):
+        plan(Checkpoint.load(trained).network(), digits, budget, steps=1)
 
 
 def test_depthwise_layers_have_8_bits_in_every_plan(digits: Split) -> None:

@@ -29,7 +29,7 @@ from cases import random_graphs
 
 GARBAGE, THREADS = (0, 127, 255), (1, 3)
 TIE, TOLERANCE = 1e-5, 1e-4
-ENOUGH = 4000  # graphs in which every pair of kinds should occur
+ENOUGH = 4000  # graphs from 0 on in which every pair of kinds should occur
 
 Answers = dict[str, np.ndarray]
 Pair = tuple[str, str]
@@ -128,7 +128,7 @@ def main() -> None:
     seen = run(arguments.count, arguments.first)
     missing = possible() - seen.keys()
     print(f"{arguments.count} graphs, {len(seen)} of {len(possible())} pairs of kinds")
-    if arguments.count >= ENOUGH and missing:
+    if arguments.first == 0 and arguments.count >= ENOUGH and missing:
         raise SystemExit(f"never drawn: {sorted(missing)}")
 
 

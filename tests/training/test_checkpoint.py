@@ -162,7 +162,14 @@ def rewritten(path: Path, **changes: Any) -> Path:
                 "epoch": ("x", [1], -1, 1.0, True, torch.ones(3)),
                 "step": ("x", -1, torch.ones(3)),
                 "since": ("x", -1),
-                "history": (5, [5], [{"epoch": "x"}], [{"loss": 1.0}], {"epoch": 1}),
+                "history": (
+                    5,
+                    [5],
+                    [{"epoch": "x"}],
+                    [{"loss": 1.0}],
+                    {"epoch": 1},
+                    *([{"epoch": n}] for n in (float("nan"), float("inf"), -1, 2**40)),
+                ),
                 "signs": (5, {"a": 1}),
                 "data": (5, [1]),
                 "ranges": (5, "x"),
@@ -193,6 +200,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     [
         (lambda s: s.pop("head.weight"), "weights of the checkpoint do not fit this network: 'head.weight' is missing"),
         (lambda s: s.update(extra=torch.zeros(1)), "do not fit this network: 'extra' is left over"),
+        (lambda s: s.update({"head.bias": s["head.bias"] + 0j}), "fit this network: 'head.bias' has complex numbers"),
         (lambda s: s.update({"head.bias": torch.zeros(9)}), r"'head.bias' has the shape \[9\], allowed is \[3\]; give"),
     ],
 )

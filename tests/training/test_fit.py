@@ -188,6 +188,8 @@ def test_a_factory_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: p
     [
         ("linear", "the factory is 'linear', it must be package.module:function"),
         ("support.factories:", "it must be package.module:function"),
+        ("..:linear", "it must be package.module:function"),
+        (".factories:linear", "it must be package.module:function"),
         ("no_such_package:make", "cannot import factory 'no_such_package:make': No module named"),
         ("support.factories:absent", "cannot import factory .*absent.*; give package.module:function"),
         ("support.factories:NOT_A_FUNCTION", "is a int; give the name of a function"),

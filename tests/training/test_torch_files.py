@@ -164,6 +164,14 @@ def test_what_torch_saves_is_read(legacy: bool) -> None:
     assert torch.equal(found["half"], state["half"])
 
 
+def test_a_parameter_with_attributes_of_its_own_is_refused() -> None:
+    """They took the place of the tensor's methods."""
+    odd = torch.nn.Parameter(torch.ones(2))
+    odd.is_floating_point = 0  # type: ignore[assignment,method-assign]
+    with pytest.raises(ValueError, match=r"it calls torch\._utils _rebuild_parameter_with_state"):
+        read_torch(saved({"weight": odd}))
+
+
 @pytest.mark.parametrize("width", [5, 4000, 2**40])
 def test_weights_are_compared_before_the_network_takes_memory(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     made: list[str] = []

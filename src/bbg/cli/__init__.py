@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -51,14 +52,17 @@ def main(arguments: list[str] | None = None) -> None:
     _open_streams()
     try:
         try:
-            _run(sys.argv[1:] if arguments is None else arguments)
+            with warnings.catch_warnings():
+                if not sys.warnoptions:  # libraries warn programmers; what a user must know, a message of ours says
+                    warnings.simplefilter("ignore")
+                _run(sys.argv[1:] if arguments is None else arguments)
         finally:
             sys.stdout.flush()  # here, where it may fail
     except BrokenPipeError:  # whoever reads the output wants no more of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EIO):
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _end(2, f"cannot write the output: {error.strerror}")

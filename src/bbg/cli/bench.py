@@ -83,7 +83,7 @@ def noise(engine: Engine, batch: int) -> np.ndarray:
     """A batch of images of the engine's shape."""
     import numpy as np
 
-    return np.random.default_rng(0).normal(size=(batch, *engine.input_shape)).astype(np.float32)
+    return np.random.default_rng(0).standard_normal((batch, *engine.input_shape), np.float32)
 
 
 def fitting(budgets: list[Budget], threads: int, batch: int, seconds: float) -> list[dict[str, Any]]:

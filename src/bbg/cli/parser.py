@@ -110,9 +110,9 @@ def parser(version: str) -> Parser:
 
 
 def count(text: str) -> int:
-    """An integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer of at least 1")
+    """An integer from 1 to 999,999,999."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 1 to 999999999")
     return int(text)
 
 

@@ -62,7 +62,8 @@ def predict(
     from bbg.scoring import BATCH, predictions
 
     live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
-    found = find(images, every=every, urls=allow_urls)
+    written = [file for file in (json, csv) if file is not None and file != STDOUT]
+    found = find(images, every=every, urls=allow_urls, written=written)
     stream = iter(found)
     first = [] if live else list(islice(stream, 2))
     if not live and not first and STDIN not in images:  # an empty list has nothing to say

@@ -32,7 +32,7 @@ from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
 from bbg.errors import BbgError, first_line
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
-from bbg.heads import Classification, Head
+from bbg.heads import HEADS, Classification, Head
 from bbg.image import Preprocess, plain
 from bbg.layers import ByteConv2d, ByteLinear
 from bbg.log import LOGGER
@@ -92,8 +92,10 @@ def convert(
     are not finite, labels or preprocessing that do not fit, a calibration whose numbers no normalised pixels can be, a
     layer on which engine and torch differ by more than 1e-5 of its largest value, and a path that cannot be written.
     """
-    if isinstance(head, str) and head != "auto":
+    if head not in ("auto", None) and not isinstance(head, tuple(HEADS.values())):
         raise BbgError(f"head is {head!r}, allowed are 'auto', None and a head of bbg.heads")
+    if not isinstance(path, (str, os.PathLike)):
+        raise BbgError(f"path is a {type(path).__name__}, it must be where the packed file is to be written")
     if edges not in (None, *EDGES):
         raise BbgError(f"edges is {edges!r}, allowed are {', '.join(EDGES)}")
     provenance = {} if provenance is None else provenance

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -66,8 +67,8 @@ def create(
     for option in options:
         if option not in known:
             raise BbgError(f"network {name!r} has no option {option!r}; {allowed(option, known)}")
-    if num_classes < 1:
-        raise BbgError(f"num_classes is {num_classes}, allowed are 1 and more")
+    if not isinstance(num_classes, Integral) or num_classes < 1:
+        raise BbgError(f"num_classes is {num_classes!r}, allowed are integers from 1")
     model = NETWORKS[name](num_classes, get(method), **options)
     return model if bits is None else set_bits(model, bits)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -61,15 +62,9 @@ def plan(
     batches = list(zip(rest_images.split(batch_size), rest_labels.split(batch_size), strict=True))
     variant = model if not isinstance(model, nn.Module) else _binarizing(model, method, act, images[:2])
     all_bytes = variant({"*": 8})
-    base = recovered_loss(copy.deepcopy(all_bytes), batches, judges)
-    losses: dict[str, float] = {}
-    for name in track([name for name, m in all_bytes.named_modules() if bits_of(m) == 8], "measuring layers"):
-        with_one = _with_one_binary(variant, name)
-        if with_one is not None:
-            losses[name] = recovered_loss(with_one, batches, judges) - base
-    if not losses:
+    names = [n for n, m in all_bytes.named_modules() if bits_of(m) == 8 and _can_be_binary(variant, n)]
+    if not names:
         raise BbgError("no layer of the network can have 1 bit; bbg.binarize(model, bits=1).report says why")
-    names = list(losses)
 
     def packed(binary: Sequence[str]) -> Packed:
         return pack(variant({**dict.fromkeys(binary, 1), "*": 8}), images[:64], data.preprocess)
@@ -82,13 +77,24 @@ def plan(
             8,
             {1: at_1[name].seconds, 8: at_8[name].seconds},
             {1: at_1[name].bytes, 8: at_8[name].bytes},
-            losses[name],
+            0.0,
         )
         for name in names
     ]
-    sums = frontier_of(layers, rest, wanted.what)
-    frontier = _timed(sums, wanted, lambda step: seconds_of([first, packed(step.binary)], one))
-    return Plan.chosen_for(budget, layers, frontier, rest, time.monotonic() - began)
+
+    def measure(step: Step) -> Sequence[float]:
+        return seconds_of([first, packed(step.binary)], one)
+
+    least = frontier_of(layers, rest, wanted.what)[-1]
+    least = least._replace(seconds=measure(least)[1])
+    Plan.chosen_for(budget, layers, (least,), rest, 0.0)  # what cannot be met is told now, not after the losses
+    base = recovered_loss(copy.deepcopy(all_bytes), batches, judges)
+    measured = [
+        replace(layer, loss=recovered_loss(variant({layer.name: 1, "*": 8}), batches, judges) - base)
+        for layer in track(layers, "measuring layers")
+    ]
+    frontier = _timed(frontier_of(measured, rest, wanted.what), wanted, measure)
+    return Plan.chosen_for(budget, measured, frontier, rest, time.monotonic() - began)
 
 
 def _binarizing(model: nn.Module, method: str | Method, act: str | None, example: Tensor) -> Variant:
@@ -110,13 +116,13 @@ def _drawn(data: Split, count: int, seed: int) -> tuple[np.ndarray, Tensor]:
     return pixels, torch.as_tensor(np.asarray(labels)).long()
 
 
-def _with_one_binary(variant: Variant, name: str) -> nn.Module | None:
-    """The network with the layer `name` alone at 1 bit; None where it cannot have 1 bit."""
+def _can_be_binary(variant: Variant, name: str) -> bool:
+    """Whether the layer `name` can have 1 bit."""
     try:
         network = variant({name: 1, "*": 8})
     except BbgError:
-        return None
-    return network if any(bits_of(module) == 1 for module in network.modules()) else None
+        return False
+    return any(bits_of(module) == 1 for module in network.modules())
 
 
 def _timed(frontier: tuple[Step, ...], wanted: Budget, measure: Callable[[Step], Sequence[float]]) -> tuple[Step, ...]:

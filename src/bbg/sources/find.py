@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from glob import has_magic, iglob
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -45,11 +45,20 @@ COUNTED = 10  # videos at most that are opened to ask for their frames
 class Found:
     """The images of `find`, each with its name."""
 
-    def __init__(self, places: list[_Place], every: int, urls: bool) -> None:
-        self._places, self._every, self._urls = places, every, urls
+    def __init__(self, places: list[_Place], every: int, urls: bool, written: Collection[str]) -> None:
+        self._places, self._every, self._urls, self._written = places, every, urls, written
 
     def __iter__(self) -> Iterator[tuple[str, Image]]:
-        return _images(self._places, self._every, self._urls)
+        return self._images(self._places)
+
+    def _images(self, places: Iterable[_Place]) -> Iterator[tuple[str, Image]]:
+        for name, what in places:
+            if isinstance(what, _Video):
+                yield from video.frames(what, self._every)
+            elif isinstance(what, IMAGE):
+                yield name, what
+            else:
+                yield from self._images(_apart(_read(what, self._urls), self._written))
 
     def total(self) -> int | None:
         """How many there are; None where only the end tells. Of a video it is what the file says, often an estimate."""
@@ -60,32 +69,38 @@ class Found:
         return None if frames is None else len(self._places) - len(videos) + frames
 
 
-def find(sources: Iterable[str], stdin: BinaryIO | None = None, every: int = 1, urls: bool = False) -> Found:
+def find(
+    sources: Iterable[str],
+    stdin: BinaryIO | None = None,
+    every: int = 1,
+    urls: bool = False,
+    written: Iterable[str | os.PathLike[str]] = (),
+) -> Found:
     """The images of `sources`, each with its name, or the error that says why there is none.
 
     A source is a file, a folder (all files below it that end as an image or a video does), a pattern
     (`photos/**/*.jpg`), "-", a video, of which each `every`-th frame is an image, `camera:0`, or, where `urls` allows
     it, an address. "-" is the standard input, which is one image, or a list of sources, one in a line. What does not
-    exist is given as it is: reading it says why.
+    exist is given as it is: reading it says why. `written`: files that the caller will write; a list that names one of
+    them as an image raises BbgError when it is its turn.
     """
     places: list[_Place] = []
+    targets = {os.path.realpath(path) for path in written}
     for source in sources:
         if source != STDIN:
             places += _search(source, urls)
             continue
         stream = sys.stdin.buffer if stdin is None else stdin
-        places += _read(stream, urls) if _is_file(stream) else [(STDIN, stream)]  # a pipe is read as it comes
-    return Found(places, every, urls)
+        # A pipe is read as it comes.
+        places += _apart(_read(stream, urls), targets) if _is_file(stream) else [(STDIN, stream)]
+    return Found(places, every, urls, targets)
 
 
-def _images(places: Iterable[_Place], every: int, urls: bool) -> Iterator[tuple[str, Image]]:
+def _apart(places: Iterable[_Place], written: Collection[str]) -> Iterator[_Place]:
     for name, what in places:
-        if isinstance(what, _Video):
-            yield from video.frames(what, every)
-        elif isinstance(what, IMAGE):
-            yield name, what
-        else:
-            yield from _images(_read(what, urls), every, urls)
+        if isinstance(what, str) and os.path.realpath(what) in written:
+            raise BbgError(f"{name!r} is an image and is to be written, and would be lost; give another path")
+        yield name, what
 
 
 def _is_file(stream: BinaryIO) -> bool:

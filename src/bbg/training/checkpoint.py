@@ -105,7 +105,7 @@ class Checkpoint:
             "signs": _is_of(self.signs, torch.Tensor),
             "optimizer, data, ranges": all(_is_of(part, object) for part in (self.optimizer, self.data, self.ranges)),
             "classes": isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes),
-            "history": all(_is_of(row, (int, float)) and "epoch" in row for row in rows),
+            "history": all(_is_of(row, (int, float)) and 0 <= row.get("epoch", -1) < 2**31 for row in rows),
             "custom": isinstance(self.custom, bool),
             "teacher": self.teacher is None or isinstance(self.teacher, str),
         }
@@ -176,6 +176,8 @@ def check_weights(model: nn.Module, state: dict[str, Any], source: str) -> None:
             reason = f"{name!r} is {'missing' if name in wanted else 'left over'}"
         elif (shape := getattr(state[name], "shape", None)) != wanted[name].shape:
             reason = f"{name!r} has the shape {list(shape or ())}, allowed is {list(wanted[name].shape)}"
+        elif state[name].is_complex():
+            reason = f"{name!r} has complex numbers"
         else:
             continue
         raise BbgError(f"the weights of {source} do not fit this network: {reason}; give those of the same network")

@@ -54,7 +54,7 @@ def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
 def find_factory(name: str) -> Factory:
     """Import the function called `package.module:function`; a module in the current folder is found too."""
     module, colon, function = name.partition(":")
-    if not (module and colon and function):
+    if not (module and colon and function) or module.startswith("."):
         raise BbgError(f"the factory is {name!r}, it must be package.module:function")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

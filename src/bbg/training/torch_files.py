@@ -29,7 +29,7 @@ LEGACY = 5  # pickles at the beginning of a file of the form before torch 1.6
 MADE_OF = re.compile(
     r"collections OrderedDict|_codecs encode|torch Size|torch [A-Za-z0-9]+Storage|"
     r"torch (float|bfloat|int|uint|bool|double|half|long|short)[0-9a-z_]*|"
-    r"torch[.]_utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
+    r"torch[.]_utils _rebuild_(tensor|tensor_v2|parameter)"
 )
 
 

@@ -49,7 +49,7 @@ def add(source: str | os.PathLike[str], sha256: str | None = None, name: str | N
         raise BbgError(f"{text}: {error}") from error
     if called in names():
         old = path(called)
-        if old.read_bytes() != data:
+        if read_bytes(old) != data:
             raise BbgError(f"the zoo has another model called {called!r}, {old}; give this one another name")
         return old
     folder = added()
@@ -57,9 +57,12 @@ def add(source: str | os.PathLike[str], sha256: str | None = None, name: str | N
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BbgError(f"{folder}: cannot be made ({error.strerror}); set BBG_ZOO to another folder") from error
+    kept = folder / f"{called}.bbg"
+    if os.path.lexists(kept):  # a folder, a pipe, a link that leads nowhere: not one of the models
+        raise BbgError(f"{kept}: is no file; move it away, or give another name")
     _take_card(None if remote else place.with_suffix(".md"), folder / f"{called}.md")
-    write_bytes(folder / f"{called}.bbg", data)
-    return folder / f"{called}.bbg"
+    write_bytes(kept, data)
+    return kept
 
 
 def _take_card(card: Path | None, kept: Path) -> None:

@@ -23,7 +23,7 @@ def added() -> Path:
 def _files() -> dict[str, Path]:
     """The packed file of each name; no added one takes the place of one that comes with bbg."""
     try:
-        return {file.stem: file for folder in (added(), FOLDER) for file in folder.glob("*.bbg")}
+        return {file.stem: file for folder in (added(), FOLDER) for file in folder.glob("*.bbg") if file.is_file()}
     except OSError as error:
         came = f"the folder of the added models, {str(added())!r}, cannot be read ({error.strerror})"
         raise BbgError(f"{came}; set BBG_ZOO to another") from error
@@ -70,6 +70,6 @@ def resolve(model: str | os.PathLike[str]) -> Path:
 def card(name: str) -> str:
     """The card of the model `name`, in Markdown; BbgError for an unknown name."""
     file = path(name).with_suffix(".md")
-    if not file.exists():
+    if not file.is_file():
         return f"# {name}\n\nThis model was added without a card; `bbg inspect {name}` says what the file holds.\n"
     return contents(file, TEXT).decode(errors="replace")
