@@ -85,7 +85,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _descriptor(path: str | os.PathLike[str]) -> int | None:
     """The number of the open file of this process that `path` names; None where it names something else."""
     name = {"/dev/stdout": "/dev/fd/1", "/dev/stderr": "/dev/fd/2"}.get(os.fspath(path), os.fspath(path))
-    found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", name)
+    found = re.fullmatch(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", name)
     return None if found is None else int(found[1])
 
 

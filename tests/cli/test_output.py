@@ -141,6 +141,21 @@ def test_an_output_that_cannot_be_written_is_one_sentence(device: str, words: st
     assert b"Traceback" not in done.stderr
 
 
+def test_an_input_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    with open(tmp_path / "x", "wb") as to_write:
+        done = run("predict", "-", stdin=to_write)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"bbg: the standard input cannot be read (Bad file descriptor)")
+
+
+@pytest.mark.parametrize("number", ["999", "9" * 20, "\u0663"])
+def test_an_open_file_that_is_none_is_one_sentence(number: str) -> None:
+    done = run("zoo", "--json", f"/dev/fd/{number}")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert b"cannot be written" in line or b"cannot write" in line
+
+
 def test_what_libraries_warn_of_is_not_shown_unless_asked_for(tmp_path: Path) -> None:
     """A damaged block of tags, of which Pillow warns."""
     exif = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x11A, 5, 1, 10**6)

@@ -149,7 +149,10 @@ def files_below(folder: Path) -> list[Path]:
 
 def _read(stream: BinaryIO, urls: bool) -> Iterator[_Place]:
     """The image that `stream` is, or those of the list that it is."""
-    first = stream.readline().removeprefix(BOM_UTF8)  # editors put it before lists
+    try:
+        first = stream.readline().removeprefix(BOM_UTF8)  # editors put it before lists
+    except OSError as error:
+        raise BbgError(f"the standard input cannot be read ({error.strerror}); give files") from error
     # No name holds a zero byte, and the head of an image does but for a few formats.
     if b"\0" in first or first.startswith((b"\xff\xd8\xff", b"\x89PNG")) or first[:3] in (b"P5\n", b"P6\n"):
         yield STDIN, first + stream.read()
