@@ -309,7 +309,7 @@ def _decode(
     tile = tiff_tag(opened, TILE_WIDTH), tiff_tag(opened, TILE_LENGTH)  # decoded whole, however small the picture is
     if all(type(side) is int for side in tile):
         _check_pixels(*tile)
-    if opened.format in ("JPEG", "MPO") and file is not None:
+    if pixels and opened.format in ("JPEG", "MPO") and file is not None:
         scans, most = jpeg_scans(file), MAX_SCANNED // (opened.width * opened.height)
         if scans > most:
             raise BbgError(f"a JPEG of {scans:,} scans; allowed are at most {most:,} of this size")
