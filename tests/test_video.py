@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -203,6 +204,7 @@ def half(clip: Path, path: Path) -> None:
 BAD = {
     "no video": (lambda clip, path: path.write_bytes(b"no video"), "damaged or no video"),
     "empty": (lambda clip, path: path.touch(), "damaged or no video"),
+    "a pipe": (lambda clip, path: os.mkfifo(path), "is a pipe or a device"),
     "missing": (lambda clip, path: None, "cannot be read (No such file"),
     "cut off": (half, "it may be damaged"),
     "a name with a pattern of numbers": (lambda clip, path: None, "cannot be read (No such file"),

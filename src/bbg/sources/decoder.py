@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-CAMERA = "camera:"
+CAMERA = "camera:"  # and its number
 Record = tuple[dict[str, Any], Any]  # what the line says, and what follows it
 
 

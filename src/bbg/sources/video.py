@@ -13,17 +13,17 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bbg.errors import BbgError, not_installed
 from bbg.formats import MAX_PIXELS
+from bbg.reading import regular_file
+from bbg.sources import decoder
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
-CAMERA = "camera:"  # and its number
-DECODER = str(Path(__file__).with_name("decoder.py"))
+CAMERA = decoder.CAMERA
 QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # what is wrong is told by our sentence
 LONGEST_LINE = 2000  # bytes that the decoder says of a frame
 PIPE = 2**20  # bytes that wait between the processes
@@ -41,10 +41,10 @@ def frames(source: str, every: int = 1) -> Iterator[tuple[str, np.ndarray | BbgE
         yield source, error
         return
     number = 0
-    with _Decoder("frames", str(MAX_PIXELS), str(every), place) as decoder:
-        while "number" in (said := decoder.line()):
+    with _Decoder("frames", str(MAX_PIXELS), str(every), place) as answers:
+        while "number" in (said := answers.line()):
             number = said["number"]
-            frame = decoder.frame(*said["size"]) if "size" in said else None
+            frame = answers.frame(*said["size"]) if "size" in said else None
             name = f"{source}#{number}"
             yield name, BbgError(f"{name}: this frame cannot be decoded") if frame is None else frame
             number += every
@@ -70,9 +70,11 @@ def count(sources: Sequence[str], every: int = 1) -> int | None:
         with contextlib.suppress(BbgError):
             places.append(_place(source))
     total = len(sources) - len(places)
-    with _Decoder("count", *places) as decoder:
+    if not places:
+        return total
+    with _Decoder("count", *places) as answers:
         for _ in places:
-            said = decoder.line()
+            said = answers.line()
             promised = said.get("promised", 0)
             if promised is not None and promised <= 0:
                 return None
@@ -90,7 +92,7 @@ def _place(source: str) -> str:
             raise BbgError(f"{source!r} names no camera; give one by its number, such as {CAMERA}0")
         return source
     try:
-        with open(source, "rb"):  # its reason is better than OpenCV's, which has none
+        with regular_file(source):  # its reason is better than OpenCV's, which has none
             pass
     except OSError as error:
         raise BbgError(f"{source}: cannot be read ({error.strerror}); give a readable video") from error
@@ -104,7 +106,7 @@ class _Decoder:
         # OpenCV is looked for where it would be imported from here.
         environment = {**QUIET, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self._process = subprocess.Popen(
-            [sys.executable or "python3", "-P", DECODER, *words],
+            [sys.executable or "python3", "-P", decoder.__file__, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
