@@ -37,8 +37,15 @@ def test_scores_that_are_not_finite_have_no_best_class(bad: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [[0, 4], [0, -1], [0, 1, 2], [0.0, 1.0], ["0", "1"], [[0, 1]], 0, None], ids=lambda labels: str(labels)
+    "labels",
+    [[0, 4], [0, -1], [0, 1, 2], [0.0, 1.0], ["0", "1"], [[0, 1]], [[0], [0, 1]], 0, None],
+    ids=str,
 )
 def test_labels_are_integers_of_the_classes(labels: object) -> None:
     with pytest.raises(BbgError, match=r"labels are .*; give integers"):
         Classification().score(np.zeros((2, 4), np.float32), labels)  # type: ignore[arg-type]
+
+
+def test_a_network_without_classes_has_no_label() -> None:
+    with pytest.raises(BbgError, match="give integers"):
+        Classification().score(np.zeros((2, 0), np.float32), np.zeros(2, np.int64))

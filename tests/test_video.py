@@ -1,17 +1,15 @@
-"""Videos and addresses as sources of images."""
+"""Videos and cameras as sources of images."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.colours import strongest_colour
 from support.commands import refused, run
-from torch import nn
 
-import bbg
-from bbg.errors import BbgError
 from bbg.sources import find
 from bbg.sources.find import COUNTED
-from bbg.sources.web import fetch
 
 SIZE = (48, 64)
 
@@ -35,12 +30,7 @@ SIZE = (48, 64)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Says which colour is the strongest."""
-    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False))
-    with torch.no_grad():
-        net[2].weight.copy_(10 * torch.eye(3))
-    file = tmp_path_factory.mktemp("model") / "net.bbg"
-    bbg.convert(net, file, torch.randn(2, 3, 16, 16), preprocess=bbg.Preprocess(16), labels=["red", "green", "blue"])
-    return file
+    return strongest_colour(tmp_path_factory.mktemp("model") / "net.bbg")
 
 
 # Videos ---------------------------------------------------------------------------------------------------------------
@@ -201,6 +191,81 @@ def half(clip: Path, path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def test_a_list_of_parts_is_no_video(clip: Path) -> None:
+    """It names other files, which nobody gave."""
+    parts = clip.with_name("parts.avi")
+    parts.write_text(f"ffconcat version 1.0\nfile {clip.name}\n")
+    ((name, error),) = find([str(parts)])
+    parts.unlink()
+    assert name == str(parts)
+    assert "damaged or no video" in str(error)
+
+
+def test_a_name_of_any_bytes_is_a_name(clip: Path) -> None:
+    names = ["-x.avi", "a\nb.avi", "%03d.avi", "file:x.avi", "\udce9.avi"]
+    for name in names:
+        try:
+            shutil.copy(clip, path := clip.with_name(name))
+        except OSError:
+            continue  # this file system takes text only
+        assert sum(isinstance(frame, np.ndarray) for _, frame in find([str(path)])) == 25, name
+        path.unlink()
+
+
+def ended(process: int, seconds: float = 5) -> bool:
+    """Whether the process is gone, or waits for nobody but its parent."""
+    state = Path(f"/proc/{process}/stat")
+    for _ in range(int(20 * seconds)):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes cannot be looked at here")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
+def test_the_decoder_ends_with_whoever_waits_for_it(
+    how: signal.Signals | None, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also one that has nothing to say for a long time."""
+    capture = f"""
+        def __init__(self, *source): open({str(tmp_path / "begun")!r}, "w").write(str(os.getpid()))
+        def isOpened(self): return True
+        def get(self, what): return 9
+        def grab(self): time.sleep(0.01); return True
+        def retrieve(self): return True, np.zeros((9, 9, 3), np.uint8)
+    """
+    stand_in(monkeypatch, tmp_path, capture)
+    (tmp_path / "x.avi").touch()
+    images = iter(find([str(tmp_path / "x.avi")], every=10**6 if how else 1))
+    if how is None:
+        next(images)
+        images.close()  # type: ignore[attr-defined]
+        assert ended(int((tmp_path / "begun").read_text()), 0.1)
+        return
+    path = os.pathsep.join(filter(None, sys.path))
+    code = "import sys; from bbg.sources import find; list(find([sys.argv[1]], every=10**6))"
+    command = [sys.executable, "-c", code, str(tmp_path / "x.avi")]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "begun").exists() or not (tmp_path / "begun").read_text():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(how)
+    process.wait(10)
+    assert ended(int((tmp_path / "begun").read_text()))
+
+
+def test_a_decoder_that_cannot_be_started_is_an_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    found = find([str(clip)])
+    assert found.total() is None
+    ((_, error),) = found
+    assert "cannot be started: Too many open files" in str(error)
+
+
 BAD = {
     "no video": (lambda clip, path: path.write_bytes(b"no video"), "damaged or no video"),
     "empty": (lambda clip, path: path.touch(), "damaged or no video"),
@@ -262,132 +327,6 @@ def test_without_opencv_the_sentence_says_what_to_install(
     assert (
         "a video needs cv2, which is not installed; run pip install opencv-python-headless" in capsys.readouterr().err
     )
-
-
-# Addresses ------------------------------------------------------------------------------------------------------------
-
-
-class Server(BaseHTTPRequestHandler):
-    """Answers by the path."""
-
-    def do_GET(self) -> None:
-        picture = BytesIO()
-        Image.new("RGB", (20, 20), (0, 250, 0)).save(picture, "PNG")
-        name = self.path[1:].replace("%20", " ")
-        if name == "missing.png":
-            self.send_error(404)
-            return
-        if name in ("file", "ftp", "on", "loop"):
-            where = {"file": "file:///etc/passwd", "ftp": "ftp://localhost/x", "on": "/green.png", "loop": "/loop"}
-            self.send_response(302)
-            self.send_header("Location", where[name])
-            self.end_headers()
-            return
-        if name in ("slow headers", "slow status"):
-            try:
-                for _ in range(100):
-                    self.wfile.write(
-                        b"X" if name == "slow status" else b"HTTP/1.0 200 OK\r\n" if not _ else b"X: y\r\n"
-                    )
-                    self.server.ended.wait(0.1)  # type: ignore[attr-defined]
-            except OSError:
-                pass
-            return
-        content = b"x" * 300_000 if name == "large" else picture.getvalue()
-        self.send_response(200)
-        if name != "endless":
-            self.send_header("Content-Length", str(len(content) + 9 * (name == "short")))
-        self.end_headers()
-        try:
-            while name == "endless":
-                self.wfile.write(b"x" * 1000)
-            if name == "silent":
-                self.server.ended.wait()  # type: ignore[attr-defined]
-            self.wfile.write(content)
-        except OSError:
-            pass
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    served = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    served.daemon_threads = True
-    served.ended = threading.Event()  # type: ignore[attr-defined]
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{served.server_port}"
-    served.ended.set()  # type: ignore[attr-defined]
-    served.shutdown()
-    served.server_close()
-
-
-def test_an_address_is_fetched_where_it_is_allowed(server: str, model: Path, tmp_path: Path, capsys: Any) -> None:
-    words = [f"{server}/green.png", f"{server}/on", "--model", model, "--json", tmp_path / "out"]
-    assert run("predict", *words) == 1
-    assert "none is fetched unless you say so; add --allow-urls" in capsys.readouterr().err
-    assert run("predict", *words, "--allow-urls") == 0
-    found = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
-    assert [line["image"] for line in found] == words[:2]
-    assert {line["predictions"][0]["label"] for line in found} == {"green"}
-
-
-def closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-NOT_FETCHED = {
-    "missing.png": "the server says 404",
-    "file": "Redirection to url 'file:///etc/passwd' is not allowed",
-    "ftp": "the scheme is 'ftp', allowed are http and https",
-    "loop": "redirect",
-    "large": "larger than 0 MB, which is allowed",
-    "endless": "larger than 0 MB, which is allowed",
-    "silent": "cannot be fetched .*timed out",
-    "short": "ended before the last byte",
-}
-
-
-@pytest.mark.parametrize("name", NOT_FETCHED)
-def test_what_is_not_fetched_is_one_sentence(server: str, name: str) -> None:
-    with pytest.raises(BbgError, match=NOT_FETCHED[name]) as caught:
-        fetch(f"{server}/{name}", most=200_000, silence=0.5, longest=5)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://localhost/x", "data://x", "http://", "http://[", "gopher://x/"]
-)
-def test_only_http_is_fetched(url: str, model: Path, capsys: Any, tmp_path: Path) -> None:
-    refused(tmp_path, capsys, url, "predict", url, "--model", model, "--allow-urls", status=1)
-
-
-def test_a_slow_server_is_left(server: str) -> None:
-    with pytest.raises(BbgError, match="not read in 0 s"):
-        fetch(f"{server}/green.png", longest=0)
-    for path in ("slow%20headers", "slow%20status"):
-        begun = time.monotonic()
-        with pytest.raises(BbgError, match="not read in 1 s"):
-            fetch(f"{server}/{path}", longest=1)
-        assert time.monotonic() - begun < 3
-    with pytest.raises(BbgError, match="cannot be fetched"):
-        fetch(f"http://127.0.0.1:{closed_port()}/x", silence=1)
-
-
-def test_a_file_whose_name_looks_like_an_address_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("http:").mkdir()
-    Path("http:/x.png").touch()
-    assert list(find(["http://x.png"])) == [("http://x.png", "http://x.png")]
-
-
-def test_the_start_needs_neither_opencv_nor_http() -> None:
-    code = "import sys, bbg.sources, bbg.scoring; print([m for m in ('cv2', 'urllib.request') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 # A checkpoint ---------------------------------------------------------------------------------------------------------

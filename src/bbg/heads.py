@@ -8,6 +8,7 @@ head.predict(logits, labels, top=5)     # [[Prediction(label='cat', score=0.93),
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -61,7 +62,11 @@ class Classification:
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Top-1 accuracy: the share of the images whose best class is their label, an integer below the classes."""
-        rows, truth = _finite_rows(logits), np.asarray(labels)
+        rows = _finite_rows(logits)
+        try:
+            truth = np.asarray(labels)
+        except ValueError:  # lists of several lengths
+            truth = np.empty(0)
         whole = truth.shape == (len(rows),) and truth.dtype.kind in "iu"
         if not (whole and ((truth >= 0) & (truth < rows.shape[1])).all()):
             came = f"{truth.dtype} {list(truth.shape)}"
@@ -75,7 +80,7 @@ class Classification:
 
 def _finite_rows(logits: np.ndarray) -> np.ndarray:
     """The scores as `[N, classes]`; BbgError where one is not finite, since no class is then the best."""
-    rows = logits.reshape(len(logits), -1)
+    rows = logits.reshape(len(logits), math.prod(logits.shape[1:]))
     bad = int((~np.isfinite(rows).all(1)).sum())
     if bad:
         raise BbgError(

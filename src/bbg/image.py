@@ -37,7 +37,7 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.nda
 MAX_SIDE = 1_000_000
 MAX_BYTES = 640_000_000
 MAX_RESIZED = 32_000_000  # pixels of the picture that is cropped to the input
-MAX_SCANNED = 4_000_000_000  # pixels times scans of a JPEG: progressive ones have about ten scans
+MAX_SCANS, MAX_SCANNED = 100, 2_000_000_000  # of a JPEG, and pixels times scans; progressive ones have about ten
 BYTES = 8  # per pixel: four as Pillow stores them, and as many of a copy
 DEEP = {"WEBP": 16, "F": 12, "I": 12, "CMYK": 12}  # of a format or a mode that takes more
 CHANNELS = {"RGB": 3, "L": 1}
@@ -164,7 +164,7 @@ class Preprocess:
         decoded = self._decoded(source)
         height, width = self.size
         resized = self._resized(*decoded.size)
-        _check_resized(*resized)
+        _check_pixels(*resized)
         image = _as(self.mode, decoded.image).resize(resized, Resampling.BILINEAR, decoded.box)
         if resized != (width, height):
             left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
@@ -310,9 +310,9 @@ def _decode(
     if all(type(side) is int for side in tile):
         _check_pixels(*tile)
     if pixels and opened.format in ("JPEG", "MPO") and file is not None:
-        scans, most = jpeg_scans(file), MAX_SCANNED // (opened.width * opened.height)
-        if scans > most:
-            raise BbgError(f"a JPEG of {scans:,} scans; allowed are at most {most:,} of this size")
+        most = min(MAX_SCANS, MAX_SCANNED // (opened.width * opened.height))
+        if jpeg_scans(file, most) > most:
+            raise BbgError(f"a JPEG of more than {most} scans, which are allowed at this size")
     deep = _has_16_bits(opened)  # told by what is not there any more once it is decoded, as a look for EXIF may do
     turn = turn_of(opened)
     width, height = opened.size if turn not in SWAPPED else opened.size[::-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,6 +14,8 @@ SWAPPED, RIGHT_TO_LEFT, BOTTOM_TO_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 
 _ORIENTATION = 0x0112  # in EXIF and TIFF
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+# Of a JPEG: in the pixels a zero, or the mark of a restart, follows 0xff.
+_MARKER, _SCAN, _END, _BLOCK = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])"), b"\xda", b"\xd9", 512
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks of a PNG that make its pixels
 
 
@@ -48,13 +51,30 @@ def tiff_tag(image: Image, tag: int) -> Any:
     return value[0] if isinstance(value, tuple) and value else value
 
 
-def jpeg_scans(file: BinaryIO) -> int:
-    """The scans of a JPEG, each of which the decoder walks over the whole picture for; their marks, thumbnails' too."""
-    at = file.tell()
-    file.seek(0)
-    count = file.read().count(b"\xff\xda")  # in the pixels a zero follows 0xff
-    file.seek(at)
-    return count
+def jpeg_scans(file: BinaryIO, most: int) -> int:
+    """The scans of a JPEG, for each of which the decoder goes over the whole picture; none are counted beyond `most`.
+
+    What lies behind the picture, such as the video of a moving photograph, is not read.
+    """
+    begin = file.tell()
+    scans, place, size = 0, len(_JPEG), _BLOCK
+    while scans <= most:
+        file.seek(place)
+        block = file.read(size)
+        found = _MARKER.search(block)
+        if found is None:
+            if len(block) < size:
+                break
+            place, size = place + size - 1, min(2 * size, 2**20)  # the last byte may begin a marker
+            continue
+        if (marker := found[1]) == _END:
+            break
+        scans += marker == _SCAN
+        place, size = place + found.end(), _BLOCK
+        file.seek(place)
+        place += int.from_bytes(file.read(2), "big")  # of the segment that it begins
+    file.seek(begin)
+    return scans
 
 
 def without_metadata(data: bytes) -> bytes | None:

@@ -24,6 +24,8 @@ def regular_file(path: str | os.PathLike[str], most: int | None = None) -> Itera
     def without_waiting(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
+    if "\0" in os.fsdecode(path):
+        raise OSError(errno.EINVAL, "its name holds a zero byte")
     with open(path, "rb", opener=without_waiting) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
@@ -225,3 +227,29 @@ def test_csv_on_a_terminal_shows_escapes(terminal: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stdout", text)
     rows_to(text, ["image"])({"image": "a\x1b[2J"})
     assert text.getvalue() == ("image\na\\x1b[2J\n" if terminal else "image\na\x1b[2J\n")
+
+
+@pytest.mark.parametrize("lines", [b"x\na\0b\n", b"x\na\0b.avi\n"])
+@pytest.mark.parametrize("more", [[], ["--json", "out"]])
+def test_a_zero_byte_in_a_list_is_one_line(more: list[str], lines: bytes, tmp_path: Path) -> None:
+    done = run("predict", "-", *more, input=lines, cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 2
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_interrupt_does_not_wait_for_a_decoder(tmp_path: Path) -> None:
+    code = "import sys, time; from bbg.image import Preprocess; Preprocess.apply = lambda *_: time.sleep(20)\n"
+    code += "from bbg.cli import main; print('begun', flush=True); main()"
+    files = [str(tmp_path / name) for name in "ab"]
+    command = [sys.executable, "-c", code, "predict", *files, "--json", str(tmp_path / "out"), "--threads", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    errors = process.communicate(timeout=10)[1]
+    assert time.monotonic() - asked < 1
+    assert (process.returncode, errors) == (130, b"bbg: interrupted\n")
+    assert list(tmp_path.iterdir()) == []

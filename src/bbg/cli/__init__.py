@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _end(2, str(not_installed("this verb", error.name)))
     except KeyboardInterrupt:
-        _end(130, "interrupted")
+        _interrupted(at_once=arguments is None)
 
 
 def _open_streams() -> None:
@@ -122,6 +123,15 @@ def _helped(given: list[str]) -> list[str]:
     if words[0] not in MODULES and not words[0].startswith("-"):
         raise BbgError(f"unknown verb {words[0]!r}; {allowed(words[0], MODULES)}; see bbg --help")
     return words
+
+
+def _interrupted(at_once: bool) -> None:
+    """End the process; `at_once` without waiting for threads, which may be in a decoder for seconds."""
+    if at_once:
+        with suppress(OSError):
+            print("bbg: interrupted", file=sys.stderr, flush=True)
+        os._exit(130)
+    _end(130, "interrupted")
 
 
 def _end(status: int, message: str) -> None:

@@ -45,7 +45,10 @@ def predictions(
     def small(images: Iterable[tuple[str, Image]]) -> Iterator[tuple[str, Image]]:
         """The same with the pixels of each frame as the network sees them: large ones must not wait in memory."""
         for name, image in images:
-            yield name, preprocess.apply(image) if isinstance(image, np.ndarray) else image
+            try:
+                yield name, preprocess.apply(image) if isinstance(image, np.ndarray) else image
+            except BbgError as error:
+                yield name, error
 
     def read(named: tuple[str, Image]) -> np.ndarray:
         image = named[1]
@@ -94,19 +97,22 @@ def through(
         return [next(answers) if isinstance(one, np.ndarray) else one for one in pixels]
 
     stream, threads = iter(items), cores() if threads is None else threads
-    with ThreadPoolExecutor(threads) as pool:
-        working: deque[tuple[list[Item], Future[list[Answer | BbgError]]]] = deque()
-        size, parts = 1, 0
-        try:
-            while True:
-                while len(working) < threads + 2 and (part := list(islice(stream, size))):
-                    working.append((part, pool.submit(work, part)))
-                    parts += 1
-                    if parts % threads == 0:  # small ones at first: few images are shared evenly too
-                        size = min(2 * size, batch)
-                if not working:
-                    return
-                part, answers = working.popleft()
-                yield from zip(part, answers.result(), strict=True)
-        finally:  # whoever stops reading, or Ctrl-C, waits for the batches that are under way, and for no more
-            pool.shutdown(cancel_futures=True)
+    pool, wait = ThreadPoolExecutor(threads), True
+    working: deque[tuple[list[Item], Future[list[Answer | BbgError]]]] = deque()
+    size, parts = 1, 0
+    try:
+        while True:
+            while len(working) < threads + 2 and (part := list(islice(stream, size))):
+                working.append((part, pool.submit(work, part)))
+                parts += 1
+                if parts % threads == 0:  # small ones at first: few images are shared evenly too
+                    size = min(2 * size, batch)
+            if not working:
+                return
+            part, answers = working.popleft()
+            yield from zip(part, answers.result(), strict=True)
+    except KeyboardInterrupt:
+        wait = False  # a single picture may take seconds
+        raise
+    finally:  # whoever stops reading waits for the batches that are under way, and for no more
+        pool.shutdown(wait, cancel_futures=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -25,9 +26,20 @@ def opened(source: str) -> Any:
     """OpenCV's capture of a path or `camera:0`, or None."""
     import cv2
 
-    camera = source.startswith(CAMERA)
-    capture = cv2.VideoCapture(int(source[len(CAMERA) :])) if camera else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+    if source.startswith(CAMERA):
+        capture = cv2.VideoCapture(int(source.removeprefix(CAMERA)))
+    else:
+        capture = cv2.VideoCapture(_as_text(source), cv2.CAP_FFMPEG)
     return capture if capture.isOpened() else None
+
+
+def _as_text(path: str) -> str:
+    """A path to the same file that is UTF-8: OpenCV crashes on others."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{os.open(path, os.O_RDONLY)}"
+    return path
 
 
 def promised(capture: Any) -> int:
@@ -90,6 +102,8 @@ def main(out: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    # Standard input ends with the process that waits for the answers, however that is killed.
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print
     try:

@@ -98,9 +98,16 @@ def find(
 
 def _apart(places: Iterable[_Place], written: Collection[str]) -> Iterator[_Place]:
     for name, what in places:
-        if isinstance(what, str) and os.path.realpath(what) in written:
+        if written and isinstance(what, str) and _is_one_of(what, written):
             raise BbgError(f"{name!r} is an image and is to be written, and would be lost; give another path")
         yield name, what
+
+
+def _is_one_of(path: str, places: Collection[str]) -> bool:
+    try:
+        return os.path.realpath(path) in places
+    except ValueError:  # a zero byte, which no name holds
+        return False
 
 
 def _is_file(stream: BinaryIO) -> bool:

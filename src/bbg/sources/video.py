@@ -26,7 +26,9 @@ SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".
 CAMERA = decoder.CAMERA
 QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # what is wrong is told by our sentence
 LONGEST_LINE = 2000  # bytes that the decoder says of a frame
-PIPE = 2**20  # bytes that wait between the processes
+# A list of parts, or a playlist, would name other files.
+FORMATS = "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,mpegvideo,m4v,asf"
+ONLY = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": f"format_whitelist;{FORMATS}|protocol_whitelist;file"}
 
 
 def frames(source: str, every: int = 1) -> Iterator[tuple[str, np.ndarray | BbgError]]:
@@ -36,12 +38,12 @@ def frames(source: str, every: int = 1) -> Iterator[tuple[str, np.ndarray | BbgE
     the file promises, is an error in the place of a frame.
     """
     try:
-        place = _place(source)
+        started = _Decoder("frames", str(MAX_PIXELS), str(every), _place(source))
     except BbgError as error:
         yield source, error
         return
     number = 0
-    with _Decoder("frames", str(MAX_PIXELS), str(every), place) as answers:
+    with started as answers:
         while "number" in (said := answers.line()):
             number = said["number"]
             frame = answers.frame(*said["size"]) if "size" in said else None
@@ -72,7 +74,11 @@ def count(sources: Sequence[str], every: int = 1) -> int | None:
     total = len(sources) - len(places)
     if not places:
         return total
-    with _Decoder("count", *places) as answers:
+    try:
+        started = _Decoder("count", *places)
+    except BbgError:
+        return None
+    with started as answers:
         for _ in places:
             said = answers.line()
             promised = said.get("promised", 0)
@@ -104,18 +110,22 @@ class _Decoder:
 
     def __init__(self, *words: str) -> None:
         # OpenCV is looked for where it would be imported from here.
-        environment = {**QUIET, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        self._process = subprocess.Popen(
-            [sys.executable or "python3", "-P", decoder.__file__, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-            pipesize=PIPE,
-        )
+        environment = {**QUIET, **os.environ, **ONLY, "PYTHONPATH": os.pathsep.join(sys.path)}
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable or "python3", "-P", decoder.__file__, *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            why = f"{error.strerror}; close other programs"
+            raise BbgError(f"a video needs a process of its own, which cannot be started: {why}") from error
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._output = self._process.stdout
+        self._input, self._output = self._process.stdin, self._process.stdout
 
     def __enter__(self) -> _Decoder:
         return self
@@ -123,6 +133,7 @@ class _Decoder:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        self._input.close()
         self._output.close()
 
     def line(self) -> dict[str, Any]:

@@ -69,6 +69,12 @@ def _check(url: str) -> None:
 
 
 class _Redirects(HTTPRedirectHandler):
+    def http_error_302(self, req: Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        fp.close()  # else its body would be read, however large it is
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
         _check(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
