@@ -25,6 +25,7 @@ from bbg.sources import decoder
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 CAMERA = decoder.CAMERA
 QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # what is wrong is told by our sentence
+PIPE = 2**20  # bytes that wait between the processes; few at a time make it three times slower
 LONGEST_LINE = 2000  # bytes that the decoder says of a frame
 # A list of parts, or a playlist, would name other files.
 FORMATS = "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,mpegvideo,m4v,asf"
@@ -126,6 +127,10 @@ class _Decoder:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
+        with contextlib.suppress(ImportError, AttributeError, OSError):  # where the system has it, and room
+            import fcntl
+
+            fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, PIPE)
 
     def __enter__(self) -> _Decoder:
         return self
