@@ -244,7 +244,8 @@ def test_the_decoder_ends_with_whoever_waits_for_it(
         assert ended(int((tmp_path / "begun").read_text()), 0.1)
         return
     path = os.pathsep.join(filter(None, sys.path))
-    code = "import sys; from bbg.sources import find; list(find([sys.argv[1]], every=10**6))"
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from bbg.sources import find; list(find([sys.argv[1]], every=10**6))"
     command = [sys.executable, "-c", code, str(tmp_path / "x.avi")]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL)
     while not (tmp_path / "begun").exists() or not (tmp_path / "begun").read_text():
@@ -300,12 +301,17 @@ def test_a_camera_is_a_source(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_
             if self.left < 0:
                 time.sleep(1)  # for the answers
                 os.kill(os.getppid(), signal.SIGINT)
-                time.sleep(60)
+                time.sleep(20)
             return True
         def retrieve(self): return True, np.full(({SIZE[0]}, {SIZE[1]}, 3), (250, 0, 0), np.uint8)  # blue first
     """
     stand_in(monkeypatch, tmp_path, capture)
-    assert run("predict", "camera:7", "--model", model, "--json", tmp_path / "out") == 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background may ignore it
+    try:
+        status = run("predict", "camera:7", "--model", model, "--json", tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 0
     found = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert found[0]["image"] == "camera:7#0"
     assert found[0]["predictions"][0]["label"] == "blue"

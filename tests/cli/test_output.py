@@ -239,7 +239,8 @@ def test_a_zero_byte_in_a_list_is_one_line(more: list[str], lines: bytes, tmp_pa
 
 
 def test_an_interrupt_does_not_wait_for_a_decoder(tmp_path: Path) -> None:
-    code = "import sys, time; from bbg.image import Preprocess; Preprocess.apply = lambda *_: time.sleep(20)\n"
+    code = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from bbg.image import Preprocess; Preprocess.apply = lambda *_: time.sleep(20)\n"
     code += "from bbg.cli import main; print('begun', flush=True); main()"
     files = [str(tmp_path / name) for name in "ab"]
     command = [sys.executable, "-c", code, "predict", *files, "--json", str(tmp_path / "out"), "--threads", "2"]
