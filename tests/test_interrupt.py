@@ -164,8 +164,13 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("ends", ENDS)
-@pytest.mark.parametrize("case", LONG_CALLS)
+@pytest.mark.parametrize(
+    ("case", "ends"),
+    [
+        *((case, "Ctrl-C") for case in LONG_CALLS),
+        *((case, "another thread") for case in ("a batch", "loading", "one image")),
+    ],
+)
 def test_an_interrupt_ends_a_long_call(case: str, ends: str) -> None:
     lines = """
         import numpy as np, os, signal, bbg

@@ -374,15 +374,14 @@ def test_a_run_may_be_called_anything(name: str, few: Split, tmp_path: Path) -> 
     assert Checkpoint.load(tmp_path / name / LAST).epoch == SHORT.epochs
 
 
-FOREIGN = {
-    "slurm": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_PROCID": "2"},
-    "torchrun": {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1"},
-    "torchelastic": {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "RANK": "1", "WORLD_SIZE": "2"},
-    "fabric": {"LT_DEVICES": "4", "LT_ACCELERATOR": "cuda", "LT_STRATEGY": "ddp", "LT_PRECISION": "16"},
-    "mpi": {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", "PMI_RANK": "1", "LSB_JOBID": "1"},
-    "notebook": {"MPLBACKEND": "a_backend_of_another_matplotlib"},
-    "terminal": {"COLUMNS": "5", "LINES": "1", "FORCE_COLOR": "1", "TERM": "dumb"},
-}
+SLURM = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_PROCID": "2"}
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1"}
+TORCHELASTIC = {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0"}
+FABRIC = {"LT_DEVICES": "4", "LT_ACCELERATOR": "cuda", "LT_STRATEGY": "ddp", "LT_PRECISION": "16"}
+MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", "PMI_RANK": "1", "LSB_JOBID": "1"}
+NOTEBOOK = {"MPLBACKEND": "a_backend_of_another_matplotlib"}
+TERMINAL = {"COLUMNS": "5", "LINES": "1", "FORCE_COLOR": "1", "TERM": "dumb"}
+FOREIGN = {"clusters": SLURM | TORCHRUN | TORCHELASTIC | FABRIC | MPI, "screens": NOTEBOOK | TERMINAL}
 
 
 @pytest.mark.parametrize("case", FOREIGN)
