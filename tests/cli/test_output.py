@@ -238,10 +238,23 @@ def test_a_zero_byte_in_a_list_is_one_line(more: list[str], lines: bytes, tmp_pa
     assert b"Traceback" not in done.stderr
 
 
-def test_an_interrupt_does_not_wait_for_a_decoder(tmp_path: Path) -> None:
-    code = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from bbg.image import Preprocess; Preprocess.apply = lambda *_: time.sleep(20)\n"
-    code += "from bbg.cli import main; print('begun', flush=True); main()"
+INTERRUPTIBLE = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+WAITS = {
+    "bbg predict": """
+from bbg.image import Preprocess
+Preprocess.apply = lambda *_: time.sleep(20)
+""",
+    "images that are read ahead": """
+import bbg.cli
+from bbg.data.cache import decoded
+bbg.cli._run = lambda _: list(decoded(range(100), lambda _: time.sleep(20)))
+""",
+}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_an_interrupt_does_not_wait_for_a_decoder(case: str, tmp_path: Path) -> None:
+    code = f"{INTERRUPTIBLE}{WAITS[case]}from bbg.cli import main; print('begun', flush=True); main()"
     files = [str(tmp_path / name) for name in "ab"]
     command = [sys.executable, "-c", code, "predict", *files, "--json", str(tmp_path / "out"), "--threads", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -12,7 +12,7 @@ import json
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from bbg.cpu import cores
 from bbg.errors import BbgError
 from bbg.files import whole_file
 from bbg.log import track
+from bbg.threads import pool
 
 VERSION = 1
 HEADER = 128  # bytes of the head of a one-dimensional .npy file, whatever its length
@@ -94,10 +95,10 @@ def decoded(paths: Iterable[Path], decode: Decode) -> Iterator[np.ndarray | BbgE
         except BbgError as error:
             return error
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with pool(cores()) as workers:
         waiting: deque[Future[np.ndarray | BbgError]] = deque()
         for path in track(paths, "reading images"):
-            waiting.append(pool.submit(one, path))
+            waiting.append(workers.submit(one, path))
             if len(waiting) > 4 * cores():
                 yield waiting.popleft().result()
         while waiting:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from bbg.cpu import cores
 from bbg.engine import Engine, Prediction
 from bbg.errors import BbgError
 from bbg.sources import Image, Url
+from bbg.threads import pool
 
 BATCH = 32
 
@@ -97,13 +98,12 @@ def through(
         return [next(answers) if isinstance(one, np.ndarray) else one for one in pixels]
 
     stream, threads = iter(items), cores() if threads is None else threads
-    pool, wait = ThreadPoolExecutor(threads), True
     working: deque[tuple[list[Item], Future[list[Answer | BbgError]]]] = deque()
     size, parts = 1, 0
-    try:
+    with pool(threads) as workers:
         while True:
             while len(working) < threads + 2 and (part := list(islice(stream, size))):
-                working.append((part, pool.submit(work, part)))
+                working.append((part, workers.submit(work, part)))
                 parts += 1
                 if parts % threads == 0:  # small ones at first: few images are shared evenly too
                     size = min(2 * size, batch)
@@ -111,8 +111,3 @@ def through(
                 return
             part, answers = working.popleft()
             yield from zip(part, answers.result(), strict=True)
-    except KeyboardInterrupt:
-        wait = False  # a single picture may take seconds
-        raise
-    finally:  # whoever stops reading waits for the batches that are under way, and for no more
-        pool.shutdown(wait, cancel_futures=True)
