@@ -98,6 +98,11 @@ BAD = {
     "a wrong shape": ("integer", {"tensors": {"acc_threshold": np.zeros((70, 1), "i4")}}, "it must be int32 [70]"),
     "too few words": ("head", {"tensors": {"weight": np.zeros((4, 9), np.uint64)}}, "it must be uint64 [4, 10]"),
     "a NaN in a weight": ("stem", {"tensors": {"weight": NAN}}, "not finite"),
+    "a large tap bias": (
+        "head",
+        {"tensors": {"tap_bias": np.full((9, 4), -(2.0**30), "f4")}},
+        "'tap_bias' reaches 1.07e+09, it must be below 2^30",
+    ),
     "bits behind a row": ("gated", {"tensors": {"weight": np.full((5, 1), 2**45, np.uint64)}}, "behind the last of 45"),
     "a concat of one": ("joined", {"inputs": ("x",)}, "1 inputs; two or more are allowed"),
     "a concat of unequal maps": ("joined", {"inputs": ("x", "m")}, "[5, 6, 6], [5, 1, 1]; their maps must be equal"),

@@ -27,6 +27,10 @@ Structure = Literal["tensor", "dict", "tuple", "list"]  # what the network retur
 STRUCTURES: tuple[str, ...] = get_args(Structure)
 
 
+# Sums over taps are differences of sums in double precision, which are right to 1e-6 then.
+LARGEST_TAP_BIAS = 2**30
+
+
 @dataclass(frozen=True)
 class Value:
     """What one image has at a point of the network, channels x height x width: float32, signs, or 8-bit numbers."""
@@ -197,6 +201,8 @@ class Op:
                 raise self.error(f"tensor {name!r} is {came}, it must be {dtype} {list(shape)}")
             if dtype == "float32" and not np.isfinite(array).all():
                 raise self.error(f"tensor {name!r} holds numbers that are not finite")
+            if name == "tap_bias" and np.abs(array).max() >= LARGEST_TAP_BIAS:
+                raise self.error(f"tensor {name!r} reaches {np.abs(array).max():.3g}, it must be below 2^30")
             if name == "index" and not ((array >= 0) & (array < main.channels)).all():
                 raise self.error(
                     f"tensor {name!r} reaches from {array.min()} to {array.max()}, allowed are the "
