@@ -70,7 +70,7 @@ SANITIZED := tests/test_engine.py tests/test_engine_threads.py tests/native/test
 sanitize: $(VENV)/ready $(VENV)/dev
 	tests/native/sanitized.sh asan -m pytest --capture=sys $(SANITIZED)
 	tests/native/sanitized.sh asan -m support.fuzz_file 10000
-	tests/native/sanitized.sh guarded -m support.guarded 4000
+	tests/native/sanitized.sh guarded -m support.guarded 5000
 	tests/native/sanitized.sh tsan -m pytest --capture=sys $(SANITIZED) -k "(thread or batch) and not forked"
 
 # A few minutes on two cores: random graphs and fused pools on every kernel set, threads, and damaged files.

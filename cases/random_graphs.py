@@ -280,6 +280,9 @@ def _random_op(
     }  # where not any integer fits; of the other attributes anything that their form allows
     given = [key for key in rule.attributes if ATTRIBUTES[key].default is REQUIRED or rng.random() < 0.7]
     attributes = {key: draw[key]() if key in draw else _of_form(rng, ATTRIBUTES[key]) for key in given}
+    if kind in ("max_pool", "avg_pool", "max_pool_bits"):  # which allow no more, and would hardly ever be drawn
+        kernel, padding = attributes["kernel"], attributes.get("padding", (0, 0))
+        attributes["padding"] = tuple(min(p, k // 2) for p, k in zip(padding, kernel, strict=True))  # type: ignore[arg-type]
     operands = _operands(rng, rule, main, values)
     real, bits = [(True, True), (True, False), (False, True)][0 if first else int(rng.integers(3))]
     byte = bool(rng.random() < 0.15)

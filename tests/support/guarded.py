@@ -33,7 +33,7 @@ from cases import random_graphs
 GARBAGE, THREADS = (0, 127, 255), (1, 3)
 TIE, TOLERANCE = 1e-5, 1e-4
 PART = 250  # graphs that a process takes at a time
-ENOUGH = 4000  # graphs from 0 on in which every pair of kinds should occur
+ENOUGH = 5000  # graphs from 0 on in which every pair of kinds should occur
 
 Answers = dict[str, np.ndarray]
 Pair = tuple[str, str]
