@@ -36,7 +36,7 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image | np.nda
 # bytes that the decoder takes at once.
 MAX_SIDE = 1_000_000
 MAX_BYTES = 640_000_000
-MAX_RESIZED = 32_000_000  # pixels of the picture that is cropped to the input
+MAX_RESIZED = 32_000_000  # pixels of a square picture that is resized, which a packed file chooses
 MAX_SCANS, MAX_SCANNED = 100, 2_000_000_000  # of a JPEG, and pixels times scans; progressive ones have about ten
 BYTES = 8  # per pixel: four as Pillow stores them, and as many of a copy
 DEEP = {"WEBP": 16, "F": 12, "I": 12, "CMYK": 12}  # of a format or a mode that takes more
@@ -115,7 +115,7 @@ class Preprocess:
         self._check()
 
     def _check(self) -> None:
-        if self.mode not in (*CHANNELS,):
+        if self.mode not in (*CHANNELS,):  # not all that may come has a hash
             raise BbgError(f"preprocess mode is {self.mode!r}, allowed are 'RGB' and 'L'")
         if self.decode not in DECODE:
             raise BbgError(f"preprocess decode is {self.decode!r}, allowed are 'whole' and 'scaled'")

@@ -123,7 +123,7 @@ def run(count: int, first: int = 0) -> Counter[Pair]:
 
 
 def run_in_parts(count: int, first: int, processes: int) -> Counter[Pair]:
-    """As `run`, by several processes: most of a graph's time is spent by one thread."""
+    """As `run`, by several processes."""
     begins = range(first, first + count, PART)
     counts = [min(PART, first + count - begin) for begin in begins]
     seen: Counter[Pair] = Counter()

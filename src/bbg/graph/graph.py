@@ -27,7 +27,7 @@ Structure = Literal["tensor", "dict", "tuple", "list"]  # what the network retur
 STRUCTURES: tuple[str, ...] = get_args(Structure)
 
 
-# Sums over taps are differences of sums in double precision, which are right to 1e-6 then.
+# The engine sums over taps as differences of sums in double precision, whose last bit is 2^-23 then.
 LARGEST_TAP_BIAS = 2**30
 
 

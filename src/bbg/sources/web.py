@@ -91,12 +91,14 @@ class _Timed(RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        try:
-            self._sock.settimeout(max(1e-3, min(self._end - time.monotonic(), self._silence)))
-            return int(self._sock.recv_into(buffer))
-        finally:
-            if time.monotonic() > self._end:
-                raise BbgError(f"not read in {self._longest:.0f} s, which is allowed")
+        if (left := self._end - time.monotonic()) > 0:
+            try:
+                self._sock.settimeout(min(left, self._silence))
+                return int(self._sock.recv_into(buffer))
+            except TimeoutError:
+                if left > self._silence:
+                    raise
+        raise BbgError(f"not read in {self._longest:.0f} s, which is allowed")
 
     def close(self) -> None:
         self._opened.close()
