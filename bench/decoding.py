@@ -25,15 +25,14 @@ import torch
 from PIL import Image
 
 import bbg
-from bbg import image as decoder
-from bbg.image import Preprocess, load_image
+from bbg.image import Preprocess, decoder, load_image
 from bench.markdown import plain, table
 from bench.record import Result, parser_of, run
 
 TITLE = "Decoding"
 LARGE = (4000, 3000)
 TARGETS = {32: None, 224: 256}  # sizes and the short side before the crop
-SPARES = (2, 3, 4)  # times the resized sides that a scale keeps; the package's is bbg.image.SPARE
+SPARES = (2, 3, 4)  # times the resized sides that a scale keeps; the package's is bbg.image.decoder.SPARE
 SIDES = (128, 256, 300, 320, 384, 512)  # of the enlarged images of CIFAR
 CLASS = 800  # test images per class
 

@@ -12,7 +12,8 @@ namespace {
 
 constexpr int64_t kLimit = int64_t{1} << 31;  // numbers in a value, a weight or an output
 constexpr int64_t kPairLimit = 65535;
-constexpr int64_t kByteFanIn = 65535;  // products of bytes that 32 bits hold: 255 * 128 * 65535 < 2^31
+constexpr int64_t kByteFanIn = 65535;     // products of bytes that 32 bits hold: 255 * 128 * 65535 < 2^31
+constexpr float kTapBiasLimit = 1 << 30;  // their sums are differences of sums in double, whose last bit is 2^-23 then
 constexpr const char* kAxes = "CHW";
 
 std::string text(int64_t n) { return std::to_string(n); }
@@ -93,6 +94,9 @@ void take_tensors(Op& op, const bbg_op& d, const Value& main, int64_t channels) 
   if (op.is_conv()) take_weight(op, d.weight, main.channels / op.groups, channels);
   op.acc_threshold = tensor<int32_t>(d.acc_threshold, channels, n + ": the acc_threshold");
   op.tap_bias = finite(d.tap_bias, op.taps() * channels, n + ": tap_bias");
+  for (int64_t i = 0; i < op.tap_bias.count; ++i) {
+    require(std::abs(op.tap_bias[i]) < kTapBiasLimit, n + ": tap_bias must be below 2^30");
+  }
   op.and_mask = packed(d.and_mask, 1, channels, n + ": and_mask");
   op.index = tensor<int32_t>(d.index, channels, n + ": the index");
   for (int64_t c = 0; c < op.index.count; ++c) {

@@ -30,8 +30,8 @@ QUICK = (
     "house/test_docs.py",
     "house/test_house.py",
     "house/test_packaging.py",
+    "image",
     "methods",
-    "test_image.py",
     "test_layers.py",
     "test_recipe.py",
 )

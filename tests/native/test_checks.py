@@ -8,6 +8,8 @@ import pytest
 from bbg import _native
 
 INDEX = np.zeros(4, np.int32)
+CONV = {"kernel": (1, 1), "stride": (1, 1), "dilation": (1, 1), "groups": 1, "channels": 1}
+WEIGHT = {"weight": np.zeros((1, 1), np.uint64)}
 
 
 NATIVE = {  # kind, operands, shortcut, attributes, tensors -> the sentence
@@ -31,6 +33,10 @@ NATIVE = {  # kind, operands, shortcut, attributes, tensors -> the sentence
     "a select of nothing": (("select", ["x"], None, {}, {"index": INDEX}), "channels is 0"),
     "an index behind the last": (("select", ["x"], None, {"channels": 4}, {"index": INDEX + 3}), "reaches beyond"),
     "a negative index": (("select", ["x"], None, {"channels": 4}, {"index": INDEX - 1}), "reaches beyond"),
+    "a tap bias of 2^30": (
+        ("binary_conv", ["b"], None, CONV, {**WEIGHT, "tap_bias": np.full((1, 1), -(2.0**30), np.float32)}),
+        "tap_bias must be below 2\\^30",
+    ),
     "no eps": (("layer_norm", ["x"], None, {}, {}), "eps must be a positive number"),
     "an eps that is not finite": (("layer_norm", ["x"], None, {"eps": 1e39}, {}), "eps must be a positive number"),
     "an eps that is no number": (("layer_norm", ["x"], None, {"eps": np.nan}, {}), "eps must be a positive number"),
