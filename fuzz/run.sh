@@ -30,8 +30,8 @@ for each in $what; do
   case $each in
     engine)
       fuzzer build/fuzz -DBBG_SANITIZE=address,undefined
-      build/fuzz/fuzz_engine -max_total_time="$seconds" -max_len=2000 -len_control=0 -artifact_prefix=build/fuzz/ \
-        -print_final_stats=1 build/fuzz/engine
+      build/fuzz/fuzz_engine -max_total_time="$seconds" -max_len=2000 -len_control=0 -entropic=0 \
+        -artifact_prefix=build/fuzz/ -print_final_stats=1 build/fuzz/engine
       ;;
     reader)
       "$bin/pip" install --quiet atheris
