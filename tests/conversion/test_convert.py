@@ -18,6 +18,7 @@ from bbg import BbgError
 from bbg.conversion import verify
 from bbg.conversion.lowering import lower_network
 from bbg.conversion.oracle import run_free
+from bbg.conversion.passes import fold_graph
 from bbg.graph import Graph
 from bbg.graph import file as packed
 from bbg.graph.file import read
@@ -257,3 +258,28 @@ def test_bits_may_differ_only_near_their_threshold() -> None:
     sign = replace(lowered.graph, ops=lowered.graph.ops[:1])
     (found,) = verify.compare_layers(lowered, sign, values, free)
     assert (found.ties, found.wrong) == (1, 2)
+
+
+def test_a_sum_of_large_numbers_is_judged_by_them(tmp_path: Path) -> None:
+    """A batch norm takes away nearly all that it is given: what is left has the rounding of what was there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), BinaryConv2d(8, 6, 1), nn.BatchNorm2d(6), nn.ReLU()).eval()
+    model.requires_grad_(False)
+    images = torch.randn(4, 3, 6, 6)
+    nn.init.constant_(model[0].bias, 50.0)  # every sign is +1, so each channel is one number
+    norm = model[2]
+    norm.running_mean = model[1](model[0](images))[0, :, 0, 0] * (1 + 1e-6)
+    norm.running_var = torch.full((6,), 1e-12)
+    largest = float(model(images).abs().max())
+    assert largest < 1e-5 * float((norm.running_mean / norm.eps**0.5).abs().max())
+    bbg.convert(model, tmp_path / "x.bbg", images)
+    lowered = lower_network(model, images[:1])
+    graph, free = fold_graph(lowered.graph), run_free(lowered.oracle, {"input": images})
+    last = graph.ops[-1].real
+    assert last is not None
+    values = {name: free[name].clone() for name in ("input", *(v for op in graph.ops for v in op.written))}
+    terms = verify.Terms(lowered.graph, values).of(last)
+    assert torch.allclose(terms, (norm.running_mean / norm.eps**0.5).abs(), rtol=1e-2)
+    values[last] += 1e-4 * terms[:, None, None]
+    *_, found = verify.compare_layers(lowered, graph, values, free)
+    assert found.difference == pytest.approx(1e-4, rel=0.1)

@@ -75,10 +75,11 @@ class TorchOp:
         """Whether the value is bits or bytes: a number of the input near a tie may become either of two."""
         return self.threshold is not None or self.quant is not None
 
-    def divergence(self, value: Tensor, x: Tensor) -> Tensor:
+    def divergence(self, value: Tensor, x: Tensor, terms: Tensor | None = None) -> Tensor:
         """Where `value` is not what the input `x` becomes: how far x is from the tie, over the largest |x|; else 0.
 
-        A difference at distance 0 counts as the least positive number.
+        `terms`, `[C]`: how large the numbers are that x is a sum of; where one is larger than |x|, over that. A
+        difference at distance 0 counts as the least positive number.
         """
         if self.quant is not None:
             position = self.quant.position(x)
@@ -94,7 +95,8 @@ class TorchOp:
             assert self.threshold is not None
             distance = (x - self.threshold[:, None, None]).abs()
         tiny = torch.finfo(x.dtype).tiny
-        relative = (distance.to(x.dtype) / x.abs().max()).clamp(min=tiny)
+        largest = x.abs().max() if terms is None else torch.maximum(x.abs().max(), terms[:, None, None])
+        relative = (distance.to(x.dtype) / largest).clamp(min=tiny)
         return torch.where(differs, relative, torch.zeros(()))
 
 

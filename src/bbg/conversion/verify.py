@@ -3,6 +3,7 @@
 **Layer by layer, on the same inputs.** The engine runs the graph and returns every value; torch then computes each
 value anew from the values of the engine that it depends on. Real values may differ by `TOLERANCE` of the layer's
 largest; bits only where torch's value lies that close to its threshold. A graph that breaks this law is refused.
+Where a channel is the sum of larger numbers (`Terms`), its numbers may differ by `TOLERANCE` of those.
 
 **End to end.** A near-tie may fall the other way and cascade, so this is only reported: differences of the outputs, how
 often the best class is the same, and how near to a tie the bits were that first left torch's path.
@@ -13,7 +14,7 @@ the layer differ from torch's own: behind a sign hardly any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from bbg.conversion.builder import INPUT, Lowered
 from bbg.conversion.oracle import run_free, run_where_different
+from bbg.conversion.passes.epilogue import parameters_of
 from bbg.engine import Engine
 from bbg.errors import BbgError
 from bbg.graph import Graph, reference
@@ -113,6 +115,38 @@ def verify_network(lowered: Lowered, packed: PackedModel, images: Tensor, checke
     return Verification(tuple(checks.values()), compared.result(), engine)
 
 
+class Terms:
+    """How large the numbers are that the values of a graph are sums of, in each channel.
+
+    The mean that a batch norm takes away may be a hundred times as large as what it leaves: `scale x + bias` then has
+    the rounding of either term, in torch as in the engine, however small the sum is.
+    """
+
+    def __init__(self, graph: Graph, observed: Collection[str]) -> None:
+        self.graph, self.observed = graph, observed
+        self.ops = {name: op for op in graph.ops for name in op.written}
+        self.known: dict[str, Tensor] = {}
+
+    def of(self, name: str) -> Tensor:
+        """`[C]`, of the value called `name`: the biases that were added to it since the last observed values."""
+        if name not in self.known:
+            shape = (self.graph.values[name].channels,)
+            self.known[name] = torch.from_numpy(np.broadcast_to(self._of(name), shape).astype(np.float32))
+        return self.known[name]
+
+    def _of(self, name: str) -> np.ndarray:
+        op = self.ops.get(name)
+        if op is None:
+            return np.zeros(1)
+        p = {parameter: np.abs(numbers) for parameter, numbers in parameters_of(op).items()}
+        largest = p["bias"]
+        if op.kind == "pointwise" and op.operands[0] not in self.observed:
+            largest = np.maximum(largest, p["scale"] * self.of(op.operands[0]).numpy())
+        if op.shortcut is not None and op.shortcut not in self.observed:
+            largest = np.maximum(largest, p["gate"] * self.of(op.shortcut).numpy())
+        return np.asarray(largest * np.maximum(p["above"], p["below"]) + p["offset"])
+
+
 def compare_layers(
     lowered: Lowered, graph: Graph, values: Mapping[str, Tensor], free: Mapping[str, Tensor]
 ) -> Iterator[LayerCheck]:
@@ -122,6 +156,7 @@ def compare_layers(
     in torch: they are judged by what comes of them.
     """
     computed: dict[str, Tensor] = {}
+    terms = Terms(lowered.graph, values)
     masks: dict[str, Tensor] = {INPUT: torch.zeros(len(values[INPUT]), dtype=torch.bool)}
 
     def differs(name: str) -> Tensor:
@@ -152,7 +187,8 @@ def compare_layers(
                 continue
             torch_op, layer = lowered.oracle[name], lowered.layers.get(name, "bytes")
             if torch_op.is_discrete:
-                distance = torch_op.divergence(values[name], expected(torch_op.inputs[0].name))
+                source = torch_op.inputs[0].name
+                distance = torch_op.divergence(values[name], expected(source), terms.of(source))
                 different = distance[distance > 0] if distance.any() else distance.new_zeros(0)
                 wrong = int((different > TOLERANCE).sum())
                 yield LayerCheck(name, layer, ties=len(different) - wrong, wrong=wrong)
@@ -160,7 +196,8 @@ def compare_layers(
                 want = on_engine_inputs(name)
                 reach = op.reach([values[operand].numpy() for operand in op.operands])
                 largest = max(_largest(want), reach, float(np.finfo(np.float32).tiny))
-                yield LayerCheck(name, layer, _largest(values[name] - want) / largest)
+                off = (values[name] - want) / terms.of(name).clamp(min=largest)[:, None, None]
+                yield LayerCheck(name, layer, _largest(off))
 
 
 def _largest(x: Tensor) -> float:
