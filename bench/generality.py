@@ -8,8 +8,8 @@ takes. A row is written as it is done, and rows that the record has are not made
 What became of a network:
 
     ok         it went the whole way
-    refused    by binarize, before any training
-    late       refused behind it: at a training step or by convert
+    refused    by check or binarize, before any training
+    late       at a training step or by convert, though neither refused it
     crash      an exception that is not ours, a crash of the process, or no end within the limit
     wrong      the packed real-valued network differs from torch by more than 1e-3 of its largest output
     frozen     parameters or statistics that the network trains stay as they are in the binarized one
@@ -46,7 +46,7 @@ from cases.images import photographs
 from cases.public_networks import build, family, has_attention, names
 
 TITLE = "Public networks"
-SIDES = (64, 96, 128, 160, 224, 256, 299, 320, 512)
+SIDES = (64, 96, 128, 160, 224, 256, 299, 320, 512, 32)  # some that are made for CIFAR take 32 alone
 IMAGES = 4
 TOLERANCE = 1e-3
 STEPS = 3
@@ -182,7 +182,7 @@ def row_of(name: str) -> Result:
         try:
             row["outcome"] = judge(name, row, Path(folder))
         except BbgError as error:
-            row["outcome"] = "refused" if row["stage"] == "checking" else "late"
+            row["outcome"] = "refused" if row["stage"] == "checking" or "check" in row else "late"
             row["cause"] = str(error)
         except Exception as error:  # whatever a stranger's network makes of us
             row["outcome"] = "crash"

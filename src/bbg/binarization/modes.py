@@ -49,6 +49,7 @@ def follow_modes(network: TracedNetwork) -> tuple[Rows, set[str]]:
     except BbgError as error:
         network.untraceable = error
         return _layers_of_calls(network, {}), set()
+    network.decisions += there.decisions
     pairs = _side_by_side(network, there)
     rows = _layers_of_calls(network, pairs)
     joined = _Join(network, there, pairs)

@@ -23,7 +23,7 @@ from bbg.errors import BbgError, first_line
 from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
 from bbg.methods import Pointwise
 from bbg.tracing.in_place import read_results_of_in_place_calls
-from bbg.tracing.tracer import Trace, Tracer, attribute, cannot_trace, in_mode, reads_mode
+from bbg.tracing.tracer import Decision, Trace, Tracer, attribute, cannot_trace, in_mode, reads_mode
 from bbg.tracing.vocabulary import Op, Trait, op_of, op_of_module, ops_with
 
 ADVICE = "write it without branches on tensors"
@@ -43,14 +43,15 @@ def is_bare(module: nn.Module) -> bool:
 
 
 def traced(model: nn.Module, example: Tensor) -> Trace:
-    """The trace of `model`, in the mode that it is in, for images of any size.
+    """The trace of `model`, in the mode that it is in.
 
-    BbgError for a forward that decides by what is true of the example only: a binarized network is trained, at other
-    sizes too, and nothing compares it with the one that was given.
+    BbgError for a forward that decides by the device of the example: a binarized network is moved to others, and
+    nothing compares it there with the one that was given.
     """
     trace = Tracer(example, is_leaf).run(model, ADVICE)
     for decision in trace.decisions:
-        raise cannot_trace(model, decision.qualname, decision.what, decision.advice)
+        if not decision.by_size:
+            raise cannot_trace(model, decision.qualname, decision.what, "write it without branches on devices")
     read_results_of_in_place_calls(trace)
     return trace
 
@@ -79,7 +80,8 @@ class TracedNetwork:
     `channel_axis`: where their channels run. `calls`: those of each convolution and linear layer, by qualified name.
     `added`: the modules that a rewriting has put in, by the names that the graph calls them by. `owners`: the qualified
     names of the modules whose mode some of them follow, for they do what stood in the forwards of these. `untraceable`:
-    why the network cannot be traced in training mode, where it cannot.
+    why the network cannot be traced in training mode, where it cannot. `decisions`: what holds for images of the size
+    of `images` alone, in either mode.
     """
 
     model: nn.Module
@@ -92,13 +94,14 @@ class TracedNetwork:
     added: dict[str, nn.Module] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     untraceable: BbgError | None = None
+    decisions: list[Decision] = field(default_factory=list)
     order: dict[fx.Node, int] = field(default_factory=dict)
     _modules: dict[str, nn.Module] = field(default_factory=dict)
     _times: Counter[Any] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, model: nn.Module, example: Tensor) -> TracedNetwork:
-        """Trace `model` in evaluation mode; BbgError names the module that cannot be traced for images of any size."""
+        """Trace `model` in evaluation mode; BbgError names the module that cannot be traced."""
         with in_mode(model, False):
             return cls._of(traced(model, example), torch.cat([example, example])[:2])
 
@@ -113,7 +116,7 @@ class TracedNetwork:
                 f"the network cannot run on an example {list(images.shape)} ({first_line(error)}); give images "
                 "that it takes"
             ) from error
-        network = cls(trace.model, images, trace, shapes.shapes)
+        network = cls(trace.model, images, trace, shapes.shapes, decisions=[*trace.decisions])
         network.order = {node: i for i, node in enumerate(trace.graph.nodes)}
         network._modules = dict(trace.model.named_modules(remove_duplicate=False))
         network._times = Counter(node.target for node in trace.graph.nodes if node.op == "call_module")

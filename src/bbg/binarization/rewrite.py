@@ -31,7 +31,7 @@ from bbg.binarization.report import ACTIONS, BinarizeReport, LayerRow
 from bbg.binarization.signs import SignFlow, constant_sign_layers
 from bbg.binarization.widths import BINARY, BYTES, widths
 from bbg.errors import BbgError
-from bbg.layers import Bits, ByteConv2d, ByteLinear, Unit, pointwise
+from bbg.layers import Bits, ByteConv2d, ByteLinear, FixedSize, Unit, pointwise
 from bbg.layers.bits import rules_of
 from bbg.methods import Method, Pointwise, get
 from bbg.tracing.neutral import refuse_untrainable, single_threaded
@@ -69,7 +69,10 @@ def binarize(
     What is done under `if self.training` stays so. The result is proved: with all undone that was changed on purpose,
     it gives the outputs, gradients and running statistics of `model` on two images of the example (`report.proof`).
 
-    Raises BbgError for a network that cannot be traced for images of any size, that does not run on the example in
+    Where a forward decides by the size of its maps (`if x.shape[2] % 8`), the result is for images of the example's
+    size: it refuses others, and the report names the module.
+
+    Raises BbgError for a network that cannot be traced for any number of images, that does not run on the example in
     either mode, or for which the proof fails (the module is named); for a pattern that fits no layer, an unknown or
     real-valued method, and where nothing is left to binarize.
     """
@@ -158,6 +161,8 @@ class _Rewriter:
                 gate = signs.is_gate(node)
                 why_kept = "a gate: it gives shares" if gate else "its values reach no sign, or not alone"
                 self.record(node, network.name(node), "kept", why_kept)
+        if network.decisions:
+            self.fix_size()
         return self.assemble()
 
     def record(self, node: fx.Node, name: str, action: str, why: str) -> None:
@@ -215,6 +220,15 @@ class _Rewriter:
         new = self.network.insert_call(pool, pool, name, norm)
         pool.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
+    def fix_size(self) -> None:
+        """Refuse images of another size than the example: what the forwards decided by it is in the graph for good."""
+        images = next(node for node in self.graph.nodes if node.op == "placeholder")
+        height, width = self.network.images.shape[2:]
+        fixed = FixedSize(height, width)
+        fixed.training = self.network.model.training
+        new = self.network.insert_call(images, images, self.network.unique_name("fixed_size"), fixed)
+        images.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
     def permute_around(self, node: fx.Node, source: fx.Node, axis: int) -> None:
         """Bring the channels of the node's input to axis 1, and those of its output back."""
         rank = len(self.network.shapes[source])
@@ -259,13 +273,19 @@ class _Rewriter:
             if name and any(part.startswith(f"{name}.") for part in parts):
                 result.get_submodule(name).training = module.training
         rows = [row for node in self.order for row in self.rows.get(node, ())]
-        assumptions = tuple(self.signs.assumptions.values())
+        assumptions = (*self.signs.assumptions.values(), *self.fixed())
         report = BinarizeReport(self.method.name, (*rows, *self.dropped()), assumptions)
         result.meta["report"] = report
         result.meta["fixed_modes"] = self.fixed_modes(result)
         result.meta["containers"] = containers_of(model)
         restore(result, result.meta["containers"])
         return result
+
+    def fixed(self) -> list[str]:
+        """A sentence for each module that decides by the size of the images."""
+        height, width = self.network.images.shape[2:]
+        found = dict.fromkeys((d.qualname or "the network", d.what) for d in self.network.decisions)
+        return [f"all images are {height} x {width}, for {name} is made so: {what}" for name, what in found]
 
     def fixed_modes(self, result: Binarized) -> dict[str, bool]:
         """The modules that are in one mode whatever `model.train(mode)` is called with, by their names in the result.

@@ -3,6 +3,7 @@
 BinaryConv2d, BinaryLinear     torch's layers at 1 bit (binary.py)
 ByteConv2d, ByteLinear         torch's layers at 8 bits (byte.py)
 Unit                           a convolution of any width, and what stands around it (unit.py)
+FixedSize                      refuses images of another size (fixed_size.py)
 set_bits                       change the width of the layers of a network (bits.py)
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from bbg.layers.binary import BinaryConv2d, BinaryLinear
 from bbg.layers.bits import Bits, set_bits
 from bbg.layers.byte import ByteConv2d, ByteLinear
+from bbg.layers.fixed_size import FixedSize
 from bbg.layers.unit import LinearUnit, Projection, Shortcut, Unit, pointwise
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Bits",
     "ByteConv2d",
     "ByteLinear",
+    "FixedSize",
     "LinearUnit",
     "Projection",
     "Shortcut",

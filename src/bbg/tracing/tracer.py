@@ -35,6 +35,8 @@ from bbg.tracing.proxies import Attribute, ValueProxy
 RANDOM = tuple(getattr(torch, name) for name in ("rand", "randn", "randint", "randperm", "normal"))
 MAKERS = (*RANDOM, *(getattr(torch, name) for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "eye")))
 
+DEVICES = ("is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta")  # what a tensor says of its device
+
 # Divisors of both are many, so that `x.view(N // 8, 8, ...)` works; their quotients differ for divisors up to 120.
 BATCH_SIZES = (240, 360)
 
@@ -43,12 +45,12 @@ BATCH_SIZES = (240, 360)
 class Decision:
     """The forward of the module `qualname` did something that is true of the example, but not of all images.
 
-    `what` says what it did, `advice` how to write it so that it holds for all.
+    `what` says what it did. `by_size`: it does the same for all images of the example's size; else the device decided.
     """
 
     qualname: str
     what: str
-    advice: str
+    by_size: bool = True
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,9 @@ class Tracer(fx.Tracer):
             variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if len(args) == 1 and not variable:
                 args.append(self._images(parameter.name))
-            elif variable:
-                self.decisions.append(Decision("", f"it takes {parameter.name!r}", "let it take the images alone"))
-            elif parameter.default is parameter.empty:
+            elif parameter.default is parameter.empty and not variable:
                 raise BbgError(f"the network takes a second input {parameter.name!r}; allowed is one, the images")
-            elif parameter.kind is not parameter.KEYWORD_ONLY:
+            elif not variable and parameter.kind is not parameter.KEYWORD_ONLY:
                 args.append(parameter.default)
         return root_fn, args
 
@@ -199,9 +199,6 @@ class Tracer(fx.Tracer):
         try:
             name = self.path_of_module(m)
         except NameError:  # made in the forward itself: it has no name, so its own functions are traced
-            self.decisions.append(
-                Decision(self.qualname, f"it makes a {type(m).__name__}", "make it in the constructor")
-            )
             return forward(*args, **kwargs)
         if kwargs and self.is_leaf_module(m, name):  # `conv(input=x)` is `conv(x)`: who reads the graph sees one form
             bound = inspect.signature(m.forward).bind(*args, **kwargs)
@@ -235,7 +232,9 @@ class Tracer(fx.Tracer):
         if proxy.of_batch or value != other:
             raise _refused_count()
         name = proxy.name if isinstance(proxy, Attribute) else proxy.node.name
-        self._record(f"it decides by {name} = {value}, a size or type of the example")
+        by_size = not _asks_device(proxy.node)
+        what = f"it decides by {name} = {value}, a size or type of the example"
+        self.decisions.append(Decision(self.qualname, what, by_size))
         return value
 
     def length(self, proxy: ValueProxy) -> int:
@@ -244,11 +243,9 @@ class Tracer(fx.Tracer):
         if one != other:
             raise _refused_count()
         if not isinstance(proxy.values[0], torch.Size) and _chunks(proxy.node) != one:
-            self._record(f"it goes through the {one} items of {proxy.node.name}, as many as the example has")
+            what = f"it goes through the {one} items of {proxy.node.name}, as many as the example has"
+            self.decisions.append(Decision(self.qualname, what))
         return one
-
-    def _record(self, what: str) -> None:
-        self.decisions.append(Decision(self.qualname, what, "write it without branches on sizes and types"))
 
     def _images(self, name: str) -> fx.Proxy:
         node = self.create_node("placeholder", name, (), {})
@@ -300,7 +297,7 @@ class Tracer(fx.Tracer):
         if target is getattr and isinstance(args[0], Tensor):  # the images are where the example is, not on "meta"
             if args[1] == "device":
                 return self.example.device
-            if args[1] in ("is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta"):
+            if args[1] in DEVICES:
                 return args[1] == f"is_{self.example.device.type}"
         if target in MAKERS:
             kwargs = (
@@ -338,6 +335,14 @@ def _proxies(arguments: Any) -> list[Any]:
     found: list[Any] = []
     fx.node.map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, fx.Proxy) else None)
     return found
+
+
+def _asks_device(node: fx.Node) -> bool:
+    """Whether a number comes of the device that a tensor is on."""
+    if (node.target is getattr and node.args[1] in ("device", *DEVICES)) or node.target == "get_device":
+        return True
+    of_tensor = node.op in ("placeholder", "get_attr", "call_module")
+    return not of_tensor and any(map(_asks_device, node.all_input_nodes))
 
 
 def _chunks(node: fx.Node) -> int | None:

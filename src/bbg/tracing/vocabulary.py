@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear, Shortcut
+from bbg.layers import BinaryConv2d, BinaryLinear, ByteConv2d, ByteLinear, FixedSize, Shortcut
 from bbg.methods import Pointwise
 
 
@@ -124,7 +124,7 @@ _ROWS = (
     _op("is_floating_point", T.QUERY),
     _op("get_device", T.QUERY),
     # what gives its input, in evaluation mode
-    _op("identity", T.KEEPS_SIGN, modules=(nn.Identity,)),
+    _op("identity", T.KEEPS_SIGN, modules=(nn.Identity, FixedSize)),
     _op("clone", T.KEEPS_SIGN),
     _op("detach", T.KEEPS_SIGN),
     _op("to", T.KEEPS_SIGN),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bbg.conversion.builder import Builder
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor, View
+from bbg.layers import FixedSize
 from bbg.methods import Pointwise
 
 # ---- hinges and clips ----------------------------------------------------------------------------------------------
@@ -207,6 +208,7 @@ def _affine(builder: Builder, x: Any, y: Any, function: Callable[..., Tensor], p
 
 @lowers(
     nn.Identity,
+    FixedSize,
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
