@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,20 +84,65 @@ def halves(m: Any, x: Any) -> Any:
     return m.conv(torch.cat([x[:, half:], x[:, :half]], 1))
 
 
+def drops_half(m: Any, x: Any) -> Any:
+    return m.conv(x) * (1.0 if not m.training else float(x.shape[3] // 2))
+
+
 def channel_by_channel(m: Any, x: Any) -> Any:
     return m.conv(torch.cat([x[:, i : i + 1] * (i + 1) for i in range(x.size(1))], 1))
 
 
+BY_SIZE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "a branch on a size": (lambda: block(raises_for_odd_sizes), "1 is made so: it decides by mod = 0"),
+    "int of a size": (lambda: block(halves), "1 is made so: it decides by mul = 2.0"),
+    "a range over channels": (lambda: block(channel_by_channel), "1 is made so: it decides by size = 4"),
+    "in the training mode": (lambda: block(drops_half), "1 is made so: it decides by floordiv"),
+}
+
+
+@pytest.mark.parametrize("name", BY_SIZE)
+def test_a_forward_that_decides_by_a_size_is_for_images_of_that_size(name: str, tmp_path: Path) -> None:
+    make, what = BY_SIZE[name]
+    binary = bbg.binarize(make(), example=EXAMPLE)
+    height, width = EXAMPLE.shape[2:]
+    (told,) = [line for line in binary.report.assumptions if "decides" in line]
+    assert told.startswith(f"all images are {height} x {width}, for {what}")
+    assert told in str(binary.report)
+    for copied in (binary, copy.deepcopy(binary), pickle.loads(pickle.dumps(binary))):
+        assert copied(EXAMPLE).shape[0] == len(EXAMPLE)
+        with pytest.raises(BbgError, match=f"images of {height + 2} x {width}: .* binarized for {height} x {width}"):
+            copied(torch.randn(1, 3, height + 2, width))
+    bbg.convert(binary.eval(), tmp_path / "net.bbg", EXAMPLE)
+    with pytest.raises(BbgError, match="this network decides by their size"):
+        bbg.convert(binary, tmp_path / "other.bbg", torch.randn(1, 3, height + 2, width + 2))
+    assert not (tmp_path / "other.bbg").exists()
+
+
+def test_a_forward_that_decides_by_nothing_is_for_images_of_any_size() -> None:
+    binary = bbg.binarize(block(lambda m, x: m.conv(x)), example=EXAMPLE)
+    assert not [line for line in binary.report.assumptions if "size" in line]
+    assert binary(torch.randn(1, 3, EXAMPLE.shape[2] + 2, EXAMPLE.shape[3])).shape[0] == 1
+
+
+MADE: dict[str, Callable[[], nn.Module]] = {
+    "a module made in the forward": lambda: block(lambda m, x: nn.ReLU()(m.conv(x))),
+    "variable arguments": Variable,
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_decides_by_nothing_goes_through(name: str) -> None:
+    binary = bbg.binarize(MADE[name](), example=EXAMPLE)
+    assert binary.report.of("binary")
+    assert not binary.report.assumptions
+
+
 STILL_REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
-    "a branch on a size": (lambda: block(raises_for_odd_sizes), "1 (Block)", "it decides by mod = 0"),
-    "int of a size": (lambda: block(halves), "1 (Block)", "it decides by mul = 2.0"),
-    "a range over channels": (lambda: block(channel_by_channel), "1 (Block)", "it decides by size = 4"),
     "a loop over rows": (
-        lambda: block(lambda m, x: m.conv(torch.cat([row[:, :, None] for row in x.unbind(2)], 2))),
+        lambda: block(lambda m, x: m.conv(torch.cat([row[:, :, None] for row in x.unbind(0)], 2))),
         "1 (Block)",
-        "it goes through the 12 items of unbind",
+        "it asks for the number of images",
     ),
-    "a module made in the forward": (lambda: block(lambda m, x: nn.ReLU()(m.conv(x))), "1 (Block)", "it makes a ReLU"),
     "the device": (
         lambda: block(lambda m, x: m.conv(x) if x.device.type == "cpu" else x),
         "1 (Block)",
@@ -106,21 +153,21 @@ STILL_REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
         "1 (Block)",
         "it asks for the number of images",
     ),
-    "variable arguments": (Variable, "the network (Variable)", "it takes 'others'"),
 }
 
 
 @pytest.mark.parametrize("name", STILL_REFUSED)
-def test_a_forward_that_decides_by_the_example_is_refused_by_name(name: str) -> None:
+def test_a_forward_that_decides_by_more_is_refused_by_name(name: str) -> None:
     make, where, reason = STILL_REFUSED[name]
     with pytest.raises(BbgError) as error:
         bbg.binarize(make(), example=EXAMPLE)
     assert str(error.value).startswith(f"{where}: torch.fx cannot trace its forward ({reason}")
 
 
-@pytest.mark.parametrize("name", sorted(set(STILL_REFUSED) - {"the number of images", "a loop over rows"}))
+@pytest.mark.parametrize("name", [*BY_SIZE, *MADE, "the device"])
 def test_conversion_takes_it_for_it_is_compared_with_torch(name: str, tmp_path: Path) -> None:
-    report = bbg.convert(STILL_REFUSED[name][0](), tmp_path / "net.bbg", EXAMPLE)
+    make = {**BY_SIZE, **STILL_REFUSED, **{name: (made,) for name, made in MADE.items()}}[name][0]
+    report = bbg.convert(make(), tmp_path / "net.bbg", EXAMPLE)
     assert report.difference <= 1e-5
 
 

@@ -105,10 +105,6 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         nn.Sequential(BinaryConv2d(3, 4, 3, method=Method("own", METHODS["bbg"].weight, DependsOnInput))),
         ("0 (BinaryConv2d)", "threshold", "depends on the input"),
     ),
-    "a product of other maps": (
-        Functional(lambda x, p: x * p(x), nn.AdaptiveAvgPool2d((1, 16))),
-        ("mul (Functional)", "[3, 16, 16] and [3, 1, 16]", "equal shapes"),
-    ),
     "a quotient": (Functional(lambda x: x / (x + 1)), ("truediv (Functional)", "depends on the input")),
     "a division by zero": (Functional(lambda x: x / 0), ("truediv (Functional)", "divides by 0")),
     "a tensor changed of which a view is read again": (
@@ -159,16 +155,11 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         Functional(lambda x: torch.cat([x, torch.ones(2, 1, 16, 16)], 1)),
         ("cat (Functional)", "a constant"),
     ),
-    "half a map": (
-        Functional(lambda x, c: c(x[:, :, :8]), nn.Conv2d(3, 4, 3)),
-        ("layers.0 (Conv2d)", "[3, 16, 16]", "[N, 3, 8, 16]", "whole channels"),
-    ),
     "a transposed map": (
         Functional(lambda x, c: c(x.transpose(2, 3)), nn.Conv2d(3, 4, 3)),
         ("layers.0 (Conv2d)", "[3, 16, 16] rearranged", "whole channels"),
     ),
     "a norm of rows": (Functional(lambda x: F.layer_norm(x, (16,))), ("layer_norm (Functional)", "normalises [16]")),
-    "broadcasting": (Functional(lambda x, p: x + p(x), nn.AdaptiveAvgPool2d(1)), ("add (Functional)", "equal shapes")),
     "a constant map": (
         Functional(lambda x: x + torch.arange(16.0)),
         ("add (Functional)", "differs within the 16 x 16 map"),

@@ -175,10 +175,10 @@ TRACED: dict[str, tuple[Callable[[], nn.Module], int, list[str]]] = {
     "F.linear": (lambda: Inside(lambda m, x: m.linear(x.mean((2, 3))), linear=Sub(8, 4)), 0, ["first"]),
     "a module made in the forward": (
         lambda: Inside(lambda m, x: nn.ReLU(inplace=True)(m.conv(x)), conv=conv()),
-        1,
+        0,
         ["first", "inside.conv"],
     ),
-    "variable arguments": (Variable, 2, ["conv"]),
+    "variable arguments": (Variable, 0, ["conv"]),
     "a keyword": (lambda: Inside(lambda m, x: m.conv(input=x), conv=conv()), 0, ["first", "inside.conv"]),
     "a bare squeeze": (
         lambda: Inside(
@@ -236,7 +236,22 @@ def test_a_decision_names_the_module_and_the_value() -> None:
     (decision,) = trace(Inside(branches_on_a_size)).decisions
     assert decision.qualname == "inside"
     assert decision.what == "it decides by ne = False, a size or type of the example"
-    assert decision.advice == "write it without branches on sizes and types"
+    assert decision.by_size
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda x: x.is_cuda,
+        lambda x: x.device.type == "cpu",
+        lambda x: x.get_device() >= 0,
+        lambda x: x.device == torch.device("cpu") and x.shape[2] > 1,
+    ],
+)
+def test_a_decision_by_the_device_is_told(ask: Callable[[Any], bool]) -> None:
+    decisions = trace(Inside(lambda m, x: m.conv(x) if ask(x) else m.conv(-x), conv=conv())).decisions
+    assert not decisions[0].by_size
+    assert all(decision.by_size for decision in decisions[1:])
 
 
 def test_sizes_that_nothing_branches_on_stay_free() -> None:

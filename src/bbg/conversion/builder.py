@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bbg.conversion.oracle import QuantParams, TorchOp
-from bbg.conversion.views import JoinedTensor, TracedTensor, View, channels_last, to_value, value_layout
+from bbg.conversion.views import Grid, JoinedTensor, TracedTensor, View, channels_last, to_value, value_layout
 from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, Part
 from bbg.graph.kinds import KINDS
@@ -42,7 +44,7 @@ class Builder:
     ops: list[Op] = field(default_factory=list)
     oracle: dict[str, TorchOp] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
-    selected: dict[tuple[str, tuple[int, ...]], TracedTensor] = field(default_factory=dict)
+    selected: dict[tuple[Any, ...], TracedTensor] = field(default_factory=dict)
 
     def error(self, reason: str) -> BbgError:
         """The error that names the module, to be raised."""
@@ -168,10 +170,69 @@ class Builder:
         selected = self._select_channels(x, channels)
         return selected.with_layout(position[x.indices // area] * area + x.indices % area)
 
+    def spread(self, x: TracedTensor, shape: torch.Size) -> TracedTensor:
+        """`x` as torch broadcasts it to `shape`, which has the axis of the images too."""
+        if x.tensor.shape == shape:
+            return x
+        return self.materialize(x.with_layout(torch.broadcast_to(x.indices, shape[1:])))
+
+    def gather(
+        self, x: TracedTensor, grid: Grid, function: Callable[[Tensor], Tensor], suffix: str = ""
+    ) -> TracedTensor:
+        """The op that gives the pixels of `grid` of a map, and 0 for those outside: a depthwise convolution by one 1.
+
+        With p rows of padding and its 1 in row j of k, row i of its result is row `step i - p + j` of x, and there are
+        `(H + 2p - k) / step + 1` of them, rounded down. So
+
+            j = first + p,    k = H + 2p - step (count - 1)
+
+        and p is the least number for which `0 <= j < k`.
+        """
+        kernel, tap, padding = [], [], []
+        for first, step, count, size in zip(*grid, x.shape[1:], strict=True):
+            p = max(0, -first, first + step * (count - 1) - (size - 1))
+            kernel.append(size + 2 * p - step * (count - 1))
+            tap.append(first + p)
+            padding.append(p)
+        channels = x.shape[0]
+        weight = np.zeros((channels, *kernel, 1), np.float32)
+        weight[:, tap[0], tap[1]] = 1
+        window: dict[str, Any] = {"kernel": tuple(kernel), "stride": grid.step, "padding": tuple(padding)}
+        window |= {"groups": channels, "channels": channels}
+        return self.add("conv", (x,), function, suffix=suffix, tensors={"weight": weight}, **window)
+
+    def _gather(self, x: TracedTensor) -> TracedTensor | None:
+        """`x` of a value that has the pixels which torch has: a grid, or a row or column that is repeated."""
+        grid = x.grid()
+        if grid is None:
+            return None
+        height, width = x.shape[1:]
+        key = (x.name, *grid)
+        if key not in self.selected:
+            whole, size = TracedTensor(x.name, x.value), grid.size
+            lines = zip(*grid, (height, width), strict=True)
+            if all(n == 1 or (first, step, count) == (0, 1, n) for first, step, count, n in lines):
+                repeated = partial(F.adaptive_avg_pool2d, output_size=size)
+                self.selected[key] = self.add("adaptive_avg_pool", (whole,), repeated, suffix=".repeat", size=size)
+            elif min(grid.step):
+                self.selected[key] = self.gather(whole, grid, grid.of, ".part")
+            else:
+                return None
+        area = grid.size[0] * grid.size[1]
+        channels = x.indices[:, :1, :1] // (height * width)
+        return self.selected[key].with_layout(channels * area + value_layout((1, *grid.size)))
+
+    def whole_map(self, x: TracedTensor) -> TracedTensor:
+        """`x` of a value that has no more than the pixels which torch has, where these are a grid of a map."""
+        return x if x.channel_indices() is not None or x.grid() is None else self._select(x)
+
     def _select(self, x: TracedTensor) -> TracedTensor:
         """`x` of a value with the channels that torch has, in its order; BbgError where torch has no whole maps."""
         found = x.channel_indices()
         if found is None:
+            gathered = self._gather(x)
+            if gathered is not None:
+                return gathered if gathered.is_complete else self._select(gathered)
             raise self.error(f"its input is {x.describe()}; allowed are whole channels of one map")
         index, last = found
         selected = self._select_channels(x, index.tolist())

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, permutations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +36,30 @@ def to_value(tensor: Tensor, layout: Tensor | None, shape: Shape | tuple[int, in
         tensor = torch.empty_like(given)
         tensor[:, layout.flatten()] = given
     return tensor.reshape(len(tensor), *shape)
+
+
+class Grid(NamedTuple):
+    """The pixels of a map in rows and columns `first + step i` for i below `size`; pairs (vertical, horizontal)."""
+
+    first: tuple[int, int]
+    step: tuple[int, int]
+    size: tuple[int, int]
+
+    def of(self, maps: Tensor) -> Tensor:
+        """Those pixels of `[N, C, H, W]`."""
+        rows, columns = (torch.arange(n) * s + f for f, s, n in zip(*self, strict=True))
+        return maps[:, :, rows][:, :, :, columns]
+
+    @staticmethod
+    def at(rows: Tensor, columns: Tensor) -> Grid | None:
+        """That of these rows and columns; None where they are at no equal distances."""
+        lines = []
+        for numbers in (rows, columns):
+            step = int(numbers[1] - numbers[0]) if len(numbers) > 1 else 1
+            if step < 0 or not torch.equal(numbers, numbers[0] + step * torch.arange(len(numbers))):
+                return None
+            lines.append((int(numbers[0]), step, len(numbers)))
+        return Grid(*zip(*lines, strict=True))
 
 
 @dataclass(frozen=True)
@@ -118,6 +143,31 @@ class TracedTensor:
         whole = first + torch.arange(area).reshape(height, width)
         fits = maps.shape[1:] == (height, width) and torch.equal(maps, whole) and not (first % area).any()
         return (first // area).flatten() if fits else None
+
+    @cached_property
+    def axes(self) -> tuple[int | None, ...] | None:
+        """Of each axis that torch has, which of the value it is, 0 to 2; None for one of size 1.
+
+        None where torch has it in no order of the value's axes.
+        """
+        for order in permutations(range(3)):
+            long = [axis for axis in order if self.shape[axis] > 1]
+            left = iter(long)
+            if [n for n in self.indices.shape if n > 1] != [self.shape[axis] for axis in long]:
+                continue
+            if torch.equal(self.indices.flatten(), value_layout(self.shape).permute(order).flatten()):
+                return tuple(next(left) if n > 1 else None for n in self.indices.shape)
+        return None
+
+    def grid(self) -> Grid | None:
+        """Which pixels torch has of each of its channels, as a map `[C', H', W']`; None where they are no grid."""
+        if self.indices.ndim != 3:
+            return None
+        width, area = self.shape[2], self.shape[1] * self.shape[2]
+        rows, columns = self.indices[0, :, 0] % area // width, self.indices[0, 0] % width
+        channels = self.indices[:, :1, :1] // area
+        regular = torch.equal(self.indices, channels * area + rows[:, None] * width + columns)
+        return Grid.at(rows, columns) if regular else None
 
     def describe(self) -> str:
         """Value and layout, for a sentence."""

@@ -183,6 +183,7 @@ _ROWS = (
     _op("mean", _POOL),
     _op("amax", _POOL),
     # sums, products, joins
+    _op("sum", T.KEEPS_SIGN),
     _op("add", T.ADDS, operators=("add", "iadd")),
     _op("sub", T.SIGNED, "subtract", operators=("sub", "isub")),
     _op("rsub", T.SIGNED),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bbg.conversion.builder import Builder
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor, View
+from bbg.errors import first_line
 from bbg.layers import FixedSize
 from bbg.methods import Pointwise
 
@@ -138,9 +139,10 @@ def neg(builder: Builder, input: TracedTensor) -> TracedTensor:
     return builder.add("pointwise", (input,), torch.neg, parameters={"scale": np.full(input.shape[0], -1.0)})
 
 
-@lowers(operator.mul, operator.imul, torch.mul, "mul", "mul_")
+@lowers(operator.mul, operator.imul, torch.mul, "mul", "mul_", takes_views=True)
 def mul(builder: Builder, input: Any, other: Any) -> TracedTensor:
     """A product of two maps, or of a map and one number per channel -> multiply; by a constant -> a scale."""
+    input, other = (_unrepeated(builder, x) if isinstance(x, View) else x for x in (input, other))
     if isinstance(input, TracedTensor) and isinstance(other, TracedTensor):
         return _product(builder, input, other)
     return _affine(builder, input, other, torch.mul, "scale")
@@ -164,8 +166,7 @@ def _sum(
     function: Callable[..., Tensor],
     gate: np.ndarray | None = None,
 ) -> TracedTensor:
-    if x.tensor.shape != y.tensor.shape:
-        raise builder.error(f"adds or subtracts maps {list(x.shape)} and {list(y.shape)}; allowed are equal shapes")
+    x, y = _broadcast(builder, x, y, "adds or subtracts")
     return builder.add("pointwise", _alike(builder, x, y), function, parameters={"gate": gate})
 
 
@@ -177,12 +178,30 @@ def _product(builder: Builder, x: TracedTensor, y: TracedTensor, suffix: str = "
         x, y = builder.in_channel_order(x), builder.in_channel_order(y)
     as_they_are = x.layout is None and y.layout is None
     spread = y.shape == (x.shape[0], 1, 1) and (as_they_are or (x.is_channels_last and y.is_channels_last))
-    if x.tensor.shape == y.tensor.shape:
-        x, y = _alike(builder, x, y)
-    elif not spread:
-        came = f"{list(x.tensor.shape[1:])} and {list(y.tensor.shape[1:])}"
-        raise builder.error(f"multiplies {came}; allowed are equal shapes, or one number per channel, [N, C, 1, 1]")
+    if not spread:
+        x, y = _alike(builder, *_broadcast(builder, x, y, "multiplies"))
     return builder.add("multiply", (x, y), torch.mul, suffix=suffix)
+
+
+def _unrepeated(builder: Builder, x: View) -> TracedTensor:
+    """One number for each channel that is repeated to a map, as `[N, C, 1, 1]`; anything else as it is."""
+    if isinstance(x, TracedTensor) and x.layout is not None and x.layout.ndim == 3 and x.shape[1:] == (1, 1):
+        channels = torch.arange(x.shape[0])[:, None, None]
+        if torch.equal(x.layout, channels.expand_as(x.layout) if len(x.layout) == len(channels) else channels):
+            return TracedTensor(x.name, x.value)
+    return builder.materialize(x)
+
+
+def _broadcast(builder: Builder, x: TracedTensor, y: TracedTensor, does: str) -> tuple[TracedTensor, TracedTensor]:
+    """Two tensors, each repeated along the axes in which it has one number and the other more."""
+    if x.tensor.shape == y.tensor.shape:
+        return x, y
+    try:
+        shape = torch.broadcast_shapes(x.tensor.shape, y.tensor.shape)
+        return builder.spread(x, shape), builder.spread(y, shape)
+    except RuntimeError as error:
+        came = f"{list(x.tensor.shape[1:])} and {list(y.tensor.shape[1:])}"
+        raise builder.error(f"{does} {came} ({first_line(error)})") from None
 
 
 def _alike(builder: Builder, x: TracedTensor, y: TracedTensor) -> tuple[TracedTensor, TracedTensor]:
@@ -201,6 +220,20 @@ def _affine(builder: Builder, x: Any, y: Any, function: Callable[..., Tensor], p
     given = vector.detach().to(torch.float32) if vector.ndim else vector
     parameters = {parameter: builder.per_channel(traced, vector, "its constant", axis=None)}
     return builder.add("pointwise", (traced,), lambda v: function(v, given), parameters=parameters)
+
+
+@lowers(operator.pow, torch.pow, "pow", "pow_")
+def power(builder: Builder, input: TracedTensor, exponent: Any) -> TracedTensor:
+    """A square -> multiply."""
+    if not isinstance(input, TracedTensor) or exponent != 2:
+        raise builder.error(f"raises to the power {exponent}; allowed is 2")
+    return _product(builder, input, input)
+
+
+@lowers(torch.square, "square", "square_")
+def square(builder: Builder, input: TracedTensor) -> TracedTensor:
+    """A square -> multiply."""
+    return _product(builder, input, input)
 
 
 # ---- nothing to compute --------------------------------------------------------------------------------------------

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from bbg.conversion.builder import Builder
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import TracedTensor, channels_last
+from bbg.conversion.views import TracedTensor, value_layout
 from bbg.layers import Shortcut
 
 
@@ -56,15 +58,55 @@ def adaptive_max_pool(builder: Builder, layer: nn.AdaptiveMaxPool2d, x: TracedTe
 
 
 @lowers("mean", torch.mean)
-def mean(builder: Builder, x: TracedTensor, dim: Any, keepdim: bool = False) -> TracedTensor:
-    """Mean over both dimensions of a map -> adaptive_avg_pool to 1x1."""
+def mean(builder: Builder, input: TracedTensor, dim: Any, keepdim: bool = False) -> TracedTensor:
+    """Mean over axes -> adaptive_avg_pool over those of the map, conv over the channels."""
+    return _reduce(builder, input, torch.mean, dim, keepdim)
+
+
+@lowers("sum", torch.sum)
+def total(builder: Builder, input: TracedTensor, dim: Any, keepdim: bool = False) -> TracedTensor:
+    """Sum over axes -> as the mean, times how many numbers there are."""
+    return _reduce(builder, input, torch.sum, dim, keepdim)
+
+
+@lowers("amax", torch.amax)
+def amax(builder: Builder, input: TracedTensor, dim: Any = (), keepdim: bool = False) -> TracedTensor:
+    """Maximum over axes of the map -> max_pool."""
+    return _reduce(builder, input, torch.amax, dim, keepdim)
+
+
+def _reduce(builder: Builder, x: TracedTensor, reduce: Any, dim: Any, keepdim: bool) -> TracedTensor:
+    """What `reduce`, torch's mean, sum or amax, makes of the axes `dim`."""
     x = builder.in_channel_order(x)
-    over = sorted(d % x.tensor.ndim for d in _pair(dim))
-    if not (x.layout is None and over == [2, 3]) and not (x.is_channels_last and over == [1, 2]):
-        raise builder.error(f"mean over {dim} of {x.describe()}; allowed are both dimensions of the map")
-    layout = channels_last((x.shape[0], 1, 1)) if keepdim and x.is_channels_last else None
-    function = partial(torch.mean, dim=dim, keepdim=keepdim)
-    return builder.add("adaptive_avg_pool", (x,), function, size=(1, 1), layout=layout)
+    dims = sorted(d % x.tensor.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+    axes = x.axes
+    if axes is None or not dims or dims[0] == 0:
+        raise builder.error(f"{reduce.__name__} over {dim} of {x.describe()}; allowed are axes of a map")
+    over = {d: axes[d - 1] for d in dims}
+    if 0 in over.values() and reduce is torch.amax:
+        raise builder.error("takes the largest number of all channels; allowed are axes of the map")
+    in_map = [d for d, axis in over.items() if axis in (1, 2)]
+    if 0 in over.values() and in_map:  # one after the other
+        x = _reduce(builder, x, reduce, in_map, True)
+        return _reduce(builder, x, reduce, dims, keepdim)
+    channels, height, width = x.shape
+    whole = 0 in over.values()
+    size = (1 if 1 in over.values() else height, 1 if 2 in over.values() else width)
+    shape = (1 if whole else channels, *size)
+    kept = [axis for d, axis in enumerate(axes, 1) if axis is not None and d not in dims]
+    order = [*kept, *(axis for axis in range(3) if axis not in kept)]
+    layout = value_layout(shape).permute(order).reshape(reduce(x.tensor, dims, keepdim=keepdim).shape[1:])
+    function = partial(reduce, dim=dims, keepdim=keepdim)
+    count = math.prod(x.shape) // math.prod(shape)
+    if whole:
+        weight = np.full((1, 1, 1, channels), 1.0 if reduce is torch.sum else 1 / channels, np.float32)
+        tensors = {"weight": weight}
+        return builder.add("conv", (x,), function, tensors=tensors, layout=layout, kernel=(1, 1), channels=1)
+    if reduce is torch.amax:
+        window = (height // size[0], width // size[1])
+        return builder.add("max_pool", (x,), function, layout=layout, kernel=window, stride=window)
+    scale = {"scale": np.full(channels, float(count))} if reduce is torch.sum else None
+    return builder.add("adaptive_avg_pool", (x,), function, size=size, parameters=scale, layout=layout)
 
 
 @lowers(nn.Upsample)

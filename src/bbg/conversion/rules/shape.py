@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import JoinedTensor, TracedTensor, View, channels_last
-from bbg.tracing.vocabulary import Op, Trait, ops_with
+from bbg.conversion.views import Grid, JoinedTensor, TracedTensor, View, channels_last
+from bbg.tracing.vocabulary import OPS, Op, Trait, ops_with
 
 
 def _rearranged(builder: Builder, x: View, function: Callable[[Tensor], Any]) -> Any:
@@ -49,6 +51,66 @@ for _op in ops_with(Trait.MOVES):
         _moves(_op)
 
 
+def _repeats(name: str) -> None:
+    """Registers the rule of an operation that repeats numbers: its functions and methods."""
+    op = OPS[name]
+
+    @lowers(*op.functions, *op.methods, takes_views=True)
+    def rule(builder: Builder, input: View, *args: Any, **kwargs: Any) -> Any:
+        """A function that repeats numbers -> no op, a layout that has them more than once."""
+        given = [torch.empty_like(a.tensor) if isinstance(a, View) else a for a in args]  # `expand_as` takes a tensor
+        return _rearranged(builder, input, lambda layout: op(layout, *given, **kwargs))
+
+
+for _name in ("expand", "expand_as", "repeat", "repeat_interleave"):
+    _repeats(_name)
+
+
+@lowers(F.pad)
+def pad(builder: Builder, input: TracedTensor, pad: Any, mode: str = "constant", value: Any = None) -> TracedTensor:
+    """Zeros around a map, or fewer rows and columns -> conv; zeros around its channels -> conv."""
+    if mode != "constant" or value:
+        came = f"pads by {mode!r}" if mode != "constant" else f"pads by {value}"
+        raise builder.error(f"{came}; allowed are zeros, mode='constant'")
+    x = builder.as_nchw(input)
+    left, right, above, below, before, behind = (*map(int, pad), *[0] * 6)[:6]
+    if len(pad) > 6:
+        raise builder.error(f"pads by {list(pad)}, the images too; allowed are channels, rows and columns")
+    if before or behind:
+        x = _pad_channels(builder, x, before, behind)
+    height, width = x.shape[1:]
+    grid = Grid((-above, -left), (1, 1), (height + above + below, width + left + right))
+    if min(grid.size) < 1:
+        raise builder.error(f"pads a map {[height, width]} by {list(pad)}: nothing is left of it")
+    return builder.gather(x, grid, partial(F.pad, pad=(left, right, above, below)), ".map")
+
+
+def _pad_channels(builder: Builder, x: TracedTensor, before: int, behind: int) -> TracedTensor:
+    channels = x.shape[0]
+    weight = torch.zeros(channels + before + behind, 1, 1, channels)
+    kept = range(max(0, -before), channels + min(0, behind))
+    if not kept:
+        raise builder.error(f"pads {channels} channels by {[before, behind]}: nothing is left of them")
+    for c in kept:
+        weight[c + before, 0, 0, c] = 1
+    return builder.add(
+        "conv",
+        (x,),
+        partial(F.pad, pad=(0, 0, 0, 0, before, behind)),
+        suffix=".channels",
+        tensors={"weight": weight.numpy()},
+        kernel=(1, 1),
+        channels=len(weight),
+    )
+
+
+@lowers(nn.ZeroPad2d, nn.ConstantPad2d)
+def zero_pad(builder: Builder, layer: nn.ConstantPad2d, x: TracedTensor) -> TracedTensor:
+    """A layer that pads by zeros -> as the function."""
+    result: TracedTensor = pad(builder, x, layer.padding, value=getattr(layer, "value", 0))
+    return result
+
+
 @lowers(operator.getitem, takes_views=True)
 def item(builder: Builder, x: Any, index: Any) -> Any:
     """One of several tensors, or a part of one -> no op."""
@@ -78,6 +140,8 @@ def concat(builder: Builder, tensors: Any, dim: int = 0, axis: int | None = None
 
 def _concat_channels(builder: Builder, tensors: tuple[TracedTensor, ...], axis: int) -> TracedTensor | None:
     """The op that puts channels behind channels, or None where `tensors` and `axis` are anything else."""
+    if axis == 1:
+        tensors = tuple(builder.whole_map(x) for x in tensors)
     tensors = tuple(builder.in_channel_order(x) for x in tensors)
     last = axis == 3 and all(x.is_channels_last for x in tensors)
     maps = axis == 1 and all(x.layout is None for x in tensors)

@@ -1,0 +1,130 @@
+"""Lowering of what pads, cuts, repeats and reduces maps: ops that are there already compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support.lowering import Functional
+from torch import Tensor, nn
+
+import bbg
+from bbg import BbgError
+from bbg.graph.file import read
+
+IMAGES = torch.randn(3, 6, 14, 12, generator=torch.Generator().manual_seed(0))
+
+
+def share(x: Tensor, c: nn.Module) -> Tensor:
+    """A number between 0 and 1 for each channel, `[N, C, 1, 1]`."""
+    return torch.sigmoid(c(x).mean((2, 3), keepdim=True))
+
+
+def last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
+    "zeros around": lambda x, c: c(F.pad(x, (1, 1, 2, 2))),
+    "zeros on two sides": lambda x, c: c(F.pad(x, (0, 1, 2, 0))),
+    "zeros, and fewer rows": lambda x, c: c(F.pad(x, (-1, 2, 3, -4))),
+    "zeros around the channels": lambda x, c: c(F.pad(x[:, 1:5], (0, 0, 0, 0, 1, 1))),
+    "zeros around all": lambda x, c: c(F.pad(x[:, :4], (1, 0, 0, 1, 2, 0))),
+    "fewer channels, then zeros": lambda x, c: c(F.pad(F.pad(x, (0, 0, 0, 0, -2, -1)), (0, 0, 0, 0, 0, 3))),
+    "ZeroPad2d": lambda x, c: nn.ZeroPad2d((1, 2, 0, 3))(c(x)),
+    "ConstantPad2d of 0": lambda x, c: nn.ConstantPad2d((1, 0, 2, 0), 0.0)(c(x)),
+    "a wide frame": lambda x, c: F.pad(c(x), (9, 0, 0, 9)),
+    "every other pixel": lambda x, c: c(c(x)[:, :, ::2, ::2]),
+    "every third from the second": lambda x, c: c(c(x)[:, :, 1::3, 2::3]),
+    "a part": lambda x, c: c(c(x)[:, :, 1:-2, 3:9]),
+    "one row": lambda x, c: c(c(x)[:, :, 5:6]),
+    "one pixel": lambda x, c: c(c(x)[:, :, 5:6, -1:]),
+    "a part of some channels": lambda x, c: c(torch.cat([x[:, 3:, ::2, :6], x[:, :3, ::2, 6:]], 1)),
+    "a part, then a part": lambda x, c: c(x[:, :, 2:][:, :, ::2, 1:][:, :, :4]),
+    "space to depth": lambda x, c: torch.cat(
+        [c(y) for y in (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2])], 1
+    ),
+    "an option A shortcut": lambda x, c: c(F.pad(x[:, :4, ::2, ::2], (0, 0, 0, 0, 1, 1))),
+    "expand_as": lambda x, c: x * share(x, c).expand_as(x),
+    "expand": lambda x, c: x * share(x, c).expand(-1, -1, x.size(2), x.size(3)),
+    "expand, first": lambda x, c: share(x, c).expand_as(x) * x,
+    "expand to a map": lambda x, c: c(share(x, c).expand(x.shape[0], 6, 4, 5)),
+    "repeat": lambda x, c: c(share(x, c).repeat(1, 1, 3, 2)),
+    "channels repeated": lambda x, c: c(c(x)[:, :1].expand(-1, 6, -1, -1)),
+    "a sum with a number a channel": lambda x, c: x + share(x, c),
+    "a difference of it": lambda x, c: share(x, c) - x,
+    "a product with one channel": lambda x, c: x * torch.sigmoid(c(x)[:, 2:3]),
+    "a sum with one channel": lambda x, c: c(x)[:, :1] + x,
+    "a product with rows and columns": lambda x, c: x * c(x).mean(3, keepdim=True) * c(x).mean(2, keepdim=True),
+    "a row and a column": lambda x, c: c(x).mean(2, keepdim=True) + c(x).mean(3, keepdim=True),
+    "mean of the channels": lambda x, c: x * c(x).mean(1, keepdim=True),
+    "mean of the channels, not kept": lambda x, c: c(x).mean(1),
+    "mean of columns, then rows": lambda x, c: c(x).mean(3).mean(2),
+    "mean of rows": lambda x, c: c(x).mean(2),
+    "mean of all": lambda x, c: c(x).mean((1, 2, 3), keepdim=True),
+    "mean of the last axes": lambda x, c: last(c(x)).mean((-1, 1)),
+    "sum of the map": lambda x, c: c(x).sum((2, 3)),
+    "sum of rows": lambda x, c: torch.sum(c(x), dim=-2, keepdim=True),
+    "sum of the channels": lambda x, c: c(x).sum(1, keepdim=True) * x,
+    "sum of [N, H, W, C]": lambda x, c: last(c(x)).sum(3),
+    "largest of the map": lambda x, c: c(x).amax((2, 3)),
+    "largest of columns": lambda x, c: torch.amax(c(x), 3, keepdim=True),
+    "squares": lambda x, c: c(x) ** 2 + c(x).pow(2) - torch.square(c(x)) + c(x).square(),
+    "variance": lambda x, c: (c(x) - c(x).mean((2, 3), keepdim=True)).pow(2).mean((2, 3)),
+}
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_the_engine_computes_what_torch_does(case: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Functional(MAPS[case], nn.Conv2d(6, 6, 3, padding=1)).eval()
+    bbg.convert(model, tmp_path / "net.bbg", IMAGES)
+    given = bbg.load(tmp_path / "net.bbg")(IMAGES.numpy())
+    with torch.no_grad():
+        wanted = model(IMAGES).numpy()
+    assert given.shape == wanted.shape
+    assert np.abs(given - wanted).max() <= 2e-5 * np.abs(wanted).max()
+
+
+def test_one_number_a_channel_is_not_repeated_for_a_product(tmp_path: Path) -> None:
+    """The engine multiplies a map by `[N, C, 1, 1]` itself."""
+    bbg.convert(Functional(MAPS["expand_as"], nn.Conv2d(6, 6, 1)), tmp_path / "net.bbg", IMAGES)
+    kinds = [op.kind for op in read(tmp_path / "net.bbg").graph.ops]
+    assert kinds.count("adaptive_avg_pool") == 1
+
+
+def test_what_several_read_is_cut_once(tmp_path: Path) -> None:
+    def function(x: Tensor, c: nn.Module) -> Tensor:
+        part = c(x)[:, :, ::2, 1:]
+        return F.relu(part) + torch.tanh(part)
+
+    bbg.convert(Functional(function, nn.Conv2d(6, 6, 1)), tmp_path / "net.bbg", IMAGES)
+    kinds = [op.kind for op in read(tmp_path / "net.bbg").graph.ops]
+    assert kinds.count("conv") == 2
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
+    "a mirrored frame": (
+        lambda x, c: F.pad(c(x), (1, 1, 1, 1), mode="reflect"),
+        "pads by 'reflect'; allowed are zeros",
+    ),
+    "ones around": (lambda x, c: F.pad(c(x), (1, 1, 1, 1), value=1.0), "pads by 1.0; allowed are zeros"),
+    "images around": (lambda x, c: F.pad(c(x), (0, 0, 0, 0, 0, 0, 1, 0))[1:], "allowed are channels, rows and columns"),
+    "largest of the channels": (lambda x, c: c(x).amax(1, keepdim=True), "allowed are axes of the map"),
+    "mean of the images": (lambda x, c: c(x) - c(x).mean(0, keepdim=True), "allowed are axes of a map"),
+    "a cube": (lambda x, c: c(x) ** 3, "raises to the power 3; allowed is 2"),
+    "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "which only an output"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_others_are_refused(case: str, tmp_path: Path) -> None:
+    function, sentence = REFUSED[case]
+    with pytest.raises(BbgError) as error:
+        bbg.convert(Functional(function, nn.Conv2d(6, 6, 1)), tmp_path / "net.bbg", IMAGES)
+    assert sentence in str(error.value)
+    assert not (tmp_path / "net.bbg").exists()
