@@ -48,6 +48,9 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "space to depth": lambda x, c: torch.cat(
         [c(y) for y in (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2])], 1
     ),
+    "space to depth at once": lambda x, c: c(
+        torch.cat([y[:, :2] for y in (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., 1::2, 1::2])], 1)
+    ),
     "an option A shortcut": lambda x, c: c(F.pad(x[:, :4, ::2, ::2], (0, 0, 0, 0, 1, 1))),
     "expand_as": lambda x, c: x * share(x, c).expand_as(x),
     "expand": lambda x, c: x * share(x, c).expand(-1, -1, x.size(2), x.size(3)),
