@@ -76,6 +76,19 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "sum of [N, H, W, C]": lambda x, c: last(c(x)).sum(3),
     "largest of the map": lambda x, c: c(x).amax((2, 3)),
     "largest of columns": lambda x, c: torch.amax(c(x), 3, keepdim=True),
+    "bilinear to twice": lambda x, c: F.interpolate(c(x), scale_factor=2, mode="bilinear"),
+    "bilinear to three times": lambda x, c: c(F.interpolate(c(x), size=(42, 36), mode="bilinear")),
+    "bilinear, two factors": lambda x, c: nn.Upsample(scale_factor=(4, 3), mode="bilinear")(c(x)),
+    "bilinear, one axis": lambda x, c: F.interpolate(c(x), size=(14, 72), mode="bilinear", align_corners=False),
+    "bilinear of one row": lambda x, c: F.interpolate(c(x)[:, :, :1], scale_factor=6, mode="bilinear"),
+    "bilinear of a number": lambda x, c: F.interpolate(share(x, c), (5, 7), mode="bilinear", align_corners=True),
+    "a stack, summed": lambda x, c: torch.stack([c(x), x, c(c(x))], 1).sum(1) * x,
+    "a stack of rows, summed": lambda x, c: torch.stack([c(x).mean(2), x.mean(2)], dim=-1).sum(dim=-1),
+    "a stack, and one of it": lambda x, c: c(torch.stack([c(x), x], 1)[:, 1]) + x,
+    "a convolution of a computed weight": lambda x, c: F.conv2d(
+        x, c.weight - c.weight.mean((1, 2, 3), keepdim=True), c.bias, stride=2, padding=1
+    ),
+    "a convolution in groups": lambda x, c: torch.conv2d(x, c.weight[:, :3], None, 1, (0, 2), (2, 1), 2),
     "squares": lambda x, c: c(x) ** 2 + c(x).pow(2) - torch.square(c(x)) + c(x).square(),
     "variance": lambda x, c: (c(x) - c(x).mean((2, 3), keepdim=True)).pow(2).mean((2, 3)),
 }
@@ -119,6 +132,14 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
     "images around": (lambda x, c: F.pad(c(x), (0, 0, 0, 0, 0, 0, 1, 0))[1:], "allowed are channels, rows and columns"),
     "largest of the channels": (lambda x, c: c(x).amax(1, keepdim=True), "allowed are axes of the map"),
     "mean of the images": (lambda x, c: c(x) - c(x).mean(0, keepdim=True), "allowed are axes of a map"),
+    "bilinear by its corners": (
+        lambda x, c: F.interpolate(c(x), scale_factor=2, mode="bilinear", align_corners=True),
+        "resizes [14, 12] to [28, 24] by 'bilinear', align_corners=True; allowed are",
+    ),
+    "bilinear to another size": (
+        lambda x, c: F.interpolate(c(x), (15, 24), mode="bilinear"),
+        "[14, 12] to [15, 24]",
+    ),
     "a cube": (lambda x, c: c(x) ** 3, "raises to the power 3; allowed is 2"),
     "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "which only an output"),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -11,6 +13,7 @@ from bbg.conversion.rules.registry import FUNCTIONS, LAYERS, QUERIES, rule_of
 from bbg.errors import BbgError
 from bbg.tracing.in_place import read_results_of_in_place_calls
 from bbg.tracing.tracer import RANDOM, Trace, Tracer, attribute
+from bbg.tracing.vocabulary import op_of
 
 ADVICE = "write it without branches on tensors, or move what cannot be traced into a layer that has a rule"
 
@@ -63,8 +66,24 @@ def trace_network(model: nn.Module, example: Tensor) -> Traced:
     return traced
 
 
+# What to write instead of operations that have no rule, by their canonical names.
+_INSTEAD = {
+    **dict.fromkeys(("group_norm", "instance_norm"), "use nn.BatchNorm2d, or nn.LayerNorm over [N, H, W, C]"),
+    **dict.fromkeys(("conv_transpose2d",), "use nn.Upsample and nn.Conv2d"),
+    **dict.fromkeys(("elu", "celu", "selu", "mish", "softplus", "softsign"), "use nn.SiLU, nn.Hardswish or nn.GELU"),
+    **dict.fromkeys(
+        ("matmul", "bmm", "mm", "einsum", "scaled_dot_product_attention", "multihead_attention"),
+        "products of activations with each other stay out: use a network without attention",
+    ),
+    **dict.fromkeys(("conv1d", "conv3d", "max_pool1d", "avg_pool1d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
+}
+
+
 def _check(traced: Traced) -> None:
+    """BbgError that tells of every kind of call that has no rule, where it is first, and what to write instead."""
     tensors: set[fx.Node] = set()  # nodes whose value is a tensor that depends on the input
+    refused: dict[str, str] = {}  # a sentence for each kind
+    modules = dict(traced.trace.model.named_modules(remove_duplicate=False))
     for node in traced.graph.nodes:
         if node.op == "placeholder" and not tensors:
             tensors.add(node)
@@ -77,18 +96,31 @@ def _check(traced: Traced) -> None:
         elif not tensors.intersection(node.all_input_nodes) or node.op == "output" or node.target in QUERIES:
             continue
         elif node.op == "call_module":
-            layer = traced.part(node.target)
-            if rule_of(layer) is None:
-                allowed = ", ".join(sorted(rule.__name__ for rule in LAYERS))
-                advice = _at_the_end(type(layer).__name__) or f"replace it by layers that can: {allowed}"
-                raise BbgError(f"{node.target} ({type(layer).__name__}): this layer cannot be converted; {advice}")
+            kind = type(traced.part(node.target))
+            if rule_of(traced.part(node.target)) is None and kind.__name__ not in refused:
+                advice = _instead(node, modules, kind.__name__, (rule.__name__ for rule in LAYERS))
+                what = f"{node.target} ({kind.__name__}): this layer cannot be converted; {advice}"
+                refused[kind.__name__] = what
         elif node.target not in FUNCTIONS:
             qualname, layer_name = traced.module_of(node)
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
-            allowed = ", ".join(sorted({rule if isinstance(rule, str) else rule.__name__ for rule in FUNCTIONS}))
-            advice = _at_the_end(str(name)) or f"replace it by a layer that can, or one of {allowed}"
-            raise BbgError(f"{qualname} ({layer_name}): the function {name!r} cannot be converted; {advice}")
+            name = str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
+            known = (rule if isinstance(rule, str) else rule.__name__ for rule in FUNCTIONS)
+            advice = _instead(node, modules, name, known)
+            what = f"{qualname} ({layer_name}): the function {name!r} cannot be converted; {advice}"
+            refused.setdefault(name, what)
         tensors.add(node)
+    if refused:
+        raise BbgError(". ".join(refused.values()))
+
+
+def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: Iterable[str]) -> str:
+    """What to write in the place of a call: what is meant for its kind, else what is spelled alike."""
+    op = op_of(node, modules)
+    found = _at_the_end(name) or _INSTEAD.get(op.name if op is not None else name, "")
+    if not found:
+        alike = get_close_matches(name, sorted(set(known)), 2, 0.5)
+        found = "write it by layers and functions that can" + (f"; near in name: {', '.join(alike)}" if alike else "")
+    return found
 
 
 def _at_the_end(name: str) -> str:

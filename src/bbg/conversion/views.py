@@ -193,6 +193,19 @@ class JoinedTensor:
         layouts = [x.indices + start for x, start in zip(tensors, starts, strict=False)]
         return JoinedTensor(parts, torch.cat(layouts, axis - 1), qualname)
 
+    def along(self, axis: int) -> list[TracedTensor] | None:
+        """Its slices along an axis of torch's, that of the images left out; None where one is of several values."""
+        starts = [*accumulate((part.numbers for part in self.parts), initial=0)]
+        found = []
+        for layout in self.indices.unbind(axis):
+            low, high = (int(n) for n in layout.aminmax())
+            fits = [part for part, start in zip(self.parts, starts, strict=False) if start <= low]
+            start = starts[len(fits) - 1]
+            if high >= start + fits[-1].numbers:
+                return None
+            found.append(fits[-1].with_layout(layout - start))
+        return found
+
     @property
     def numbers(self) -> int:
         """Numbers of all values."""

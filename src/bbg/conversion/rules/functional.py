@@ -91,6 +91,23 @@ def _torch_batch_norm(
     return _batch_norm(running_mean, running_var, weight, bias, training, momentum, eps)
 
 
+def _conv2d(
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> nn.Conv2d:
+    if not isinstance(weight, Tensor):
+        raise TypeError("its weight depends on the images")
+    filters, inputs, *kernel = weight.shape
+    size = (kernel[0], kernel[1])
+    layer = nn.Conv2d(inputs * groups, filters, size, stride, padding, dilation, groups, bias=False, device="meta")
+    _given(layer, weight=weight, bias=bias)
+    return layer
+
+
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     layer = nn.Linear(1, 1)
     _given(layer, weight=weight, bias=bias)
@@ -120,6 +137,7 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.layer_norm,): _layer_norm,
     (F.batch_norm,): _batch_norm,
     (torch.batch_norm,): _torch_batch_norm,
+    (F.conv2d, torch.conv2d): _conv2d,
     (F.linear,): _linear,
 }
 

@@ -138,6 +138,18 @@ def concat(builder: Builder, tensors: Any, dim: int = 0, axis: int | None = None
     return JoinedTensor.of(whole, axis, builder.qualname)
 
 
+@lowers(torch.stack, takes_views=True)
+def stack(builder: Builder, tensors: Any, dim: int = 0) -> View:
+    """A join along a new axis -> no op, but only a sum over that axis may take it, or an output."""
+    if not all(isinstance(x, View) for x in tensors):
+        raise builder.error("joins a constant to a tensor; allowed are tensors that depend on the input")
+    axis = dim % (tensors[0].tensor.ndim + 1)
+    if axis == 0:
+        raise builder.error("joins along a first axis of its own; the first axis must stay that of the images")
+    layers = tuple(builder.materialize(x) for x in tensors)
+    return JoinedTensor.of(tuple(x.with_layout(x.indices.unsqueeze(axis - 1)) for x in layers), axis, builder.qualname)
+
+
 def _concat_channels(builder: Builder, tensors: tuple[TracedTensor, ...], axis: int) -> TracedTensor | None:
     """The op that puts channels behind channels, or None where `tensors` and `axis` are anything else."""
     if axis == 1:
