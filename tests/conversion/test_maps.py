@@ -152,3 +152,23 @@ def test_others_are_refused(case: str, tmp_path: Path) -> None:
         bbg.convert(Functional(function, nn.Conv2d(6, 6, 1)), tmp_path / "net.bbg", IMAGES)
     assert sentence in str(error.value)
     assert not (tmp_path / "net.bbg").exists()
+
+
+@pytest.mark.parametrize("edges", ["fp32", "int8"])
+def test_padding_to_same_in_a_depthwise_network(edges: str, tmp_path: Path) -> None:
+    """As EfficientNets that came from TensorFlow have it; 8 bits of what was padded are those of the map."""
+    torch.manual_seed(0)
+
+    def function(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
+        y = F.relu6(a(F.pad(x, (0, 1, 0, 1))))
+        return c(F.relu6(b(F.pad(y, (0, 1, 1, 2)))).mean((2, 3)))
+
+    layers = [nn.Conv2d(6, 8, 3, 2), nn.Conv2d(8, 8, 5, 2, groups=8), nn.Linear(8, 5)]
+    model = Functional(function, *layers).eval()
+    report = bbg.convert(model, tmp_path / "net.bbg", IMAGES, edges=edges)
+    with torch.no_grad():
+        wanted = model(IMAGES).numpy()
+    given = bbg.load(tmp_path / "net.bbg")(IMAGES.numpy())
+    assert report.difference <= 1e-5
+    assert np.abs(given - wanted).max() <= (1e-5 if edges == "fp32" else 0.05) * np.abs(wanted).max()
+    assert len([op for op in read(tmp_path / "net.bbg").graph.ops if "conv" in op.kind]) == 3

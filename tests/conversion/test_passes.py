@@ -19,7 +19,7 @@ from bbg.graph import (
     Op,
     reference,
 )
-from bbg.layers import Shortcut, Unit
+from bbg.layers import BinaryConv2d, Shortcut, Unit
 from cases import random_graphs
 from cases.random_networks import SHIFTED, random_network
 
@@ -73,6 +73,51 @@ def test_fuse_epilogues(case: str) -> None:
     after = passes.fuse_epilogues(before)
     same(before, after)
     assert listed(after) == expected
+
+
+zeros = torch.nn.functional.pad
+
+
+def narrow(**options: object) -> nn.Module:
+    return nn.Conv2d(4, 4, 3, **options)
+
+
+def padded(pad: tuple[int, ...], **options: object) -> nn.Module:
+    """A convolution of a map with zeros around, or with fewer rows."""
+    return Functional(lambda x, a: a(zeros(x, pad)), a=narrow(**options))
+
+
+PADDED: dict[str, tuple[nn.Module, tuple[tuple[int, int], tuple[int, int]] | None]] = {  # kernel and padding then
+    "on all sides": (padded((1, 1, 2, 2)), ((3, 3), (2, 1))),
+    "on two sides, with a stride": (padded((0, 1, 0, 1), stride=2), ((4, 4), (1, 1))),
+    "on the others": (padded((2, 0, 1, 0), stride=(1, 2)), ((4, 5), (1, 2))),
+    "with padding of its own": (padded((0, 1, 3, 1), padding=1), ((5, 4), (4, 2))),
+    "depthwise": (padded((0, 1, 0, 1), groups=4, stride=2), ((4, 4), (1, 1))),
+    "a dilation apart": (padded((0, 2, 2, 0), dilation=2), ((4, 4), (2, 2))),
+    "not a dilation apart": (padded((0, 1, 0, 0), dilation=2), None),
+    "fewer rows": (padded((0, 0, -1, 0)), None),
+    "read twice": (
+        Functional(lambda x, a: (lambda y: a(y) + y[:, :, 2:, 2:])(zeros(x, (1, 1, 1, 1))), a=narrow()),
+        None,
+    ),
+    "before a binary one": (
+        Functional(lambda x, a: a(zeros(x, (0, 1, 0, 1))), a=BinaryConv2d(4, 4, 3, bias=False)),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PADDED)
+def test_fold_padding(case: str) -> None:
+    network, expected = PADDED[case]
+    lowered = lower_network(network.eval().requires_grad_(False), torch.randn(1, 4, 7, 6))
+    images = torch.randn(2, 4, 7, 6)
+    given = reference.outputs(lowered.graph, reference.run(lowered.graph, images.numpy()))[""]
+    wanted = network(images).numpy()
+    assert np.abs(given - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    first = lowered.graph.ops[0]
+    window = (first.attributes["kernel"], first.attributes["padding"])
+    assert (window if len(lowered.graph.ops) == 1 else None) == expected
 
 
 def fused(*ops: Op) -> Graph:

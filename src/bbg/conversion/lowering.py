@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bbg.conversion.builder import INPUT, Builder, Lowered
+from bbg.conversion.padding import fold_padding
 from bbg.conversion.rules.elementwise import register_torchvision
 from bbg.conversion.rules.registry import FUNCTIONS, QUERIES, TAKE_VIEWS, rule_of
 from bbg.conversion.trace import Traced, trace_network
@@ -58,7 +59,7 @@ def lower_network(model: nn.Module, example: Tensor) -> Lowered:
     outputs = tuple(builder.as_output(name, x) for name, x in given.items())
     channels, height, width = example.shape[1:]
     graph = Graph(INPUT, (channels, height, width), tuple(builder.ops), outputs, structure=structure)
-    return Lowered(graph, builder.oracle, builder.layers)
+    return fold_padding(Lowered(graph, builder.oracle, builder.layers))
 
 
 def named_outputs(result: Any) -> tuple[Structure, dict[str, Any]]:

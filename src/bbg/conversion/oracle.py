@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -69,6 +69,12 @@ class TorchOp:
         if self.in_place:
             given = [tensor.clone() for tensor in given]
         return to_value(self.function(*given), self.layout, self.shape)
+
+    def behind(self, first: TorchOp) -> TorchOp:
+        """How torch computes the value from the inputs of `first`, which gives the only input as it is."""
+        function = self.function
+        composed = replace(self, function=lambda *given: function(first.function(*given)), inputs=first.inputs)
+        return replace(composed, in_place=first.in_place)
 
     @property
     def is_discrete(self) -> bool:
