@@ -93,10 +93,10 @@ def channel_by_channel(m: Any, x: Any) -> Any:
 
 
 BY_SIZE: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "a branch on a size": (lambda: block(raises_for_odd_sizes), "1 is made so: it decides by mod = 0"),
-    "int of a size": (lambda: block(halves), "1 is made so: it decides by mul = 2.0"),
-    "a range over channels": (lambda: block(channel_by_channel), "1 is made so: it decides by size = 4"),
-    "in the training mode": (lambda: block(drops_half), "1 is made so: it decides by floordiv"),
+    "a branch on a size": (lambda: block(raises_for_odd_sizes), "it decides by mod = 0"),
+    "int of a size": (lambda: block(halves), "it decides by mul = 2.0"),
+    "a range over channels": (lambda: block(channel_by_channel), "it decides by size = 4"),
+    "in the training mode": (lambda: block(drops_half), "it decides by floordiv"),
 }
 
 
@@ -106,7 +106,7 @@ def test_a_forward_that_decides_by_a_size_is_for_images_of_that_size(name: str, 
     binary = bbg.binarize(make(), example=EXAMPLE)
     height, width = EXAMPLE.shape[2:]
     (told,) = [line for line in binary.report.assumptions if "decides" in line]
-    assert told.startswith(f"all images are {height} x {width}, for {what}")
+    assert told.startswith(f"1 is for images of {height} x {width} alone: {what}")
     assert told in str(binary.report)
     for copied in (binary, copy.deepcopy(binary), pickle.loads(pickle.dumps(binary))):
         assert copied(EXAMPLE).shape[0] == len(EXAMPLE)

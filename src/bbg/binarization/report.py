@@ -33,8 +33,8 @@ class LayerRow:
 class BinarizeReport:
     """The table of what `binarize` did. `str()` prints it.
 
-    `assumptions`: what it took for granted of operations that it does not know, one sentence each. None if it knows
-    all that the signs of the binary layers depend on. `proof`: how close the network comes to the given one with all
+    `assumptions`: what it took for granted, one sentence each: of operations that it does not know, where signs of the
+    binary layers depend on them, and of the size of the images, where a forward decides by it. `proof`: how close the network comes to the given one with all
     of this undone.
     """
 

@@ -285,7 +285,7 @@ class _Rewriter:
         """A sentence for each module that decides by the size of the images."""
         height, width = self.network.images.shape[2:]
         found = dict.fromkeys((d.qualname or "the network", d.what) for d in self.network.decisions)
-        return [f"all images are {height} x {width}, for {name} is made so: {what}" for name, what in found]
+        return [f"{name} is for images of {height} x {width} alone: {what}" for name, what in found]
 
     def fixed_modes(self, result: Binarized) -> dict[str, bool]:
         """The modules that are in one mode whatever `model.train(mode)` is called with, by their names in the result.
