@@ -59,6 +59,10 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         nn.Sequential(nn.Conv2d(3, 4, 3), Functional(lambda x: torch.cumsum(x, 1))),
         ("1.cumsum (Functional)", "cannot be converted", "near in name: sum"),
     ),
+    "a softmax inside": (
+        Functional(lambda x, c: c(x.softmax(1)), nn.Conv2d(3, 4, 3)),
+        ("softmax (Functional)", "use a sigmoid for each share"),
+    ),
     "several kinds without a rule": (
         nn.Sequential(nn.GroupNorm(1, 3), nn.ConvTranspose2d(3, 4, 2), nn.GroupNorm(2, 4), nn.ELU()),
         ("0 (GroupNorm)", "use nn.BatchNorm2d", "1 (ConvTranspose2d)", "nn.Upsample", "3 (ELU)", "nn.SiLU"),

@@ -34,8 +34,8 @@ class BinarizeReport:
     """The table of what `binarize` did. `str()` prints it.
 
     `assumptions`: what it took for granted, one sentence each: of operations that it does not know, where signs of the
-    binary layers depend on them, and of the size of the images, where a forward decides by it. `proof`: how close the network comes to the given one with all
-    of this undone.
+    binary layers depend on them, and of the size of the images, where a forward decides by it. `proof`: how close the
+    network comes to the given one with all of this undone.
     """
 
     method: str

@@ -75,6 +75,7 @@ _INSTEAD = {
         ("matmul", "bmm", "mm", "einsum", "scaled_dot_product_attention", "multihead_attention"),
         "products of activations with each other stay out: use a network without attention",
     ),
+    **dict.fromkeys(("softmax", "log_softmax"), "inside a network it stays out: use a sigmoid for each share"),
     **dict.fromkeys(("conv1d", "conv3d", "max_pool1d", "avg_pool1d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
 }
 
@@ -116,7 +117,8 @@ def _check(traced: Traced) -> None:
 def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: Iterable[str]) -> str:
     """What to write in the place of a call: what is meant for its kind, else what is spelled alike."""
     op = op_of(node, modules)
-    found = _at_the_end(name) or _INSTEAD.get(op.name if op is not None else name, "")
+    last = all(user.op == "output" for user in node.users)
+    found = (_at_the_end(name) if last else "") or _INSTEAD.get(op.name if op is not None else name, "")
     if not found:
         alike = get_close_matches(name, sorted(set(known)), 2, 0.5)
         found = "write it by layers and functions that can" + (f"; near in name: {', '.join(alike)}" if alike else "")
