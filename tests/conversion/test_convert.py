@@ -283,3 +283,13 @@ def test_a_sum_of_large_numbers_is_judged_by_them(tmp_path: Path) -> None:
     values[last] += 1e-4 * terms[:, None, None]
     *_, found = verify.compare_layers(lowered, graph, values, free)
     assert found.difference == pytest.approx(1e-4, rel=0.1)
+
+
+def test_a_mean_of_numbers_that_cancel_is_judged_by_them(tmp_path: Path) -> None:
+    images = 1000 * torch.randn(4, 3, 32, 32)
+    images -= images.mean((2, 3), keepdim=True)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert float(model(images).abs().max()) < 1e-3
+    bbg.convert(model, tmp_path / "x.bbg", images)
+    given = bbg.load(tmp_path / "x.bbg")(images.numpy())
+    assert np.abs(given - model(images).numpy()).max() < 1e-6 * float(images.abs().max())

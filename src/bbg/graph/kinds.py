@@ -74,6 +74,11 @@ def _unary_reach(a: Attributes, operands: Sequence[np.ndarray]) -> float:
     return float(FUNCTIONS[a["function"]].bound(operands[0]).max())
 
 
+def _mean_reach(a: Attributes, operands: Sequence[np.ndarray]) -> float:
+    """Means of numbers that cancel are as uncertain as the numbers are large."""
+    return float(np.abs(operands[0]).max())
+
+
 # ---- attributes -----------------------------------------------------------------------------------------------------
 
 
@@ -238,8 +243,8 @@ KINDS: dict[str, Kind] = {
         weight=SIGNS,
     ),
     "max_pool": Kind(shapes.pool, formulas.max_pool, attributes=_MAX_POOL),
-    "avg_pool": Kind(shapes.pool, formulas.avg_pool, attributes=_AVG_POOL),
-    "adaptive_avg_pool": Kind(shapes.sized, formulas.adaptive_avg_pool, attributes=("size",)),
+    "avg_pool": Kind(shapes.pool, formulas.avg_pool, attributes=_AVG_POOL, reach=_mean_reach),
+    "adaptive_avg_pool": Kind(shapes.sized, formulas.adaptive_avg_pool, attributes=("size",), reach=_mean_reach),
     "match_channels": Kind(shapes.with_channels, formulas.match_channels, attributes=("channels",)),
     "pointwise": Kind(shapes.same, formulas.pointwise),
     "concat": Kind(shapes.concat, formulas.concat, operands=None, shortcut=False),
