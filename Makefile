@@ -28,7 +28,7 @@ quick: $(VENV)/ready $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m quick
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 lint: $(VENV)/ready $(VENV)/dev
 	$(BIN)/ruff check .

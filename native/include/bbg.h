@@ -91,7 +91,8 @@ typedef struct bbg_attributes {
  *   unary                           function
  *   layer_norm                      eps
  *
- * A tensor or an epilogue parameter that the kind does not have is refused. */
+ * A tensor or an epilogue parameter that the kind does not have is refused, and so are numbers that are not finite and
+ * a tap_bias of 2^30 and more. */
 typedef struct bbg_op {
   const char *name, *kind;
   const char* const* operands; /* names of values, as many as the kind has */
