@@ -192,6 +192,11 @@ Shape result_shape(const Op& op, const Shape& main) {
     result.height = window_count(op, 0, main.height);
     result.width = window_count(op, 1, main.width);
   }
+  if (op.has(kStride) && !op.has(kKernel)) {
+    const int64_t phases = op.stride[0] * op.stride[1];
+    require(main.channels % phases == 0, n + ": stride times stride must divide the operand's channels");
+    result = {main.channels / phases, main.height * op.stride[0], main.width * op.stride[1]};
+  }
   if (op.has(kSize)) result.height = op.size[0], result.width = op.size[1];
   if (op.has(kChannels)) result.channels = op.channels;
   if (op.has(kGroups)) {

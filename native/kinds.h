@@ -2,7 +2,8 @@
 // Python, with shapes, formulas and costs added; a test compares the two through bbg._native.kinds().
 //
 // The shape of a result follows from the attributes, too: a kind with `kernel` slides a window over the map, with
-// `size` it gives that map, with `channels` that number of channels. Otherwise the result has the operand's shape.
+// `stride` alone it moves channels into the map, with `size` it gives that map, with `channels` that number of
+// channels. Otherwise the result has the operand's shape.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +32,7 @@ enum AttributeBit : uint32_t {
   kCeilMode = 1u << 8,
   kEps = 1u << 9,
   kFunction = 1u << 10,
+  kAlignCorners = 1u << 11,
 };
 
 // The form of an attribute is the type of its field in bbg_attributes: exactly one of the pointers is not null.
@@ -75,6 +77,7 @@ constexpr Attribute kAttributes[] = {
     {kCeilMode, "ceil_mode", &bbg_attributes::ceil_mode},
     {kEps, "eps", &bbg_attributes::eps, 1},
     {kFunction, "function", &bbg_attributes::function},
+    {kAlignCorners, "align_corners", &bbg_attributes::align_corners},
 };
 
 // ---- tensors --------------------------------------------------------------------------------------------------------
@@ -127,6 +130,11 @@ enum class Kind {
   multiply,
   unary,
   layer_norm,
+  softmax,
+  log_softmax,
+  max_channels,
+  bilinear,
+  depth_to_space,
   max_pool_bits,
 };
 
@@ -148,6 +156,7 @@ constexpr uint32_t kWindow = kKernel | kStride | kPadding;
 constexpr uint32_t kConv = kWindow | kDilation | kGroups | kChannels;
 constexpr uint32_t kMaxPool = kWindow | kDilation | kCeilMode;
 constexpr uint32_t kAvgPool = kWindow | kCountIncludePad | kCeilMode;
+constexpr uint32_t kResize = kSize | kAlignCorners;
 constexpr uint32_t kSums = kAccThreshold | kTapBias;
 constexpr Type kReal = Type::real, kBits = Type::bits, kBytes = Type::bytes;
 constexpr Element kFloat = Element::float32, kInt8 = Element::int8, kWords = Element::uint64, kNoWeight = Element::none;
@@ -169,6 +178,11 @@ constexpr KindRule kKinds[] = {
     {BBG_KIND(multiply),          kReal,  2, 0,         0,       0,        kEpilogue,  true,  true,  kNoWeight},
     {BBG_KIND(unary),             kReal,  1, kFunction, 0,       0,        kEpilogue,  true,  true,  kNoWeight},
     {BBG_KIND(layer_norm),        kReal,  1, kEps,      0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(softmax),           kReal,  1, 0,         0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(log_softmax),       kReal,  1, 0,         0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(max_channels),      kReal,  1, kChannels, 0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(bilinear),          kReal,  1, kResize,   0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(depth_to_space),    kReal,  1, kStride,   0,       0,        kEpilogue,  true,  true,  kNoWeight},
     {BBG_KIND(max_pool_bits),     kBits,  1, kMaxPool,  kAndMask, 0,       0,          false, false, kNoWeight},
 };
 

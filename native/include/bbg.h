@@ -74,7 +74,7 @@ typedef struct bbg_array {
 /* The attributes of an op. Pairs are (vertical, horizontal). Those that its kind does not have are ignored. */
 typedef struct bbg_attributes {
   int64_t kernel[2], stride[2], padding[2], dilation[2], size[2], groups, channels;
-  int ceil_mode, count_include_pad;
+  int ceil_mode, count_include_pad, align_corners;
   float eps;
   const char* function; /* see bbg_function */
 } bbg_attributes;
@@ -86,8 +86,9 @@ typedef struct bbg_attributes {
  *   kinds with a kernel             kernel and stride, at least 1; dilation, at least 1, unless the kind has none
  *   convolutions                    groups, at least 1; channels; weight
  *   select                          channels; index
- *   match_channels                  channels
- *   adaptive_avg_pool               size
+ *   match_channels, max_channels    channels
+ *   adaptive_avg_pool, bilinear     size
+ *   depth_to_space                  stride
  *   unary                           function
  *   layer_norm                      eps
  *

@@ -89,6 +89,28 @@ BBG_INLINE void mean_of_channels(F (&mean)[P], const uint8_t* pixel, int64_t ste
   BBG_FOR(p, P) mean[p] = mul(mean[p], factor);
 }
 
+// The largest of them; what lies behind the last is none.
+template <int P>
+BBG_INLINE void max_of_channels(F (&most)[P][1], const uint8_t* pixel, int64_t step, int given, int outputs, int c) {
+  const float* at[P];
+  BBG_FOR(p, P) {
+    at[p] = reinterpret_cast<const float*>(pixel + p * step) + c;
+    most[p][0] = load(at[p]);
+  }
+  int from = outputs;
+  for (; from + outputs <= given; from += outputs) {
+    BBG_FOR(p, P) most[p][0] = max(most[p][0], load(at[p] + from));
+  }
+  for (int lane = 0; from < given && lane < kLanes && c + lane < given - from; ++lane) {
+    BBG_FOR(p, P) {
+      float own[kLanes];
+      store(own, most[p][0]);
+      own[lane] = at[p][from + lane] > own[lane] ? at[p][from + lane] : own[lane];
+      most[p][0] = load(own);
+    }
+  }
+}
+
 // V vectors of channels from c on of a shortcut with another number of channels (plan/fusion.cpp): their means where it
 // has more. Else it repeats its own: a vector is read from where its first channel is, and what lies behind the
 // shortcut's last channel is taken from its first vector.

@@ -197,6 +197,26 @@ struct Gather {  // concat, select, and match_channels to more channels
   Epilogue out;
 };
 
+// depth_to_space: for each phase, row by row, the channels of the operand that its pixels take, as `first` of a gather.
+struct DepthToSpace {
+  Gather gather;
+  int32_t stride_y, stride_x;
+  int32_t vectors;  // of channels of the result
+};
+
+// Between which rows, or columns, of the operand one of the result lies: `first` and the `step`-th behind it, whose
+// share is `share`.
+struct Between {
+  int32_t first, step;
+  float share;
+};
+
+struct Bilinear {
+  Layout input;
+  const Between *rows, *cols;
+  Epilogue out;
+};
+
 // Concat and select of bytes (plan/moves.cpp), as bytes: Piece::channel counts them, and `lanes` has one for each of
 // them, kNoByte where it stays.
 struct GatherBytes {
@@ -279,7 +299,8 @@ struct Kernels {
   // binary_conv: of bytes too. conv: of real numbers. depthwise...: where each filter has one channel, its own.
   // pool_bytes: maxima only.
   KernelFunction binary_conv, parity, window_sum, conv, depthwise, depthwise_bytes;
-  KernelFunction conv_pool, pool, pool_bits, pool_bytes, match, gather, gather_bytes, multiply;
+  KernelFunction conv_pool, pool, pool_bits, pool_bytes, match, max_channels, gather, gather_bytes, depth_to_space,
+      bilinear, multiply;
   // The same names in the same order in every set.
   const NamedFunction* functions;  // of the kind unary (unary.inl)
   int32_t function_count;

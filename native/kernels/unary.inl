@@ -75,6 +75,52 @@ struct Sigmoid {  // 1 / (1 + exp(-x)), or exp(x) / (1 + exp(x)), whose exponent
   }
 };
 
+struct Exp {  // exp(x), of 88 where x is larger
+  static constexpr const char* name = "exp";
+  static BBG_INLINE F apply(F x) { return exp_of_negative(min(x, splat(88))); }
+};
+
+struct Elu {  // x, or exp(x) - 1 = 2 t / (1 - t) with t = tanh(x / 2), in which nothing cancels
+  static constexpr const char* name = "elu";
+  static BBG_INLINE F apply(F x) {
+    const F t = Tanh::apply(mul(min(x, splat(0)), splat(0.5f)));
+    return select_by_sign(x, x, div(add(t, t), fma(t, splat(-1), splat(1))));
+  }
+};
+
+// x tanh(log(1 + exp(x))). With e = exp(-|x|) it is x (1 + 2e) / (1 + 2e + 2e^2) for x >= 0, else
+// x (e^2 + 2e) / (e^2 + 2e + 2).
+struct Mish {
+  static constexpr const char* name = "mish";
+  static BBG_INLINE F apply(F x) {
+    const F e = exp_of_negative(min(x, mul(x, splat(-1))));
+    const F rising = fma(e, splat(2), splat(1)), falling = fma(e, e, add(e, e));
+    const F rest = select_by_sign(x, mul(add(e, e), e), splat(2)), share = select_by_sign(x, rising, falling);
+    return mul(x, div(share, add(share, rest)));
+  }
+};
+
+// The smallest normal number stands for what is smaller: so no result is infinite.
+constexpr float kSmallest = 1.17549435e-38f;
+
+struct Reciprocal {  // 1 / x
+  static constexpr const char* name = "reciprocal";
+  static BBG_INLINE F apply(F x) {
+    const F far = select_by_sign(x, max(x, splat(kSmallest)), min(x, splat(-kSmallest)));
+    return div(splat(1), far);
+  }
+};
+
+struct Sqrt {  // of 0 where x is negative
+  static constexpr const char* name = "sqrt";
+  static BBG_INLINE F apply(F x) { return sqrt(max(x, splat(0))); }
+};
+
+struct Rsqrt {  // 1 / sqrt(x)
+  static constexpr const char* name = "rsqrt";
+  static BBG_INLINE F apply(F x) { return div(splat(1), sqrt(max(x, splat(kSmallest)))); }
+};
+
 struct Silu {  // x sigmoid(x)
   static constexpr const char* name = "silu";
   static BBG_INLINE F apply(F x) { return mul(x, Sigmoid::apply(x)); }
@@ -95,4 +141,4 @@ struct Gelu {  // x times the normal distribution 1/2 + 1/2 erf(x / sqrt 2)
 template <class... Functions>
 struct FunctionList {};
 
-using UnaryFunctions = FunctionList<Tanh, Sigmoid, Silu, Hardswish, Gelu>;
+using UnaryFunctions = FunctionList<Tanh, Sigmoid, Silu, Hardswish, Gelu, Elu, Mish, Exp, Reciprocal, Sqrt, Rsqrt>;

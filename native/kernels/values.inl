@@ -1,6 +1,6 @@
-// Ops that compute pixel by pixel: pointwise, match_channels, concat, select, multiply, unary, layer_norm. One item is
-// a row. Part of kernels.inl. A kind of one operand that computes each pixel from the same pixel needs a kernel here,
-// on a PixelOp, and a row of the table at the end.
+// Ops that compute pixel by pixel: pointwise, match_channels, max_channels, concat, select, depth_to_space, bilinear,
+// multiply, unary, layer_norm, softmax, log_softmax. One item is a row. Part of kernels.inl. A kind of one operand that
+// computes each pixel from the same pixel needs a kernel here, on a PixelOp, and a row of the table at the end.
 
 inline const float* floats_at(const uint8_t* row, int64_t bytes) { return reinterpret_cast<const float*>(row + bytes); }
 
@@ -15,8 +15,7 @@ BBG_BLOCK void value_pixels(const Row& row, const Epilogue& e, const RowPointers
 }
 
 template <class Row, class Args>
-inline void value_rows(const Args& op, const Worker& worker, int64_t begin, int64_t end) {
-  const Epilogue& e = op.out;
+inline void value_rows(const Args& op, const Epilogue& e, const Worker& worker, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / e.height, y = item % e.height;
     const RowPointers to = row_pointers(e, worker, n, y, true);
@@ -24,6 +23,11 @@ inline void value_rows(const Args& op, const Worker& worker, int64_t begin, int6
     for_pixel_blocks<kMaxPixels, true>(
         e.width, [&](auto pixels, int64_t x) { value_pixels<decltype(pixels)::value>(row, e, to, x); });
   }
+}
+
+template <class Row, class Args>
+inline void value_rows(const Args& op, const Worker& worker, int64_t begin, int64_t end) {
+  value_rows<Row>(op, op.out, worker, begin, end);
 }
 
 // ---- pointwise, and match_channels to fewer channels ----------------------------------------------------------------
@@ -48,6 +52,26 @@ void match(const void* args, const Worker& worker, int64_t, int64_t begin, int64
   value_rows<MatchRow>(*static_cast<const Match*>(args), worker, begin, end);
 }
 
+// ---- max_channels ---------------------------------------------------------------------------------------------------
+
+struct MaxRow {
+  const Match& match;
+  const uint8_t* in;
+
+  inline MaxRow(const Match& args, const Worker& worker, int64_t n, int64_t y)
+      : match(args), in(pixel_of(args.input, worker, n, y, 0)) {}
+
+  template <int P>
+  BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
+    const int64_t step = match.input.pixel;
+    max_of_channels<P>(value, in + x * step, step, match.channels, match.out.channels, c);
+  }
+};
+
+void max_channels(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  value_rows<MaxRow>(*static_cast<const Match*>(args), worker, begin, end);
+}
+
 // ---- concat, select, and match_channels to more channels ------------------------------------------------------------
 
 struct GatherRow {
@@ -58,9 +82,10 @@ struct GatherRow {
   inline GatherRow(const Gather& args, const Worker& runs, int64_t image, int64_t row)
       : gather(args), worker(runs), n(image), y(row) {}
 
+  // The pieces of vector number `vector`.
   template <int P>
-  BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
-    const int32_t* first = gather.first + c / kLanes;
+  BBG_INLINE void take_pieces(F (&value)[P][1], int64_t x, int vector) const {
+    const int32_t* first = gather.first + vector;
     BBG_FOR(p, P) value[p][0] = splat(0);
     for (int i = first[0]; i < first[1]; ++i) {
       const Piece& piece = gather.pieces[i];
@@ -70,10 +95,74 @@ struct GatherRow {
       BBG_FOR(p, P) value[p][0] = take(value[p][0], load(floats_at(from, p * input.pixel)), lanes);
     }
   }
+
+  template <int P>
+  BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
+    take_pieces<P>(value, x, c / kLanes);
+  }
 };
 
 void gather(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   value_rows<GatherRow>(*static_cast<const Gather*>(args), worker, begin, end);
+}
+
+// ---- depth_to_space -------------------------------------------------------------------------------------------------
+
+// Number (y, x) of the result lies in phase (y mod stride_y, x mod stride_x).
+struct DepthToSpaceRow {
+  const DepthToSpace& op;
+  const GatherRow from;
+  const int64_t phase;  // of the row's first pixel
+
+  inline DepthToSpaceRow(const DepthToSpace& args, const Worker& worker, int64_t n, int64_t y)
+      : op(args), from(args.gather, worker, n, y / args.stride_y), phase(y % args.stride_y * args.stride_x) {}
+
+  template <int P>
+  BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
+    for (int p = 0; p < P; ++p) {
+      const int64_t column = (x + p) / op.stride_x, own = phase + (x + p) % op.stride_x;
+      F one[1][1];
+      from.take_pieces<1>(one, column, int(own) * op.vectors + c / kLanes);
+      value[p][0] = one[0][0];
+    }
+  }
+};
+
+void depth_to_space(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  const DepthToSpace& op = *static_cast<const DepthToSpace*>(args);
+  value_rows<DepthToSpaceRow>(op, op.gather.out, worker, begin, end);
+}
+
+// ---- bilinear -------------------------------------------------------------------------------------------------------
+
+struct BilinearRow {
+  const Bilinear& op;
+  const uint8_t *above, *below;
+  const F from_above, from_below;  // the shares of the two rows
+
+  inline BilinearRow(const Bilinear& args, const Worker& worker, int64_t n, int64_t y)
+      : op(args),
+        above(pixel_of(args.input, worker, n, args.rows[y].first, 0)),
+        below(above + args.rows[y].step * args.input.row),
+        from_above(splat(1 - args.rows[y].share)),
+        from_below(splat(args.rows[y].share)) {}
+
+  template <int P>
+  BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
+    BBG_FOR(p, P) {
+      const Between& col = op.cols[x + p];
+      const int64_t left = col.first * op.input.pixel, right = left + col.step * op.input.pixel;
+      const F from_left = splat(1 - col.share), from_right = splat(col.share);
+      const auto between = [&](const uint8_t* row) {
+        return fma(load(floats_at(row, right) + c), from_right, mul(load(floats_at(row, left) + c), from_left));
+      };
+      value[p][0] = fma(between(below), from_below, mul(between(above), from_above));
+    }
+  }
+};
+
+void bilinear(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  value_rows<BilinearRow>(*static_cast<const Bilinear*>(args), worker, begin, end);
 }
 
 // ---- multiply -----------------------------------------------------------------------------------------------------
@@ -201,8 +290,54 @@ void layer_norm(const void* args, const Worker& worker, int64_t, int64_t begin, 
   }
 }
 
+// ---- softmax, log_softmax
+// ---------------------------------------------------------------------------------------------
+
+inline float max_of_lanes(F v) {
+  float lane[kLanes];
+  store(lane, v);
+  for (int i = 1; i < kLanes; ++i) lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
+  return lane[0];
+}
+
+// Three passes over the channels of a pixel: their maximum m; s, the sum of exp(x - m), which is at least 1; then
+// exp(x - m) / s, or x - m - log s.
+template <bool kLog>
+BBG_BLOCK void softmax_pixel(const PixelOp& op, const RowPointers& to, const uint8_t* in, int64_t x) {
+  const Epilogue& e = op.out;
+  const int last = (e.channels - 1) / kLanes * kLanes;
+  const F valid = load(op.valid), none = splat(-3.4028234e38f);
+  const float* pixel = floats_at(in, x * op.input.pixel);
+  F most = select_by_sign(valid, load(pixel + last), none);
+  for (int c = 0; c < last; c += kLanes) most = max(most, load(pixel + c));
+  const F minus_most = splat(-max_of_lanes(most));
+  const auto share = [&](int c) { return exp_of_negative(add(load(pixel + c), minus_most)); };
+  F shares = select_by_sign(valid, share(last), splat(0));
+  for (int c = 0; c < last; c += kLanes) shares = add(shares, share(c));
+  const float sum = sum_of_lanes(shares);
+  const F part = splat(1 / sum), rest = splat(kLog ? -__builtin_logf(sum) : 0);
+  for (int c = 0; c < e.channels; c += kLanes) {
+    F value[1][1] = {{kLog ? add(add(load(pixel + c), minus_most), rest) : mul(share(c), part)}};
+    apply_and_store<1, 1>(e, value, to, x, c, e.bias + c, nullptr);
+  }
+}
+
+template <bool kLog>
+void softmax_rows(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  const PixelOp& op = *static_cast<const PixelOp*>(args);
+  const Epilogue& e = op.out;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / e.height, y = item % e.height;
+    const RowPointers to = row_pointers(e, worker, n, y, true);
+    const uint8_t* in = pixel_of(op.input, worker, n, y, 0);
+    for (int64_t x = 0; x < e.width; ++x) softmax_pixel<kLog>(op, to, in, x);
+  }
+}
+
 // ---- the kinds that work on a PixelOp -------------------------------------------------------------------------------
 
 constexpr NamedKernel kPixelKinds[] = {
     {"layer_norm", layer_norm},
+    {"softmax", softmax_rows<false>},
+    {"log_softmax", softmax_rows<true>},
 };

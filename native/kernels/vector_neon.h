@@ -32,6 +32,7 @@ inline F take(F kept, F from, const int32_t* lane) {
 inline F splat(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
 inline F add(F x, F y) { return {vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b)}; }
 inline F mul(F x, F y) { return {vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)}; }
+inline F sqrt(F x) { return {vsqrtq_f32(x.a), vsqrtq_f32(x.b)}; }
 inline F div(F x, F y) { return {vdivq_f32(x.a, y.a), vdivq_f32(x.b, y.b)}; }
 inline F fma(F x, F y, F z) { return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b)}; }
 inline F max(F x, F y) { return {vmaxq_f32(x.a, y.a), vmaxq_f32(x.b, y.b)}; }

@@ -30,6 +30,7 @@ inline F take(F kept, F from, const int32_t* lane) {
 inline F splat(float x) { F r; BBG_LANES r.lane[i] = x; return r; }
 inline F add(F a, F b) { BBG_LANES a.lane[i] += b.lane[i]; return a; }
 inline F mul(F a, F b) { BBG_LANES a.lane[i] *= b.lane[i]; return a; }
+inline F sqrt(F a) { BBG_LANES a.lane[i] = __builtin_sqrtf(a.lane[i]); return a; }
 inline F div(F a, F b) { BBG_LANES a.lane[i] /= b.lane[i]; return a; }
 inline F fma(F a, F b, F c) { BBG_LANES c.lane[i] += a.lane[i] * b.lane[i]; return c; }
 inline F max(F a, F b) { BBG_LANES a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; return a; }

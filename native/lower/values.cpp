@@ -68,8 +68,8 @@ const Layout* operand_layouts(const LowerInput& in) {
   return in.memory.copy(inputs);
 }
 
-Gather make_gather(const LowerInput& in) {
-  const Pieces cuts = cut(in, sources_of(in), size_t(in.lanes));
+Gather make_gather(const LowerInput& in, const std::vector<Source>& sources) {
+  const Pieces cuts = cut(in, sources, size_t(in.lanes));
   return {operand_layouts(in), in.memory.copy(cuts.pieces), in.memory.copy(cuts.lanes), in.memory.copy(cuts.first),
           make_epilogue(in)};
 }
@@ -117,6 +117,39 @@ Match make_match(const LowerInput& in) {
   return {in.layout(in.op.input()), int32_t(in.in.channels), part, make_epilogue(in)};
 }
 
+// Phase (i, j) takes the channels from (i stride_x + j) C on; its vectors begin anew.
+DepthToSpace make_depth_to_space(const LowerInput& in) {
+  const int64_t phases = in.op.stride[0] * in.op.stride[1], padded = round_up(in.out.channels, in.lanes);
+  std::vector<Source> sources;
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    for (int64_t c = 0; c < padded; ++c) {
+      const bool stays = c >= in.out.channels;
+      sources.push_back({stays ? kNone : 0, stays ? 0 : int32_t(phase * in.out.channels + c)});
+    }
+  }
+  return {make_gather(in, sources), int32_t(in.op.stride[0]), int32_t(in.op.stride[1]), int32_t(padded / in.lanes)};
+}
+
+// Where torch samples: the middles of the pixels lie above each other, or, with `align_corners`, the outermost pixels
+// do. It computes in float32, and so does this, as the place says which share a number has.
+const Between* make_between(const LowerInput& in, int64_t have, int64_t want) {
+  const bool corners = in.op.align_corners;
+  const float scale = corners ? (want > 1 ? float(have - 1) / float(want - 1) : 0) : float(have) / float(want);
+  std::vector<Between> result;
+  for (int64_t i = 0; i < want; ++i) {
+    const float place = corners ? scale * float(i) : std::max(scale * (float(i) + 0.5f) - 0.5f, 0.0f);
+    const int64_t first = std::min(int64_t(place), have - 1);
+    const float share = std::min(std::max(place - float(first), 0.0f), 1.0f);
+    result.push_back({int32_t(first), int32_t(first + 1 < have), share});
+  }
+  return in.memory.copy(result);
+}
+
+Bilinear make_bilinear(const LowerInput& in) {
+  return {in.layout(in.op.input()), make_between(in, in.in.height, in.out.height),
+          make_between(in, in.in.width, in.out.width), make_epilogue(in)};
+}
+
 Multiply make_multiply(const LowerInput& in) {
   Layout factor = in.layout(in.op.operands[1]);
   const Value& shape = in.graph.values[size_t(in.op.operands[1])];
@@ -153,13 +186,18 @@ void lower_value(const LowerInput& in, int index, std::vector<KernelCall>& calls
   switch (in.op.kind()) {
     case Kind::match_channels:
     case Kind::pointwise:
-      if (in.out.channels > in.in.channels) return call(kernels.gather, make_gather(in));
+      if (in.out.channels > in.in.channels) return call(kernels.gather, make_gather(in, sources_of(in)));
       return call(kernels.match, make_match(in));
     case Kind::concat:
-      if (!is_joined(in)) return call(kernels.gather, make_gather(in));
+      if (!is_joined(in)) return call(kernels.gather, make_gather(in, sources_of(in)));
       if (in.op.bits == kNone && in.op.bytes == kNone) return;
       return call(kernels.match, make_rest(in));
-    case Kind::select: return call(kernels.gather, make_gather(in));
+    case Kind::select: return call(kernels.gather, make_gather(in, sources_of(in)));
+    case Kind::depth_to_space: return call(kernels.depth_to_space, make_depth_to_space(in));
+    case Kind::bilinear: return call(kernels.bilinear, make_bilinear(in));
+    case Kind::max_channels:
+      if (in.out.channels > in.in.channels) return call(kernels.gather, make_gather(in, sources_of(in)));
+      return call(kernels.max_channels, make_match(in));
     case Kind::multiply: return call(kernels.multiply, make_multiply(in));
     case Kind::unary:
       return call(kernels.functions[in.op.function_index].run, Unary{in.layout(in.op.input()), make_epilogue(in)});

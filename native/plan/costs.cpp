@@ -43,7 +43,11 @@ double operations_of(const Graph& graph, const Op& op) {
     case Kind::max_pool_bits: return results * double(op.taps());
     case Kind::adaptive_avg_pool:  // windows overlap by up to a row and a column on either side
       return results * double(in.height / out.height + 2) * double(in.width / out.width + 2);
+    case Kind::max_channels:
     case Kind::match_channels: return results + positions(out) * vectors(in.channels);
+    case Kind::softmax:
+    case Kind::log_softmax:
+    case Kind::bilinear: return results * 4;
     case Kind::select: return positions(out) * double(out.channels);
     default: return results * double(op.operands.size() + 1);
   }

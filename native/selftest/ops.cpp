@@ -14,8 +14,9 @@ struct Case {
   Shape in{}, out{};
   int64_t images = 1, groups = 1;
   int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
-  bool ceil_mode = false, count_include_pad = false, gate = false;  // gate: the factor is the mean of the map
-  std::vector<float> weight;                                        // [filter][tap row][tap column][channel]
+  bool ceil_mode = false, count_include_pad = false, align_corners = false;
+  bool gate = false;          // the factor is the mean of the map
+  std::vector<float> weight;  // [filter][tap row][tap column][channel]
   std::vector<int8_t> byte_weight;
   std::vector<uint64_t> bit_weight, and_mask;
   std::vector<int32_t> index;
@@ -43,6 +44,12 @@ struct Case {
         if (iy >= 0 && iy < in.height && ix >= 0 && ix < in.width) tap(ky, kx, iy, ix);
       }
     }
+  }
+
+  // Where a result of `bilinear` lies between the rows or columns of the operand.
+  double place(int64_t i, int64_t have, int64_t want) const {
+    const float scale = align_corners ? (want > 1 ? float(have - 1) / float(want - 1) : 0) : float(have) / float(want);
+    return align_corners ? double(scale * float(i)) : double(std::max(scale * (float(i) + 0.5F) - 0.5F, 0.0F));
   }
 
   // The result at channel c, row y, column x. `image`: the operand's numbers, bits as +1 and -1.
@@ -101,6 +108,27 @@ struct Case {
         for (int64_t i = 0; i < in.channels; ++i) squares += std::pow(at(i, y, x) - sum, 2) / mean_of;
         return (at(c, y, x) - sum) / std::sqrt(squares + double(kNumber));
       }
+      case Kind::softmax:
+      case Kind::log_softmax:
+        for (int64_t i = 0; i < in.channels; ++i) most = std::max(most, at(i, y, x));
+        for (int64_t i = 0; i < in.channels; ++i) sum += std::exp(at(i, y, x) - most);
+        if (rule->kind == Kind::log_softmax) return at(c, y, x) - most - std::log(sum);
+        return std::exp(at(c, y, x) - most) / sum;
+      case Kind::max_channels:
+        for (int64_t i = c % in.channels; i < in.channels; i += out.channels) most = std::max(most, at(i, y, x));
+        return most;
+      case Kind::bilinear: {
+        const double iy = place(y, in.height, out.height), ix = place(x, in.width, out.width);
+        const int64_t top = std::min(int64_t(iy), in.height - 1), left = std::min(int64_t(ix), in.width - 1);
+        const int64_t bottom = std::min(top + 1, in.height - 1), right = std::min(left + 1, in.width - 1);
+        const double v = std::min(iy - double(top), 1.0), h = std::min(ix - double(left), 1.0);
+        return (1 - v) * ((1 - h) * at(c, top, left) + h * at(c, top, right)) +
+               v * ((1 - h) * at(c, bottom, left) + h * at(c, bottom, right));
+      }
+      case Kind::depth_to_space: {
+        const int64_t phase = y % stride[0] * stride[1] + x % stride[1];
+        return at(phase * out.channels + c, y / stride[0], x / stride[1]);
+      }
       default: return kUnknown;
     }
   }
@@ -110,6 +138,10 @@ struct Case {
     if (function == "sigmoid") return 1 / (1 + std::exp(-v));
     if (function == "silu") return v / (1 + std::exp(-v));
     if (function == "hardswish") return v * std::min(1.0, std::max(0.0, v / 6 + 0.5));
+    if (function == "elu") return v >= 0 ? v : std::expm1(v);
+    if (function == "mish") return v * std::tanh(std::log1p(std::exp(v)));
+    if (function == "exp") return std::exp(std::min(v, 88.0));
+    if (function == "sqrt") return std::sqrt(std::max(v, 0.0));
     if (function == "gelu") return v * 0.5 * (1 + std::erf(v / std::sqrt(2.0)));
     return kUnknown;
   }
@@ -125,6 +157,12 @@ void draw_window(Case& c) {
     c.padding[a] = draw(0, pool ? c.kernel[a] / 2 : 3);
     if (c.has(bbg::kDilation)) c.dilation[a] = draw(0, 2) ? 1 : draw(1, pool ? std::min<int64_t>(3, c.in.height) : 3);
   }
+}
+
+void draw_phases(Case& c) {
+  for (int64_t& stride : c.stride) stride = draw(1, 3);
+  c.out = {draw(1, 40), c.in.height * c.stride[0], c.in.width * c.stride[1]};
+  c.in.channels = c.out.channels * c.stride[0] * c.stride[1];
 }
 
 void draw_weight(Case& c) {
@@ -157,6 +195,8 @@ Case draw_case(const KindRule& rule, int number) {
     if (depthwise) c.groups = c.in.channels;
     c.out = c.in;
     if (c.has(bbg::kKernel)) draw_window(c), c.out.height = c.steps(0), c.out.width = c.steps(1);
+    if (c.has(bbg::kStride) && !c.has(bbg::kKernel)) draw_phases(c);
+    c.align_corners = c.has(bbg::kAlignCorners) && draw(0, 1);
     if (c.has(bbg::kSize)) c.out.height = draw(1, 5), c.out.width = draw(1, 5);
     if (c.has(bbg::kChannels)) c.out.channels = depthwise ? c.in.channels : kChannels[draw(0, 13)] * c.groups;
     if (rule.operands == 0) c.out.channels = 3 * c.in.channels;
@@ -196,7 +236,8 @@ void add_op(bbg_graph* graph, const Case& c) {
     a.padding[axis] = c.padding[axis], a.dilation[axis] = c.dilation[axis];
   }
   a.groups = c.groups, a.channels = c.out.channels, a.size[0] = c.out.height, a.size[1] = c.out.width;
-  a.ceil_mode = c.ceil_mode, a.count_include_pad = c.count_include_pad, a.function = c.function.c_str();
+  a.ceil_mode = c.ceil_mode, a.count_include_pad = c.count_include_pad;
+  a.align_corners = c.align_corners, a.function = c.function.c_str();
   if (c.rule->weight == bbg::Element::float32) op.weight = array(c.weight);
   if (c.rule->weight == bbg::Element::int8) op.weight = array(c.byte_weight);
   if (c.rule->weight == bbg::Element::uint64) op.weight = array(c.bit_weight);

@@ -28,7 +28,65 @@ def last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
+def branches(x: Tensor, c: nn.Module) -> Tensor:
+    """`[N, 3, 2, H, W]`."""
+    return c(x).view(x.size(0), 3, 2, *x.shape[2:])
+
+
+torch.manual_seed(1)
+UP = nn.ConvTranspose2d(6, 4, 4, 2, 1)
+UP_GROUPS = nn.ConvTranspose2d(6, 6, (3, 5), (3, 2), (0, 1), (1, 1), groups=3, bias=False, dilation=(2, 1))
+UP_BIAS = torch.randn(4)
+GROUPS = nn.GroupNorm(3, 6)
+nn.init.normal_(GROUPS.weight), nn.init.normal_(GROUPS.bias)
+SLIDE = nn.Conv1d(1, 1, 3, padding=1)
+WEIGHT = torch.randn(6)
+
 MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
+    "softmax": lambda x, c: F.softmax(c(x), 1),
+    "log-softmax of features": lambda x, c: F.log_softmax(c(x).mean((2, 3)), dim=1),
+    "softmax of [N, H, W, C]": lambda x, c: last(c(x)).softmax(-1),
+    "shares of three branches": lambda x, c: (branches(x, c) * branches(x, c).softmax(1)).sum(1),
+    "shares of two branches": lambda x, c: (
+        c(x).view(x.size(0), 2, 3, *x.shape[2:])
+        * c(x).mean((2, 3)).view(x.size(0), 2, 3).softmax(1).view(x.size(0), 2, 3, 1, 1)
+    ).sum(1),
+    "stacked branches": lambda x, c: (
+        torch.stack([x, c(x)], 1) * torch.cat([c(x), x], 1).mean((2, 3)).view(x.size(0), 2, 6, 1, 1)
+    ).sum(dim=1),
+    "mean of branches": lambda x, c: branches(x, c).mean(1),
+    "largest of branches": lambda x, c: branches(x, c).amax(1),
+    "largest channel": lambda x, c: x * torch.max(c(x), 1)[0].unsqueeze(1).sigmoid(),
+    "the larger": lambda x, c: torch.maximum(x, c(x)),
+    "group norm": lambda x, c: F.group_norm(c(x), 3, GROUPS.weight.detach(), GROUPS.bias.detach()),
+    "group norm of one group": lambda x, c: F.group_norm(c(x), 1),
+    "instance norm": lambda x, c: nn.InstanceNorm2d(6).eval()(c(x)),
+    "L2 norm": lambda x, c: F.normalize(c(x)),
+    "RMS norm": lambda x, c: F.rms_norm(last(c(x)), (6,), WEIGHT),
+    "global response norm": lambda x, c: torch.addcmul(
+        torch.ones(6, 1, 1), torch.ones(6, 1, 1), x / (c(x).norm(p=2, dim=(2, 3), keepdim=True) + 1)
+    ),
+    "a transposed convolution": lambda x, c: F.conv_transpose2d(c(x), UP.weight.detach(), UP_BIAS, 2, 1),
+    "transposed, in groups": lambda x, c: F.conv_transpose2d(
+        c(x), UP_GROUPS.weight.detach(), None, (3, 2), (0, 1), (1, 1), 3, (2, 1)
+    ),
+    "transposed, as a function": lambda x, c: F.conv_transpose2d(c(x), UP.weight.detach(), stride=3),
+    "a filter over channels": lambda x, c: (
+        x
+        * F.conv1d(c(x).mean((2, 3)).unsqueeze(1), SLIDE.weight.detach(), torch.ones(1), padding=1)
+        .transpose(-1, -2)[..., None]
+        .sigmoid()
+    ),
+    "pixel shuffle": lambda x, c: F.pixel_shuffle(torch.cat([c(x), x], 1), 2),
+    "pixel unshuffle": lambda x, c: c(F.pixel_unshuffle(c(x)[:, :3], 2)[:, 3:9]),
+    "bilinear, align_corners": lambda x, c: F.interpolate(c(x), size=(31, 17), mode="bilinear", align_corners=True),
+    "bilinear to any size": lambda x, c: F.interpolate(c(x), size=(19, 5), mode="bilinear"),
+    "nearest to a part": lambda x, c: F.interpolate(c(x), scale_factor=0.5),
+    "elu": lambda x, c: F.elu(3 * c(x), 0.7),
+    "selu": lambda x, c: F.selu(3 * c(x)),
+    "mish": lambda x, c: F.mish(3 * c(x)),
+    "roots and powers": lambda x, c: c(x).abs() ** 0.5 + c(x) ** 3 + (c(x).square() + 1).rsqrt(),
+    "a quotient": lambda x, c: x / (c(x).abs() + 1),
     "zeros around": lambda x, c: c(F.pad(x, (1, 1, 2, 2))),
     "zeros on two sides": lambda x, c: c(F.pad(x, (0, 1, 2, 0))),
     "zeros, and fewer rows": lambda x, c: c(F.pad(x, (-1, 2, 3, -4))),
@@ -130,18 +188,12 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
     ),
     "ones around": (lambda x, c: F.pad(c(x), (1, 1, 1, 1), value=1.0), "pads by 1.0; allowed are zeros"),
     "images around": (lambda x, c: F.pad(c(x), (0, 0, 0, 0, 0, 0, 1, 0))[1:], "allowed are channels, rows and columns"),
-    "largest of the channels": (lambda x, c: c(x).amax(1, keepdim=True), "allowed are axes of the map"),
     "mean of the images": (lambda x, c: c(x) - c(x).mean(0, keepdim=True), "allowed are axes of a map"),
-    "bilinear by its corners": (
-        lambda x, c: F.interpolate(c(x), scale_factor=2, mode="bilinear", align_corners=True),
-        "resizes [14, 12] to [28, 24] by 'bilinear', align_corners=True; allowed are",
-    ),
-    "bilinear to another size": (
-        lambda x, c: F.interpolate(c(x), (15, 24), mode="bilinear"),
-        "[14, 12] to [15, 24]",
-    ),
-    "a cube": (lambda x, c: c(x) ** 3, "raises to the power 3; allowed is 2"),
-    "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "which only an output"),
+    "bicubic": (lambda x, c: F.interpolate(c(x), (15, 24), mode="bicubic"), "[14, 12] to [15, 24] by 'bicubic'"),
+    "nearest to another size": (lambda x, c: F.interpolate(c(x), (15, 24)), "[14, 12] to [15, 24] by 'nearest'"),
+    "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; allowed are 2, 3"),
+    "a softmax of rows": (lambda x, c: F.softmax(c(x), 2), "is none of channels"),
+    "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "allowed are whole channels of one map"),
 }
 
 

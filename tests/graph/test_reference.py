@@ -50,7 +50,29 @@ def torch_match_channels(op: Op, x: torch.Tensor) -> torch.Tensor:
 
 def torch_unary(op: Op, x: torch.Tensor) -> torch.Tensor:
     function = op.attributes["function"]
+    if function == "exp":
+        return x.clamp(max=88).exp()
+    if function in ("sqrt", "rsqrt"):
+        return getattr(torch, function)(x.clamp(min=2.0**-126 if function == "rsqrt" else 0))
     return getattr(torch if hasattr(torch, function) else F, function)(x)
+
+
+def torch_max_channels(op: Op, x: torch.Tensor) -> torch.Tensor:
+    have, want = x.shape[1], op.attributes["channels"]
+    return torch.cat([x[:, c % have :: want].amax(1, keepdim=True) for c in range(want)], 1)
+
+
+def torch_bilinear(op: Op, x: torch.Tensor) -> torch.Tensor:
+    size, corners = op.attributes["size"], op.attributes["align_corners"]
+    return F.interpolate(x.float(), size, mode="bilinear", align_corners=corners).to(x.dtype)
+
+
+def torch_depth_to_space(op: Op, x: torch.Tensor) -> torch.Tensor:
+    rows, columns = op.attributes["stride"]
+    result = x.new_empty(len(x), x.shape[1] // (rows * columns), x.shape[2] * rows, x.shape[3] * columns)
+    for phase, part in enumerate(x.chunk(rows * columns, 1)):
+        result[:, :, phase // columns :: rows, phase % columns :: columns] = part
+    return result
 
 
 def torch_layer_norm(op: Op, x: torch.Tensor) -> torch.Tensor:
@@ -73,6 +95,11 @@ ACCUMULATORS: dict[str, Callable[..., torch.Tensor]] = {
     "multiply": lambda op, x, factor: x * factor,
     "unary": torch_unary,
     "layer_norm": torch_layer_norm,
+    "softmax": lambda op, x: x.softmax(1),
+    "log_softmax": lambda op, x: x.log_softmax(1),
+    "max_channels": torch_max_channels,
+    "bilinear": torch_bilinear,
+    "depth_to_space": torch_depth_to_space,
 }
 
 

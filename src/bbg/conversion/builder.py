@@ -21,6 +21,7 @@ from bbg.graph.kinds import KINDS
 from bbg.graph.types import Shape
 
 INPUT = "input"
+MOST_PARTS = 64  # of which one tensor is put together
 
 Clip = tuple[float | None, float | None]
 Parameters = Mapping[str, np.ndarray | None]
@@ -127,6 +128,9 @@ class Builder:
     def materialize(self, x: View) -> TracedTensor:
         """`x` with every number of its value once: where torch has only some of the channels, an op selects them."""
         if isinstance(x, JoinedTensor):
+            joined = self._join(x)
+            if joined is not None:
+                return self.materialize(joined)
             alone = JoinedTensor(x.parts, x.indices[None], x.qualname).along(0)  # a slice of it may be of one value
             if alone is not None:
                 return self.materialize(alone[0])
@@ -135,6 +139,16 @@ class Builder:
                 "apply the layer to each map before they are joined"
             )
         return x if x.is_complete else self._select(x)
+
+    def _join(self, x: JoinedTensor) -> TracedTensor | None:
+        """`x` of one value, which has the channels of all; None where their maps differ."""
+        if len({part.shape[1:] for part in x.parts}) > 1:
+            return None
+        key = ("join", *(part.name for part in x.parts))
+        if key not in self.selected:
+            whole = tuple(TracedTensor(part.name, part.value) for part in x.parts)
+            self.selected[key] = self.add("concat", whole, lambda *given: torch.cat(given, 1), suffix=".join")
+        return self.selected[key].with_layout(x.indices)
 
     def as_nchw(self, x: TracedTensor) -> TracedTensor:
         """`x` as torch has a map, `[N, C, H, W]`; an op brings the channels into order where need be."""
@@ -152,8 +166,10 @@ class Builder:
 
     def as_output(self, name: str, x: View) -> Output:
         """The output `name` that returns `x`: whole values, each in some order of its axes, one after another."""
-        for attempt in (x, *([self.compact(x)] if isinstance(x, TracedTensor) else [])):
-            parts = _parts(attempt)
+        ways: list[Callable[[TracedTensor], TracedTensor]] = [self.compact]
+        ways += [self.as_nchw] if x.indices.ndim == 3 else []
+        for attempt in (lambda: x, *(partial(way, x) for way in ways if isinstance(x, TracedTensor))):
+            parts = _parts(attempt())
             if parts is not None:
                 return Output(name, parts, tuple(x.indices.shape))
         raise BbgError(
@@ -225,6 +241,37 @@ class Builder:
         channels = x.indices[:, :1, :1] // (height * width)
         return self.selected[key].with_layout(channels * area + value_layout((1, *grid.size)))
 
+    def _depth_to_space(self, x: TracedTensor) -> TracedTensor | None:
+        """`x` of a value in which channels have moved into the map, as torch has them; None where they have not."""
+        found = x.phases()
+        if found is None:
+            return None
+        (rows, columns), channels = found
+        phases = self._select_channels(x, channels.flatten().tolist())
+
+        def shuffle(v: Tensor) -> Tensor:
+            split = v.reshape(len(v), rows, columns, -1, *v.shape[2:])
+            return split.permute(0, 3, 4, 1, 5, 2).reshape(len(v), split.shape[3], rows * v.shape[2], -1)
+
+        return self.add("depth_to_space", (phases,), shuffle, suffix=".shuffle", stride=(rows, columns))
+
+    def _gather_parts(self, x: TracedTensor) -> TracedTensor | None:
+        """`x` of a value of channels that are different parts of maps, one behind the other; None where some are no
+        grids.
+        """
+        if x.indices.ndim != 3:
+            return None
+        area = x.shape[1] * x.shape[2]
+        places = x.indices % area
+        starts = [c for c in range(len(places)) if c == 0 or not torch.equal(places[c], places[c - 1])]
+        parts = [
+            x.with_layout(x.indices[first:last]) for first, last in zip(starts, [*starts[1:], len(places)], strict=True)
+        ]
+        if not 2 <= len(parts) <= MOST_PARTS or any(part.grid() is None for part in parts):
+            return None
+        given = tuple(self.as_nchw(part) for part in parts)
+        return self.add("concat", given, lambda *values: torch.cat(values, 1), suffix=".parts")
+
     def whole_map(self, x: TracedTensor) -> TracedTensor:
         """`x` of a value that has no more than the pixels which torch has, where these are a grid of a map."""
         return x if x.channel_indices() is not None or x.grid() is None else self._select(x)
@@ -233,7 +280,7 @@ class Builder:
         """`x` of a value with the channels that torch has, in its order; BbgError where torch has no whole maps."""
         found = x.channel_indices()
         if found is None:
-            gathered = self._gather(x)
+            gathered = self._gather(x) or self._depth_to_space(x) or self._gather_parts(x)
             if gathered is not None:
                 return gathered if gathered.is_complete else self._select(gathered)
             raise self.error(f"its input is {x.describe()}; allowed are whole channels of one map")

@@ -169,6 +169,19 @@ class TracedTensor:
         regular = torch.equal(self.indices, channels * area + rows[:, None] * width + columns)
         return Grid.at(rows, columns) if regular else None
 
+    def phases(self) -> tuple[tuple[int, int], Tensor] | None:
+        """The stride, and the channels of the phases, int64 `[p, q, C']`: number (y, x) of a map that torch has is
+        number (y // p, x // q) of channel `[y % p, x % q]`. None where torch has no such map `[C', p H, q W]`.
+        """
+        _, height, width = self.shape
+        if self.indices.ndim != 3 or self.indices.shape[1] % height or self.indices.shape[2] % width:
+            return None
+        p, q = self.indices.shape[1] // height, self.indices.shape[2] // width
+        split = self.indices.reshape(-1, height, p, width, q).permute(2, 4, 0, 1, 3)  # [p, q, C', H, W]
+        channels = split[..., 0, 0] // (height * width)
+        whole = channels[..., None, None] * height * width + torch.arange(height * width).reshape(height, width)
+        return ((p, q), channels) if torch.equal(split, whole) else None
+
     def describe(self) -> str:
         """Value and layout, for a sentence."""
         return f"a map {list(self.shape)} rearranged to [N, {', '.join(map(str, self.indices.shape))}]"

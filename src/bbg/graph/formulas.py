@@ -113,6 +113,28 @@ def adaptive_avg_pool(a: Attributes, t: Tensors, result: Shape, main: np.ndarray
     return out
 
 
+def bilinear(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
+    def between(axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The lines of the operand before and behind each of the result, and the share of the latter; in float32."""
+        have, want, line = main.shape[1 + axis], result[axis], np.arange(result[axis], dtype=np.float32)
+        if a["align_corners"]:
+            place = line * np.float32((have - 1) / max(want - 1, 1))
+        else:
+            place = np.maximum(np.float32(have / want) * (line + np.float32(0.5)) - np.float32(0.5), 0)
+        first = np.minimum(place.astype(np.int64), have - 1)
+        return first, np.minimum(first + 1, have - 1), np.minimum(place - first, 1).astype(np.float64)
+
+    top, bottom, v = between(1)
+    left, right, h = between(2)
+    rows = main[:, :, top] * (1 - v[:, None]) + main[:, :, bottom] * v[:, None]
+    return np.asarray(rows[..., left] * (1 - h) + rows[..., right] * h)
+
+
+def depth_to_space(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
+    phases = main.reshape(len(main), *a["stride"], result[0], *main.shape[2:])  # [N, sy, sx, C, H, W]
+    return phases.transpose(0, 3, 4, 1, 5, 2).reshape(len(main), *result)
+
+
 # ---- numbers of one pixel -------------------------------------------------------------------------------------------
 
 
@@ -142,6 +164,38 @@ def multiply(a: Attributes, t: Tensors, result: Shape, main: np.ndarray, factor:
 def layer_norm(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
     distance = main - main.mean(axis=1, keepdims=True)
     return np.asarray(distance / np.sqrt((distance**2).mean(axis=1, keepdims=True) + a["eps"]))
+
+
+def max_channels(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
+    have, want = main.shape[1], a["channels"]
+    return np.stack([main[:, c % have :: want].max(axis=1) for c in range(want)], axis=1)
+
+
+def log_softmax(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
+    below = main - main.max(axis=1, keepdims=True)
+    return np.asarray(below - np.log(np.exp(below).sum(axis=1, keepdims=True)))
+
+
+def softmax(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(log_softmax(a, t, result, main)))
+
+
+SMALLEST = 2.0**-126  # of the normal float32 numbers
+
+
+def exp(x: np.ndarray) -> np.ndarray:
+    """`exp(min(x, 88))`."""
+    return np.asarray(np.exp(np.minimum(x, 88)))
+
+
+def reciprocal(x: np.ndarray) -> np.ndarray:
+    """`1 / x`, where x is as far from 0 as the smallest normal number at least."""
+    return np.asarray(1 / np.where(x >= 0, np.maximum(x, SMALLEST), np.minimum(x, -SMALLEST)))
+
+
+def rsqrt(x: np.ndarray) -> np.ndarray:
+    """`1 / sqrt(x)`, where x is the smallest normal number at least."""
+    return np.asarray(1 / np.sqrt(np.maximum(x, SMALLEST)))
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

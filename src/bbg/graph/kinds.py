@@ -23,7 +23,7 @@ from bbg.graph import formulas, shapes
 from bbg.graph.bits import words
 from bbg.graph.types import LIMIT, Attributes, Shape, Tensors, Type
 
-VERSION = (1, 2)  # of the format; a new kind, attribute, parameter or function raises the minor number
+VERSION = (1, 3)  # of the format; a new kind, attribute, parameter or function raises the minor number
 PAIR_LIMIT = 65535  # one element of a pair attribute: keeps every position of a window within 64-bit integers
 REQUIRED = object()
 LEAST_FLOAT, MOST_FLOAT = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the normal positive float32 numbers
@@ -63,6 +63,12 @@ FUNCTIONS: dict[str, Function] = {
     "silu": Function(lambda x: x * formulas.sigmoid(x), np.abs),
     "hardswish": Function(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), np.abs),
     "gelu": Function(lambda x: x * formulas.normal_cdf(x), np.abs),
+    "elu": Function(lambda x: np.where(x >= 0, x, np.expm1(np.minimum(x, 0))), np.abs),
+    "mish": Function(lambda x: x * np.tanh(np.logaddexp(0, x)), np.abs),
+    "exp": Function(formulas.exp, formulas.exp),
+    "reciprocal": Function(formulas.reciprocal, lambda x: np.abs(formulas.reciprocal(x))),
+    "sqrt": Function(lambda x: np.sqrt(np.maximum(x, 0)), lambda x: np.sqrt(np.maximum(x, 0))),
+    "rsqrt": Function(formulas.rsqrt, formulas.rsqrt),
 }
 
 
@@ -125,6 +131,7 @@ ATTRIBUTES = {
     "count_include_pad": Attribute(True, "boolean"),
     "eps": Attribute(1e-5, "number", LEAST_FLOAT, MOST_FLOAT),
     "function": Attribute(REQUIRED, "word", words=tuple(FUNCTIONS)),
+    "align_corners": Attribute(False, "boolean"),
 }
 
 
@@ -252,6 +259,11 @@ KINDS: dict[str, Kind] = {
     "multiply": Kind(shapes.multiply, formulas.multiply, operands=2),
     "unary": Kind(shapes.same, _unary, attributes=("function",), reach=_unary_reach),
     "layer_norm": Kind(shapes.same, formulas.layer_norm, attributes=("eps",)),
+    "softmax": Kind(shapes.same, formulas.softmax, reach=lambda a, operands: 1.0),
+    "log_softmax": Kind(shapes.same, formulas.log_softmax, reach=_mean_reach),
+    "max_channels": Kind(shapes.with_channels, formulas.max_channels, attributes=("channels",)),
+    "bilinear": Kind(shapes.sized, formulas.bilinear, attributes=("size", "align_corners"), reach=_mean_reach),
+    "depth_to_space": Kind(shapes.depth_to_space, formulas.depth_to_space, attributes=("stride",)),
     "max_pool_bits": Kind(
         shapes.pool,
         formulas.max_pool_bits,

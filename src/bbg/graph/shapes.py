@@ -55,6 +55,13 @@ def with_channels(a: Attributes, shape: Shape) -> Shape:
     return a["channels"], *shape[1:]
 
 
+def depth_to_space(a: Attributes, shape: Shape) -> Shape:
+    rows, columns = a["stride"]
+    if shape[0] % (rows * columns):
+        raise BbgError(f"stride {a['stride']} takes {rows * columns} channels for one, which must divide {shape[0]}")
+    return shape[0] // (rows * columns), shape[1] * rows, shape[2] * columns
+
+
 def concat(a: Attributes, *shapes: Shape) -> Shape:
     if len({shape[1:] for shape in shapes}) > 1:
         given = ", ".join(str(list(shape)) for shape in shapes)

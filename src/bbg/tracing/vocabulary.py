@@ -182,6 +182,8 @@ _ROWS = (
     _op("adaptive_max_pool3d", _POOL, modules=(nn.AdaptiveMaxPool3d,)),
     _op("mean", _POOL),
     _op("amax", _POOL),
+    _op("max", _POOL),
+    _op("maximum", T.KEEPS_SIGN),
     # sums, products, joins
     _op("sum", T.KEEPS_SIGN),
     _op("add", T.ADDS, operators=("add", "iadd")),
@@ -235,6 +237,7 @@ _ROWS = (
     # norms
     _op("batch_norm", T.SIGNED, modules=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)),
     _op("layer_norm", T.SIGNED, modules=(nn.LayerNorm,)),
+    _op("rms_norm", T.SIGNED, modules=(nn.RMSNorm,)),
     _op("group_norm", T.SIGNED, modules=(nn.GroupNorm,)),
     _op("instance_norm", T.SIGNED, modules=(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)),
     _op("local_response_norm", T.KEEPS_SIGN, modules=(nn.LocalResponseNorm,)),
@@ -243,6 +246,11 @@ _ROWS = (
     _op("square", T.NONNEGATIVE),
     _op("exp", T.NONNEGATIVE),
     _op("sqrt", T.NONNEGATIVE),
+    _op("rsqrt", T.NONNEGATIVE),
+    _op("reciprocal", T.KEEPS_SIGN),
+    _op("pow", T.SIGNED, operators=("pow",)),
+    _op("addcmul", T.SIGNED),
+    _op("log_softmax", T.SIGNED, modules=(nn.LogSoftmax,)),
     _op("softmax", T.NONNEGATIVE, modules=(nn.Softmax, nn.Softmax2d)),
     _op("norm", T.NONNEGATIVE),
 )  # fmt: skip

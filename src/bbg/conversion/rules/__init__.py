@@ -7,4 +7,13 @@ torch: the layer itself.
 
 from __future__ import annotations
 
-from bbg.conversion.rules import conv, elementwise, functional, norm, pool, shape  # noqa: F401  (each registers its own)
+from bbg.conversion.rules import (  # noqa: F401  (each registers its own)
+    conv,
+    elementwise,
+    functional,
+    norm,
+    pool,
+    shape,
+    softmax,
+    transposed,
+)

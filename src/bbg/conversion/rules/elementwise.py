@@ -95,6 +95,7 @@ _unary(nn.Tanh, "tanh", torch.tanh)
 _unary(nn.Sigmoid, "sigmoid", torch.sigmoid)
 _unary(nn.SiLU, "silu", F.silu)
 _unary(nn.Hardswish, "hardswish", F.hardswish)
+_unary(nn.Mish, "mish", F.mish)
 
 
 @lowers(nn.GELU)
@@ -110,6 +111,36 @@ def gelu(builder: Builder, layer: nn.GELU, x: TracedTensor) -> TracedTensor:
     )
     inner = _product(builder, x, bent, ".inner")
     return _product(builder, x, builder.add("unary", (inner,), torch.sigmoid, suffix=".share", function="sigmoid"))
+
+
+@lowers(nn.ELU, nn.CELU, nn.SELU)
+def elu(builder: Builder, layer: nn.ELU | nn.CELU | nn.SELU, x: TracedTensor) -> TracedTensor:
+    """ELU -> unary, and a slope for what is negative; SELU: another for the rest."""
+    alpha, above = getattr(layer, "alpha", 1.6732632423543772), 1.0
+    if isinstance(layer, nn.CELU) and alpha != 1:
+        raise builder.error(f"alpha is {alpha}, allowed is 1; use nn.ELU")
+    if isinstance(layer, nn.SELU):
+        above = 1.0507009873554805
+    slopes = {"above": np.full(x.shape[0], above), "below": np.full(x.shape[0], above * alpha)}
+    return builder.add("unary", (x,), layer, function="elu", parameters=slopes)
+
+
+def _function(name: str, *spellings: Any) -> None:
+    """Registers the rule of a function of torch that is the scalar function `name` of the format."""
+
+    @lowers(getattr(torch, name), name, f"{name}_", *spellings)
+    def rule(builder: Builder, input: TracedTensor) -> TracedTensor:
+        return builder.add("unary", (input,), getattr(torch, name), function=name)
+
+
+for _name in ("exp", "sqrt", "rsqrt", "reciprocal"):
+    _function(_name)
+
+
+@lowers(torch.abs, operator.abs, "abs", "abs_")
+def absolute(builder: Builder, input: TracedTensor) -> TracedTensor:
+    """A size -> pointwise with the slope -1 below 0."""
+    return builder.add("pointwise", (input,), torch.abs, parameters={"below": np.full(input.shape[0], -1.0)})
 
 
 # ---- sums and products ---------------------------------------------------------------------------------------------
@@ -150,9 +181,11 @@ def mul(builder: Builder, input: Any, other: Any) -> TracedTensor:
 
 @lowers(operator.truediv, operator.itruediv, torch.div, "div", "div_")
 def div(builder: Builder, input: Any, other: Any) -> TracedTensor:
-    """A quotient by a constant -> pointwise with a scale."""
+    """A quotient by a constant -> pointwise with a scale; by a tensor -> unary and multiply."""
     if isinstance(other, TracedTensor):
-        raise builder.error("divides by a value that depends on the input; allowed are constants that are not 0")
+        part = builder.add("unary", (other,), torch.reciprocal, suffix=".part", function="reciprocal")
+        product: TracedTensor = mul(builder, input, part)
+        return product
     factor = 1 / torch.as_tensor(other, dtype=torch.float64)
     if not factor.isfinite().all():
         raise builder.error("divides by 0; allowed are constants that are not 0")
@@ -176,11 +209,20 @@ def _product(builder: Builder, x: TracedTensor, y: TracedTensor, suffix: str = "
         x, y = y, x
     if x.tensor.shape != y.tensor.shape:
         x, y = builder.in_channel_order(x), builder.in_channel_order(y)
-    as_they_are = x.layout is None and y.layout is None
-    spread = y.shape == (x.shape[0], 1, 1) and (as_they_are or (x.is_channels_last and y.is_channels_last))
-    if not spread:
+    if not _is_factor_of_channels(x, y):
         x, y = _alike(builder, *_broadcast(builder, x, y, "multiplies"))
     return builder.add("multiply", (x, y), torch.mul, suffix=suffix)
+
+
+def _is_factor_of_channels(x: TracedTensor, y: TracedTensor) -> bool:
+    """Whether y has one number for each channel of x, which torch multiplies with it."""
+    if y.shape != (x.shape[0], 1, 1):
+        return False
+    channels = x.indices // (x.shape[1] * x.shape[2])
+    try:
+        return torch.equal(torch.broadcast_to(y.indices, channels.shape), channels)
+    except RuntimeError:
+        return False
 
 
 def _unrepeated(builder: Builder, x: View) -> TracedTensor:
@@ -224,10 +266,37 @@ def _affine(builder: Builder, x: Any, y: Any, function: Callable[..., Tensor], p
 
 @lowers(operator.pow, torch.pow, "pow", "pow_")
 def power(builder: Builder, input: TracedTensor, exponent: Any) -> TracedTensor:
-    """A square -> multiply."""
-    if not isinstance(input, TracedTensor) or exponent != 2:
-        raise builder.error(f"raises to the power {exponent}; allowed is 2")
-    return _product(builder, input, input)
+    """A square or a third power -> multiply; a root or a reciprocal -> unary."""
+    if isinstance(input, TracedTensor) and exponent in (2, 3):
+        square = _product(builder, input, input, ".square" if exponent == 3 else "")
+        return square if exponent == 2 else _product(builder, square, input)
+    name = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}.get(exponent) if isinstance(exponent, (int, float)) else None
+    if name is None or not isinstance(input, TracedTensor):
+        raise builder.error(f"raises to the power {exponent}; allowed are 2, 3, 1/2, -1/2 and -1")
+    return builder.add("unary", (input,), getattr(torch, name), function=name)
+
+
+@lowers(torch.maximum, "maximum")
+def maximum(builder: Builder, input: TracedTensor, other: TracedTensor) -> TracedTensor:
+    """The larger of two -> `x + relu(y - x)`, made of sums."""
+    x, y = _alike(builder, *_broadcast(builder, input, other, "compares"))
+    minus = {"gate": np.full(x.shape[0], -1.0)}
+    above = builder.add(
+        "pointwise", (y, x), lambda b, a: (b - a).relu(), suffix=".above", parameters=minus, clip=(0.0, None)
+    )
+    return builder.add("pointwise", (x, above), torch.add)
+
+
+@lowers(torch.addcmul, "addcmul")
+def addcmul(builder: Builder, input: Any, tensor1: Any, tensor2: Any, value: float = 1) -> TracedTensor:
+    """`input + value * tensor1 * tensor2` -> as the product and the sum."""
+    if not any(isinstance(t, TracedTensor) for t in (tensor1, tensor2)):
+        plus = value * tensor1 * tensor2
+    else:
+        plus = mul(builder, tensor1, tensor2)
+        plus = plus if value == 1 else mul(builder, plus, value)
+    result: TracedTensor = add(builder, input, plus)
+    return result
 
 
 @lowers(torch.square, "square", "square_")

@@ -33,6 +33,8 @@ def _interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> nn.Upsample:
+    if antialias:
+        raise TypeError("antialias is True")
     return nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)
 
 
@@ -53,6 +55,45 @@ def _given(layer: nn.Module, **tensors: Tensor | None) -> None:
             setattr(layer, name, tensor)
         else:
             layer.register_parameter(name, None if tensor is None else nn.Parameter(tensor.detach()))
+
+
+def _rms_norm(normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> nn.RMSNorm:
+    layer = nn.RMSNorm(normalized_shape, eps)
+    _given(layer, weight=weight)
+    return layer
+
+
+def _softmax(layer: type[nn.Module]) -> Callable[..., nn.Module]:
+    """The layer of a function that takes more arguments than it."""
+
+    def build(dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> nn.Module:
+        return layer(dim)
+
+    return build
+
+
+def _group_norm(
+    num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+) -> nn.GroupNorm:
+    layer = nn.GroupNorm(num_groups, num_groups, eps)
+    _given(layer, weight=weight, bias=bias)
+    return layer
+
+
+def _instance_norm(
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> nn.Module:
+    if not use_input_stats:
+        return _batch_norm(running_mean, running_var, weight, bias, False, momentum, eps)
+    layer = nn.InstanceNorm2d(1, eps)
+    _given(layer, weight=weight, bias=bias)
+    return layer
 
 
 class _BatchNorm(nn.BatchNorm2d):
@@ -108,6 +149,36 @@ def _conv2d(
     return layer
 
 
+def _conv1d(
+    weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> nn.Conv1d:
+    if not isinstance(weight, Tensor):
+        raise TypeError("its weight depends on the images")
+    filters, inputs, kernel = weight.shape
+    layer = nn.Conv1d(inputs * groups, filters, kernel, stride, padding, dilation, groups, bias=False, device="meta")
+    _given(layer, weight=weight, bias=bias)
+    return layer
+
+
+def _conv_transpose2d(
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> nn.ConvTranspose2d:
+    if not isinstance(weight, Tensor):
+        raise TypeError("its weight depends on the images")
+    inputs, filters, *kernel = weight.shape
+    size = (kernel[0], kernel[1])
+    window = (size, stride, padding, output_padding, groups, False, dilation)
+    layer = nn.ConvTranspose2d(inputs, filters * groups, *window, device="meta")
+    _given(layer, weight=weight, bias=bias)
+    return layer
+
+
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     layer = nn.Linear(1, 1)
     _given(layer, weight=weight, bias=bias)
@@ -134,7 +205,18 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.hardsigmoid,): lambda inplace=False: nn.Hardsigmoid(),
     (F.hardswish,): lambda inplace=False: nn.Hardswish(),
     (F.gelu,): nn.GELU,
+    (F.mish,): lambda inplace=False: nn.Mish(),
+    (F.elu, F.elu_): lambda alpha=1.0, inplace=False: nn.ELU(alpha),
+    (F.celu, F.celu_): lambda alpha=1.0, inplace=False: nn.CELU(alpha),
+    (F.selu, F.selu_): lambda inplace=False: nn.SELU(),
+    (F.softmax, torch.softmax, "softmax"): _softmax(nn.Softmax),
+    (F.log_softmax, torch.log_softmax, "log_softmax"): _softmax(nn.LogSoftmax),
+    (F.group_norm, torch.group_norm): _group_norm,
+    (F.instance_norm,): _instance_norm,
+    (F.conv1d, torch.conv1d): _conv1d,
+    (F.conv_transpose2d, torch.conv_transpose2d): _conv_transpose2d,
     (F.layer_norm,): _layer_norm,
+    (F.rms_norm,): _rms_norm,
     (F.batch_norm,): _batch_norm,
     (torch.batch_norm,): _torch_batch_norm,
     (F.conv2d, torch.conv2d): _conv2d,

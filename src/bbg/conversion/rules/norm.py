@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
+from bbg.conversion.rules.elementwise import add, mul, power, sub
+from bbg.conversion.rules.pool import mean, total
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor
 
@@ -36,3 +43,94 @@ def layer_norm(builder: Builder, layer: nn.LayerNorm, x: TracedTensor) -> Traced
     vectors = {"scale": layer.weight, "bias": layer.bias}
     parameters = {name: builder.per_channel(x, vector, f"its {name}", axis) for name, vector in vectors.items()}
     return builder.add("layer_norm", (x,), layer, parameters=parameters, eps=float(layer.eps))
+
+
+@lowers(nn.GroupNorm, nn.InstanceNorm2d)
+def group_norm(builder: Builder, layer: nn.GroupNorm | nn.InstanceNorm2d, x: TracedTensor) -> TracedTensor:
+    """Group norm -> means over the map and over a group's channels, differences, products, and `1 / sqrt`."""
+    if isinstance(layer, nn.InstanceNorm2d) and layer.running_mean is not None:
+        affine: TracedTensor = batch_norm(builder, layer, x)
+        return affine
+    x = builder.as_nchw(x)
+    channels = x.shape[0]
+    groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else channels
+    mean = _mean_of_groups(builder, x, groups, ".mean", 0.0)
+    distance = sub(builder, x, builder.spread(mean, x.tensor.shape))
+    square = builder.add("multiply", (distance, distance), torch.mul, suffix=".square")
+    variance = _mean_of_groups(builder, square, groups, ".variance", layer.eps)
+    factor = builder.add("unary", (variance,), torch.rsqrt, suffix=".factor", function="rsqrt")
+    weight, bias = layer.weight, layer.bias
+    parameters = {
+        name: builder.per_channel(x, vector, f"its {name}") for name, vector in (("scale", weight), ("bias", bias))
+    }
+
+    def normalize(v: Tensor, by: Tensor) -> Tensor:
+        y = v * by
+        y = y if weight is None else y * weight.detach()[:, None, None]
+        return y if bias is None else y + bias.detach()[:, None, None]
+
+    return builder.add("multiply", (distance, factor), normalize, parameters=parameters)
+
+
+def _mean_of_groups(builder: Builder, x: TracedTensor, groups: int, suffix: str, plus: float) -> TracedTensor:
+    """The mean over each group's channels and map, and `plus`, for each channel: `[C, 1, 1]`.
+
+    match_channels takes the means of channels that are congruent modulo `groups`, so a group's channels go there first.
+    """
+    channels = x.shape[0]
+    each = channels // groups
+    mean = builder.add("adaptive_avg_pool", (x,), lambda v: v.mean((2, 3), keepdim=True), suffix=suffix, size=(1, 1))
+    if each > 1:
+        order = torch.arange(channels).reshape(groups, each).T.flatten()
+        mean = builder.as_nchw(mean.with_layout(mean.indices[order])) if groups > 1 else mean
+
+        def of_groups(v: Tensor) -> Tensor:
+            return v.reshape(len(v), each, groups, 1, 1).mean(1)
+
+        mean = builder.add("match_channels", (mean,), of_groups, suffix=f"{suffix}.groups", channels=groups)
+        mean = builder.materialize(mean.with_layout(mean.indices.repeat_interleave(each, 0)))
+    if not plus:
+        return mean
+    parameters = {"bias": np.full(channels, plus)}
+    return builder.add("pointwise", (mean,), lambda v: v + plus, suffix=f"{suffix}.eps", parameters=parameters)
+
+
+@lowers(nn.RMSNorm)
+def rms_norm(builder: Builder, layer: nn.RMSNorm, x: TracedTensor) -> TracedTensor:
+    """RMS norm over the last axis -> as `x / sqrt(mean(x^2) + eps)`."""
+    if len(layer.normalized_shape) != 1:
+        raise builder.error(f"it normalises {list(layer.normalized_shape)}; allowed is one axis")
+    eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
+    squares = add(builder, mean(builder, power(builder, x, 2), -1, True), eps)
+    factor = builder.add("unary", (squares,), torch.rsqrt, suffix=".factor", function="rsqrt")
+    y: TracedTensor = mul(builder, x, factor)
+    if layer.weight is not None:
+        y = mul(builder, y, layer.weight.detach())
+    return y
+
+
+@lowers(F.normalize)
+def normalize(
+    builder: Builder, input: TracedTensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
+) -> TracedTensor:
+    """`x / max(|x|, eps)` by the Euclidean norm over an axis -> as its squares' sum, and `1 / sqrt`."""
+    if p != 2:
+        raise builder.error(f"p is {p}, allowed is 2")
+    squares = total(builder, power(builder, input, 2), dim, True)
+    least = eps * eps
+    squares = builder.add("pointwise", (squares,), lambda v: v.clamp(min=least), suffix=".least", clip=(least, None))
+    factor = builder.add("unary", (squares,), torch.rsqrt, suffix=".factor", function="rsqrt")
+    result: TracedTensor = mul(builder, input, factor)
+    return result
+
+
+@lowers("norm", torch.norm, torch.linalg.vector_norm)
+def norm(
+    builder: Builder, input: TracedTensor, p: Any = 2, dim: Any = None, keepdim: bool = False, **rest: Any
+) -> TracedTensor:
+    """The Euclidean norm over axes -> the root of the squares' sum."""
+    p = rest.pop("ord", p)
+    if p not in (2, "fro") or dim is None or any(value is not None for value in rest.values()):
+        raise builder.error(f"takes the norm of order {p} over {dim}; allowed is 2 over axes that are named")
+    result: TracedTensor = power(builder, total(builder, power(builder, input, 2), dim, keepdim), 0.5)
+    return result

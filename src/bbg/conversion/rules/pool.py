@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from bbg.conversion.builder import Builder
-from bbg.conversion.rules.elementwise import add
+from bbg.conversion.rules.elementwise import add, maximum, mul
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import JoinedTensor, TracedTensor, View, value_layout
+from bbg.conversion.views import Grid, JoinedTensor, TracedTensor, View, value_layout
 from bbg.layers import Shortcut
 
 
@@ -58,8 +58,8 @@ def adaptive_max_pool(builder: Builder, layer: nn.AdaptiveMaxPool2d, x: TracedTe
     return builder.add("max_pool", (x,), layer, kernel=window, stride=window)
 
 
-@lowers("mean", torch.mean)
-def mean(builder: Builder, input: TracedTensor, dim: Any, keepdim: bool = False) -> TracedTensor:
+@lowers("mean", torch.mean, takes_views=True)
+def mean(builder: Builder, input: View, dim: Any, keepdim: bool = False) -> TracedTensor:
     """Mean over axes -> adaptive_avg_pool over those of the map, conv over the channels."""
     return _reduce(builder, input, torch.mean, dim, keepdim)
 
@@ -67,42 +67,72 @@ def mean(builder: Builder, input: TracedTensor, dim: Any, keepdim: bool = False)
 @lowers("sum", torch.sum, takes_views=True)
 def total(builder: Builder, input: View, dim: Any, keepdim: bool = False) -> TracedTensor:
     """Sum over axes -> as the mean, times how many numbers there are; over tensors that are joined -> their sum."""
-    if isinstance(input, JoinedTensor) and isinstance(dim, int) and not keepdim:
-        parts = input.along(dim % input.tensor.ndim - 1) if dim % input.tensor.ndim else None
-        if parts is not None:
-            return reduce(partial(add, builder), [builder.materialize(part) for part in parts])
-    return _reduce(builder, builder.materialize(input), torch.sum, dim, keepdim)
+    return _reduce(builder, input, torch.sum, dim, keepdim)
 
 
-@lowers("amax", torch.amax)
-def amax(builder: Builder, input: TracedTensor, dim: Any = (), keepdim: bool = False) -> TracedTensor:
-    """Maximum over axes of the map -> max_pool."""
+@lowers("amax", torch.amax, takes_views=True)
+def amax(builder: Builder, input: View, dim: Any = (), keepdim: bool = False) -> TracedTensor:
+    """Maximum over axes of the map -> max_pool; over the channels -> max_channels; over branches -> of two and two."""
     return _reduce(builder, input, torch.amax, dim, keepdim)
 
 
-def _reduce(builder: Builder, x: TracedTensor, how: Any, dim: Any, keepdim: bool) -> TracedTensor:
+@lowers("max", torch.max, takes_views=True)
+def largest(builder: Builder, input: View, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
+    """Of two tensors -> as `torch.maximum`; over an axis -> as `torch.amax`, without the places of the maxima."""
+    other = dim if isinstance(dim, (TracedTensor, JoinedTensor)) else other
+    if other is not None:
+        return maximum(builder, builder.materialize(input), builder.materialize(other))
+    if dim is None:
+        raise builder.error("takes the largest number of all; name the axis, as max(x, 1)")
+    return _reduce(builder, input, torch.amax, dim, keepdim), None
+
+
+def _over_branches(builder: Builder, x: View, how: Any, dim: Any, keepdim: bool) -> TracedTensor | None:
+    """What `how` makes of one axis that is none of the value's: of the slices along it, one after the other."""
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    ndim = x.indices.ndim + 1
+    if len(dims) != 1 or dims[0] % ndim == 0:
+        return None
+    axis = dims[0] % ndim - 1
+    slices = x.along(axis) if isinstance(x, JoinedTensor) else None
+    if slices is None:
+        whole = builder.materialize(x)
+        slices = [whole.with_layout(layout) for layout in whole.indices.unbind(axis)]
+    joins = maximum if how is torch.amax else add
+    result: TracedTensor = reduce(partial(joins, builder), [builder.materialize(part) for part in slices])
+    if how is torch.mean:
+        result = mul(builder, result, 1 / len(slices))
+    return result.with_layout(result.indices.unsqueeze(axis)) if keepdim else result
+
+
+def _reduce(builder: Builder, given: View, how: Any, dim: Any, keepdim: bool) -> TracedTensor:
     """What `how`, torch's mean, sum or amax, makes of the axes `dim`."""
-    x = builder.in_channel_order(x)
+    x = None if isinstance(given, JoinedTensor) else builder.in_channel_order(builder.materialize(given))
+    if x is None or x.axes is None:
+        over = _over_branches(builder, given if x is None else x, how, dim, keepdim)
+        if over is not None:
+            return over
+        x = builder.materialize(given)
     dims = sorted(d % x.tensor.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
     axes = x.axes
     if axes is None or not dims or dims[0] == 0:
         raise builder.error(f"{how.__name__} over {dim} of {x.describe()}; allowed are axes of a map")
-    over = {d: axes[d - 1] for d in dims}
-    if 0 in over.values() and how is torch.amax:
-        raise builder.error("takes the largest number of all channels; allowed are axes of the map")
-    in_map = [d for d, axis in over.items() if axis in (1, 2)]
-    if 0 in over.values() and in_map:  # one after the other
+    along = {d: axes[d - 1] for d in dims}
+    in_map = [d for d, axis in along.items() if axis in (1, 2)]
+    if 0 in along.values() and in_map:  # one after the other
         x = _reduce(builder, x, how, in_map, True)
         return _reduce(builder, x, how, dims, keepdim)
     channels, height, width = x.shape
-    whole = 0 in over.values()
-    size = (1 if 1 in over.values() else height, 1 if 2 in over.values() else width)
+    whole = 0 in along.values()
+    size = (1 if 1 in along.values() else height, 1 if 2 in along.values() else width)
     shape = (1 if whole else channels, *size)
     kept = [axis for d, axis in enumerate(axes, 1) if axis is not None and d not in dims]
     order = [*kept, *(axis for axis in range(3) if axis not in kept)]
     layout = value_layout(shape).permute(order).reshape(how(x.tensor, dims, keepdim=keepdim).shape[1:])
     function = partial(how, dim=dims, keepdim=keepdim)
     count = math.prod(x.shape) // math.prod(shape)
+    if whole and how is torch.amax:
+        return builder.add("max_channels", (x,), function, layout=layout, channels=1)
     if whole:
         weight = np.full((1, 1, 1, channels), 1.0 if how is torch.sum else 1 / channels, np.float32)
         tensors = {"weight": weight}
@@ -116,38 +146,27 @@ def _reduce(builder: Builder, x: TracedTensor, how: Any, dim: Any, keepdim: bool
 
 @lowers(nn.Upsample)
 def upsample(builder: Builder, layer: nn.Upsample, x: TracedTensor) -> TracedTensor:
-    """Upsampling by integers -> adaptive_avg_pool to a multiple of the size; bilinear: and avg_pool.
-
-    Each number becomes a block of s numbers, for either axis. The means of windows of s of these, where s is odd, are
-    the bilinear ones: at d steps from the middle of a block, a share d / s of the window lies in the next block. Where
-    s is even, the middle lies between two numbers: means of two come first. Windows leave out what is beyond the
-    border, so that all their numbers are those of the last block there.
-    """
+    """Resizing -> bilinear; nearest to a multiple of the size -> adaptive_avg_pool; to a part of it -> conv."""
     x = builder.as_nchw(x)
-    height, width = size = tuple(layer(x.value).shape[2:])
-    bilinear = layer.mode == "bilinear" and x.shape[1:] != (1, 1)
-    allowed = layer.mode in ("nearest", "nearest-exact", "bilinear") and not (bilinear and layer.align_corners)
-    if not allowed or height % x.shape[1] or width % x.shape[2]:
-        corners = ", align_corners=True" if layer.align_corners else ""
-        came = f"{list(x.shape[1:])} to {[height, width]} by {layer.mode!r}{corners}"
-        raise builder.error(f"resizes {came}; allowed are 'nearest' and 'bilinear' to a multiple of the size")
-    if not bilinear:
+    (height, width), (rows, columns) = x.shape[1:], layer(x.value).shape[2:]
+    size = (rows, columns)
+    corners = bool(layer.align_corners)
+    by_size = layer.scale_factor is None or layer.recompute_scale_factor or corners
+    scales = _pair(layer.scale_factor or 1)
+    exact = by_size or (height * scales[0], width * scales[1]) == size  # else torch samples by the factor
+    if layer.mode == "bilinear" and exact:
+        return builder.add("bilinear", (x,), layer, size=size, align_corners=corners)
+    nearest = layer.mode in ("nearest", "nearest-exact")
+    if nearest and rows % height == 0 and columns % width == 0:
         return builder.add("adaptive_avg_pool", (x,), layer, size=size)
-    by = (height // x.shape[1], width // x.shape[2])
-    odd = tuple(n % 2 for n in by)
-    x = builder.add("adaptive_avg_pool", (x,), partial(F.adaptive_avg_pool2d, output_size=size), size=size)
-    if not all(odd):
-        x = _mean_of_windows(builder, x, tuple(2 - n for n in odd), tuple(1 - n for n in odd))
-    return _mean_of_windows(builder, x, by, tuple((n - 2 + n % 2) // 2 for n in by))
-
-
-def _mean_of_windows(
-    builder: Builder, x: TracedTensor, kernel: tuple[int, ...], padding: tuple[int, ...]
-) -> TracedTensor:
-    """Means of the numbers in windows that move by one; what is outside the map is left out."""
-    window: dict[str, Any] = {"kernel": kernel, "stride": (1, 1), "padding": padding, "count_include_pad": False}
-    pool = partial(F.avg_pool2d, kernel_size=kernel, stride=1, padding=padding, count_include_pad=False)
-    return builder.add("avg_pool", (x,), pool, **window)
+    if nearest and height % rows == 0 and width % columns == 0:
+        step = (height // rows, width // columns)
+        middle = layer.mode == "nearest-exact"
+        return builder.gather(x, Grid((step[0] // 2 * middle, step[1] // 2 * middle), step, size), layer)
+    came = f"{[height, width]} to {list(size)} by {layer.mode!r}"
+    raise builder.error(
+        f"resizes {came}; allowed are 'bilinear' to a size, and 'nearest' to a multiple or a part of the size"
+    )
 
 
 @lowers(Shortcut)
