@@ -208,14 +208,6 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         lambda x, c: {"y": torch.cat([pixels(c(x)), pixels(c(x))], 2)},
         ("y", "'cat'", "joined one after another"),
     ),
-    "a layer behind a join": (
-        lambda x, c: torch.sigmoid(pair(c(x))),
-        ("sigmoid (Functional)", "'cat', a join of maps", "only an output", "before they are joined"),
-    ),
-    "a sum of joins": (
-        lambda x, c: (lambda y: y + y)(pair(c(x))),
-        ("add (Functional)", "only an output"),
-    ),
     "images joined": (lambda x, c: torch.cat([c(x), c(x)]), ("cat (Functional)", "first axis")),
 }
 
@@ -232,5 +224,5 @@ def test_returns_that_are_refused(case: str, tmp_path: Path) -> None:
 
 def test_a_convolution_reads_no_join(tmp_path: Path) -> None:
     model = Functional(lambda x, c: c(torch.cat([x, x], 2)), nn.Conv2d(3, 4, 3, padding=1))
-    with pytest.raises(BbgError, match=r"layers\.0 \(Conv2d\): its input is 'cat', a join of maps"):
+    with pytest.raises(BbgError, match=r"layers\.0 \(Conv2d\): its input is a map .* allowed are whole channels"):
         bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)

@@ -166,9 +166,12 @@ class Builder:
 
     def as_output(self, name: str, x: View) -> Output:
         """The output `name` that returns `x`: whole values, each in some order of its axes, one after another."""
-        ways: list[Callable[[TracedTensor], TracedTensor]] = [self.compact]
-        ways += [self.as_nchw] if x.indices.ndim == 3 else []
-        for attempt in (lambda: x, *(partial(way, x) for way in ways if isinstance(x, TracedTensor))):
+        ways: list[Callable[[], View]] = [lambda: x]
+        if isinstance(x, TracedTensor):
+            ways.append(partial(self.compact, x))
+            if x.phases() is not None:
+                ways.append(partial(self.as_nchw, x))
+        for attempt in ways:
             parts = _parts(attempt())
             if parts is not None:
                 return Output(name, parts, tuple(x.indices.shape))

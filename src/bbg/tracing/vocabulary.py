@@ -237,7 +237,7 @@ _ROWS = (
     # norms
     _op("batch_norm", T.SIGNED, modules=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)),
     _op("layer_norm", T.SIGNED, modules=(nn.LayerNorm,)),
-    _op("rms_norm", T.SIGNED, modules=(nn.RMSNorm,)),
+    _op("rms_norm", T.KEEPS_SIGN, modules=(nn.RMSNorm,)),
     _op("group_norm", T.SIGNED, modules=(nn.GroupNorm,)),
     _op("instance_norm", T.SIGNED, modules=(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)),
     _op("local_response_norm", T.KEEPS_SIGN, modules=(nn.LocalResponseNorm,)),
@@ -248,7 +248,6 @@ _ROWS = (
     _op("sqrt", T.NONNEGATIVE),
     _op("rsqrt", T.NONNEGATIVE),
     _op("reciprocal", T.KEEPS_SIGN),
-    _op("pow", T.SIGNED, operators=("pow",)),
     _op("addcmul", T.SIGNED),
     _op("log_softmax", T.SIGNED, modules=(nn.LogSoftmax,)),
     _op("softmax", T.NONNEGATIVE, modules=(nn.Softmax, nn.Softmax2d)),
