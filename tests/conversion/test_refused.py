@@ -339,12 +339,8 @@ def test_torchs_error_is_one_line(step: str, tmp_path: Path) -> None:
 
 
 ENDS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "LogSoftmax": lambda m: nn.Sequential(m, nn.LogSoftmax(1)),
-    "Softmax": lambda m: nn.Sequential(m, nn.Softmax(1)),
     "Softmin": lambda m: nn.Sequential(m, nn.Softmin(1)),
     "LogSigmoid": lambda m: nn.Sequential(m, nn.LogSigmoid()),
-    "log_softmax": lambda m: End(m, lambda x: nn.functional.log_softmax(x, 1)),
-    "'softmax'": lambda m: End(m, lambda x: x.softmax(1)),
     "argmax": lambda m: End(m, lambda x: x.argmax(1)),
 }
 

@@ -76,17 +76,15 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "group_norm": (2,),
     "local_response_norm": (2,),
     "softmax": (1,),
-    "log_softmax": (1,),
     "rms_norm": ((6,),),
     "maximum": (OTHER,),
-    "addcmul": (OTHER, OTHER),
 }  # fmt: skip
 INTERNAL = {torch.batch_norm, torch.instance_norm}  # take more arguments than the functions that call them
 BY_EQUATION = {"einsum": "ncij,ncjk->ncik"}
 LAYERS: dict[str, tuple[Any, ...]] = {  # the arguments of the layer that does the same, where they are others
     "flatten": (1,), "unflatten": (1, (2, 2)), "pad": (1,), "interpolate": ((12, 12),), "hardtanh": (0.0, 1.0),
     "channel_shuffle": (2,), "pixel_shuffle": (2,), "pixel_unshuffle": (2,), "local_response_norm": (2,),
-    "layer_norm": ((6,),), "group_norm": (2, 4), "softmax": (1,), "log_softmax": (1,), "rms_norm": ((6,),), "rrelu": (0.1, 0.3),
+    "layer_norm": ((6,),), "group_norm": (2, 4), "softmax": (1,), "rms_norm": ((6,),), "rrelu": (0.1, 0.3),
     "instance_norm": (4,), "batch_norm": (4,),
     **{f"{kind}_pool{d}d": (2,) for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3)},
 }  # fmt: skip

@@ -248,8 +248,6 @@ _ROWS = (
     _op("sqrt", T.NONNEGATIVE),
     _op("rsqrt", T.NONNEGATIVE),
     _op("reciprocal", T.KEEPS_SIGN),
-    _op("addcmul", T.SIGNED),
-    _op("log_softmax", T.SIGNED, modules=(nn.LogSoftmax,)),
     _op("softmax", T.NONNEGATIVE, modules=(nn.Softmax, nn.Softmax2d)),
     _op("norm", T.NONNEGATIVE),
 )  # fmt: skip
