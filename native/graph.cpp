@@ -194,7 +194,7 @@ Shape result_shape(const Op& op, const Shape& main) {
   }
   if (op.has(kStride) && !op.has(kKernel)) {
     const int64_t phases = op.stride[0] * op.stride[1];
-    require(main.channels % phases == 0, n + ": stride times stride must divide the operand's channels");
+    require(main.channels % phases == 0, n + ": the product of its stride must divide the operand's channels");
     result = {main.channels / phases, main.height * op.stride[0], main.width * op.stride[1]};
   }
   if (op.has(kSize)) result.height = op.size[0], result.width = op.size[1];

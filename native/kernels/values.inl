@@ -290,8 +290,7 @@ void layer_norm(const void* args, const Worker& worker, int64_t, int64_t begin, 
   }
 }
 
-// ---- softmax, log_softmax
-// ---------------------------------------------------------------------------------------------
+// ---- softmax, log_softmax -------------------------------------------------------------------------------------------
 
 inline float max_of_lanes(F v) {
   float lane[kLanes];

@@ -192,6 +192,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
     "bicubic": (lambda x, c: F.interpolate(c(x), (15, 24), mode="bicubic"), "[14, 12] to [15, 24] by 'bicubic'"),
     "nearest to another size": (lambda x, c: F.interpolate(c(x), (15, 24)), "[14, 12] to [15, 24] by 'nearest'"),
     "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; allowed are 2, 3"),
+    "a softmax of one branch": (
+        lambda x, c: c(x).mean((2, 3)).view(x.size(0), 2, 1, 3).transpose(1, 3).softmax(2),
+        "it has 1 branches; allowed are 2",
+    ),
     "a softmax of rows": (lambda x, c: F.softmax(c(x), 2), "is none of channels"),
     "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "allowed are whole channels of one map"),
 }

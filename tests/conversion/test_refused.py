@@ -94,6 +94,14 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         nn.Sequential(BinaryConv2d(3, 4, 3, method=Method("own", METHODS["bbg"].weight, DependsOnInput))),
         ("0 (BinaryConv2d)", "threshold", "depends on the input"),
     ),
+    "a maximum with a constant": (
+        Functional(lambda x: torch.maximum(x, torch.ones(3, 1, 1))),
+        ("maximum (Functional)", "torch.clamp"),
+    ),
+    "a power of several exponents": (
+        Functional(lambda x: x ** torch.full((3, 1, 1), 2.0)),
+        ("pow (Functional)", "a power that is no number"),
+    ),
     "a division by zero": (Functional(lambda x: x / 0), ("truediv (Functional)", "divides by 0")),
     "a tensor changed of which a view is read again": (
         Functional(_reads_a_view, nn.Conv2d(3, 4, 3)),

@@ -128,12 +128,12 @@ class Builder:
     def materialize(self, x: View) -> TracedTensor:
         """`x` with every number of its value once: where torch has only some of the channels, an op selects them."""
         if isinstance(x, JoinedTensor):
-            joined = self._join(x)
-            if joined is not None:
-                return self.materialize(joined)
             alone = JoinedTensor(x.parts, x.indices[None], x.qualname).along(0)  # a slice of it may be of one value
             if alone is not None:
                 return self.materialize(alone[0])
+            joined = self._join(x)
+            if joined is not None:
+                return self.materialize(joined)
             raise self.error(
                 f"its input is {x.describe()}, which only an output of the network may be; "
                 "apply the layer to each map before they are joined"

@@ -68,15 +68,12 @@ def trace_network(model: nn.Module, example: Tensor) -> Traced:
 
 # What to write instead of operations that have no rule, by their canonical names.
 _INSTEAD = {
-    **dict.fromkeys(("group_norm", "instance_norm"), "use nn.BatchNorm2d, or nn.LayerNorm over [N, H, W, C]"),
-    **dict.fromkeys(("conv_transpose2d",), "use nn.Upsample and nn.Conv2d"),
-    **dict.fromkeys(("elu", "celu", "selu", "mish", "softplus", "softsign"), "use nn.SiLU, nn.Hardswish or nn.GELU"),
+    **dict.fromkeys(("softplus", "softsign"), "use nn.Mish, nn.SiLU or nn.GELU"),
     **dict.fromkeys(
         ("matmul", "bmm", "mm", "einsum", "scaled_dot_product_attention", "multihead_attention"),
         "products of activations with each other stay out: use a network without attention",
     ),
-    **dict.fromkeys(("softmax", "log_softmax"), "inside a network it stays out: use a sigmoid for each share"),
-    **dict.fromkeys(("conv1d", "conv3d", "max_pool1d", "avg_pool1d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
+    **dict.fromkeys(("conv3d", "max_pool1d", "avg_pool1d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
 }
 
 
@@ -127,7 +124,7 @@ def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: 
 
 def _at_the_end(name: str) -> str:
     """The advice for what stands behind the logits of many networks; empty for anything else."""
-    ends = ("softmax", "softmax2d", "logsoftmax", "softmin", "logsigmoid", "gumbelsoftmax", "argmax", "topk")
+    ends = ("softmin", "logsigmoid", "gumbelsoftmax", "argmax", "topk")
     if name.replace("_", "").lower() not in ends:
         return ""
     return "end the network at its logits: predict makes probabilities of them, and cross-entropy is their loss"

@@ -267,10 +267,14 @@ def _affine(builder: Builder, x: Any, y: Any, function: Callable[..., Tensor], p
 @lowers(operator.pow, torch.pow, "pow", "pow_")
 def power(builder: Builder, input: TracedTensor, exponent: Any) -> TracedTensor:
     """A square or a third power -> multiply; a root or a reciprocal -> unary."""
+    if isinstance(exponent, Tensor) and exponent.numel() == 1:
+        exponent = exponent.item()
+    if not isinstance(exponent, (int, float)):
+        raise builder.error("raises to a power that is no number; allowed are 2, 3, 1/2, -1/2 and -1")
     if isinstance(input, TracedTensor) and exponent in (2, 3):
         square = _product(builder, input, input, ".square" if exponent == 3 else "")
         return square if exponent == 2 else _product(builder, square, input)
-    name = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}.get(exponent) if isinstance(exponent, (int, float)) else None
+    name = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}.get(exponent)
     if name is None or not isinstance(input, TracedTensor):
         raise builder.error(f"raises to the power {exponent}; allowed are 2, 3, 1/2, -1/2 and -1")
     return builder.add("unary", (input,), getattr(torch, name), function=name)
@@ -279,6 +283,8 @@ def power(builder: Builder, input: TracedTensor, exponent: Any) -> TracedTensor:
 @lowers(torch.maximum, "maximum")
 def maximum(builder: Builder, input: TracedTensor, other: TracedTensor) -> TracedTensor:
     """The larger of two -> `x + relu(y - x)`, made of sums."""
+    if not (isinstance(input, TracedTensor) and isinstance(other, TracedTensor)):
+        raise builder.error("compares with a constant; use torch.clamp(x, min=constant)")
     x, y = _alike(builder, *_broadcast(builder, input, other, "compares"))
     minus = {"gate": np.full(x.shape[0], -1.0)}
     above = builder.add(

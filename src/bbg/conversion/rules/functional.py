@@ -132,32 +132,26 @@ def _torch_batch_norm(
     return _batch_norm(running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-def _conv2d(
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> nn.Conv2d:
-    if not isinstance(weight, Tensor):
-        raise TypeError("its weight depends on the images")
-    filters, inputs, *kernel = weight.shape
-    size = (kernel[0], kernel[1])
-    layer = nn.Conv2d(inputs * groups, filters, size, stride, padding, dilation, groups, bias=False, device="meta")
-    _given(layer, weight=weight, bias=bias)
-    return layer
+def _conv(kind: type[nn.Conv1d] | type[nn.Conv2d]) -> Callable[..., nn.Module]:
+    """The layer of a convolution over so many axes."""
 
+    def build(
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> nn.Module:
+        if not isinstance(weight, Tensor):
+            raise TypeError("its weight depends on the images")
+        filters, inputs, *kernel = weight.shape
+        size: Any = tuple(kernel)
+        layer = kind(inputs * groups, filters, size, stride, padding, dilation, groups, bias=False, device="meta")
+        _given(layer, weight=weight, bias=bias)
+        return layer
 
-def _conv1d(
-    weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> nn.Conv1d:
-    if not isinstance(weight, Tensor):
-        raise TypeError("its weight depends on the images")
-    filters, inputs, kernel = weight.shape
-    layer = nn.Conv1d(inputs * groups, filters, kernel, stride, padding, dilation, groups, bias=False, device="meta")
-    _given(layer, weight=weight, bias=bias)
-    return layer
+    return build
 
 
 def _conv_transpose2d(
@@ -213,13 +207,13 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.log_softmax, torch.log_softmax, "log_softmax"): _softmax(nn.LogSoftmax),
     (F.group_norm, torch.group_norm): _group_norm,
     (F.instance_norm,): _instance_norm,
-    (F.conv1d, torch.conv1d): _conv1d,
+    (F.conv1d, torch.conv1d): _conv(nn.Conv1d),
     (F.conv_transpose2d, torch.conv_transpose2d): _conv_transpose2d,
     (F.layer_norm,): _layer_norm,
     (F.rms_norm,): _rms_norm,
     (F.batch_norm,): _batch_norm,
     (torch.batch_norm,): _torch_batch_norm,
-    (F.conv2d, torch.conv2d): _conv2d,
+    (F.conv2d, torch.conv2d): _conv(nn.Conv2d),
     (F.linear,): _linear,
 }
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bbg.conversion.builder import Builder
+from bbg.conversion.builder import MOST_PARTS, Builder
 from bbg.conversion.rules.elementwise import add, maximum, mul
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import Grid, JoinedTensor, TracedTensor, View, value_layout
@@ -89,11 +89,13 @@ def largest(builder: Builder, input: View, dim: Any = None, keepdim: bool = Fals
 
 def _over_branches(builder: Builder, x: View, how: Any, dim: Any, keepdim: bool) -> TracedTensor | None:
     """What `how` makes of one axis that is none of the value's: of the slices along it, one after the other."""
-    dims = [dim] if isinstance(dim, int) else list(dim)
+    dims = [dim] if isinstance(dim, int) else list(dim or ())
     ndim = x.indices.ndim + 1
     if len(dims) != 1 or dims[0] % ndim == 0:
         return None
     axis = dims[0] % ndim - 1
+    if x.indices.shape[axis] > MOST_PARTS:
+        raise builder.error(f"{how.__name__} over {x.indices.shape[axis]} branches; allowed are at most {MOST_PARTS}")
     slices = x.along(axis) if isinstance(x, JoinedTensor) else None
     if slices is None:
         whole = builder.materialize(x)

@@ -7,7 +7,7 @@ from functools import reduce
 import torch
 from torch import nn
 
-from bbg.conversion.builder import Builder
+from bbg.conversion.builder import MOST_PARTS, Builder
 from bbg.conversion.rules.elementwise import add, sub
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor
@@ -33,6 +33,8 @@ def softmax(builder: Builder, layer: nn.Softmax | nn.LogSoftmax | nn.Softmax2d, 
 def _over_branches(builder: Builder, x: TracedTensor, axis: int) -> TracedTensor:
     """Share i is `1 / sum_j exp(x_j - x_i)`; of two branches it is `sigmoid(x_i - x_j)`."""
     branches = [builder.materialize(x.with_layout(layout)) for layout in x.indices.unbind(axis)]
+    if not 2 <= len(branches) <= MOST_PARTS:
+        raise builder.error(f"it has {len(branches)} branches; allowed are 2 to {MOST_PARTS}")
     shares = []
     for own in branches:
         above = [sub(builder, other, own) for other in branches if other is not own]
