@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     ),
     "a power of several exponents": (
         Functional(lambda x: x ** torch.full((3, 1, 1), 2.0)),
-        ("pow (Functional)", "a power that is no number"),
+        ("pow_1 (Functional)", "a power that is no number"),
     ),
     "a division by zero": (Functional(lambda x: x / 0), ("truediv (Functional)", "divides by 0")),
     "a tensor changed of which a view is read again": (
