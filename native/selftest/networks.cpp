@@ -87,7 +87,8 @@ void check_network(int number) {
   for (const KindRule* rule : missing_kinds(ops)) {  // a new kind: it reads d0 and is an output
     if (rule->main != Type::real || rule->required) require((std::string("the network lacks ") + rule->name).c_str());
     names.push_back(std::string("of ") + rule->name);
-    add(rule->name, Names(static_cast<size_t>(std::max(rule->operands, 1)), "d0"), names.back().c_str(), nullptr);
+    add(rule->name, Names(static_cast<size_t>(std::max(rule->operands, 1)), "d0"), names.back().c_str(), nullptr)
+        .attributes.channels = c;
     parts.push_back({names.back().c_str(), "CHW"});
   }
 
