@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bbg.layers import BinaryConv2d, BinaryLinear, Unit
 from bbg.methods import ACTIVATIONS, METHODS, Binarizer, BinarizerForm, Method
+from cases import random_maps
 from cases.functional import Functional
 
 TRAITS = (
@@ -40,6 +41,12 @@ TRAITS = (
     "difference",
     "constant",
     "flattened [N, H, W, C]",
+    "softmax",
+    "shares of branches",
+    "largest channel",
+    "resize",
+    "depth and space",
+    "norm of an image",
 )
 CURVES = (nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.GELU, partial(nn.GELU, "tanh"))
 BINARY = [method for method in METHODS.values() if method.weight is not None]
@@ -368,9 +375,7 @@ def random_network(seed: int) -> tuple[nn.Module, Tensor, set[str]]:
             lambda: draw.conv(True),
             lambda: draw.conv(True),
             lambda: draw.conv(False),
-            draw.unit,
-            draw.unit,
-            draw.unit,
+            *[draw.unit] * 5,
             draw.block,
             draw.join,
             draw.act,
@@ -390,6 +395,7 @@ def random_network(seed: int) -> tuple[nn.Module, Tensor, set[str]]:
             draw.arithmetic,
             draw.arithmetic,
             lambda: draw.add(nn.BatchNorm2d(draw.channels)),
+            *(partial(part, draw) for part in random_maps.PARTS),
         ]
         draw.conv(False)
         for _ in range(draw.one(1, 2, 4, 6, 8)):
@@ -413,7 +419,7 @@ def _settle(network: nn.Module, draw: Draw) -> None:
                 nn.init.zeros_(module.weight[: draw.one(1, 2)])
                 draw.traits.add("zero BN scale")
             draw.traits |= {"negative BN scale"} if (module.weight < 0).any() else set()
-        if isinstance(module, nn.LayerNorm) and module.weight is not None:
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)) and module.weight is not None:
             nn.init.normal_(module.weight)
             nn.init.normal_(module.bias)
         if isinstance(module, Unit) and module.gate is not None:

@@ -45,6 +45,12 @@ WEIGHT = torch.randn(6)
 MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "softmax": lambda x, c: F.softmax(c(x), 1),
     "log-softmax of features": lambda x, c: F.log_softmax(c(x).mean((2, 3)), dim=1),
+    "softmax of one channel": lambda x, c: c(x)[:, :1].softmax(1) + F.log_softmax(c(x)[:, 2:3], 1),
+    "shares of shuffled branches": lambda x, c: (
+        (lambda y: (y * y.softmax(1)).sum(1))(F.channel_shuffle(c(x), 2).unflatten(1, (3, 2)))
+    ),
+    "channels of a pixel shuffle": lambda x, c: F.layer_norm(last(F.pixel_shuffle(torch.cat([c(x), x], 1), 2)), (3,)),
+    "channels of a pixel unshuffle": lambda x, c: F.linear(last(F.pixel_unshuffle(c(x)[:, :3], 2)), torch.ones(2, 12)),
     "softmax of [N, H, W, C]": lambda x, c: last(c(x)).softmax(-1),
     "shares of three branches": lambda x, c: (branches(x, c) * branches(x, c).softmax(1)).sum(1),
     "shares of two branches": lambda x, c: (
@@ -192,10 +198,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
     "bicubic": (lambda x, c: F.interpolate(c(x), (15, 24), mode="bicubic"), "[14, 12] to [15, 24] by 'bicubic'"),
     "nearest to another size": (lambda x, c: F.interpolate(c(x), (15, 24)), "[14, 12] to [15, 24] by 'nearest'"),
     "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; allowed are 2, 3"),
-    "a softmax of one branch": (
-        lambda x, c: c(x).mean((2, 3)).view(x.size(0), 2, 1, 3).transpose(1, 3).softmax(2),
-        "it has 1 branches; allowed are 2",
-    ),
     "a softmax of rows": (lambda x, c: F.softmax(c(x), 2), "is none of channels"),
     "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "allowed are whole channels of one map"),
 }

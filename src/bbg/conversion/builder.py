@@ -160,9 +160,19 @@ class Builder:
         return selected
 
     def in_channel_order(self, x: TracedTensor) -> TracedTensor:
-        """`x`, its channels brought into order where torch has whole maps, `[N, C, H, W]`, `[N, H, W, C]` or flat."""
-        found = None if x.layout is None or x.layout.ndim not in (1, 3) else x.channel_indices()
-        return x if found is None or torch.equal(found[0], torch.arange(x.shape[0])) else self._select(x)
+        """`x`, its channels brought into order where torch has whole maps.
+
+        As torch has them: `[N, C, H, W]`, `[N, H, W, C]`, flat, or in groups, `[N, ..., C, H, W]`.
+        """
+        if x.layout is None or x.layout.ndim == 2:
+            return x
+        if x.layout.ndim > 3:
+            maps = self.in_channel_order(x.with_layout(x.layout.flatten(0, -3)))
+            return maps.with_layout(maps.indices.reshape(x.layout.shape))
+        found = x.channel_indices()
+        if found is None:
+            return self._rearranged(x) or x
+        return x if torch.equal(found[0], torch.arange(x.shape[0])) else self._select(x)
 
     def as_output(self, name: str, x: View) -> Output:
         """The output `name` that returns `x`: whole values, each in some order of its axes, one after another."""
@@ -244,26 +254,41 @@ class Builder:
         channels = x.indices[:, :1, :1] // (height * width)
         return self.selected[key].with_layout(channels * area + value_layout((1, *grid.size)))
 
+    def _rearranged(self, x: TracedTensor) -> TracedTensor | None:
+        """`x`, maps `[N, C, H, W]` or `[N, H, W, C]`, of a value that has torch's maps; None where no op makes them."""
+        if x.indices.ndim != 3:
+            return None
+        for order, back in (((0, 1, 2), (0, 1, 2)), ((2, 0, 1), (1, 2, 0))):
+            maps = x.with_layout(x.indices.permute(order))
+            made = self._gather(maps) or self._depth_to_space(maps) or self._gather_parts(maps)
+            if made is not None:
+                whole = made if made.is_complete else self._select(made)
+                return whole.with_layout(whole.indices.permute(back))
+        return None
+
     def _depth_to_space(self, x: TracedTensor) -> TracedTensor | None:
         """`x` of a value in which channels have moved into the map, as torch has them; None where they have not."""
         found = x.phases()
-        if found is None:
-            return None
-        (rows, columns), channels = found
-        phases = self._select_channels(x, channels.flatten().tolist())
+        return None if found is None else self._shuffle(x, *found)
 
-        def shuffle(v: Tensor) -> Tensor:
-            split = v.reshape(len(v), rows, columns, -1, *v.shape[2:])
-            return split.permute(0, 3, 4, 1, 5, 2).reshape(len(v), split.shape[3], rows * v.shape[2], -1)
+    def _shuffle(self, x: TracedTensor, stride: tuple[int, int], channels: Tensor) -> TracedTensor:
+        """The op that moves these `channels` of the phases into the map; one op for all who ask for the same."""
+        key = (x.name, stride, tuple(channels.flatten().tolist()))
+        if key not in self.selected:
+            rows, columns = stride
 
-        return self.add("depth_to_space", (phases,), shuffle, suffix=".shuffle", stride=(rows, columns))
+            def shuffle(v: Tensor) -> Tensor:
+                split = v.reshape(len(v), rows, columns, -1, *v.shape[2:])
+                return split.permute(0, 3, 4, 1, 5, 2).reshape(len(v), split.shape[3], rows * v.shape[2], -1)
+
+            phases = self._select_channels(x, list(key[2]))
+            self.selected[key] = self.add("depth_to_space", (phases,), shuffle, suffix=".shuffle", stride=stride)
+        return self.selected[key]
 
     def _gather_parts(self, x: TracedTensor) -> TracedTensor | None:
         """`x` of a value of channels that are different parts of maps, one behind the other; None where some are no
         grids.
         """
-        if x.indices.ndim != 3:
-            return None
         area = x.shape[1] * x.shape[2]
         places = x.indices % area
         starts = [c for c in range(len(places)) if c == 0 or not torch.equal(places[c], places[c - 1])]
@@ -283,9 +308,9 @@ class Builder:
         """`x` of a value with the channels that torch has, in its order; BbgError where torch has no whole maps."""
         found = x.channel_indices()
         if found is None:
-            gathered = self._gather(x) or self._depth_to_space(x) or self._gather_parts(x)
-            if gathered is not None:
-                return gathered if gathered.is_complete else self._select(gathered)
+            made = self._rearranged(x)
+            if made is not None:
+                return made
             raise self.error(f"its input is {x.describe()}; allowed are whole channels of one map")
         index, last = found
         selected = self._select_channels(x, index.tolist())

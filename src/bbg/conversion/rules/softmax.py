@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bbg.conversion.builder import MOST_PARTS, Builder
-from bbg.conversion.rules.elementwise import add, sub
+from bbg.conversion.rules.elementwise import add, mul, sub
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor
 
@@ -23,6 +23,8 @@ def softmax(builder: Builder, layer: nn.Softmax | nn.LogSoftmax | nn.Softmax2d, 
     ndim = x.tensor.ndim
     kind = "log_softmax" if isinstance(layer, nn.LogSoftmax) else "softmax"
     axes = x.axes
+    if dim % ndim and x.indices.shape[dim % ndim - 1] == 1:  # one number has the whole share
+        return add(builder, mul(builder, x, 0.0), 1.0 if kind == "softmax" else 0.0)
     if axes is not None and dim % ndim and axes[dim % ndim - 1] == 0:
         return builder.add(kind, (x,), layer)
     if kind == "softmax" and dim % ndim and axes is None:
@@ -33,8 +35,8 @@ def softmax(builder: Builder, layer: nn.Softmax | nn.LogSoftmax | nn.Softmax2d, 
 def _over_branches(builder: Builder, x: TracedTensor, axis: int) -> TracedTensor:
     """Share i is `1 / sum_j exp(x_j - x_i)`; of two branches it is `sigmoid(x_i - x_j)`."""
     branches = [builder.materialize(x.with_layout(layout)) for layout in x.indices.unbind(axis)]
-    if not 2 <= len(branches) <= MOST_PARTS:
-        raise builder.error(f"it has {len(branches)} branches; allowed are 2 to {MOST_PARTS}")
+    if len(branches) > MOST_PARTS:
+        raise builder.error(f"it has {len(branches)} branches; allowed are at most {MOST_PARTS}")
     shares = []
     for own in branches:
         above = [sub(builder, other, own) for other in branches if other is not own]
