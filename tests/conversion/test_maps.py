@@ -92,6 +92,7 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "selu": lambda x, c: F.selu(3 * c(x)),
     "mish": lambda x, c: F.mish(3 * c(x)),
     "roots and powers": lambda x, c: c(x).abs() ** 0.5 + c(x) ** 3 + (c(x).square() + 1).rsqrt(),
+    "zeros and ones of a shape": lambda x, c: c(torch.zeros_like(x)) + c(x) * (torch.ones_like(x) - 0.25 * x),
     "a quotient": lambda x, c: x / (c(x).abs() + 1),
     "zeros around": lambda x, c: c(F.pad(x, (1, 1, 2, 2))),
     "zeros on two sides": lambda x, c: c(F.pad(x, (0, 1, 2, 0))),

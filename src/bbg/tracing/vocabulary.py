@@ -159,6 +159,9 @@ _ROWS = (
     _op("channel_shuffle", _MOVE, modules=(nn.ChannelShuffle,)),
     _op("pixel_shuffle", _MOVE, modules=(nn.PixelShuffle,)),
     _op("pixel_unshuffle", _MOVE, modules=(nn.PixelUnshuffle,)),
+    # constants
+    _op("zeros_like", T.NONNEGATIVE),
+    _op("ones_like", T.NONNEGATIVE),
     # what repeats, resizes or pads
     _op("expand", T.KEEPS_SIGN),
     _op("expand_as", T.KEEPS_SIGN),

@@ -311,6 +311,18 @@ def square(builder: Builder, input: TracedTensor) -> TracedTensor:
     return _product(builder, input, input)
 
 
+@lowers(torch.zeros_like)
+def zeros_like(builder: Builder, input: TracedTensor, **options: Any) -> TracedTensor:
+    """Zeros -> a scale of 0."""
+    return _affine(builder, input, 0.0, torch.mul, "scale")
+
+
+@lowers(torch.ones_like)
+def ones_like(builder: Builder, input: TracedTensor, **options: Any) -> TracedTensor:
+    """Ones -> a scale of 0, and a bias."""
+    return _affine(builder, zeros_like(builder, input), 1.0, torch.add, "bias")
+
+
 # ---- nothing to compute --------------------------------------------------------------------------------------------
 
 
