@@ -22,10 +22,13 @@ class BbgError(ValueError):
 
     The message is one sentence that says what came, what is allowed and what to do. The command line prints it and
     exits with status 2. What came may be a stranger's: it is shown as `visible` text, and a long message is cut.
+
+    `causes`: each reason of the refusal as a sentence of its own, where there are several; else the message alone.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, causes: Iterable[str] = ()) -> None:
         super().__init__(shortened(visible(message), LONGEST))
+        self.causes = tuple(shortened(visible(cause), LONGEST) for cause in causes) or (str(self),)
 
 
 def visible(text: str) -> str:

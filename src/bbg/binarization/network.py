@@ -51,7 +51,8 @@ def traced(model: nn.Module, example: Tensor) -> Trace:
     trace = Tracer(example, is_leaf).run(model, ADVICE)
     for decision in trace.decisions:
         if not decision.by_size:
-            raise cannot_trace(model, decision.qualname, decision.what, "write it without branches on the device")
+            advice = "write it without branches on the device"
+            raise BbgError(cannot_trace(model, decision.qualname, decision.what, advice, decision.place).text())
     read_results_of_in_place_calls(trace)
     return trace
 

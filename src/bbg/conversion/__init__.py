@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import bbg.conversion.rules  # noqa: F401  (registers the rules)
 from bbg._version import __version__
 from bbg.conversion.edges import byte_edges
-from bbg.conversion.lowering import lower_network
+from bbg.conversion.lowering import examine, lower_network
 from bbg.conversion.passes import fold_graph
 from bbg.conversion.quantize import byte_sources, read_pixels
 from bbg.conversion.ranges import Calibration, Ranges, calibration_images, measure
@@ -162,7 +162,10 @@ def check(model: nn.Module, example: Tensor) -> None:
         for layer in network.modules():
             if isinstance(layer, (ByteConv2d, ByteLinear)):
                 layer.batches.clamp_(min=1)
-        PackedModel(fold_graph(lower_network(network, images[:2]).graph)).check()
+        found = examine(network, images[:2])
+        if found.lowered is None:
+            raise found.refusals.error()
+        PackedModel(fold_graph(found.lowered.graph)).check()
 
 
 def is_binary(graph: Graph) -> bool:

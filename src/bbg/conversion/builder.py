@@ -19,8 +19,11 @@ from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, Part
 from bbg.graph.kinds import KINDS
 from bbg.graph.types import Shape
+from bbg.tracing.places import Place
+from bbg.tracing.refusals import Refusal
 
 INPUT = "input"
+IMAGES = 2  # of the example while it is lowered, so that nothing takes the axis of the images for another
 MOST_PARTS = 64  # of which one tensor is put together
 
 Clip = tuple[float | None, float | None]
@@ -38,18 +41,24 @@ class Lowered:
 
 @dataclass
 class Builder:
-    """The graph so far. `qualname` and `layer`: qualified name and type of the module that is being lowered."""
+    """The graph so far. `qualname` and `layer`: qualified name and type of the module that is being lowered, `place`
+    the line that calls it. `dry`: nothing is computed, and all numbers are 0.
+    """
 
     qualname: str = ""
     layer: str = ""
+    place: Place | None = None
+    dry: bool = False
+    refusal: Refusal | None = None
     ops: list[Op] = field(default_factory=list)
     oracle: dict[str, TorchOp] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
     selected: dict[tuple[Any, ...], TracedTensor] = field(default_factory=dict)
 
-    def error(self, reason: str) -> BbgError:
-        """The error that names the module, to be raised."""
-        return BbgError(f"{self.qualname} ({self.layer}): {reason}")
+    def error(self, reason: str, of_input: bool = False) -> BbgError:
+        """The error that names the module, to be raised; `of_input`: for how its input is arranged."""
+        self.refusal = Refusal(self.qualname, self.layer, reason, self.place, of_input)
+        return BbgError(self.refusal.text())
 
     # ---- ops -------------------------------------------------------------------------------------------------------
 
@@ -78,6 +87,9 @@ class Builder:
         op = Op(name, kind, names, name, None, attributes, *_epilogue(parameters, tensors), clip)
         shape = self._shape(op, inputs)
         self.ops.append(op)
+        if self.dry and (layout is not None or inputs[0].layout is None or shape == inputs[0].shape):
+            layout = inputs[0].layout if layout is None else layout
+            return self._zeros(name, TorchOp(function, inputs, shape, layout=layout))
         given = [x.tensor.clone() for x in inputs]
         result = function(*given)
         in_place = any(tensor._version for tensor in given)
@@ -94,7 +106,7 @@ class Builder:
         )
         numbers = torch.zeros(x.shape[0]) if threshold is None else torch.from_numpy(threshold).float()
         torch_op = TorchOp(function, (x,), x.shape, threshold=numbers, layout=x.layout)
-        return self._record(name, torch_op, function(x.tensor.clone()))
+        return self._zeros(name, torch_op) if self.dry else self._record(name, torch_op, function(x.tensor.clone()))
 
     def add_bytes(self, x: TracedTensor, quant: QuantParams) -> TracedTensor:
         """Append an op that writes the bytes of `x`."""
@@ -102,7 +114,8 @@ class Builder:
         parameters = quant.parameters()
         self.ops.append(Op(name, "pointwise", (x.name,), None, None, {}, *_epilogue(parameters, None), bytes=name))
         torch_op = TorchOp(quant.quantize, (TracedTensor(x.name, x.value),), x.shape, quant=quant)
-        return replace(self._record(name, torch_op, quant.quantize(x.value)), layout=x.layout)
+        given = self._zeros(name, torch_op) if self.dry else self._record(name, torch_op, quant.quantize(x.value))
+        return replace(given, layout=x.layout)
 
     def _new_name(self, suffix: str) -> str:
         """The module's name; one that is used more than once gets a mark for each further use."""
@@ -115,13 +128,30 @@ class Builder:
         try:
             return KINDS[op.kind].shape(op.attributes, *(x.shape for x in inputs[: len(op.operands)]))
         except BbgError as error:
-            raise self.error(f"on a map {list(inputs[0].shape)}: {error}") from None
+            raise self.error(f"on a map {list(inputs[0].shape)}: {error}", of_input=True) from None
 
     def _record(self, name: str, torch_op: TorchOp, result: Tensor) -> TracedTensor:
         """Keep how torch computes the value `name`, and wrap its `result` for the example."""
         self.layers[name] = self.layer
         self.oracle[name] = torch_op
         return TracedTensor(name, to_value(result, torch_op.layout, torch_op.shape), torch_op.layout)
+
+    def _zeros(self, name: str, torch_op: TorchOp) -> TracedTensor:
+        """The same without numbers: zeros that take no memory."""
+        self.layers[name] = self.layer
+        self.oracle[name] = torch_op
+        return TracedTensor(name, torch.zeros(()).expand(IMAGES, *torch_op.shape), torch_op.layout)
+
+    def unknown(self, tensor: Tensor) -> TracedTensor | None:
+        """A view of what torch has where the op is refused, arranged as it most often is; None where it has no images.
+
+        Of maps `[N, C, H, W]` and features `[N, C]` that is what torch says of them; of `[N, L, C]` it is a guess.
+        """
+        if not 2 <= tensor.ndim <= 4 or len(tensor) != IMAGES or not tensor.is_floating_point() or not tensor.numel():
+            return None
+        shape: Shape = (*tensor.shape[1:], 1, 1)[:3]
+        layout = None if tensor.ndim == 4 else value_layout(shape).reshape(tensor.shape[1:])
+        return TracedTensor(self._new_name(".refused"), tensor.reshape(IMAGES, *shape), layout)
 
     # ---- layouts ---------------------------------------------------------------------------------------------------
 
@@ -136,7 +166,8 @@ class Builder:
                 return self.materialize(joined)
             raise self.error(
                 f"its input is {x.describe()}, which only an output of the network may be; "
-                "apply the layer to each map before they are joined"
+                "apply the layer to each map before they are joined",
+                of_input=True,
             )
         return x if x.is_complete else self._select(x)
 
@@ -156,7 +187,7 @@ class Builder:
             return x
         selected = self._select(x) if x.layout.ndim == 3 else x
         if selected.layout is not None:
-            raise self.error(f"its input is no map [N, C, H, W], but {x.describe()}; give it the map")
+            raise self.error(f"its input is no map [N, C, H, W], but {x.describe()}; give it the map", of_input=True)
         return selected
 
     def in_channel_order(self, x: TracedTensor) -> TracedTensor:
@@ -311,7 +342,7 @@ class Builder:
             made = self._rearranged(x)
             if made is not None:
                 return made
-            raise self.error(f"its input is {x.describe()}; allowed are whole channels of one map")
+            raise self.error(f"its input is {x.describe()}; allowed are whole channels of one map", of_input=True)
         index, last = found
         selected = self._select_channels(x, index.tolist())
         layout = channels_last(selected.shape) if last else value_layout(selected.shape)
@@ -347,11 +378,14 @@ class Builder:
             full = torch.broadcast_to(numbers, (1, *shape))
         except RuntimeError:
             came = f"{numbers.numel()} numbers" if axis is not None else f"the shape {list(vector.shape)}"
-            raise self.error(f"{what} has {came}, allowed are 1 or {channels}, one per channel") from None
+            raise self.error(
+                f"{what} has {came}, allowed are 1 or {channels}, one per channel", of_input=True
+            ) from None
         maps = to_value(full, x.layout, (channels, -1))[0]
         if (maps != maps[:, :1]).any():
             size = " x ".join(map(str, x.shape[1:]))
-            raise self.error(f"{what} differs within the {size} map of a channel; put the layer before flattening")
+            came = f"{what} differs within the {size} map of a channel"
+            raise self.error(f"{came}; put the layer before flattening", of_input=True)
         return maps[:, 0].numpy().copy()
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from bbg.conversion.rules.registry import FUNCTIONS, LAYERS, QUERIES, rule_of
-from bbg.errors import BbgError
 from bbg.tracing.in_place import read_results_of_in_place_calls
+from bbg.tracing.refusals import Refusals
 from bbg.tracing.tracer import RANDOM, Trace, Tracer, attribute
 from bbg.tracing.vocabulary import op_of
 
@@ -20,9 +20,11 @@ ADVICE = "write it without branches on tensors, or move what cannot be traced in
 
 @dataclass(frozen=True)
 class Traced:
-    """The graph of a network, in which each node has a rule."""
+    """The graph of a network. `refusals`: of its forward; `without_rule`: nodes that cannot be lowered, and why."""
 
     trace: Trace
+    refusals: Refusals
+    without_rule: dict[fx.Node, str] = field(default_factory=dict)
 
     @property
     def graph(self) -> fx.Graph:
@@ -56,13 +58,14 @@ class Traced:
 
 
 def trace_network(model: nn.Module, example: Tensor) -> Traced:
-    """The network as a torch.fx graph; BbgError names the first node that has no rule.
+    """The network as a torch.fx graph, and what of it is refused, before anything is computed.
 
     Sizes that a forward branches on are those of the `example` `[N, C, H, W]`: so are those of the packed file.
     """
-    traced = Traced(Tracer(example, lambda layer: rule_of(layer) is not None).run(model, ADVICE))
+    refusals = Refusals()
+    traced = Traced(Tracer(example, lambda layer: rule_of(layer) is not None, refusals).run(model, ADVICE), refusals)
     read_results_of_in_place_calls(traced.trace)
-    _check(traced)
+    traced.without_rule.update(_without_rule(traced))
     return traced
 
 
@@ -77,38 +80,32 @@ _INSTEAD = {
 }
 
 
-def _check(traced: Traced) -> None:
-    """BbgError that tells of every kind of call that has no rule, where it is first, and what to write instead."""
+def _without_rule(traced: Traced) -> dict[fx.Node, str]:
+    """The calls that have no rule, and those of random numbers, each with the reason and what to write instead."""
     tensors: set[fx.Node] = set()  # nodes whose value is a tensor that depends on the input
-    refused: dict[str, str] = {}  # a sentence for each kind
+    refused: dict[fx.Node, str] = {}
     modules = dict(traced.trace.model.named_modules(remove_duplicate=False))
     for node in traced.graph.nodes:
         if node.op == "placeholder" and not tensors:
             tensors.add(node)
         elif node.target in RANDOM:
-            qualname, layer_name = traced.module_of(node)
-            raise BbgError(
-                f"{qualname} ({layer_name}): it draws random numbers in evaluation mode, and the file would hold one "
-                "draw for good; draw them in training mode only"
+            refused[node] = (
+                "it draws random numbers in evaluation mode, and the file would hold one draw for good; draw them in "
+                "training mode only"
             )
         elif not tensors.intersection(node.all_input_nodes) or node.op == "output" or node.target in QUERIES:
             continue
         elif node.op == "call_module":
             kind = type(traced.part(node.target))
-            if rule_of(traced.part(node.target)) is None and kind.__name__ not in refused:
+            if rule_of(traced.part(node.target)) is None:
                 advice = _instead(node, modules, kind.__name__, (rule.__name__ for rule in LAYERS))
-                what = f"{node.target} ({kind.__name__}): this layer cannot be converted; {advice}"
-                refused[kind.__name__] = what
+                refused[node] = f"this layer cannot be converted; {advice}"
         elif node.target not in FUNCTIONS:
-            qualname, layer_name = traced.module_of(node)
             name = str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
             known = (rule if isinstance(rule, str) else rule.__name__ for rule in FUNCTIONS)
-            advice = _instead(node, modules, name, known)
-            what = f"{qualname} ({layer_name}): the function {name!r} cannot be converted; {advice}"
-            refused.setdefault(name, what)
+            refused[node] = f"the function {name!r} cannot be converted; {_instead(node, modules, name, known)}"
         tensors.add(node)
-    if refused:
-        raise BbgError(". ".join(refused.values()))
+    return refused
 
 
 def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: Iterable[str]) -> str:

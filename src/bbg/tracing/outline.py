@@ -16,9 +16,12 @@ from bbg.tracing.vocabulary import Trait, op_of_module
 
 
 def outline_of(module: nn.Module, x: Any = None, *others: Any) -> Tensor | None:
-    """A tensor like `module(x)`, for `x` on the meta device; None where there is no rule, and it must be computed."""
+    """A tensor like `module(x)`, for `x` on the meta device; None where there is no rule, and it must be computed.
+
+    What works in place is computed, so that its input says so.
+    """
     op = op_of_module(module)
-    if op is None or others or not isinstance(x, Tensor):
+    if op is None or others or not isinstance(x, Tensor) or getattr(module, "inplace", False):
         return None
     if Trait.ACTIVATION in op or op.name == "batch_norm":
         return torch.empty_like(x)

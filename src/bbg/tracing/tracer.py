@@ -18,27 +18,30 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, first_line
 from bbg.tracing.outline import outline_of
+from bbg.tracing.places import Place, place_of_call, place_of_error
 from bbg.tracing.proxies import Attribute, ValueProxy
+from bbg.tracing.refusals import Refusal, Refusals
+from bbg.tracing.values import BATCH_SIZES, DEVICES, asks_device, chunks, differs, proxies_of, same_for_any_batch
 
 # Functions that make a tensor of nothing but sizes. Those that draw random numbers are nodes always, the others where a
 # size is one: a tensor made while tracing would be a constant.
 RANDOM = tuple(getattr(torch, name) for name in ("rand", "randn", "randint", "randperm", "normal"))
 MAKERS = (*RANDOM, *(getattr(torch, name) for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "eye")))
 
-DEVICES = ("is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta")  # what a tensor says of its device
 
-# Divisors of both are many, so that `x.view(N // 8, 8, ...)` works; their quotients differ for divisors up to 120.
-BATCH_SIZES = (240, 360)
+COUNT = "it asks for the number of images, which must stay free"
+MOST_GUESSES = 3  # at one line: a loop may end by what is guessed, or never
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,21 @@ class Decision:
     qualname: str
     what: str
     by_size: bool = True
+    place: Place | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The graph of `model`. `constants`: the tensors that its forward made, by the names that the graph gives them."""
+    """The graph of `model`. `constants`: the tensors that its forward made, by the names that the graph gives them.
+
+    `complete`: its forward was traced to its end; it is not where that was refused, and the refusals are collected.
+    """
 
     model: nn.Module
     graph: fx.Graph
     decisions: tuple[Decision, ...]
     constants: dict[str, Any]
+    complete: bool = True
 
     def parts(self, but: Collection[str] = ()) -> dict[str, Any]:
         """The modules, parameters, buffers and constants of the graph: the model's own, by qualified name.
@@ -85,10 +93,10 @@ class Trace:
         return Trace(self.model, graph, (), self.constants).module()
 
 
-def cannot_trace(model: nn.Module, qualname: str, reason: object, advice: str) -> BbgError:
-    """The error that names the module whose forward cannot be traced."""
-    where = f"{qualname or 'the network'} ({type(model.get_submodule(qualname)).__name__})"
-    return BbgError(f"{where}: torch.fx cannot trace its forward ({reason}); {advice}")
+def cannot_trace(model: nn.Module, qualname: str, reason: object, advice: str, place: Place | None = None) -> Refusal:
+    """The refusal that names the module whose forward cannot be traced."""
+    layer = type(model.get_submodule(qualname)).__name__
+    return Refusal(qualname or "the network", layer, f"torch.fx cannot trace its forward ({reason}); {advice}", place)
 
 
 @contextmanager
@@ -108,20 +116,27 @@ def reads_mode(module: nn.Module) -> bool:
     return "training" in getattr(getattr(type(module).forward, "__code__", None), "co_names", ())
 
 
-def _refused_count() -> Exception:
-    return fx.proxy.TraceError("it asks for the number of images, which must stay free")
-
-
 class Tracer(fx.Tracer):
     """Traces a network for images like `example`, `[N, C, H, W]`.
 
     `is_leaf` says which modules become one call each, beside torch's own layers; others are traced into. The first
     argument of the network takes the images; of the others, those with a default have it, and `*args` is empty.
+
+    With `refusals`, what cannot be traced is added there, and the trace goes on as far as it can: behind a branch on
+    numbers with one side of it. Else it raises.
+
+    Nodes get in their `meta`: "place", the line of the network's code; "values", what they give for BATCH_SIZES on the
+    meta device; "changed", the nodes whose values they change in place; "decides" where they lead to nothing but
+    decisions that are refused.
     """
 
-    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool], refusals: Refusals | None = None) -> None:
         super().__init__()
-        self.example, self._is_leaf = example, is_leaf
+        self.example, self._is_leaf, self._refusals = example, is_leaf, refusals
+        self._advice = ""
+        self._guessed: Counter[Place | None] = Counter()  # where a value stands for one that is not known
+        self._decided: set[fx.Node] = set()  # the nodes whose values these are
+        self._versions: dict[fx.Node, int] = {}  # of the values: an operation in place raises it
         self.decisions: list[Decision] = []
         self.qualname = ""  # of the innermost module entered last
         self._computing = False  # values are being computed: nothing is recorded
@@ -135,17 +150,45 @@ class Tracer(fx.Tracer):
         BbgError names the module whose forward cannot be traced, and gives the `advice`.
         """
         self._parameters = {id(p): name for name, p in model.named_parameters()}
+        self._advice, complete = advice, True
         attributes = set(vars(model))
         try:
             with self._makers_as_nodes():
-                graph = self.trace(model)
+                self.trace(model)
         except BbgError:
             raise
         except Exception as error:  # the forward of a stranger's module, run on proxies, may raise anything
-            raise cannot_trace(model, self.qualname, error, advice) from error
+            refusal = cannot_trace(model, self.qualname, first_line(error), advice, place_of_error(error))
+            if self._refusals is None:
+                raise BbgError(refusal.text()) from error
+            complete = False
+            if not self._guessed:  # else it may follow from the guess
+                self._refusals.add(refusal)
         finally:  # torch.fx leaves the constants at the model
             constants = {name: vars(model).pop(name) for name in set(vars(model)) - attributes}
-        return Trace(model, graph, tuple(self.decisions), constants)
+        self._mark_decisions()
+        return Trace(model, self.graph, tuple(self.decisions), constants, complete)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The truth of a value that is not known."""
+        self._refuse("it decides by the numbers of a tensor", obj.node)
+        return True
+
+    def _refuse(self, reason: str, node: fx.Node) -> None:
+        """Add a refusal of what the forward does now; raise where none are collected, or it goes on and on."""
+        place = place_of_call(Tracer.run.__code__)
+        self._guessed[place] += 1
+        self._decided.add(node)
+        if self._refusals is None or self._guessed[place] > MOST_GUESSES:
+            raise fx.proxy.TraceError(reason)
+        self._refusals.add(cannot_trace(self.root, self.qualname, reason, self._advice, place))
+
+    def _mark_decisions(self) -> None:
+        """Mark the nodes that lead to nothing but decisions that are refused: they go when these go."""
+        for node in reversed(self.graph.nodes):
+            led = node in self._decided or bool(node.users)
+            if led and node.op != "placeholder" and all("decides" in user.meta for user in node.users):
+                node.meta["decides"] = True
 
     @contextmanager
     def _makers_as_nodes(self) -> Iterator[None]:
@@ -153,7 +196,7 @@ class Tracer(fx.Tracer):
 
         def node(function: Callable[..., Any]) -> Callable[..., Any]:
             def make(*args: Any, **kwargs: Any) -> Any:
-                sized = bool(_proxies((args, kwargs)))
+                sized = bool(proxies_of((args, kwargs)))
                 if self._computing or not (sized or function in RANDOM):
                     return function(*args, **kwargs)
                 return self.create_proxy("call_function", function, args, kwargs)
@@ -220,7 +263,20 @@ class Tracer(fx.Tracer):
         found = self._values(kind, target, args, kwargs)
         if found is not None:
             options["proxy_factory_fn"] = lambda node: ValueProxy(node, self, *found)
-        return super().create_proxy(kind, target, args, kwargs, *others, **options)
+        proxy = super().create_proxy(kind, target, args, kwargs, *others, **options)
+        self._note(proxy.node, None if found is None else found[0])
+        return proxy
+
+    def _note(self, node: fx.Node, values: tuple[Any, Any] | None) -> None:
+        node.meta["place"] = place_of_call(Tracer.run.__code__)
+        if values is None:
+            return
+        if any(_version(other) != self._versions.get(other, 0) for other in node.all_input_nodes):
+            changed = [other for other, version in self._versions.items() if _version(other) != version]
+            node.meta["changed"] = changed  # with all that share their memory
+            self._versions |= {other: _version(other) for other in changed}
+        node.meta["values"] = values
+        self._versions[node] = _version(node)
 
     # ---- values
 
@@ -228,34 +284,37 @@ class Tracer(fx.Tracer):
         """The value of `proxy`, for Python needs it now: that of the example, which must not depend on the batch."""
         value, other = proxy.values
         if isinstance(value, Tensor):
-            raise fx.proxy.TraceError("it decides by the numbers of a tensor")
+            self._refuse("it decides by the numbers of a tensor", proxy.node)
+            return 1
         if proxy.of_batch or value != other:
-            raise _refused_count()
+            self._refuse(COUNT, proxy.node)
+            return value
         name = proxy.name if isinstance(proxy, Attribute) else proxy.node.name
-        by_size = not _asks_device(proxy.node)
+        by_size = not asks_device(proxy.node)
         what = f"it decides by {name} = {value}, a size or type of the example"
-        self.decisions.append(Decision(self.qualname, what, by_size))
+        self.decisions.append(Decision(self.qualname, what, by_size, place_of_call(Tracer.run.__code__)))
         return value
 
     def length(self, proxy: ValueProxy) -> int:
         """How many items `proxy` has: no decision where its code says it, for a shape or `x.chunk(2)`."""
         one, other = (len(value) for value in proxy.values)
         if one != other:
-            raise _refused_count()
-        if not isinstance(proxy.values[0], torch.Size) and _chunks(proxy.node) != one:
+            raise fx.proxy.TraceError(COUNT)
+        if not isinstance(proxy.values[0], torch.Size) and chunks(proxy.node) != one:
             what = f"it goes through the {one} items of {proxy.node.name}, as many as the example has"
-            self.decisions.append(Decision(self.qualname, what))
+            self.decisions.append(Decision(self.qualname, what, place=place_of_call(Tracer.run.__code__)))
         return one
 
     def _images(self, name: str) -> fx.Proxy:
         node = self.create_node("placeholder", name, (), {})
         shape, dtype = self.example.shape[1:], self.example.dtype
         one, other = (torch.empty(batch, *shape, dtype=dtype, device="meta") for batch in BATCH_SIZES)
+        self._note(node, (one, other))
         return ValueProxy(node, self, (one, other), False)
 
     def _values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, Any], bool] | None:
         """What a call gives for either batch size, and whether it is of the batch; None where that is not known."""
-        proxies = _proxies((args, kwargs))
+        proxies = proxies_of((args, kwargs))
         if not all(isinstance(proxy, ValueProxy) for proxy in proxies) or kind in ("placeholder", "output"):
             return None
         self._computing = True
@@ -270,9 +329,9 @@ class Tracer(fx.Tracer):
             return (one, other), False
         of_batch = bool(one != other)
         if target in (operator.eq, operator.ne) and len(proxies) == 2:
-            of_batch = of_batch or not _same_for_any_batch(*proxies)
+            of_batch = of_batch or not same_for_any_batch(*proxies)
         elif target is not operator.getitem:  # an entry of a shape depends on the batch where it differs
-            of_batch = of_batch or any(proxy.of_batch or _differs(proxy.values) for proxy in proxies)
+            of_batch = of_batch or any(proxy.of_batch or differs(proxy.values) for proxy in proxies)
         return (one, other), of_batch
 
     def _given(self, given: Any, i: int) -> Any:
@@ -330,47 +389,10 @@ class Tracer(fx.Tracer):
         return self._meta_modules[module]
 
 
-def _proxies(arguments: Any) -> list[Any]:
-    """The proxies in the arguments of a call."""
-    found: list[Any] = []
-    fx.node.map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, fx.Proxy) else None)
-    return found
-
-
-def _asks_device(node: fx.Node) -> bool:
-    """Whether a number comes of the device that a tensor is on."""
-    if (node.target is getattr and node.args[1] in ("device", *DEVICES)) or node.target == "get_device":
-        return True
-    of_tensor = node.op in ("placeholder", "get_attr", "call_module")
-    return not of_tensor and any(map(_asks_device, node.all_input_nodes))
-
-
-def _chunks(node: fx.Node) -> int | None:
-    """How many tensors a call of `chunk` asks for; None for other calls."""
-    if getattr(node.target, "__name__", node.target) != "chunk":
-        return None
-    count = node.kwargs.get("chunks", node.args[1] if len(node.args) > 1 else None)
-    return count if isinstance(count, int) else None
-
-
-def _same_for_any_batch(x: ValueProxy, y: ValueProxy) -> bool:
-    """Whether `x == y`, of numbers or shapes, has one answer for any number of images.
-
-    It has if all entries are equal for both batch sizes, or if two differ that do not depend on the number of images.
-    """
-    entries = [
-        list(zip(*value, strict=True)) if isinstance(value[0], tuple) else [value] for value in (x.values, y.values)
-    ]
-    if len(entries[0]) != len(entries[1]):
-        return True
-    pairs = list(zip(*entries, strict=True))
-    fixed = not (x.of_batch or y.of_batch)
-    return all(a == b for a, b in pairs) or any(fixed and a[0] == a[1] and b[0] == b[1] and a != b for a, b in pairs)
-
-
-def _differs(values: tuple[Any, Any]) -> bool:
-    one, other = values
-    return not isinstance(one, Tensor) and isinstance(one, (int, float, tuple, list)) and bool(one != other)
+def _version(node: fx.Node) -> int:
+    """How often the value of a node was changed in place."""
+    value = node.meta.get("values", (None,))[0]
+    return value._version if isinstance(value, Tensor) else 0
 
 
 def attribute(model: nn.Module, path: str) -> Any:

@@ -212,7 +212,9 @@ def _filters(builder: Builder, weight: Tensor, x: TracedTensor) -> Tensor:
         return to_value(weight, x.layout, x.shape)
     if x.is_channels_last:
         return weight[:, :, None, None]
-    raise builder.error(f"its input is {x.describe()}; flatten it to [N, features], or permute it to [N, H, W, C]")
+    raise builder.error(
+        f"its input is {x.describe()}; flatten it to [N, features], or permute it to [N, H, W, C]", of_input=True
+    )
 
 
 def _linear_window(layer: nn.Linear, x: TracedTensor) -> dict[str, Any]:

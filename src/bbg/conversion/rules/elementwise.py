@@ -243,7 +243,7 @@ def _broadcast(builder: Builder, x: TracedTensor, y: TracedTensor, does: str) ->
         return builder.spread(x, shape), builder.spread(y, shape)
     except RuntimeError as error:
         came = f"{list(x.tensor.shape[1:])} and {list(y.tensor.shape[1:])}"
-        raise builder.error(f"{does} {came} ({first_line(error)})") from None
+        raise builder.error(f"{does} {came} ({first_line(error)})", of_input=True) from None
 
 
 def _alike(builder: Builder, x: TracedTensor, y: TracedTensor) -> tuple[TracedTensor, TracedTensor]:

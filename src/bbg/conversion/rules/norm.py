@@ -38,7 +38,7 @@ def layer_norm(builder: Builder, layer: nn.LayerNorm, x: TracedTensor) -> Traced
     over_channels = x.is_channels_last or (x.is_flat and x.numbers == channels)
     if tuple(layer.normalized_shape) != (channels,) or not over_channels:
         came = f"{list(layer.normalized_shape)} of {x.describe()}"
-        raise builder.error(f"it normalises {came}; allowed are the channels of [N, H, W, C]")
+        raise builder.error(f"it normalises {came}; allowed are the channels of [N, H, W, C]", of_input=True)
     axis = x.tensor.ndim - 1
     vectors = {"scale": layer.weight, "bias": layer.bias}
     parameters = {name: builder.per_channel(x, vector, f"its {name}", axis) for name, vector in vectors.items()}

@@ -118,7 +118,7 @@ def _reduce(builder: Builder, given: View, how: Any, dim: Any, keepdim: bool) ->
     dims = sorted(d % x.tensor.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
     axes = x.axes
     if axes is None or not dims or dims[0] == 0:
-        raise builder.error(f"{how.__name__} over {dim} of {x.describe()}; allowed are axes of a map")
+        raise builder.error(f"{how.__name__} over {dim} of {x.describe()}; allowed are axes of a map", of_input=True)
     along = {d: axes[d - 1] for d in dims}
     in_map = [d for d, axis in along.items() if axis in (1, 2)]
     if 0 in along.values() and in_map:  # one after the other

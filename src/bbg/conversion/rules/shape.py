@@ -25,7 +25,8 @@ def _rearranged(builder: Builder, x: View, function: Callable[[Tensor], Any]) ->
         two = layout.ndim > 1 and len(layout) == 2 and layout.numel()
         if not two or not torch.equal(layout[0] + x.numbers, layout[1]):
             raise builder.error(
-                f"makes {list(layout.shape)} of two images; the first axis must stay that of the images"
+                f"makes {list(layout.shape)} of two images; the first axis must stay that of the images",
+                of_input=True,
             )
         return x.with_layout(layout[0])
 

@@ -29,7 +29,9 @@ def softmax(builder: Builder, layer: nn.Softmax | nn.LogSoftmax | nn.Softmax2d, 
         return builder.add(kind, (x,), layer)
     if kind == "softmax" and dim % ndim and axes is None:
         return _over_branches(builder, x, dim % ndim - 1)
-    raise builder.error(f"its axis {dim} of {x.describe()} is none of channels; allowed are channels or branches")
+    raise builder.error(
+        f"its axis {dim} of {x.describe()} is none of channels; allowed are channels or branches", of_input=True
+    )
 
 
 def _over_branches(builder: Builder, x: TracedTensor, axis: int) -> TracedTensor:
