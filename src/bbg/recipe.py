@@ -65,7 +65,7 @@ class Recipe:
     label_smoothing: float = 0.0  # share of the label that all classes have
     range_epochs: float = 0.5  # share of the epochs in which 8-bit layers record their ranges, and learn them later
     activation_epochs: int = 0  # first epochs with real-valued weights and binary activations; the schedule runs twice
-    teacher: str | None = None  # checkpoint whose outputs are learned too (distillation)
+    teacher: str | None = None  # checkpoint whose outputs are learned too (distillation), or self: its float net
     teacher_factory: str | None = None  # package.module:function that makes the teacher, where it is no network of bbg
     distill: float = 1.0  # share of the teacher's outputs in the loss, the labels have the rest
     temperature: float = 1.0  # of the outputs that are compared

@@ -76,3 +76,10 @@ def test_a_network_and_data_of_ones_own_take_ten_lines() -> None:
         part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
         (code,) = re.findall(rf"```{language}\n(.*?)```", part, re.DOTALL)
         assert len(code.splitlines()) <= 10
+
+
+def test_pretrained_weights_become_bits_in_thirty_lines() -> None:
+    text = (ROOT / "docs" / "guides" / "pretrained.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text.partition("\n## On the command line\n")[0], re.DOTALL)
+    assert len(code) == 1
+    assert len(code[0].splitlines()) <= 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 
 import bbg
@@ -63,3 +63,21 @@ def needs_more(depth: int) -> nn.Module:
 def pooled(num_classes: int) -> nn.Module:
     """One layer, which is the first and the last."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))
+
+
+class Small(nn.Module):
+    """A float network with a batch norm, an activation that is replaced, and a pool behind which one is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.after = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.max_pool2d(self.norm(self.stem(x)).relu(), 2)
+        x = self.last(self.after(self.middle(x)).relu()).relu()
+        return self.head(x.mean((2, 3)))

@@ -16,7 +16,7 @@ from bbg.training.check import check_recipe
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.folder import LAST
 from bbg.training.loop import train
-from bbg.training.resume import teacher_of
+from bbg.training.teacher import teacher_of
 
 RECIPE = Recipe(
     dataset="digits",
@@ -89,7 +89,7 @@ def test_a_teacher_of_ones_own_is_named_by_its_factory(digits: Split, tmp_path: 
     with pytest.raises(BbgError, match=r"is a module of one's own.* the recipe key teacher_factory = "):
         train(recipe, digits, tmp_path / "without", progress=False)
     named = recipe.changed({"teacher_factory": "support.factories:linear"})
-    found = teacher_of(named, digits)
+    found = teacher_of(named, digits, torch.nn.Identity())
     assert found is not None
     assert bits(found.state_dict()) == bits(taught.model)
     assert train(named, digits, tmp_path / "with", progress=False).epoch == 1

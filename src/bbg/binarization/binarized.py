@@ -7,6 +7,7 @@ from typing import Any, Self
 from torch import fx
 
 from bbg.binarization.containers import Indexed, restore
+from bbg.binarization.float_self import FloatSelf
 from bbg.binarization.report import BinarizeReport
 
 
@@ -18,6 +19,12 @@ class Binarized(Indexed, fx.GraphModule):
         """What was replaced, kept and why."""
         report: BinarizeReport = self.meta["report"]
         return report
+
+    @property
+    def float_self(self) -> FloatSelf:
+        """The network that was given to `binarize`, as it was then."""
+        found: FloatSelf = self.meta["float_self"]
+        return found
 
     def train(self, mode: bool = True) -> Self:
         """As any module, but for the modules whose mode the given network holds fixed, as of frozen batch norms."""

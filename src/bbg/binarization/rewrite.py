@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 
 from bbg.binarization.binarized import Binarized
 from bbg.binarization.containers import containers_of, restore
+from bbg.binarization.float_self import FloatSelf
 from bbg.binarization.modes import follow_modes
 from bbg.binarization.network import TracedNetwork
 from bbg.binarization.proof import Proof, Real, RealUnit, prove
@@ -95,7 +96,9 @@ def binarize(
         network = TracedNetwork.of(model, example.clone())
         rewriter = _Rewriter(network, chosen, act)
         result = rewriter.run((keep,) if isinstance(keep, str) else tuple(keep), rules)
-        result.meta["report"] = replace(result.report, proof=rewriter.proof(result, example))
+        undone = rewriter.undo(result)
+        result.meta["report"] = replace(result.report, proof=rewriter.proof(result, undone, example))
+        result.meta["float_self"] = FloatSelf(undone)
         result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
     return result
 
@@ -302,12 +305,17 @@ class _Rewriter:
         names = dict(result.named_modules(remove_duplicate=False))
         return {n: fixed[id(owner.get(n, m))] for n, m in names.items() if id(owner.get(n, m)) in fixed}
 
-    def proof(self, result: Binarized, example: Tensor) -> Proof:
-        """That the result, with all undone that was done on purpose, is the given network."""
+    def undo(self, result: Binarized) -> Binarized:
+        """The result with all undone that was done on purpose, of the same parameters."""
         undone = Binarized({**self.parts, **self.undone}, self.graph, type(result).__name__)
         names = dict(undone.named_modules(remove_duplicate=False))
         fixed: dict[str, bool] = result.meta["fixed_modes"]
         undone.meta["fixed_modes"] = {name: mode for name, mode in fixed.items() if name in names}
+        undone.meta["containers"] = {}
+        return undone
+
+    def proof(self, result: Binarized, undone: Binarized, example: Tensor) -> Proof:
+        """That the result, undone, is the given network."""
         modes = {module: module.training for module in (*result.modules(), *self.network.model.modules())}
         try:
             dropped = tuple(row.name for row in result.report.of("dropped"))

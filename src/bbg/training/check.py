@@ -14,6 +14,7 @@ from bbg.recipe import Recipe
 from bbg.training.factory import build, find_factory
 from bbg.training.folder import LAST
 from bbg.training.tasks import make_task
+from bbg.training.teacher import check_teacher
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -32,8 +33,7 @@ def check_recipe(recipe: Recipe) -> None:
             build(recipe, 2, preprocess)
     if recipe.teacher_factory is not None:
         find_factory(recipe.teacher_factory)
-    if recipe.teacher is not None and not os.path.isfile(recipe.teacher):
-        raise BbgError(f"no teacher {recipe.teacher!r}; the recipe key 'teacher' names a checkpoint of bbg train")
+    check_teacher(recipe)
 
 
 def check_start(recipe: Recipe, out: Path | None, init: Path | str | None, resume: bool, overwrite: bool) -> None:

@@ -5,7 +5,6 @@ A checkpoint holds numbers and names, never code: a module of one's own is made 
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bbg.binarization.float_self import digest_of as digest_of_tensors
 from bbg.errors import BbgError, first_line
 from bbg.files import whole_file
 from bbg.graph.signature import looks_packed
@@ -151,10 +151,7 @@ def _is_of(value: object, kind: type | tuple[type, ...]) -> bool:
 
 def digest_of(state: dict[str, Any]) -> str:
     """SHA-256 of the names and bytes of all tensors of a network."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        total.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    return digest_of_tensors(state.items())
 
 
 def _without_code(recipe: Recipe) -> Recipe:

@@ -4,6 +4,7 @@ recipe.toml   the recipe as it ran, with all keys: `bbg train recipe.toml` train
 run.json      the data (digest, counts), and of each session: versions, machine, when it began and how it ended
 last.ckpt     the training at its last checkpoint; a folder without one holds no run yet, and may be used
 best.ckpt     where the recipe says `keep_best`: at its best epoch
+float_self.pt where it is its own teacher (`bbg.training.teacher`): the float weights, a state dict
 history.csv   curves.png   tensorboard/
 skipped.csv   the files of the data that are left out, with the reasons, where there are some
 """
@@ -37,8 +38,8 @@ from bbg.training.device import described
 from bbg.training.plots import write_history
 
 LAST, BEST, RECIPE, FACTS = "last.ckpt", "best.ckpt", "recipe.toml", "run.json"
-SKIPPED = "skipped.csv"
-OTHERS = ("history.csv", "curves.png", "tensorboard", SKIPPED)
+SKIPPED, FLOAT_SELF = "skipped.csv", "float_self.pt"
+OTHERS = ("history.csv", "curves.png", "tensorboard", SKIPPED, FLOAT_SELF)
 FILES = (LAST, BEST, RECIPE, FACTS, *OTHERS)
 MARK = "# The recipe of this run, as it was trained.\n"  # a recipe.toml without it is the user's own
 LIBRARIES = ("torch", "torchvision", "lightning-fabric", "numpy", "pillow")

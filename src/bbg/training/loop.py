@@ -48,9 +48,10 @@ from bbg.training.optimizer import make_capturable, make_fused, make_optimizer, 
 from bbg.training.packed import pack, recorded_ranges
 from bbg.training.plots import write_history
 from bbg.training.progress import Progress
-from bbg.training.resume import first_state, teacher_of
+from bbg.training.resume import first_state
 from bbg.training.schedule import present_schedule, set_lr, set_stage, stage_of
 from bbg.training.tasks import Task, make_task
+from bbg.training.teacher import SELF, keep_teacher, read_by, teacher_of
 from bbg.training.transfer import Weights
 
 Step = Callable[[Tensor, Any, int, int], dict[str, Tensor]]  # images, targets, epoch and number of the step
@@ -100,7 +101,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     device: str | None = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | str | None = None,
     progress: bool = True,
 ) -> Checkpoint:
     """Train `module` by `recipe` on `data`, from the weights that it holds; it is changed in place.
@@ -114,8 +115,10 @@ def fit(
     name and shape (`bbg.training.transfer`); None: the recipe's `weights`, if any. `resume`: go on from
     `out/last.ckpt`; a run that was finished goes on where the recipe has more epochs, with its schedule anew.
     `overwrite`: put the new run in the place of the one in `out`. `device`: cpu, cuda, cuda:1 or mps; None: a GPU where
-    there is one. `teacher`: any network that makes logits of the same classes from the same inputs; None: that of the
-    recipe, if any.
+    there is one. `teacher`: any network that makes logits of the same classes from the same inputs, or a value of the
+    recipe key `teacher`: a checkpoint, or "self", the float network that `bbg.binarize` was given, with the weights
+    that it had then. A run keeps these in its folder, so `resume` takes them from there. None: that of the recipe, if
+    any. The teacher is a copy in evaluation mode; `distill` and `temperature` of the recipe say how it teaches.
 
     `progress`: print a line after each epoch, and show a bar on a terminal. The lines are messages of the logger "bbg",
     level INFO; a program that handles them itself gets them with or without `progress`.
@@ -124,9 +127,12 @@ def fit(
     epoch: the figure to quote. Ctrl-C (or SIGTERM) ends the training behind the present step, with a checkpoint, and
     raises KeyboardInterrupt. Raises BbgError where `out` holds a run already and neither `resume` nor `overwrite` is
     given, or a run of another recipe or other images, where `out` cannot be written, where the device is not there, the
-    teacher or `init` does not fit, and where the loss or a weight is no longer finite.
+    teacher or `init` does not fit, where `teacher` is "self" and the module is not one of `bbg.binarize` or has been
+    trained since, and where the loss or a weight is no longer finite.
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.find(recipe)
+    if isinstance(teacher, str):
+        chosen, teacher = replace(chosen, teacher=teacher), None
     folder = None if out is None else Path(out)
     check_start(chosen, folder, init, resume, overwrite)
     weights = _weights(chosen, init, resume)
@@ -151,11 +157,11 @@ def _fit(
         check_images(split)
         refuse_untrainable(model)
         if out is not None and not resume:
-            refuse_own(
-                out, [("the weights", None if weights is None else weights.source), ("the teacher", recipe.teacher)]
-            )
+            source = None if weights is None else weights.source
+            refuse_own(out, [("the weights", source), ("the teacher", read_by(recipe))])
         place = choose_device(device)
-        teacher = teacher_of(recipe, split) if teacher is None else teacher
+        own = teacher is None and recipe.teacher == SELF
+        teacher = teacher_of(recipe, split, model, out if resume else None) if teacher is None else teacher
         task = make_task(recipe, len(split.classes), teacher)
         model.to(memory_format=torch.channels_last)
         if weights is not None:
@@ -164,6 +170,9 @@ def _fit(
         mean, std = torch.tensor(split.preprocess.mean), torch.tensor(split.preprocess.std)
         fix_pixels(model, torch.zeros(1, len(mean), *split.preprocess.size), mean, std)
         with session(out, state, split, place, overwrite):
+            if own and out is not None and teacher is not None:
+                keep_teacher(teacher, out)
+            del teacher  # the task has a copy
             if state.epoch < recipe.epochs:
                 run(model, task, split, state, out, place, name)
             elif out is not None:

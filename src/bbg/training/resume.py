@@ -12,7 +12,6 @@ from bbg.image import Preprocess
 from bbg.log import LOGGER
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import ORDERED, TAUGHT, Checkpoint, digest_of, load_weights
-from bbg.training.factory import find_factory
 from bbg.training.folder import LAST, identity, refuse_used
 
 # Recipe keys that may differ when a run is resumed, since the result means the same. Keys of `CODE` only name code.
@@ -102,20 +101,3 @@ def _means(key: str, state: Checkpoint, recipe: Recipe) -> str:
     if key == "epochs":
         return f": from here on the learning rate is that of {recipe.epochs} epochs"
     return ": from here on the bits are not those of a run without this change" if key in OTHER_BITS else ""
-
-
-def teacher_of(recipe: Recipe, split: Split) -> nn.Module | None:
-    """The network of the recipe's teacher; BbgError where it has other classes or takes other inputs."""
-    if recipe.teacher is None:
-        return None
-    taught = Checkpoint.load(Path(recipe.teacher))
-    if taught.classes != list(split.classes) or taught.preprocess != split.preprocess:
-        raise BbgError(
-            f"the teacher {recipe.teacher!r} has other classes or inputs; give one trained on the same images"
-        )
-    if taught.custom and recipe.teacher_factory is None:
-        raise BbgError(
-            f"the teacher {recipe.teacher!r} is a module of one's own, whose code its checkpoint does not hold; say "
-            'what makes the module with the recipe key teacher_factory = "package.module:function"'
-        )
-    return taught.network(None if recipe.teacher_factory is None else find_factory(recipe.teacher_factory))
