@@ -19,6 +19,7 @@ __all__ = [
     "BbgError",
     "Engine",
     "Limits",
+    "Mask",
     "Prediction",
     "Preprocess",
     "__version__",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from bbg.heads import Prediction
     from bbg.image import Preprocess
     from bbg.limits import Limits
+    from bbg.masks import Mask
     from bbg.methods import anneal
     from bbg.models import create, list_models
     from bbg.planning import plan
@@ -53,6 +55,7 @@ else:  # hidden from type checkers, so that a misspelt name is an error there
     _LAZY = {
         "Engine": "bbg.engine",
         "Limits": "bbg.limits",
+        "Mask": "bbg.masks",
         "Prediction": "bbg.heads",
         "Preprocess": "bbg.image",
         "analysis": "bbg.analysis",

@@ -166,6 +166,42 @@ def reliability(title: str, note: str, images: np.ndarray, confidence: np.ndarra
     return sheet
 
 
+def palette() -> np.ndarray:
+    """The colour of each class on a mask, uint8 `[256, 3]`: VOC's. Class 0 is black, 255 a light grey."""
+    classes, colours = np.arange(256), np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((classes >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def mask(classes: np.ndarray) -> Image.Image:
+    """Classes uint8 `[H, W]` as a picture of mode P: the numbers are the pixels, `palette` has their colours."""
+    picture = Image.fromarray(np.ascontiguousarray(classes))
+    picture.putpalette(palette().tobytes())
+    return picture
+
+
+def overlay(picture: np.ndarray, classes: np.ndarray, strength: float = 0.5) -> Image.Image:
+    """The picture, uint8 `[H, W, 3]`, with the colours of the classes `[H, W]` over it, and their edges in full colour.
+
+    Class 0, whose colour is black, and pixels without a class leave the picture as it is.
+    """
+    shown = (classes > 0) & (classes < 255)
+    edge = np.zeros(classes.shape, bool)
+    for axis in (0, 1):
+        near, far = (tuple(part if i == axis else slice(None) for i in (0, 1)) for part in (slice(1, None), slice(-1)))
+        differs = classes[near] != classes[far]
+        edge[near] |= differs
+        edge[far] |= differs
+    share = np.where(edge, 1, strength) * shown
+    colours, found = palette(), np.empty_like(picture)
+    for channel in range(3):
+        own = picture[..., channel].astype(np.float32)
+        found[..., channel] = np.rint(own + (colours[classes, channel] - own) * share)
+    return Image.fromarray(found)
+
+
 # Texts ----------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
     engine = bbg.load("resnet20-cifar10")
     engine.predict("cat.jpg")                     # [Prediction(label='cat', score=0.93), ...]
+    engine.segment("street.jpg")                  # of a segmentation: a Mask
     engine(images)                                # uint8 [N, H, W, C] -> logits [N, classes]
     engine(normalised)                            # float32 [N, C, H, W], as for the torch model
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 
@@ -23,9 +24,10 @@ from bbg.errors import BbgError
 from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel, read
 from bbg.graph.types import Shape
-from bbg.heads import Prediction
-from bbg.image import Source, plain
+from bbg.heads import Prediction, Segmentation
+from bbg.image import Source, image_size, plain
 from bbg.limits import Limits
+from bbg.masks import Mask
 from bbg.tables import Row, Shown, html, paragraphs
 
 Outputs = np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray] | dict[str, np.ndarray]
@@ -143,8 +145,12 @@ class Engine:
         """The `top` classes of an image, best first, as a list of `Prediction`; for a list of images, a list of lists.
 
         `image`: a path, bytes, a Pillow image or a uint8 array `[H, W, C]`. Raises BbgError for what is no image and
-        for a network that has no preprocessing or no scores.
+        for a network that has no preprocessing or no scores. A network whose head is a segmentation gives what
+        `segment` gives, which is its typed name; `top` then counts for nothing.
         """
+        if isinstance(self.head, Segmentation):
+            masks: Any = self.segment(image)
+            return cast("list[Prediction]", masks)
         if self.preprocess is None:
             raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
         if self.head is None:
@@ -158,6 +164,29 @@ class Engine:
         (logits,) = self.run(np.stack([self.preprocess.apply(i) for i in images])).values()
         predictions = self.head.predict(logits, self.labels, top)
         return predictions if isinstance(image, (list, tuple)) else predictions[0]
+
+    @overload
+    def segment(self, image: Source) -> Mask: ...
+    @overload
+    def segment(self, image: list[S] | tuple[S, ...]) -> list[Mask]: ...
+    def segment(self, image: Source | list[S] | tuple[S, ...]) -> Mask | list[Mask]:
+        """The class of each pixel of an image, at the image's own size, as a `Mask`; for a list of images, a list.
+
+        The network's maps are brought to the size of its input bilinearly, the largest decides, and the classes are
+        brought to the size of the image by the nearest pixel. Images go through one by one. Raises BbgError for what is
+        no image and for a network that has no preprocessing or whose head is no segmentation.
+        """
+        if self.preprocess is None:
+            raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
+        if not isinstance(self.head, Segmentation):
+            came = "it has none" if self.head is None else f"it is a {self.head.kind}"
+            raise BbgError(f'to segment an image takes the head "segmentation", {came}: convert it with head=...')
+        if isinstance(image, (list, tuple)):
+            return [self.segment(one) for one in image]
+        (logits,) = self.run(self.preprocess.apply(image)[None]).values()
+        (classes,) = self.head.decide(logits, self.preprocess.size)
+        labels = self.labels or tuple(str(i) for i in range(logits.shape[1]))
+        return Mask(self.preprocess.restored(classes, image_size(image)), labels)
 
     def profile(self, images: np.ndarray) -> list[OpTime]:
         """Run a batch and return the time of every op, in order; inputs as for a call."""

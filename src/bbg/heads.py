@@ -4,6 +4,7 @@ A task states its head (`bbg.training.tasks`), and conversion stores it in the p
 
 head = Classification()
 head.predict(logits, labels, top=5)     # [[Prediction(label='cat', score=0.93), ...], ...], a list per image
+Segmentation().decide(logits, (H, W))   # uint8 [N, H, W]: the class of each pixel
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from bbg import metrics
 from bbg.errors import BbgError
+from bbg.maps import IGNORED, best_classes
 
 
 class Prediction(NamedTuple):
@@ -36,6 +38,10 @@ class Classification:
         """Raise BbgError unless a network that returns outputs of these `shapes` has scores to rank."""
         if structure != "tensor":
             raise BbgError(f"the head is a classification, which needs one output of class scores, not a {structure}")
+
+    def classes(self, shape: tuple[int, ...]) -> int:
+        """The number of classes of a network whose output has this `shape`, without the axis of images."""
+        return math.prod(shape)
 
     def predict(self, logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[list[Prediction]]:
         """The `top` classes of each image, best first. Equal scores keep the order of the classes.
@@ -78,6 +84,43 @@ class Classification:
         return {"kind": self.kind}
 
 
+@dataclass(frozen=True)
+class Segmentation:
+    """The network returns one map of scores (logits) per class, `[N, C, H, W]`; the largest decides at each pixel.
+
+    Maps of another size than the input's are brought to it bilinearly, with half-pixel centres, before that.
+    """
+
+    kind = "segmentation"
+
+    def check(self, structure: str, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Raise BbgError unless a network that returns outputs of these `shapes` has a map for each class, 2 to 255."""
+        if structure != "tensor" or len(shapes[0]) != 3:
+            came = f"a {structure}" if structure != "tensor" else f"[N, {', '.join(map(str, shapes[0]))}]"
+            raise BbgError(f"the head is a segmentation, which needs one output [N, classes, H, W], not {came}")
+        if not 2 <= shapes[0][0] <= IGNORED:
+            raise BbgError(
+                f"the head is a segmentation, the output has {shapes[0][0]} maps; a network has one for each of 2 to "
+                f"{IGNORED} classes, of which the background is one"
+            )
+
+    def classes(self, shape: tuple[int, ...]) -> int:
+        """The number of classes of a network whose output has this `shape`, without the axis of images."""
+        return shape[0]
+
+    def decide(self, logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The class of each pixel of the input, whose `size` is (H, W): uint8 `[N, H, W]`; of equal scores the first.
+
+        Raises BbgError where a score is not finite.
+        """
+        _finite_rows(logits)
+        return best_classes(logits, size)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the fields of this head."""
+        return {"kind": self.kind}
+
+
 def _finite_rows(logits: np.ndarray) -> np.ndarray:
     """The scores as `[N, classes]`; BbgError where one is not finite, since no class is then the best."""
     rows = logits.reshape(len(logits), math.prod(logits.shape[1:]))
@@ -90,8 +133,11 @@ def _finite_rows(logits: np.ndarray) -> np.ndarray:
     return rows
 
 
-Head = Classification
-HEADS = {Classification.kind: Classification}
+Head = Classification | Segmentation
+HEADS: dict[str, type[Classification] | type[Segmentation]] = {
+    Classification.kind: Classification,
+    Segmentation.kind: Segmentation,
+}
 
 
 def head_from_json(value: Any) -> Head:

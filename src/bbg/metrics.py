@@ -4,10 +4,12 @@ places = places_of(logits, labels)                  # 0: the true class has the 
 (places == 0).mean(), (places < 5).mean()           # top-1 and top-5 accuracy
 per_class(labels, answers, classes).recall          # and images, correct, precision of each class
 calibration(confidence, right).error                # how far confidence is from accuracy
+overlap(confusion(labels, answers, classes)).mean   # the mean intersection over union, of pixels
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +70,36 @@ def per_class(labels: np.ndarray, answers: np.ndarray, classes: int) -> PerClass
     """The counts of each class. They need no confusion matrix, which thousands of classes would make large."""
     count = [np.bincount(which, minlength=classes) for which in (labels, labels[labels == answers], answers)]
     return PerClass(*count)
+
+
+class Overlap(NamedTuple):
+    """Pixels of each class: `truth` has it, `answers` has it, `both` have it, int64 `[classes]` each."""
+
+    truth: np.ndarray
+    answers: np.ndarray
+    both: np.ndarray
+
+    @property
+    def iou(self) -> np.ndarray:
+        """Intersection over union of each class, `TP / (TP + FP + FN)`; NaN where neither side has it."""
+        return _share(self.both, self.truth + self.answers - self.both)
+
+    @property
+    def mean(self) -> float:
+        """mIoU: the mean of `iou` over the classes that occur in the truth or in the answers; NaN without a pixel."""
+        seen = self.truth + self.answers > 0
+        return float(self.iou[seen].mean()) if seen.any() else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the pixels whose class is right; NaN without a pixel."""
+        total = int(self.truth.sum())
+        return int(self.both.sum()) / total if total else math.nan
+
+
+def overlap(counts: np.ndarray) -> Overlap:
+    """The overlap of pixels by class (row) and answer (column), as `confusion` counts them."""
+    return Overlap(counts.sum(1), counts.sum(0), np.diagonal(counts).copy())
 
 
 class Calibration(NamedTuple):

@@ -138,7 +138,7 @@ def test_model_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
-    "head unknown": ({"head": 5}, "head is 5, allowed are 'auto', None and a head of bbg.heads"),
+    "head unknown": ({"head": 5}, "head is 5, allowed are 'auto', 'classification', 'segmentation', None"),
     "edges unknown": ({"edges": "fp16"}, "edges is 'fp16', allowed are int8, fp32"),
     "no tensor": ({"example": [1.0]}, "list; give a batch"),
     "integers": ({"example": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, "uint8"),

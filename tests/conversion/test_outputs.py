@@ -183,8 +183,12 @@ def test_the_head_is_the_one_that_is_given(tmp_path: Path) -> None:
     assert (read(path).head, read(path).labels) == (None, tuple("abcd"))
     bbg.convert(scores, path, EXAMPLE, head=Classification())
     assert read(path).head == Classification()
-    with pytest.raises(BbgError, match="head is 'classification', allowed are 'auto', None and a head"):
-        bbg.convert(scores, path, EXAMPLE, head="classification")
+    bbg.convert(scores, path, EXAMPLE, head="classification")
+    assert read(path).head == Classification()
+    with pytest.raises(
+        BbgError, match="head is 'classify', allowed are 'auto', 'classification', 'segmentation', None"
+    ):
+        bbg.convert(scores, path, EXAMPLE, head="classify")
     two = Functional(lambda x, c: (c(x), c(x)), nn.Conv2d(3, 4, 3, padding=1))
     with pytest.raises(BbgError, match="the head is a classification, which needs one output"):
         bbg.convert(two, path, EXAMPLE, head=Classification())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bbg.conversion import Report
     from bbg.data import Split
-    from bbg.heads import Head
+    from bbg.heads import Classification
     from bbg.training.checkpoint import Checkpoint
 
 CHECK_IMAGES = 32
@@ -43,6 +43,7 @@ def convert(
     from bbg.conversion.report import CHANGED
     from bbg.data import needs_folder
     from bbg.engine import load
+    from bbg.heads import Classification
     from bbg.limits import UNLIMITED
     from bbg.training.checkpoint import Checkpoint
 
@@ -65,7 +66,7 @@ def convert(
     facts: dict[str, Any] = {}
     if split is None and report.edges is not None:  # random pixels judge nothing
         report = replace(report, edges=replace(report.edges, difference=None))
-    if split is not None and head is not None:
+    if split is not None and isinstance(head, Classification):
         facts = compare(
             head, torch_logits(model, trained, split), engine_logits(load(output, limits=UNLIMITED), split), split
         )
@@ -102,7 +103,7 @@ def state_accuracy(report: Report, facts: dict[str, Any]) -> Report:
     return replace(report, parts=(*parts, replace(description, after=description.after + more)), edges=edges)
 
 
-def compare(head: Head, torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> dict[str, Any]:
+def compare(head: Classification, torch_side: np.ndarray, engine_side: np.ndarray, split: Split) -> dict[str, Any]:
     """The figures of both sides, and on how many test images they decide otherwise."""
     in_torch, in_engine = (head.score(side, split.test.labels) for side in (torch_side, engine_side))
     figures: dict[str, float] = {}

@@ -13,6 +13,7 @@ import numpy as np
 
 from bbg.errors import BbgError
 from bbg.graph.signature import looks_like_checkpoint
+from bbg.heads import Classification
 from bbg.log import track
 from bbg.reading import regular_file
 
@@ -100,7 +101,6 @@ def scored_checkpoint(
     import torch
 
     from bbg.data import ImageSet
-    from bbg.heads import Classification
     from bbg.training.checkpoint import Checkpoint
     from bbg.training.device import choose_device
     from bbg.training.evaluate import EVALUATION_BATCH, logits_of
@@ -174,7 +174,7 @@ def torch_figures(network: nn.Module, trained: Checkpoint, split: Split) -> dict
 
 def engine_figures(engine: Engine, split: Split) -> dict[str, float]:
     """The figures of the engine's head over all test images, without torch."""
-    if engine.head is None:
+    if not isinstance(engine.head, Classification):
         raise BbgError(HEADLESS)
     return engine.head.score(engine_logits(engine, split), split.test.labels)
 

@@ -32,7 +32,7 @@ from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
 from bbg.errors import BbgError, first_line
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
-from bbg.heads import HEADS, Classification, Head
+from bbg.heads import HEADS, Classification, Head, Segmentation
 from bbg.image import Preprocess, plain
 from bbg.layers import ByteConv2d, ByteLinear
 from bbg.log import LOGGER
@@ -84,16 +84,18 @@ def convert(
     their own, and become bytes in any case.
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
-    people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies; "auto": a classification
-    where the network returns one score per class, else None. The network may also return a tuple, list or dict of
-    tensors. The same model gives the same bytes.
+    people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies: "classification",
+    "segmentation", or None; "auto": a classification where the network returns one score per class, a segmentation
+    where it returns one map `[N, C, H, W]` for each of C labels, else None. The network may also return a tuple, list
+    or dict of tensors. The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
     are not finite, labels or preprocessing that do not fit, a calibration whose numbers no normalised pixels can be, a
     layer on which engine and torch differ by more than 1e-5 of its largest value, and a path that cannot be written.
     """
-    if head not in ("auto", None) and not isinstance(head, tuple(HEADS.values())):
-        raise BbgError(f"head is {head!r}, allowed are 'auto', None and a head of bbg.heads")
+    if head not in ("auto", None, *HEADS) and not isinstance(head, tuple(HEADS.values())):
+        names = ", ".join(map(repr, HEADS))
+        raise BbgError(f"head is {head!r}, allowed are 'auto', {names}, None and a head of bbg.heads")
     if not isinstance(path, (str, os.PathLike)):
         raise BbgError(f"path is a {type(path).__name__}, it must be where the packed file is to be written")
     if edges not in (None, *EDGES):
@@ -113,7 +115,7 @@ def convert(
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else _names(labels),
             notes,
-            _derived_head(graph, labels) if isinstance(head, str) else head,
+            _head(graph, labels, head),
         )
         packed.check()
         lowered, graph = read_pixels(lowered, graph, packed.preprocess)
@@ -185,11 +187,18 @@ def _names(labels: Any) -> tuple[str, ...]:
     return tuple(str(name) if type(name) is int else name for name in names)
 
 
-def _derived_head(graph: Graph, labels: Sequence[str] | None) -> Head | None:
-    """A classification where the network returns one number per class: `[N, classes]`, or a tensor with labels."""
+def _head(graph: Graph, labels: Sequence[str] | None, asked: Head | str | None) -> Head | None:
+    """The head that is asked for. "auto": a segmentation where the network returns one map for each of the labels; a
+    classification where it returns one number per class: `[N, classes]`, or a tensor with labels.
+    """
+    if asked != "auto":
+        return HEADS[asked]() if isinstance(asked, str) else asked
     shape = graph.outputs[0].shape
-    has_scores = graph.structure == "tensor" and (labels is not None or math.prod(shape) == shape[0])
-    return Classification() if has_scores else None
+    if graph.structure != "tensor":
+        return None
+    if labels is not None and len(shape) == 3 and min(shape[1:]) > 1 and len(plain(labels)) == shape[0]:
+        return Segmentation()
+    return Classification() if labels is not None or math.prod(shape) == shape[0] else None
 
 
 def _images(example: Tensor) -> Tensor:

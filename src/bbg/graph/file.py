@@ -29,7 +29,7 @@ from bbg.graph import checked_json as checked
 from bbg.graph.graph import STRUCTURES, Graph, Op, Output, Part, Structure
 from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, KINDS, TENSORS, VERSION
 from bbg.graph.signature import HEADER_LIMIT, looks_like_checkpoint, looks_packed
-from bbg.heads import HEADS, Head, head_from_json
+from bbg.heads import HEADS, Head, Segmentation, head_from_json
 from bbg.image import DECODE, Preprocess
 from bbg.reading import regular_file
 
@@ -81,7 +81,9 @@ class PackedModel:
         shapes = [output.shape for output in self.graph.outputs]
         if self.head is not None:
             self.head.check(self.graph.structure, shapes)
-        classes = math.prod(shapes[0])
+        classes = math.prod(shapes[0]) if self.head is None else self.head.classes(shapes[0])
+        if isinstance(self.head, Segmentation) and classes * math.prod(size) >= 2**31:
+            raise BbgError(f"{classes} classes at each of {size} pixels are 2^31 numbers or more; give smaller images")
         if self.labels is not None and self.graph.structure == "tensor" and len(self.labels) != classes:
             raise BbgError(f"{len(self.labels)} labels for {classes} classes; give one per class, or none")
 

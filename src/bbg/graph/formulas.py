@@ -12,6 +12,7 @@ import numpy as np
 
 from bbg.graph.bits import unpack_bits
 from bbg.graph.types import Attributes, Shape, Tensors
+from bbg.maps import between
 
 
 def per_channel(vector: np.ndarray) -> np.ndarray:
@@ -114,18 +115,8 @@ def adaptive_avg_pool(a: Attributes, t: Tensors, result: Shape, main: np.ndarray
 
 
 def bilinear(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
-    def between(axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The lines of the operand before and behind each of the result, and the share of the latter; in float32."""
-        have, want, line = main.shape[1 + axis], result[axis], np.arange(result[axis], dtype=np.float32)
-        if a["align_corners"]:
-            place = line * np.float32((have - 1) / max(want - 1, 1))
-        else:
-            place = np.maximum(np.float32(have / want) * (line + np.float32(0.5)) - np.float32(0.5), 0)
-        first = np.minimum(place.astype(np.int64), have - 1)
-        return first, np.minimum(first + 1, have - 1), np.minimum(place - first, 1).astype(np.float64)
-
-    top, bottom, v = between(1)
-    left, right, h = between(2)
+    top, bottom, v = between(main.shape[2], result[1], a["align_corners"])
+    left, right, h = between(main.shape[3], result[2], a["align_corners"])
     rows = main[:, :, top] * (1 - v[:, None]) + main[:, :, bottom] * v[:, None]
     return np.asarray(rows[..., left] * (1 - h) + rows[..., right] * h)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from bbg.errors import BbgError, allowed
 from bbg.image.decoder import CHANNELS, Decoded, Source, check_pixels, in_mode, open_image, pixels_of
+from bbg.maps import IGNORED, nearest
 
 MAX_RESIZED = 32_000_000  # pixels of a square picture that is resized, which a packed file chooses
 DECODE = ("whole", "scaled")
@@ -139,13 +140,40 @@ class Preprocess:
         check_pixels(*resized)
         image = in_mode(self.mode, decoded.image).resize(resized, Resampling.BILINEAR, decoded.box)
         if resized != (width, height):
-            left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+            top, left = self._cropped(resized[1], resized[0])
             image = image.crop((left, top, left + width, top + height))
         return pixels_of(image)
 
     def picture(self, source: Source) -> np.ndarray:
         """The picture that `apply` would resize: decoded as `decode` says, upright, uint8 `[H, W, channels]`."""
         return pixels_of(in_mode(self.mode, self._decoded(source).image))
+
+    def mask(self, classes: np.ndarray) -> np.ndarray:
+        """The classes of a picture, uint8 `[H, W]`, brought to `size` as `apply` brings its pixels, by the nearest."""
+        high, wide = classes.shape
+        sides = zip(classes.shape, self._resized(wide, high)[::-1], strict=True)
+        rows, columns = (nearest(have, want) for have, want in sides)
+        top, left = self._cropped(len(rows), len(columns))
+        found: np.ndarray = classes[np.ix_(rows[top:][: self.size[0]], columns[left:][: self.size[1]])]
+        return found
+
+    def restored(self, classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The classes of the pixels that `apply` made of a picture of `size` (H, W), back in the picture: uint8 `size`.
+
+        By the nearest. What the crop left out is 255.
+        """
+        high, wide = self._resized(size[1], size[0])[::-1]
+        places = []
+        for want, resized, begin, have in zip(size, (high, wide), self._cropped(high, wide), self.size, strict=True):
+            place = nearest(resized, want) - begin
+            places.append(np.where((place >= 0) & (place < have), place, have))
+        frame = np.pad(classes, ((0, 1), (0, 1)), constant_values=IGNORED)
+        found: np.ndarray = frame[np.ix_(*places)]
+        return found
+
+    def _cropped(self, high: int, wide: int) -> tuple[int, int]:
+        """Where the crop of a picture resized to `high` x `wide` begins: row and column."""
+        return round((high - self.size[0]) / 2), round((wide - self.size[1]) / 2)
 
     def _decoded(self, source: Source) -> Decoded:
         return open_image(source, self._resized if self.decode == "scaled" else None)

@@ -17,6 +17,7 @@ import numpy as np
 from bbg.cpu import cores
 from bbg.engine import Engine, Prediction
 from bbg.errors import BbgError
+from bbg.heads import Segmentation
 from bbg.sources import Image, Url
 from bbg.threads import pool
 
@@ -39,6 +40,8 @@ def predictions(
     Raises BbgError as `Engine.predict` does for a network that has no preprocessing or no scores.
     """
     engine.predict([], top)  # raises where the network cannot
+    if isinstance(engine.head, Segmentation):
+        raise BbgError("this network segments images: its masks come from bbg.scoring.masks")
     preprocess, head, labels = engine.preprocess, engine.head, engine.labels
     assert preprocess is not None
     assert head is not None
