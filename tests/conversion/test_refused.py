@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         ("0 (Conv2d)", "not symmetric", "odd kernel"),
     ),
     "indices": (nn.Sequential(nn.MaxPool2d(2, return_indices=True)), ("0 (MaxPool2d)", "return_indices")),
-    "divisor": (nn.Sequential(nn.AvgPool2d(2, divisor_override=3)), ("0 (AvgPool2d)", "divisor_override")),
+    "divisor": (nn.AvgPool2d(2, ceil_mode=True, divisor_override=3), ("AvgPool2d", "divisor_override")),
     "a window beside the map": (
         nn.Sequential(nn.MaxPool2d(2, dilation=17, padding=1)),
         ("0 (MaxPool2d)", "dilation"),

@@ -187,6 +187,7 @@ _ROWS = (
     _op("amax", _POOL),
     _op("max", _POOL),
     _op("maximum", T.KEEPS_SIGN),
+    _op("minimum", T.KEEPS_SIGN),
     # sums, products, joins
     _op("sum", T.KEEPS_SIGN),
     _op("add", T.ADDS, operators=("add", "iadd")),
@@ -223,6 +224,7 @@ _ROWS = (
     _op("hardswish", _CURVE, modules=(nn.Hardswish,)),
     _op("tanh", _CURVE, modules=(nn.Tanh,)),
     _op("softsign", _CURVE, modules=(nn.Softsign,)),
+    _op("softshrink", _CURVE, modules=(nn.Softshrink,)),
     # layers
     _op("conv1d", _LAYER, modules=(nn.Conv1d,)),
     _op("conv2d", _LAYER, modules=(nn.Conv2d,)),
@@ -253,6 +255,8 @@ _ROWS = (
     _op("reciprocal", T.KEEPS_SIGN),
     _op("softmax", T.NONNEGATIVE, modules=(nn.Softmax, nn.Softmax2d)),
     _op("norm", T.NONNEGATIVE),
+    _op("var", T.NONNEGATIVE),
+    _op("std", T.NONNEGATIVE),
 )  # fmt: skip
 
 OPS = {op.name: op for op in _ROWS}

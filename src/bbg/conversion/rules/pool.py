@@ -30,11 +30,16 @@ def max_pool(builder: Builder, layer: nn.MaxPool2d, x: TracedTensor) -> TracedTe
 @lowers(nn.AvgPool2d)
 def avg_pool(builder: Builder, layer: nn.AvgPool2d, x: TracedTensor) -> TracedTensor:
     """Average pool -> avg_pool."""
-    if layer.divisor_override is not None:
-        raise builder.error(f"divisor_override is {layer.divisor_override}, allowed is None")
+    x = builder.as_nchw(x)
     window = _pairs(layer, "kernel_size", "stride", "padding")
     window |= {"ceil_mode": layer.ceil_mode, "count_include_pad": layer.count_include_pad}
-    return builder.add("avg_pool", (builder.as_nchw(x),), layer, **window)
+    if layer.divisor_override is None:
+        return builder.add("avg_pool", (x,), layer, **window)
+    if layer.ceil_mode:  # the last windows have fewer numbers, which torch's means are not divided by
+        raise builder.error("divisor_override with ceil_mode=True cannot be converted; pass ceil_mode=False")
+    window["count_include_pad"] = True
+    scale = math.prod(window["kernel"]) / layer.divisor_override
+    return builder.add("avg_pool", (x,), layer, parameters={"scale": np.full(x.shape[0], scale)}, **window)
 
 
 @lowers(nn.AdaptiveAvgPool2d)
