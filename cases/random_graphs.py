@@ -384,6 +384,9 @@ def _with_tensors(rng: np.random.Generator, op: Op, main: Value, channels: int, 
             tensors[key] = pack_bits(rng.random((rows, bits)) < 0.5, rows).reshape(shape)
         elif dtype == "int8":
             tensors[key] = rng.integers(-128, 128, shape).astype(np.int8)
+        elif key == "index" and "size" in op.attributes:
+            below = np.repeat(main.shape[1:], op.attributes["size"])
+            tensors[key] = rng.integers(0, below).astype(np.int32)
         elif key == "index":
             start = int(rng.integers(main.channels))
             side_by_side = (start + np.arange(channels)) % main.channels

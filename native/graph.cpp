@@ -98,9 +98,12 @@ void take_tensors(Op& op, const bbg_op& d, const Value& main, int64_t channels) 
     require(std::abs(op.tap_bias[i]) < kTapBiasLimit, n + ": tap_bias must be below 2^30");
   }
   op.and_mask = packed(d.and_mask, 1, channels, n + ": and_mask");
-  op.index = tensor<int32_t>(d.index, channels, n + ": the index");
-  for (int64_t c = 0; c < op.index.count; ++c) {
-    require(op.index[c] >= 0 && op.index[c] < main.channels, n + ": the index reaches beyond the operand's channels");
+  const bool of_map = op.has(kSize);  // of `take`: rows, and columns behind them
+  op.index = tensor<int32_t>(d.index, of_map ? op.size[0] + op.size[1] : channels, n + ": the index");
+  for (int64_t i = 0; i < op.index.count; ++i) {
+    const int64_t most = !of_map ? main.channels : i < op.size[0] ? main.height : main.width;
+    require(op.index[i] >= 0 && op.index[i] < most,
+            n + ": the index reaches beyond the operand's " + (of_map ? "map" : "channels"));
   }
 }
 

@@ -134,6 +134,7 @@ enum class Kind {
   log_softmax,
   max_channels,
   bilinear,
+  take,
   depth_to_space,
   max_pool_bits,
 };
@@ -182,6 +183,7 @@ constexpr KindRule kKinds[] = {
     {BBG_KIND(log_softmax),       kReal,  1, 0,         0,       0,        kEpilogue,  true,  true,  kNoWeight},
     {BBG_KIND(max_channels),      kReal,  1, kChannels, 0,       0,        kEpilogue,  true,  true,  kNoWeight},
     {BBG_KIND(bilinear),          kReal,  1, kResize,   0,       0,        kEpilogue,  true,  true,  kNoWeight},
+    {BBG_KIND(take),              kReal,  1, kSize,     kIndex,  0,        kEpilogue,  true,  true,  kNoWeight},
     {BBG_KIND(depth_to_space),    kReal,  1, kStride,   0,       0,        kEpilogue,  true,  true,  kNoWeight},
     {BBG_KIND(max_pool_bits),     kBits,  1, kMaxPool,  kAndMask, 0,       0,          false, false, kNoWeight},
 };

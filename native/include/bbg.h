@@ -88,6 +88,7 @@ typedef struct bbg_attributes {
  *   select                          channels; index
  *   match_channels, max_channels    channels
  *   adaptive_avg_pool, bilinear     size
+ *   take                            size; index
  *   depth_to_space                  stride
  *   unary                           function
  *   layer_norm                      eps

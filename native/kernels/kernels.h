@@ -217,6 +217,12 @@ struct Bilinear {
   Epilogue out;
 };
 
+struct Take {
+  Layout input;
+  const int32_t *rows, *cols;
+  Epilogue out;
+};
+
 // Concat and select of bytes (plan/moves.cpp), as bytes: Piece::channel counts them, and `lanes` has one for each of
 // them, kNoByte where it stays.
 struct GatherBytes {
@@ -300,7 +306,7 @@ struct Kernels {
   // pool_bytes: maxima only.
   KernelFunction binary_conv, parity, window_sum, conv, depthwise, depthwise_bytes;
   KernelFunction conv_pool, pool, pool_bits, pool_bytes, match, max_channels, gather, gather_bytes, depth_to_space,
-      bilinear, multiply;
+      bilinear, take, multiply;
   // The same names in the same order in every set.
   const NamedFunction* functions;  // of the kind unary (unary.inl)
   int32_t function_count;

@@ -1,5 +1,5 @@
 // Ops that compute pixel by pixel: pointwise, match_channels, max_channels, concat, select, depth_to_space, bilinear,
-// multiply, unary, layer_norm, softmax, log_softmax. One item is a row. Part of kernels.inl. A kind of one operand that
+// take, multiply, unary, layer_norm, softmax, log_softmax. One item is a row. Part of kernels.inl. A kind of one operand that
 // computes each pixel from the same pixel needs a kernel here, on a PixelOp, and a row of the table at the end.
 
 inline const float* floats_at(const uint8_t* row, int64_t bytes) { return reinterpret_cast<const float*>(row + bytes); }
@@ -163,6 +163,25 @@ struct BilinearRow {
 
 void bilinear(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
   value_rows<BilinearRow>(*static_cast<const Bilinear*>(args), worker, begin, end);
+}
+
+// ---- take -----------------------------------------------------------------------------------------------------------
+
+struct TakeRow {
+  const Take& op;
+  const uint8_t* in;
+
+  inline TakeRow(const Take& args, const Worker& worker, int64_t n, int64_t y)
+      : op(args), in(pixel_of(args.input, worker, n, args.rows[y], 0)) {}
+
+  template <int P>
+  BBG_INLINE void fill(F (&value)[P][1], int64_t x, int c) const {
+    BBG_FOR(p, P) value[p][0] = load(floats_at(in, op.cols[x + p] * op.input.pixel) + c);
+  }
+};
+
+void take(const void* args, const Worker& worker, int64_t, int64_t begin, int64_t end) {
+  value_rows<TakeRow>(*static_cast<const Take*>(args), worker, begin, end);
 }
 
 // ---- multiply -----------------------------------------------------------------------------------------------------

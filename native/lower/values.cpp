@@ -150,6 +150,12 @@ Bilinear make_bilinear(const LowerInput& in) {
           make_between(in, in.in.width, in.out.width), make_epilogue(in)};
 }
 
+Take make_take(const LowerInput& in) {
+  const Tensor<int32_t>& index = in.op.index;
+  const int32_t* rows = in.memory.copy(std::vector<int32_t>(index.data, index.data + index.count));
+  return {in.layout(in.op.input()), rows, rows + in.out.height, make_epilogue(in)};
+}
+
 Multiply make_multiply(const LowerInput& in) {
   Layout factor = in.layout(in.op.operands[1]);
   const Value& shape = in.graph.values[size_t(in.op.operands[1])];
@@ -195,6 +201,7 @@ void lower_value(const LowerInput& in, int index, std::vector<KernelCall>& calls
     case Kind::select: return call(kernels.gather, make_gather(in, sources_of(in)));
     case Kind::depth_to_space: return call(kernels.depth_to_space, make_depth_to_space(in));
     case Kind::bilinear: return call(kernels.bilinear, make_bilinear(in));
+    case Kind::take: return call(kernels.take, make_take(in));
     case Kind::max_channels:
       if (in.out.channels > in.in.channels) return call(kernels.gather, make_gather(in, sources_of(in)));
       return call(kernels.max_channels, make_match(in));

@@ -48,6 +48,7 @@ double operations_of(const Graph& graph, const Op& op) {
     case Kind::softmax:
     case Kind::log_softmax:
     case Kind::bilinear: return results * 4;
+    case Kind::take: return results;
     case Kind::select: return positions(out) * double(out.channels);
     default: return results * double(op.operands.size() + 1);
   }

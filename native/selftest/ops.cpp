@@ -125,6 +125,7 @@ struct Case {
         return (1 - v) * ((1 - h) * at(c, top, left) + h * at(c, top, right)) +
                v * ((1 - h) * at(c, bottom, left) + h * at(c, bottom, right));
       }
+      case Kind::take: return at(c, index[size_t(y)], index[size_t(out.height + x)]);
       case Kind::depth_to_space: {
         const int64_t phase = y % stride[0] * stride[1] + x % stride[1];
         return at(phase * out.channels + c, y / stride[0], x / stride[1]);
@@ -206,7 +207,11 @@ Case draw_case(const KindRule& rule, int number) {
   c.gate = rule.operands == 2 && draw(0, 1);
   if (conv) draw_weight(c);
   if (rule.required & bbg::kIndex) {
-    for (int64_t i = 0; i < c.out.channels; ++i) c.index.push_back(static_cast<int32_t>(draw(0, c.in.channels - 1)));
+    const auto add = [&](int64_t count, int64_t below) {
+      for (int64_t i = 0; i < count; ++i) c.index.push_back(static_cast<int32_t>(draw(0, below - 1)));
+    };
+    if (c.has(bbg::kSize)) add(c.out.height, c.in.height), add(c.out.width, c.in.width);
+    if (c.has(bbg::kChannels)) add(c.out.channels, c.in.channels);
   }
   if (rule.required & bbg::kAndMask) {
     c.and_mask.resize(static_cast<size_t>((c.in.channels + 63) / 64));

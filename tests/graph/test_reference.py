@@ -67,6 +67,11 @@ def torch_bilinear(op: Op, x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x.float(), size, mode="bilinear", align_corners=corners).to(x.dtype)
 
 
+def torch_take(op: Op, x: torch.Tensor) -> torch.Tensor:
+    rows, columns = torch.from_numpy(op.tensors["index"]).split(list(op.attributes["size"]))
+    return x.index_select(2, rows).index_select(3, columns)
+
+
 def torch_depth_to_space(op: Op, x: torch.Tensor) -> torch.Tensor:
     rows, columns = op.attributes["stride"]
     result = x.new_empty(len(x), x.shape[1] // (rows * columns), x.shape[2] * rows, x.shape[3] * columns)
@@ -99,6 +104,7 @@ ACCUMULATORS: dict[str, Callable[..., torch.Tensor]] = {
     "log_softmax": lambda op, x: x.log_softmax(1),
     "max_channels": torch_max_channels,
     "bilinear": torch_bilinear,
+    "take": torch_take,
     "depth_to_space": torch_depth_to_space,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bbg.conversion.oracle import QuantParams, TorchOp
@@ -264,26 +264,25 @@ class Builder:
         window |= {"groups": channels, "channels": channels}
         return self.add("conv", (x,), function, suffix=suffix, tensors={"weight": weight}, **window)
 
-    def _gather(self, x: TracedTensor) -> TracedTensor | None:
-        """`x` of a value that has the pixels which torch has: a grid, or a row or column that is repeated."""
-        grid = x.grid()
-        if grid is None:
+    def _take(self, x: TracedTensor) -> TracedTensor | None:
+        """`x` of a value that has the rows and columns which torch has, in its order; None where it has no such map."""
+        found = x.lines()
+        if found is None:
             return None
-        height, width = x.shape[1:]
-        key = (x.name, *grid)
+        rows, columns = found
+        size = (len(rows), len(columns))
+        key = (x.name, tuple(rows.tolist()), tuple(columns.tolist()))
         if key not in self.selected:
-            whole, size = TracedTensor(x.name, x.value), grid.size
-            lines = zip(*grid, (height, width), strict=True)
-            if all(n == 1 or (first, step, count) == (0, 1, n) for first, step, count, n in lines):
-                repeated = partial(F.adaptive_avg_pool2d, output_size=size)
-                self.selected[key] = self.add("adaptive_avg_pool", (whole,), repeated, suffix=".repeat", size=size)
-            elif min(grid.step):
-                self.selected[key] = self.gather(whole, grid, grid.of, ".part")
-            else:
-                return None
-        area = grid.size[0] * grid.size[1]
-        channels = x.indices[:, :1, :1] // (height * width)
-        return self.selected[key].with_layout(channels * area + value_layout((1, *grid.size)))
+            self.selected[key] = self.add(
+                "take",
+                (TracedTensor(x.name, x.value),),
+                lambda v: v[:, :, rows][:, :, :, columns],
+                suffix=".part",
+                tensors={"index": torch.cat(found).to(torch.int32).numpy()},
+                size=size,
+            )
+        channels = x.indices[:, :1, :1] // (x.shape[1] * x.shape[2])
+        return self.selected[key].with_layout(channels * math.prod(size) + value_layout((1, *size)))
 
     def _rearranged(self, x: TracedTensor) -> TracedTensor | None:
         """`x`, maps `[N, C, H, W]` or `[N, H, W, C]`, of a value that has torch's maps; None where no op makes them."""
@@ -291,7 +290,7 @@ class Builder:
             return None
         for order, back in (((0, 1, 2), (0, 1, 2)), ((2, 0, 1), (1, 2, 0))):
             maps = x.with_layout(x.indices.permute(order))
-            made = self._gather(maps) or self._depth_to_space(maps) or self._gather_parts(maps)
+            made = self._take(maps) or self._depth_to_space(maps) or self._gather_parts(maps)
             if made is not None:
                 whole = made if made.is_complete else self._select(made)
                 return whole.with_layout(whole.indices.permute(back))
@@ -326,14 +325,14 @@ class Builder:
         parts = [
             x.with_layout(x.indices[first:last]) for first, last in zip(starts, [*starts[1:], len(places)], strict=True)
         ]
-        if not 2 <= len(parts) <= MOST_PARTS or any(part.grid() is None for part in parts):
+        if not 2 <= len(parts) <= MOST_PARTS or any(part.lines() is None for part in parts):
             return None
         given = tuple(self.as_nchw(part) for part in parts)
         return self.add("concat", given, lambda *values: torch.cat(values, 1), suffix=".parts")
 
     def whole_map(self, x: TracedTensor) -> TracedTensor:
-        """`x` of a value that has no more than the pixels which torch has, where these are a grid of a map."""
-        return x if x.channel_indices() is not None or x.grid() is None else self._select(x)
+        """`x` of a value that has no more than the pixels which torch has, where these are rows and columns."""
+        return x if x.channel_indices() is not None or x.lines() is None else self._select(x)
 
     def _select(self, x: TracedTensor) -> TracedTensor:
         """`x` of a value with the channels that torch has, in its order; BbgError where torch has no whole maps."""

@@ -45,22 +45,6 @@ class Grid(NamedTuple):
     step: tuple[int, int]
     size: tuple[int, int]
 
-    def of(self, maps: Tensor) -> Tensor:
-        """Those pixels of `[N, C, H, W]`."""
-        rows, columns = (torch.arange(n) * s + f for f, s, n in zip(*self, strict=True))
-        return maps[:, :, rows][:, :, :, columns]
-
-    @staticmethod
-    def at(rows: Tensor, columns: Tensor) -> Grid | None:
-        """That of these rows and columns; None where they are at no equal distances."""
-        lines = []
-        for numbers in (rows, columns):
-            step = int(numbers[1] - numbers[0]) if len(numbers) > 1 else 1
-            if step < 0 or not torch.equal(numbers, numbers[0] + step * torch.arange(len(numbers))):
-                return None
-            lines.append((int(numbers[0]), step, len(numbers)))
-        return Grid(*zip(*lines, strict=True))
-
 
 @dataclass(frozen=True)
 class TracedTensor:
@@ -159,15 +143,17 @@ class TracedTensor:
                 return tuple(next(left) if n > 1 else None for n in self.indices.shape)
         return None
 
-    def grid(self) -> Grid | None:
-        """Which pixels torch has of each of its channels, as a map `[C', H', W']`; None where they are no grid."""
+    def lines(self) -> tuple[Tensor, Tensor] | None:
+        """Which rows and columns torch has of each of its channels, as a map `[C', H', W']`; None where it has no
+        such map.
+        """
         if self.indices.ndim != 3:
             return None
         width, area = self.shape[2], self.shape[1] * self.shape[2]
         rows, columns = self.indices[0, :, 0] % area // width, self.indices[0, 0] % width
         channels = self.indices[:, :1, :1] // area
         regular = torch.equal(self.indices, channels * area + rows[:, None] * width + columns)
-        return Grid.at(rows, columns) if regular else None
+        return (rows, columns) if regular else None
 
     def phases(self) -> tuple[tuple[int, int], Tensor] | None:
         """The stride, and the channels of the phases, int64 `[p, q, C']`: number (y, x) of a map that torch has is

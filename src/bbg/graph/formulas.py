@@ -121,6 +121,11 @@ def bilinear(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.n
     return np.asarray(rows[..., left] * (1 - h) + rows[..., right] * h)
 
 
+def take(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
+    rows, columns = np.split(t["index"], [result[1]])
+    return main[:, :, rows[:, None], columns]
+
+
 def depth_to_space(a: Attributes, t: Tensors, result: Shape, main: np.ndarray) -> np.ndarray:
     phases = main.reshape(len(main), *a["stride"], result[0], *main.shape[2:])  # [N, sy, sx, C, H, W]
     return phases.transpose(0, 3, 4, 1, 5, 2).reshape(len(main), *result)

@@ -203,15 +203,23 @@ class Op:
                 raise self.error(f"tensor {name!r} holds numbers that are not finite")
             if name == "tap_bias" and np.abs(array).max() >= LARGEST_TAP_BIAS:
                 raise self.error(f"tensor {name!r} reaches {np.abs(array).max():.3g}, it must be below 2^30")
-            if name == "index" and not ((array >= 0) & (array < main.channels)).all():
-                raise self.error(
-                    f"tensor {name!r} reaches from {array.min()} to {array.max()}, allowed are the "
-                    f"channels of the operand, 0 to {main.channels - 1}"
-                )
+            if name == "index":
+                self._check_index(array, main)
             if dtype == "uint64":
                 bits = TENSORS[name].bits(kind, self.attributes, main.shape)
                 if bits % 64 and (array[..., -1] >> np.uint64(bits % 64)).any():
                     raise self.error(f"tensor {name!r} has bits set behind the last of {bits}")
+
+    def _check_index(self, index: np.ndarray, main: Value) -> None:
+        """Raise BbgError unless `index` names channels of the operand, or rows and then columns of its map."""
+        channels, height, width = main.shape
+        bounds: np.ndarray | int = channels
+        what = f"the channels of the operand, 0 to {channels - 1}"
+        if "size" in self.attributes:
+            bounds = np.repeat((height, width), self.attributes["size"])
+            what = f"the rows of the operand, 0 to {height - 1}, then its columns, 0 to {width - 1}"
+        if not ((index >= 0) & (index < bounds)).all():
+            raise self.error(f"tensor 'index' reaches from {index.min()} to {index.max()}, allowed are {what}")
 
     def fan_in(self, main: Value) -> int:
         """Products per number of the result: `kh * kw * I / groups`; 0 for ops without a weight."""

@@ -218,7 +218,7 @@ TENSORS = {
     "acc_threshold": Tensor(lambda rule, a, main, channels: ("int32", (channels,))),
     "tap_bias": Tensor(_tap_bias_form),
     "and_mask": Tensor(lambda rule, a, main, channels: ("uint64", (words(main[0]),))),
-    "index": Tensor(lambda rule, a, main, channels: ("int32", (channels,))),
+    "index": Tensor(lambda rule, a, main, channels: ("int32", (sum(a["size"]) if "size" in a else channels,))),
 }
 
 
@@ -263,6 +263,7 @@ KINDS: dict[str, Kind] = {
     "log_softmax": Kind(shapes.same, formulas.log_softmax, reach=_mean_reach),
     "max_channels": Kind(shapes.with_channels, formulas.max_channels, attributes=("channels",)),
     "bilinear": Kind(shapes.sized, formulas.bilinear, attributes=("size", "align_corners"), reach=_mean_reach),
+    "take": Kind(shapes.sized, formulas.take, attributes=("size",), required=("index",)),
     "depth_to_space": Kind(shapes.depth_to_space, formulas.depth_to_space, attributes=("stride",)),
     "max_pool_bits": Kind(
         shapes.pool,

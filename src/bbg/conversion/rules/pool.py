@@ -14,7 +14,7 @@ from torch import nn
 from bbg.conversion.builder import MOST_PARTS, Builder
 from bbg.conversion.rules.elementwise import add, maximum, mul
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import Grid, JoinedTensor, TracedTensor, View, value_layout
+from bbg.conversion.views import JoinedTensor, TracedTensor, View, value_layout
 from bbg.layers import Shortcut
 
 
@@ -53,14 +53,30 @@ def adaptive_avg_pool(builder: Builder, layer: nn.AdaptiveAvgPool2d, x: TracedTe
 
 @lowers(nn.AdaptiveMaxPool2d)
 def adaptive_max_pool(builder: Builder, layer: nn.AdaptiveMaxPool2d, x: TracedTensor) -> TracedTensor:
-    """Adaptive max-pool -> max_pool, where all its windows are of one size."""
+    """Adaptive max-pool -> max_pool where all its windows are of one size, else maxima of rows, then of columns.
+
+    Window i of n over m rows goes from `floor(i m / n)` to `ceil((i + 1) m / n)`. With k the shortest window's length,
+    none is longer than 2 k: its maximum is that of its first k rows and its last k rows.
+    """
+    if layer.return_indices:
+        raise builder.error("return_indices is True, allowed is False")
     x = builder.as_nchw(x)
-    height, width = layer(x.value).shape[2:]
-    if layer.return_indices or x.shape[1] % height or x.shape[2] % width:
-        came = f"{list(x.shape[1:])} to {[height, width]}"
-        raise builder.error(f"pools {came}; allowed are parts of the size, without indices")
-    window = (x.shape[1] // height, x.shape[2] // width)
-    return builder.add("max_pool", (x,), layer, kernel=window, stride=window)
+    sizes = tuple(layer(x.value).shape[2:])
+    if all(have % want == 0 for have, want in zip(x.shape[1:], sizes, strict=True)):
+        window = (x.shape[1] // sizes[0], x.shape[2] // sizes[1])
+        return builder.add("max_pool", (x,), layer, kernel=window, stride=window)
+    for axis, (have, want) in enumerate(zip(x.shape[1:], sizes, strict=True)):
+        first = torch.arange(want) * have // want
+        last = -(-(torch.arange(want) + 1) * have // want)
+        k = int((last - first).min())
+        kernel = (k, 1) if axis == 0 else (1, k)
+        pool = partial(F.max_pool2d, kernel_size=kernel, stride=1)
+        pooled = builder.add("max_pool", (x,), pool, suffix=".pool", kernel=kernel, stride=(1, 1))
+        begin, end = (
+            builder.as_nchw(pooled.with_layout(pooled.indices.index_select(axis + 1, at))) for at in (first, last - k)
+        )
+        x = maximum(builder, begin, end)
+    return x
 
 
 @lowers("mean", torch.mean, takes_views=True)
@@ -153,7 +169,7 @@ def _reduce(builder: Builder, given: View, how: Any, dim: Any, keepdim: bool) ->
 
 @lowers(nn.Upsample)
 def upsample(builder: Builder, layer: nn.Upsample, x: TracedTensor) -> TracedTensor:
-    """Resizing -> bilinear; nearest to a multiple of the size -> adaptive_avg_pool; to a part of it -> conv."""
+    """Resizing -> bilinear; nearest to a multiple of the size -> adaptive_avg_pool; to any other -> take."""
     x = builder.as_nchw(x)
     (height, width), (rows, columns) = x.shape[1:], layer(x.value).shape[2:]
     size = (rows, columns)
@@ -166,14 +182,12 @@ def upsample(builder: Builder, layer: nn.Upsample, x: TracedTensor) -> TracedTen
     nearest = layer.mode in ("nearest", "nearest-exact")
     if nearest and rows % height == 0 and columns % width == 0:
         return builder.add("adaptive_avg_pool", (x,), layer, size=size)
-    if nearest and height % rows == 0 and width % columns == 0:
-        step = (height // rows, width // columns)
-        middle = layer.mode == "nearest-exact"
-        return builder.gather(x, Grid((step[0] // 2 * middle, step[1] // 2 * middle), step, size), layer)
+    if nearest:
+        places = layer(torch.arange(float(height * width), dtype=torch.float64).reshape(1, 1, height, width))
+        first = x.indices[:, :1, :1]
+        return builder.as_nchw(x.with_layout(first + places[0].to(torch.int64)))
     came = f"{[height, width]} to {list(size)} by {layer.mode!r}"
-    raise builder.error(
-        f"resizes {came}; allowed are 'bilinear' to a size, and 'nearest' to a multiple or a part of the size"
-    )
+    raise builder.error(f"resizes {came}; allowed are 'nearest' and 'bilinear' to a size")
 
 
 @lowers(Shortcut)

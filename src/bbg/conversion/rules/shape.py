@@ -69,11 +69,13 @@ for _name in ("expand", "expand_as", "repeat", "repeat_interleave"):
 
 @lowers(F.pad)
 def pad(builder: Builder, input: TracedTensor, pad: Any, mode: str = "constant", value: Any = None) -> TracedTensor:
-    """Zeros around a map, or fewer rows and columns -> conv; zeros around its channels -> conv."""
-    if mode != "constant" or value:
-        came = f"pads by {mode!r}" if mode != "constant" else f"pads by {value}"
-        raise builder.error(f"{came}; allowed are zeros, mode='constant'")
+    """Zeros around a map or its channels, or fewer rows and columns -> conv; rows and columns of the map -> take."""
     x = builder.as_nchw(input)
+    if mode != "constant":
+        places = F.pad(x.indices.double()[None], pad, mode)[0].to(torch.int64)
+        return builder.as_nchw(x.with_layout(places))
+    if value:
+        raise builder.error(f"pads by {value}; allowed are zeros, and the modes 'reflect', 'replicate' and 'circular'")
     left, right, above, below, before, behind = (*map(int, pad), *[0] * 6)[:6]
     if len(pad) > 6:
         raise builder.error(f"pads by {list(pad)}, the images too; allowed are channels, rows and columns")
@@ -109,6 +111,14 @@ def _pad_channels(builder: Builder, x: TracedTensor, before: int, behind: int) -
 def zero_pad(builder: Builder, layer: nn.ConstantPad2d, x: TracedTensor) -> TracedTensor:
     """A layer that pads by zeros -> as the function."""
     result: TracedTensor = pad(builder, x, layer.padding, value=getattr(layer, "value", 0))
+    return result
+
+
+@lowers(nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
+def mirrored_pad(builder: Builder, layer: Any, x: TracedTensor) -> TracedTensor:
+    """A layer that pads by rows and columns of the map -> as the function."""
+    mode = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate"}.get(type(layer), "circular")
+    result: TracedTensor = pad(builder, x, layer.padding, mode)
     return result
 
 
