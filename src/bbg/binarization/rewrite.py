@@ -93,7 +93,7 @@ def binarize(
     refuse_untrainable(model)
     with single_threaded(grad=True):
         network = TracedNetwork.of(model, example.clone())
-        rewriter = _Rewriter(network, chosen, act)
+        rewriter = Rewriter(network, chosen, act)
         result = rewriter.run((keep,) if isinstance(keep, str) else tuple(keep), rules)
         result.meta["report"] = replace(result.report, proof=rewriter.proof(result, example))
         result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
@@ -111,7 +111,7 @@ def _with_warnings(report: BinarizeReport, constant: set[str]) -> BinarizeReport
     return replace(report, rows=tuple(map(warned, report.rows)))
 
 
-class _Rewriter:
+class Rewriter:
     """Rewrites the graph of `network`, and records what it does."""
 
     def __init__(self, network: TracedNetwork, method: Method, act: str) -> None:
