@@ -63,7 +63,7 @@ TAKEN_OUT: dict[str, Broken] = {
         lambda: nn.Sequential(conv(3), conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)),
     ),
     "a linear layer over [N, H, W, C] whose axes stay": (
-        rewrite._Rewriter, "permute_around", lambda *_: None,
+        rewrite.Rewriter, "permute_around", lambda *_: None,
         lambda: Functional(
             lambda x, a, b, c: c(b(a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
             conv(3, 12), nn.Linear(12, 12), conv(12),

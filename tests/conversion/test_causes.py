@@ -183,3 +183,47 @@ def test_nothing_is_computed_for_a_check(monkeypatch: pytest.MonkeyPatch) -> Non
     original = F.conv2d
     monkeypatch.setattr(F, "conv2d", convolve)
     bbg.check(model.eval(), EXAMPLE)
+
+
+def test_what_binarization_replaces_is_no_cause() -> None:
+    """A Softplus before a binary layer goes; behind the last layer it stays, and is refused."""
+    layers = [nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)]
+    found = bbg.check(nn.Sequential(*layers), EXAMPLE)
+    assert (found.binary, found.kept, found.replaced) == (("2",), ("0", "3"), ("1",))
+    assert (found.input, found.outputs) == ((3, 16, 16), {"": (4, 10, 10)})
+    assert str(found).startswith("it converts, from images [3, 16, 16] to [4, 10, 10]")
+    (cause,) = causes_of(nn.Sequential(*layers, nn.Softplus()))
+    assert cause.startswith("4 (Softplus): ")
+
+
+class Function(nn.Module):
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(layers))])
+        self.last = nn.Conv2d(8, 4, 3)
+
+
+def test_a_function_that_binarization_replaces_is_no_cause() -> None:
+    class Once(Function):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.layers[1](F.softplus(self.layers[0](x))))
+
+    assert bbg.check(Once(1), EXAMPLE).replaced == ("softplus",)
+
+
+def test_of_two_at_one_line_the_one_that_stays_is_a_cause() -> None:
+    class Twice(Function):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = F.softplus(layer(x))
+            return self.last(x)
+
+    (cause,) = causes_of(Twice(1))
+    assert cause.startswith("softplus_1 (Twice) at ")
+    assert line_of(Twice.forward, "F.softplus") in cause
+
+
+def test_of_a_binary_network_it_tells_the_widths() -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)]
+    found = bbg.check(bbg.binarize(nn.Sequential(*layers), example=EXAMPLE), EXAMPLE)
+    assert (found.binary, found.kept, found.replaced) == (("2.conv",), ("0", "3"), ())

@@ -228,5 +228,5 @@ def test_returns_that_are_refused(case: str, tmp_path: Path) -> None:
 
 def test_a_convolution_reads_no_join(tmp_path: Path) -> None:
     model = Functional(lambda x, c: c(torch.cat([x, x], 2)), nn.Conv2d(3, 4, 3, padding=1))
-    with pytest.raises(BbgError, match=r"layers\.0 \(Conv2d\): its input is a map .* allowed are whole channels"):
+    with pytest.raises(BbgError, match=r"layers\.0 \(Conv2d\) at .*: its input is a map .* allowed are whole channels"):
         bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)

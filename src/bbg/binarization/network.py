@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from bbg.layers import BinaryConv2d, BinaryLinear, Shortcut
 from bbg.methods import Pointwise
 from bbg.tracing.in_place import read_results_of_in_place_calls
 from bbg.tracing.tracer import Decision, Trace, Tracer, attribute, cannot_trace, in_mode, reads_mode
+from bbg.tracing.values import UNKNOWN, value_for
 from bbg.tracing.vocabulary import Op, Trait, op_of, op_of_module, ops_with
 
 ADVICE = "write it without branches on tensors"
@@ -57,8 +59,34 @@ def traced(model: nn.Module, example: Tensor) -> Trace:
     return trace
 
 
+def _known_shapes(trace: Trace, images: int) -> dict[fx.Node, tuple[int, ...]] | None:
+    """The shapes of what comes out of the nodes, as the trace knows them; `()` stands for a tuple of tensors.
+
+    None where it does not know all: torch has no rule for an operation, or the network cannot run.
+    """
+    shapes: dict[fx.Node, tuple[int, ...]] = {}
+    for node in trace.graph.nodes:
+        value = value_for(images, node.meta["values"]) if "values" in node.meta else UNKNOWN
+        if value is UNKNOWN and node.op != "output":
+            return None
+        _enter_shape(shapes, node, value)
+    return shapes
+
+
+def _run(trace: Trace, images: Tensor) -> dict[fx.Node, tuple[int, ...]]:
+    """The same by running the network; BbgError where it cannot run."""
+    shapes = _Shapes(trace.module())
+    try:
+        with torch.no_grad():
+            shapes.run(images.clone())
+    except Exception as error:  # whatever torch raises
+        came = f"the network cannot run on an example {list(images.shape)} ({first_line(error)})"
+        raise BbgError(f"{came}; give images that it takes") from error
+    return shapes.shapes
+
+
 class _Shapes(fx.Interpreter):
-    """Runs the graph and keeps the shapes of what comes out of its nodes; `()` stands for a tuple of tensors."""
+    """Runs the graph and keeps the shapes of what comes out of its nodes."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -66,11 +94,15 @@ class _Shapes(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
-        elif isinstance(result, (tuple, list)) and result and isinstance(result[0], Tensor):
-            self.shapes[n] = ()
+        _enter_shape(self.shapes, n, result)
         return result
+
+
+def _enter_shape(shapes: dict[fx.Node, tuple[int, ...]], node: fx.Node, value: Any) -> None:
+    if isinstance(value, Tensor):
+        shapes[node] = tuple(value.shape)
+    elif isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
+        shapes[node] = ()
 
 
 @dataclass
@@ -108,16 +140,9 @@ class TracedNetwork:
 
     @classmethod
     def _of(cls, trace: Trace, images: Tensor) -> TracedNetwork:
-        shapes = _Shapes(trace.module())
-        try:
-            with torch.no_grad():
-                shapes.run(images.clone())
-        except Exception as error:  # whatever torch raises
-            raise BbgError(
-                f"the network cannot run on an example {list(images.shape)} ({first_line(error)}); give images "
-                "that it takes"
-            ) from error
-        network = cls(trace.model, images, trace, shapes.shapes, decisions=[*trace.decisions])
+        shapes = _known_shapes(trace, len(images))
+        network = cls(trace.model, images, trace, _run(trace, images) if shapes is None else shapes)
+        network.decisions = [*trace.decisions]
         network.order = {node: i for i, node in enumerate(trace.graph.nodes)}
         network._modules = dict(trace.model.named_modules(remove_duplicate=False))
         network._times = Counter(node.target for node in trace.graph.nodes if node.op == "call_module")
@@ -182,13 +207,17 @@ class TracedNetwork:
 
     def unique_name(self, name: str, own: bool = False) -> str:
         """`name`, or one like it that nothing has; `own`: it may be that of a module which goes."""
-        model = self.model
-        taken = {n for n, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())}
         free, i = name, 0
-        while free in self.added or (free in taken and not (own and free == name)):
+        while free in self.added or (free in self._taken and not (own and free == name)):
             i += 1
             free = f"{name}_{i}"
         return free
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """The names of the model's modules, parameters and buffers."""
+        model = self.model
+        return {n for n, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())}
 
     def attribute(self, node: fx.Node) -> Any:
         """The parameter, buffer or constant that a node gets."""

@@ -94,7 +94,7 @@ def binarize(
     refuse_untrainable(model)
     with single_threaded(grad=True):
         network = TracedNetwork.of(model, example.clone())
-        rewriter = _Rewriter(network, chosen, act)
+        rewriter = Rewriter(network, chosen, act)
         result = rewriter.run((keep,) if isinstance(keep, str) else tuple(keep), rules)
         undone = rewriter.undo(result)
         result.meta["report"] = replace(result.report, proof=rewriter.proof(result, undone, example))
@@ -114,7 +114,7 @@ def _with_warnings(report: BinarizeReport, constant: set[str]) -> BinarizeReport
     return replace(report, rows=tuple(map(warned, report.rows)))
 
 
-class _Rewriter:
+class Rewriter:
     """Rewrites the graph of `network`, and records what it does."""
 
     def __init__(self, network: TracedNetwork, method: Method, act: str) -> None:

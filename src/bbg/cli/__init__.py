@@ -24,6 +24,7 @@ from bbg.log import terminal
 # Each verb and the module of this package that declares it.
 MODULES = {
     "bench": "bench",
+    "check": "check",
     "compare": "compare",
     "completion": "completion",
     "convert": "convert",
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _end(2, "there is not enough memory for that; give a smaller batch, or a smaller network")
     except BbgError as error:
-        _end(2, str(error))
+        _refused(error)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("bbg"):
             raise
@@ -132,6 +133,15 @@ def _interrupted(at_once: bool) -> None:
             print("bbg: interrupted", file=sys.stderr, flush=True)
         os._exit(130)
     _end(130, "interrupted")
+
+
+def _refused(error: BbgError) -> None:
+    """End the process with the sentence of an error; with one line for each cause where there are several."""
+    if len(error.causes) > 1:
+        lines = (f"  {i}. {visible(' '.join(cause.split()))}" for i, cause in enumerate(error.causes, 1))
+        print(f"bbg: {len(error.causes)} causes", *lines, sep="\n", file=sys.stderr)
+        sys.exit(2)
+    _end(2, str(error))
 
 
 def _end(status: int, message: str) -> None:

@@ -10,7 +10,6 @@ edges.py), verify.py (the engine against torch), report.py.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,25 +21,26 @@ from torch import Tensor, nn
 
 import bbg.conversion.rules  # noqa: F401  (registers the rules)
 from bbg._version import __version__
+from bbg.conversion.checked import Checked, check
 from bbg.conversion.edges import byte_edges
-from bbg.conversion.lowering import examine, lower_network
+from bbg.conversion.given import float32_copy, images_of
+from bbg.conversion.lowering import lower_network
 from bbg.conversion.passes import fold_graph
 from bbg.conversion.quantize import byte_sources, read_pixels
 from bbg.conversion.ranges import Calibration, Ranges, calibration_images, measure
 from bbg.conversion.report import Edges, Part, Report, parts
 from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
-from bbg.errors import BbgError, first_line
+from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
 from bbg.heads import HEADS, Classification, Head, Segmentation
 from bbg.image import Preprocess, plain
-from bbg.layers import ByteConv2d, ByteLinear
 from bbg.log import LOGGER
 from bbg.tracing.neutral import single_threaded
-from bbg.tracing.unseen import refuse_unseen
 
 __all__ = [
     "Calibration",
+    "Checked",
     "Edges",
     "EndToEnd",
     "LayerCheck",
@@ -104,8 +104,8 @@ def convert(
     if not isinstance(provenance, Mapping):
         raise BbgError(f"provenance is a {type(provenance).__name__}; give texts and numbers by name, a dict")
     with single_threaded():
-        images = _images(example)
-        network = _float32_copy(model)
+        images = images_of(example)
+        network = float32_copy(model)
         lowered = lower_network(network, images[:2])
         stated = {name: plain(note) for name, note in provenance.items()}
         notes = {"bbg": __version__, "torch": str(torch.__version__), **stated}
@@ -144,30 +144,12 @@ def record_ranges(model: nn.Module, images: Calibration, preprocess: Preprocess 
     """
     how = None if preprocess is None else Preprocess.of(preprocess)
     with single_threaded():
-        network = _float32_copy(model)
+        network = float32_copy(model)
         given = calibration_images(images, how)
         lowered = lower_network(network, given[:2])
         graph = fold_graph(lowered.graph)
         ranges, _ = measure(lowered, graph, byte_sources(graph, how), given, "training")
     return ranges
-
-
-def check(model: nn.Module, example: Tensor) -> None:
-    """Raise the BbgError that `convert` would raise for what it cannot lower: which layer, where, and what to do.
-
-    To be called before a training: ranges of 8-bit layers may still be missing. One image of the `example`, float
-    `[N, C, H, W]`, goes through the network; nothing is written, and the model stays as it is.
-    """
-    with single_threaded():
-        images = _images(example)
-        network = _float32_copy(model)
-        for layer in network.modules():
-            if isinstance(layer, (ByteConv2d, ByteLinear)):
-                layer.batches.clamp_(min=1)
-        found = examine(network, images[:2])
-        if found.lowered is None:
-            raise found.refusals.error()
-        PackedModel(fold_graph(found.lowered.graph)).check()
 
 
 def is_binary(graph: Graph) -> bool:
@@ -199,29 +181,3 @@ def _head(graph: Graph, labels: Sequence[str] | None, asked: Head | str | None) 
     if labels is not None and len(shape) == 3 and min(shape[1:]) > 1 and len(plain(labels)) == shape[0]:
         return Segmentation()
     return Classification() if labels is not None or math.prod(shape) == shape[0] else None
-
-
-def _images(example: Tensor) -> Tensor:
-    came = f"{example.dtype} {list(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-    if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point() or not example.numel():
-        raise BbgError(f"the example is {came}; give a batch of normalised images, a float tensor [N, C, H, W]")
-    images = example.detach().to("cpu", torch.float32).contiguous()
-    if not images.isfinite().all():
-        raise BbgError("the example holds numbers that are not finite; give normalised images")
-    return images
-
-
-def _float32_copy(model: nn.Module) -> nn.Module:
-    """A copy of the network as it is converted."""
-    refuse_unseen(model)
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    results = {id(v): v.detach().clone() for v in attributes if isinstance(v, Tensor) and not v.is_leaf}
-    try:
-        network = copy.deepcopy(model, dict(results)).to("cpu", torch.float32).eval().requires_grad_(False)
-    except Exception as error:  # whatever a stranger's module raises
-        came = first_line(error)
-        raise BbgError(f"the network cannot be copied ({came}); give one that was built and run once") from error
-    for name, tensor in network.state_dict().items():
-        if isinstance(tensor, Tensor) and not tensor.isfinite().all():  # a layer may keep other things there
-            raise BbgError(f"{name} holds numbers that are not finite; a network is converted after it was trained")
-    return network

@@ -9,6 +9,7 @@ compute it, by which the engine is judged later.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,13 +31,14 @@ from bbg.tracing.values import UNKNOWN
 
 @dataclass(frozen=True)
 class Examined:
-    """What comes of a network. `lowered`: None where something is refused.
+    """What comes of a network. `lowered`: None where something is refused. `outputs`: shapes, for one image.
 
     Without numbers it has the shapes of the ops, and the oracle gives nothing.
     """
 
     lowered: Lowered | None
     refusals: Refusals = field(default_factory=Refusals)
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def lower_network(model: nn.Module, example: Tensor) -> Lowered:
@@ -102,7 +104,8 @@ def _judged(walk: Walk, returned: Any, expected: tuple[Structure, dict[str, Any]
         return Examined(None, walk.refusals)
     channels, height, width = walk.example.shape[1:]
     graph = Graph(INPUT, (channels, height, width), tuple(walk.builder.ops), tuple(outputs), structure=structure)
-    return Examined(fold_padding(Lowered(graph, walk.builder.oracle, walk.builder.layers)))
+    lowered = fold_padding(Lowered(graph, walk.builder.oracle, walk.builder.layers))
+    return Examined(lowered, outputs={output.name: output.shape for output in outputs})
 
 
 def named_outputs(result: Any) -> tuple[Structure, dict[str, Any]]:

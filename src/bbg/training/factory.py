@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -74,10 +74,7 @@ def call_factory(factory: Factory, classes: int, preprocess: Preprocess) -> nn.M
     them. One that takes any keyword gets `num_classes`, and `in_channels` where the images do not have three. Raises
     BbgError for what cannot be called so, and for what returns no module.
     """
-    try:
-        takes = dict(inspect.signature(factory).parameters)
-    except (TypeError, ValueError):  # some builtins have none
-        takes = {}
+    takes = _parameters(factory)
     any_keyword = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
     channels = len(preprocess.mean)
     given = {"num_classes": classes} if any_keyword else {}
@@ -85,6 +82,37 @@ def call_factory(factory: Factory, classes: int, preprocess: Preprocess) -> nn.M
         given["in_channels"] = channels
     values = {"num_classes": classes, "in_channels": channels, "in_chans": channels}
     given |= {key: value for key, value in values.items() if key in takes}
+    return _made(factory, given)
+
+
+def made_for(name: str, channels: int, classes: int | None = None) -> nn.Module:
+    """The module of the factory called `name`, with its own defaults as far as it has some.
+
+    `num_classes` is given where `classes` are, or where it has no default (10 then); the number of channels where it
+    is not 3, or has no default.
+    """
+    factory = find_factory(name)
+    takes = _parameters(factory)
+    any_keyword = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
+    stated = {"num_classes": classes is not None, "in_channels": channels != 3, "in_chans": channels != 3}
+    values = {"num_classes": 10 if classes is None else classes, "in_channels": channels, "in_chans": channels}
+    given = {
+        k: v for k, v in values.items() if k in takes and (stated[k] or takes[k].default is inspect.Parameter.empty)
+    }
+    if any_keyword and classes is not None:
+        given["num_classes"] = classes
+    return _made(factory, given)
+
+
+def _parameters(factory: Factory) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):  # some builtins have none
+        return {}
+
+
+def _made(factory: Factory, given: Mapping[str, int]) -> nn.Module:
+    """The module that the factory makes of these keywords."""
     try:
         module = factory(**given)
     except BbgError:
