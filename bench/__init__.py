@@ -15,6 +15,7 @@ BENCHMARKS = (
     "plans",
     "torchvision_networks",
     "training",
+    "finetuning",
     "ranges",
     "decoding",
     "predict",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -99,12 +100,15 @@ def render(result: Result) -> str:
     def accuracy(row: Row) -> str:
         return f"{100 * row['accuracy']:.1f} %"
 
+    def error(row: Row) -> float:
+        share: float = row["accuracy"]
+        return math.sqrt(share * (1 - share) / result["test_images"])
+
     columns: list[Any] = [
         plain("layers"),
         ("starts from", lambda row: f"{row['start']} weights"),
         ("teacher", lambda row: "its float self" if row["teacher"] else "none"),
         ("test accuracy", accuracy),
-        ("seconds", lambda row: f"{row['seconds']:,.0f}"),
     ]
     return (
         f"resnet18 of torchvision as it is, with {CLASSES} classes, on CIFAR-10 (JPEG) at {SIDE} x {SIDE}: "
@@ -112,7 +116,8 @@ def render(result: Result) -> str:
         f"{result['optimizer']} at {result['lr']:g}, seed {result['seed']}, {result['threads']} thread; accuracy of "
         f"the last epoch on {result['test_images']:,} test images. The float network of the first row is the start of "
         "the last two, which have its epochs behind them, and the teacher of the last, whose loss is the teacher's by "
-        f"{100 * result['distill']:.0f} % (`distill`).\n\n{table(result['trainings'], *columns)}"
+        f"{100 * result['distill']:.0f} % (`distill`). One seed; one standard error over so many images is up to "
+        f"{100 * max(map(error, result['trainings'])):.1f} points.\n\n{table(result['trainings'], *columns)}"
     )
 
 

@@ -101,7 +101,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     device: str | None = None,
-    teacher: nn.Module | str | None = None,
+    teacher: nn.Module | Path | str | None = None,
     progress: bool = True,
 ) -> Checkpoint:
     """Train `module` by `recipe` on `data`, from the weights that it holds; it is changed in place.
@@ -131,8 +131,8 @@ def fit(
     trained since, and where the loss or a weight is no longer finite.
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.find(recipe)
-    if isinstance(teacher, str):
-        chosen, teacher = replace(chosen, teacher=teacher), None
+    if isinstance(teacher, (str, Path)):
+        chosen, teacher = replace(chosen, teacher=str(teacher)), None
     folder = None if out is None else Path(out)
     check_start(chosen, folder, init, resume, overwrite)
     weights = _weights(chosen, init, resume)
