@@ -12,14 +12,16 @@ from bbg.cli.scoring import engine_logits, held_out, torch_logits, trained_netwo
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from bbg.conversion import Report
     from bbg.data import Split
-    from bbg.heads import Classification
+    from bbg.engine import Engine
+    from bbg.heads import Classification, Segmentation
     from bbg.training.checkpoint import Checkpoint
 
 CHECK_IMAGES = 32
+KEEPS = "--edges fp32 keeps it"
 
 
 @verb(
@@ -43,7 +45,7 @@ def convert(
     from bbg.conversion.report import CHANGED
     from bbg.data import needs_folder
     from bbg.engine import load
-    from bbg.heads import Classification
+    from bbg.heads import Classification, Segmentation
     from bbg.limits import UNLIMITED
     from bbg.training.checkpoint import Checkpoint
 
@@ -66,14 +68,19 @@ def convert(
     facts: dict[str, Any] = {}
     if split is None and report.edges is not None:  # random pixels judge nothing
         report = replace(report, edges=replace(report.edges, difference=None))
-    if split is not None and isinstance(head, Classification):
+    if split is not None and isinstance(head, Segmentation):
+        facts = compare_masks(head, model, trained, load(output, limits=UNLIMITED), split)
+        report = state_figure(report, facts, "miou")
+        if report.edges is not None and facts["changed_pixels"] > CHANGED:
+            facts["warning"] = f"8-bit edges change the class of {facts['changed_pixels']:.1%} of the pixels; {KEEPS}"
+    elif split is not None and isinstance(head, Classification):
         facts = compare(
             head, torch_logits(model, trained, split), engine_logits(load(output, limits=UNLIMITED), split), split
         )
-        report = state_accuracy(report, facts)
+        report = state_figure(report, facts, "accuracy")
         if report.edges is not None and facts["disagreements"] > CHANGED * len(split.test):
             share = facts["disagreements"] / len(split.test)
-            facts["warning"] = f"8-bit edges change the answer on {share:.1%} of the test images; --edges fp32 keeps it"
+            facts["warning"] = f"8-bit edges change the answer on {share:.1%} of the test images; {KEEPS}"
     tell({**report.as_dict(), **facts}, json)
 
 
@@ -84,19 +91,20 @@ def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     notes["epochs"] = trained.epoch
     scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
     # Inside an epoch, or with real weights, it is another network that was scored.
-    if trained.history and scored and "test_accuracy" in trained.history[-1]:
-        notes["accuracy_of_the_training"] = trained.history[-1]["test_accuracy"]
+    for figure in ("accuracy", "miou"):
+        if trained.history and scored and f"test_{figure}" in trained.history[-1]:
+            notes[f"{figure}_of_the_training"] = trained.history[-1][f"test_{figure}"]
     return {key: value for key, value in notes.items() if value is not None}
 
 
-def state_accuracy(report: Report, facts: dict[str, Any]) -> Report:
+def state_figure(report: Report, facts: dict[str, Any], figure: str) -> Report:
     """Write into the packed file what it was measured to reach; returns the report with the size that it has then."""
     from bbg.graph.file import read, write
 
-    if "accuracy_engine" not in facts:
+    if f"{figure}_engine" not in facts:
         return report
     packed = read(report.path)
-    measured = {"accuracy": facts["accuracy_engine"], "test_images": facts["test_images"]}
+    measured = {figure: facts[f"{figure}_engine"], "test_images": facts["test_images"]}
     more = write(report.path, replace(packed, provenance={**packed.provenance, **measured})) - report.after
     *parts, description = report.parts
     edges = None if report.edges is None else replace(report.edges, bytes=report.edges.bytes + more)
@@ -111,6 +119,36 @@ def compare(head: Classification, torch_side: np.ndarray, engine_side: np.ndarra
         figures |= {f"{name}_torch": value, f"{name}_engine": in_engine[name]}
     differs = head.decide(torch_side) != head.decide(engine_side)
     return {"test_images": len(torch_side), **figures, "disagreements": int(differs.sum())}
+
+
+def compare_masks(
+    head: Segmentation, model: nn.Module, trained: Checkpoint, engine: Engine, split: Split
+) -> dict[str, Any]:
+    """The figures of both sides, and the share of the pixels of the test images on which they decide otherwise."""
+    import numpy as np
+
+    from bbg import metrics
+    from bbg.data import ImageSet, read_batch
+    from bbg.log import track
+    from bbg.scoring.segmentation import batch_of, counts_of
+    from bbg.training.evaluate import logits_of
+
+    size, classes = trained.preprocess.size, len(trained.classes)
+    tables = [np.zeros((classes, classes), np.int64) for _ in range(2)]
+    changed, images = 0, len(split.test)
+    batches = np.array_split(np.arange(images), -(-images // batch_of(*size)))
+    for indices in track(batches, "evaluating"):
+        pixels, masks = read_batch(split.test, indices)
+        some = ImageSet(pixels, np.zeros(len(pixels), np.int64), tuple(trained.classes), trained.preprocess)
+        (logits,) = engine.run(pixels).values()
+        answers = head.decide(logits_of(model, some, trained.preprocess).numpy(), size), head.decide(logits, size)
+        for side, answer in enumerate(answers):
+            tables[side] += counts_of(masks, answer, classes)
+        changed += int((answers[0] != answers[1]).sum())
+    found = dict(zip(("torch", "engine"), map(metrics.overlap, tables), strict=True))
+    figures: dict[str, float] = {f"miou_{side}": overlap.mean for side, overlap in found.items()}
+    figures |= {f"pixel_accuracy_{side}": overlap.accuracy for side, overlap in found.items()}
+    return {"test_images": images, **figures, "changed_pixels": changed / (images * size[0] * size[1])}
 
 
 def example(trained: Checkpoint, split: Split | None) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bbg.cli.output import lines, rows_to, show
+from bbg.cli.evaluate_masks import evaluate_masks
+from bbg.cli.output import lines, make_folder, rows_to, show
 from bbg.cli.parser import (
     DATA,
     DEVICE,
@@ -20,7 +21,7 @@ from bbg.cli.parser import (
     thread_count,
     verb,
 )
-from bbg.cli.scoring import Scored, is_checkpoint, scored_checkpoint, scored_file
+from bbg.cli.scoring import Scored, ScoredMasks, is_checkpoint, scored_checkpoint, scored_file
 from bbg.errors import BbgError
 from bbg.files import refuse_overlap
 from bbg.log import track
@@ -69,9 +70,7 @@ def eval(
     csv: Path | None,
     out: Path | None,
 ) -> None:
-    """Score a checkpoint or a packed model over all test images: accuracy, confusions, the worst images."""
-    from bbg.scoring import COLUMNS, Evaluation, image_scores, row_of
-
+    """Score a checkpoint or a packed model over all test images: accuracy or mIoU, confusions, the worst images."""
     if out is not None:
         written = [(name, path) for name, path in (("--json", json), ("--csv", csv)) if path is not None]
         refuse_overlap([*(("--out", out / name) for name in PICTURES), *written], ())
@@ -89,11 +88,22 @@ def eval(
     else:
         scored = scored_file(model, dataset, data, part, threads, limits)
     facts: dict[str, Any] = {"model": model, "data": None if data is None else str(data), "part": part}
-    if not isinstance(scored, Scored):  # a task that has other figures than those of classes
-        if csv is not None or out is not None:
-            raise BbgError("--csv and --out are for networks that name a class; leave them out for this one")
+    if isinstance(scored, ScoredMasks):
+        evaluate_masks(scored, facts, batch, json, csv, out)
+    elif isinstance(scored, Scored):
+        evaluate_classes(scored, facts, batch, json, csv, out)
+    elif csv is not None or out is not None:  # a task that has other figures than those of classes
+        raise BbgError("--csv and --out are for networks that name a class; leave them out for this one")
+    else:
         show({**facts, **scored}, json)
-        return
+
+
+def evaluate_classes(
+    scored: Scored, facts: dict[str, Any], batch: int | None, json: Path | None, csv: Path | None, out: Path | None
+) -> None:
+    """Score the images, and show, write and draw what comes of it, as `bbg eval` is asked to."""
+    from bbg.scoring import COLUMNS, Evaluation, image_scores, row_of
+
     if out is not None:
         make_folder(out)
     evaluation = Evaluation(scored.images.classes)
@@ -109,15 +119,7 @@ def eval(
         facts["pictures"] = str(out)
     show({**report, **facts}, json, {} if csv == STDOUT else printed(evaluation, report, facts))
     if out is not None:
-        draw(evaluation, scored.images, model, out)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder where it is missing; BbgError where that cannot be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BbgError(f"cannot make folder {str(path)!r}: {error.strerror}; give a writable --out folder") from error
+        draw(evaluation, scored.images, str(facts["model"]), out)
 
 
 def printed(evaluation: Evaluation, report: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

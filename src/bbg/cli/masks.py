@@ -9,7 +9,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from bbg.cli.output import rows_to
+from bbg.cli.output import make_folder, rows_to
 from bbg.errors import BbgError, visible
 from bbg.files import write_bytes
 from bbg.sources import STDIN, Image
@@ -67,10 +67,7 @@ class Folder:
             else:
                 self._check(source)
         self.listed = STDIN in sources
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise BbgError(f"cannot make folder {str(path)!r}: {e.strerror}; give a writable --out folder") from e
+        make_folder(path)
 
     def apart(self, images: Iterable[tuple[str, Image]]) -> Iterator[tuple[str, Image]]:
         """The images; BbgError for one that lies in the folder."""

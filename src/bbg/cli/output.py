@@ -80,3 +80,11 @@ def rows_to(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, Any]
             file.flush()
 
     return write
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where it is missing; BbgError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BbgError(f"cannot make folder {str(path)!r}: {error.strerror}; give a writable --out folder") from error

@@ -13,14 +13,14 @@ import numpy as np
 
 from bbg.errors import BbgError
 from bbg.graph.signature import looks_like_checkpoint
-from bbg.heads import Classification
+from bbg.heads import Classification, Segmentation
 from bbg.log import track
 from bbg.reading import regular_file
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bbg.data import Labelled, Split
+    from bbg.data import Labelled, MaskedImages, Split
     from bbg.engine import Engine
     from bbg.image import Preprocess
     from bbg.limits import Limits
@@ -64,9 +64,16 @@ class Scored(NamedTuple):
     batch: int
 
 
+class ScoredMasks(NamedTuple):
+    """Images with masks, and the network that scores them: `run` makes classes `[N, H, W]` of uint8 pixels."""
+
+    images: MaskedImages
+    run: Callable[[np.ndarray], np.ndarray]
+
+
 def scored_file(
     model: str, dataset: str | None, data: Path | None, part: str, threads: int | None, limits: Limits | None
-) -> Scored:
+) -> Scored | ScoredMasks:
     """A packed file, or a network of the zoo, and the images that it is to be scored on."""
     from bbg.engine import load
     from bbg.scoring import BATCH
@@ -76,6 +83,15 @@ def scored_file(
         raise BbgError(UNPREPROCESSED)
     if engine.head is None:
         raise BbgError(HEADLESS)
+    if isinstance(engine.head, Segmentation):
+        head, size = engine.head, engine.preprocess.size
+        images_with_masks = masked(data, engine.preprocess, engine.labels, part)
+
+        def segment(pixels: np.ndarray) -> np.ndarray:
+            (logits,) = engine.run(pixels).values()
+            return head.decide(logits, size)
+
+        return ScoredMasks(images_with_masks, segment)
     name = dataset or engine.provenance.get("dataset")
     if name is None and data is None:
         raise BbgError(f"{model!r} does not say what it was trained on; say which images with --data DIR")
@@ -96,7 +112,7 @@ def scored_checkpoint(
     data: Path | None,
     part: str,
     threads: int | None,
-) -> Scored | dict[str, float]:
+) -> Scored | ScoredMasks | dict[str, float]:
     """A checkpoint in torch and the images that it is to be scored on; of a task without classes, its own figures."""
     import torch
 
@@ -110,16 +126,24 @@ def scored_checkpoint(
     network, preprocess = trained_network(trained, factory).to(place), trained.preprocess
     if threads is not None:
         torch.set_num_threads(threads)
-    if not isinstance(trained_task(trained).head, Classification):
+
+    def logits(pixels: np.ndarray) -> np.ndarray:
+        batch = ImageSet(pixels, np.zeros(len(pixels), np.int64), tuple(trained.classes), preprocess)
+        return logits_of(network, batch, preprocess).numpy()
+
+    head = trained_task(trained).head
+    if isinstance(head, Segmentation):
+        segments = head
+
+        def segment(pixels: np.ndarray) -> np.ndarray:
+            return segments.decide(logits(pixels), preprocess.size)
+
+        return ScoredMasks(masked(data, preprocess, trained.classes, part), segment)
+    if not isinstance(head, Classification):
         split = held_out(dataset or trained.recipe.dataset, data, preprocess, trained.classes)
         return torch_figures(network, trained, split)
     images = labelled(dataset, trained.recipe.dataset, data, preprocess, trained.classes, part)
-
-    def run(pixels: np.ndarray) -> np.ndarray:
-        batch = ImageSet(pixels, np.zeros(len(pixels), np.int64), images.classes, preprocess)
-        return logits_of(network, batch, preprocess).numpy()
-
-    return Scored(images, run, EVALUATION_BATCH)
+    return Scored(images, logits, EVALUATION_BATCH)
 
 
 def labelled(
@@ -143,6 +167,18 @@ def labelled(
         images = images.by(classes)
     if not len(images):
         raise BbgError(f"the part {part!r} of {str(data or name)!r} has no images; give another --part or --data")
+    return images
+
+
+def masked(data: Path | None, preprocess: Preprocess, classes: Sequence[str] | None, part: str) -> MaskedImages:
+    """The images with masks of `part`; BbgError for other classes than those of the model."""
+    from bbg.data import open_masked
+
+    images = open_masked(data, preprocess, part)
+    if classes is not None and images.classes != tuple(classes):
+        raise BbgError(f"the model has the classes {', '.join(classes)}; the masks have {', '.join(images.classes)}")
+    if not len(images):
+        raise BbgError(f"the part {part!r} of {str(data)!r} has no images; give another --part or --data")
     return images
 
 

@@ -11,6 +11,7 @@ from bbg.data.cifar import CIFAR10, CIFAR100
 from bbg.data.digits import DIGITS
 from bbg.data.folders import FOLDERS
 from bbg.data.labelled import PARTS, Labelled, labelled_files, labelled_images
+from bbg.data.masks import MASKED, MaskedImages, open_masked
 from bbg.data.report import found, write_skipped
 from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Skipped, Split, Wanted, brought, class_counts, read_batch
 from bbg.data.statistics import statistics
@@ -25,6 +26,7 @@ __all__ = [
     "FileSet",
     "ImageSet",
     "Labelled",
+    "MaskedImages",
     "Skipped",
     "Split",
     "class_counts",
@@ -32,6 +34,7 @@ __all__ = [
     "needs_folder",
     "open_data",
     "open_labelled",
+    "open_masked",
     "open_recipe",
     "read_batch",
     "title_of",
@@ -44,6 +47,7 @@ DATASETS: dict[str, Entry] = {
     "cifar100": CIFAR100,
     "folders": FOLDERS,
     "digits": DIGITS,
+    "masks": MASKED,
 }
 
 
@@ -57,7 +61,8 @@ def open_data(
     """The training and test images of `dataset`: one of DATASETS.
 
     `root`: the folder that holds `cifar-10-batches-py` (or `cifar-100-python`) or, for `folders`, `train/<class>/*` and
-    `test/<class>/*`. A CIFAR `root` that holds class folders instead is read as such. `digits` needs no folder.
+    `test/<class>/*`. A CIFAR `root` that holds class folders instead is read as such. `masks` is read as
+    `bbg.data.masks.masks` says. `digits` needs no folder.
 
     `size`: of the images, a side or (H, W); None: the set's own, which for `folders` follows from the pictures
     (`bbg.data.folders.choice`). `preprocess`: that of the model which the images are for, as its file or checkpoint
@@ -91,6 +96,8 @@ def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part:
         raise BbgError(f"part is {part!r}, {allowed(part, PARTS)}")
     entry = DATASETS.get(dataset)
     folder = root is not None and os.path.isdir(root)  # False for a name that is too long, where is_dir() raises
+    if entry is not None and entry.task != "classification":
+        raise BbgError(f"the images of {dataset!r} have no class each; they are for the task {entry.task!r}")
     if entry is not None and entry.needs_folder and root is not None and folder:
         published = entry.archive is not None and (root / entry.archive).is_dir() and not (root / "train").is_dir()
         if not published:

@@ -62,13 +62,16 @@ def draw_crops(seed: int, epoch: int, index: np.ndarray, padding: int, flip: boo
     return Crops(torch.from_numpy(top), torch.from_numpy(left), torch.from_numpy(mirrored))
 
 
-def crop_flip(images: Tensor, padding: int, crops: Crops) -> Tensor:
-    """Each image cropped out of a frame of `padding` zeros, then mirrored; `[N, C, H, W]` to the same shape."""
+def crop_flip(images: Tensor, padding: int, crops: Crops, frame: float = 0) -> Tensor:
+    """Each image cropped out of a frame of width `padding`, then mirrored; `[N, C, H, W]` to the same shape.
+
+    `frame`: the number that it is of.
+    """
     n, _, h, w = images.shape
     ys = torch.arange(h, device=images.device) + crops.top[:, None]
     xs = torch.arange(w, device=images.device) + crops.left[:, None]
     xs = torch.where(crops.mirrored[:, None], xs.flip(1), xs)
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    padded = torch.nn.functional.pad(images, (padding,) * 4, value=frame)
     sample = torch.arange(n, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[sample, ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
 

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 
 from bbg.cpu import cores
 from bbg.data.augment import Crops, crop_flip, draw_crops, mix, normalize, permutation, shares
-from bbg.data.sets import Dataset, ImageSet, read_batch
+from bbg.data.sets import Dataset, ImageSet, has_masks, read_batch
 from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
 from bbg.image import Preprocess
+from bbg.maps import IGNORED
 
 ON_DEVICE = 4 * 2**30  # bytes of pixels that are kept on an accelerator; larger sets stay in main memory
 MOST_WORKERS = 8
@@ -36,7 +37,8 @@ class Loader:
 
     `pictures`: what is done to each training picture. `mixup`: alpha of Mixup, 0 for none; targets are then shares of
     the classes, float32 `[N, classes]`. An image is mixed with the one behind it in the order of the epoch, which is a
-    function of (seed, epoch, its index) too.
+    function of (seed, epoch, its index) too. Masks (uint8 `[H, W]`) are cropped and mirrored as their images; the frame
+    of a crop is 255 there, which is no class.
     """
 
     def __init__(
@@ -59,6 +61,9 @@ class Loader:
         self.mixup = mixup if shuffle else 0.0
         if self.mixup and (np.ndim(data.labels) != 1 or not data.classes):
             raise BbgError("recipe key 'mixup' mixes classes; leave it out for images that are labelled otherwise")
+        self.masks = has_masks(data)
+        if self.masks and self.pictures is not None and self.pictures.operations:
+            raise BbgError("recipe key 'randaugment' turns images and not their masks; leave it out")
         self.batch_size = min(batch_size, len(data)) if shuffle else batch_size
         self.device = torch.device(device)
         self.workers = min(cores(), MOST_WORKERS) if workers is None else workers
@@ -96,6 +101,9 @@ class Loader:
                 # The zero frame of the crop stands for the mean colour, as in the field's recipes: normalise, then pad.
                 images = crop_flip(images, self.padding, crops.slice(begin, begin + len(pixels)))
             targets = labels
+            if crops is not None and self.masks:
+                crop = crops.slice(begin, begin + len(pixels))
+                targets = crop_flip(labels[:, None], self.padding, crop, frame=IGNORED)[:, 0]
             if self.mixup:
                 share = shares(self.seed, epoch, batch[:-1], self.mixup).to(self.device)
                 images, targets = mix(images, labels, share, len(self.data.classes))
@@ -142,9 +150,12 @@ class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor] | str]):
         try:
             if self.pictures is None:
                 images, targets = read_batch(self.data, indices)
-            else:
+            elif not has_masks(self.data):
                 images = np.stack([self.pictures.read(self.data, i, self.seed, self.epoch) for i in indices])
                 targets = np.asarray(self.data.labels)[indices]
+            else:
+                found = [self.pictures.read_pair(self.data, i, self.seed, self.epoch) for i in indices]
+                images, targets = (np.stack(part) for part in zip(*found, strict=True))
         except BbgError as error:
             return str(error)
         return torch.from_numpy(images), torch.from_numpy(targets)

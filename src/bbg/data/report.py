@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from bbg.data.sets import Dataset, Skipped, Split, class_counts
+from bbg.data.sets import Dataset, Skipped, Split, class_counts, has_masks
 from bbg.files import write_bytes
 from bbg.image import Preprocess
 
@@ -20,9 +20,13 @@ def found(split: Split) -> list[str]:
     """Lines that say what the training will read: images, classes with their counts, pixels, skipped files."""
     classes = split.classes
     lines = [f"{len(split.train):,} training images, {len(split.test):,} test images"]
-    counts = [class_counts(half) for half in split]
-    listed = [f"{name} ({counts[0][name]:,} + {counts[1][name]:,})" for name in classes[:CLASSES]]
-    lines.append(f"{len(classes)} classes (training + test):")
+    if has_masks(split.train):
+        listed = list(classes[:CLASSES])
+        lines.append(f"{len(classes)} classes of pixels:")
+    else:
+        counts = [class_counts(half) for half in split]
+        listed = [f"{name} ({counts[0][name]:,} + {counts[1][name]:,})" for name in classes[:CLASSES]]
+        lines.append(f"{len(classes)} classes (training + test):")
     lines += wrapped([*listed, *(["..."] if len(classes) > CLASSES else [])])
     lines.append(f"pixels: {pixels(split.preprocess)}")
     return lines + skipped_lines([*split.train.skipped, *split.test.skipped])

@@ -16,11 +16,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bbg.data.cache import Cache
+from bbg.data.pairs import PairSet
 from bbg.image import Preprocess
 
 READ = 100  # files of a set whose contents tell it from others
 
-Target = Any  # what an image is labelled with: an integer, the index of its class; or a numpy array of fixed shape
+# What an image is labelled with: an integer, the index of its class; or a numpy array of fixed shape. One that is uint8
+# `[H, W]`, as the image is, is a mask: the class of each pixel, 255 for none. It is cropped and mirrored as its image.
+Target = Any
 
 
 class Skipped(NamedTuple):
@@ -47,7 +50,7 @@ class Dataset(Protocol):
 
     @property
     def labels(self) -> Any:
-        """The targets of all images, by index."""
+        """The targets of all images, by index: an array, or what has `ndim` and a length and gives one at a time."""
 
     @property
     def skipped(self) -> Sequence[Skipped]:
@@ -183,6 +186,8 @@ def part(data: Dataset, indices: np.ndarray) -> Dataset:
         pixels, pictures = (cache and cache.part(indices) for cache in (data.pixels, data.pictures))
         paths, labels = [data.paths[i] for i in indices], data.labels[indices]
         return replace(data, paths=paths, labels=labels, pixels=pixels, pictures=pictures)
+    if isinstance(data, PairSet):
+        return data.part(indices)
     return Part(data, indices)
 
 
@@ -249,19 +254,22 @@ class Entry(NamedTuple):
 
     A set that has its images as pixels may leave `wanted` aside: they are brought to it afterwards. `archive`: what the
     folder has inside where it holds the set as published; None for a set that is always one folder per class.
-    `title`: what people call the set.
+    `title`: what people call the set. `task`: of those in `bbg.training.tasks`, the one that its targets are for.
     """
 
     open: Callable[[Path, Wanted], Split]
     needs_folder: bool = True
     archive: str | None = None
     title: str = ""
+    task: str = "classification"
 
 
 def brought(data: Dataset, preprocess: Preprocess) -> Dataset:
     """The images of `data` as `preprocess` brings them to pixels, and with its statistics of the colours."""
     if data.preprocess == preprocess:
         return data
+    if isinstance(data, PairSet):
+        return replace(data, preprocess=preprocess)
     if isinstance(data, FileSet):
         kept = data if _pixels(data.preprocess) == _pixels(preprocess) else replace(data, pixels=None, pictures=None)
         return replace(kept, preprocess=preprocess)
@@ -270,7 +278,10 @@ def brought(data: Dataset, preprocess: Preprocess) -> Dataset:
         return replace(data, preprocess=preprocess)
     images = [np.squeeze(data.read(i)[0]) for i in range(len(data))]  # grey ones without an axis of channels
     pixels = np.stack([preprocess.apply(image) for image in images])
-    return ImageSet(pixels, np.asarray(data.labels), data.classes, preprocess, tuple(data.skipped))
+    targets = np.asarray(data.labels)
+    if has_masks(data):
+        targets = np.stack([preprocess.mask(mask) for mask in targets])
+    return ImageSet(pixels, targets, data.classes, preprocess, tuple(data.skipped))
 
 
 def _pixels(preprocess: Preprocess) -> tuple[Any, ...]:
@@ -285,6 +296,11 @@ def read_batch(data: Dataset, indices: Sequence[int] | np.ndarray) -> tuple[np.n
         return data.images[chosen], data.labels[chosen]
     found = [data.read(int(i)) for i in indices]
     return np.stack([image for image, _ in found]), np.stack([np.asarray(target) for _, target in found])
+
+
+def has_masks(data: Dataset) -> bool:
+    """Whether the targets are masks."""
+    return np.ndim(data.labels) == 3 and getattr(data.labels, "dtype", None) == np.uint8
 
 
 def picture_of(data: Dataset, index: int) -> np.ndarray:

@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from bbg.data.augment import PICTURE, draw
+from bbg.data.pairs import PairSet
 from bbg.data.sets import Dataset, picture_of
 from bbg.image import Preprocess
+from bbg.maps import nearest
 
 RATIO = (3 / 4, 4 / 3)  # of the sides of a resized crop
 HUE = 0.1  # of the strength of the other colours
@@ -44,13 +47,34 @@ class Pictures:
     def read(self, data: Dataset, index: int, seed: int, epoch: int) -> np.ndarray:
         """Training picture `index` of an epoch, uint8 `[H, W, C]` of the size of the input."""
         pixels = data.read(index)[0] if self.scale is None else picture_of(data, index)
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        return self._changed(data, index, seed, epoch, pixels, None)[0]
+
+    def read_pair(self, data: Dataset, index: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same with the mask of the picture, which is cropped as it is, by the nearest."""
+        pixels, mask = data.whole(index) if self.scale is not None and isinstance(data, PairSet) else data.read(index)
+        if mask.shape != pixels.shape[:2]:  # of a JPEG that is decoded at a scale
+            rows, columns = (nearest(*sides) for sides in zip(mask.shape, pixels.shape[:2], strict=True))
+            mask = mask[np.ix_(rows, columns)]
+        changed, classes = self._changed(data, index, seed, epoch, pixels, mask)
+        assert classes is not None
+        return changed, classes
+
+    def _changed(
+        self, data: Dataset, index: int, seed: int, epoch: int, pixels: np.ndarray, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        from torchvision import tv_tensors
+
+        image: Any = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        classes: Any = None if mask is None else tv_tensors.Mask(torch.from_numpy(mask)[None])
         steps = _steps(self, data.preprocess)
         with _seeded(int(draw(seed, epoch, np.array([index]), PICTURE)[0] >> np.uint64(1))):
             for step in steps:
-                image = step(image)
+                if classes is None:
+                    image = step(image)
+                else:
+                    image, classes = step(image, classes)
         changed = np.array(image)
-        return changed.reshape(*changed.shape[:2], -1)
+        return changed.reshape(*changed.shape[:2], -1), None if classes is None else classes[0].numpy()
 
 
 @lru_cache(maxsize=4)

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from bbg.scoring.evaluation import COLUMNS, Evaluation, ImageScore, image_scores, row_of
 from bbg.scoring.masks import masks
+from bbg.scoring.segmentation import MASK_COLUMNS, MaskEvaluation, MaskScore, mask_scores, row_of_mask
 from bbg.scoring.stream import BATCH, predictions
 
-__all__ = ["BATCH", "COLUMNS", "Evaluation", "ImageScore", "image_scores", "masks", "predictions", "row_of"]
+__all__ = [
+    "BATCH",
+    "COLUMNS",
+    "MASK_COLUMNS",
+    "Evaluation",
+    "ImageScore",
+    "MaskEvaluation",
+    "MaskScore",
+    "image_scores",
+    "mask_scores",
+    "masks",
+    "predictions",
+    "row_of",
+    "row_of_mask",
+]

@@ -23,12 +23,13 @@ def hold_out(split: Split, recipe: Recipe) -> tuple[Split, Dataset | None]:
     """
     if not recipe.keep_best:
         return split, None
-    labels = np.asarray(split.train.labels)
-    groups = np.unique(labels) if labels.ndim == 1 else [...]
-    drawn = draw(recipe.seed, 0, np.arange(len(labels)), HELD_OUT)
+    images = len(split.train)
+    labels = np.asarray(split.train.labels) if np.ndim(split.train.labels) == 1 else np.zeros(images)
+    groups = np.unique(labels)
+    drawn = draw(recipe.seed, 0, np.arange(images), HELD_OUT)
     held = []
     for group in groups:
-        members = np.arange(len(labels)) if group is ... else np.flatnonzero(labels == group)
+        members = np.flatnonzero(labels == group)
         count = max(1, round(recipe.held_out * len(members)))
         if count >= len(members):
             raise BbgError(
@@ -37,7 +38,7 @@ def hold_out(split: Split, recipe: Recipe) -> tuple[Split, Dataset | None]:
             )
         held.append(members[np.argsort(drawn[members], kind="stable")[:count]])
     out = np.sort(np.concatenate(held))
-    rest = np.setdiff1d(np.arange(len(labels)), out)
+    rest = np.setdiff1d(np.arange(images), out)
     return split._replace(train=part(split.train, rest)), part(split.train, out)
 
 

@@ -25,6 +25,11 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.dataset not in DATASETS:
         raise BbgError(f"unknown dataset {recipe.dataset!r}; {allowed(recipe.dataset, DATASETS)}")
     make_task(recipe, 2)
+    wanted = DATASETS[recipe.dataset].task
+    if recipe.task != wanted and "segmentation" in (recipe.task, wanted):
+        raise BbgError(
+            f"recipe key 'task' is {recipe.task!r}, the images of {recipe.dataset!r} are for {wanted!r}; change either"
+        )
     preprocess = wanted_by(recipe).over(PRESETS.get(recipe.dataset, PRESETS["cifar10"]))
     if recipe.factory is not None:
         find_factory(recipe.factory)

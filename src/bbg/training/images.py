@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from bbg.data.sets import Dataset, Split
+from bbg.data.sets import Dataset, Split, has_masks
 from bbg.errors import BbgError
 from bbg.graph import checked_json as checked
+from bbg.heads import Classification, Segmentation
 from bbg.log import LOGGER
+from bbg.maps import IGNORED
+from bbg.training.tasks.base import Task
 
 
 def check_images(split: Split) -> None:
@@ -31,7 +34,25 @@ def check_images(split: Split) -> None:
         _check_labels(half, data)
 
 
+def check_targets(split: Split, task: Task) -> None:
+    """Raise BbgError where the images have a class each and the task is about pixels, or the other way round."""
+    segments = isinstance(task.head, Segmentation)
+    if segments and not has_masks(split.train):
+        raise BbgError("the task 'segmentation' takes images with masks, uint8 [H, W]; give such, or another task")
+    if has_masks(split.train) and isinstance(task.head, Classification):
+        raise BbgError('the images have masks, and no class each; give the recipe the key task = "segmentation"')
+
+
 def _check_labels(half: str, data: Dataset) -> None:
+    if isinstance(data.labels, np.ndarray) and has_masks(data) and data.classes:
+        largest = int(data.labels.max(where=data.labels != IGNORED, initial=0))
+        if largest >= len(data.classes):
+            raise BbgError(
+                f"the masks of the {half} images have the number {largest}; {len(data.classes)} classes have 0 to "
+                f"{len(data.classes) - 1}, and {IGNORED} is for pixels that do not count"
+            )
+    if np.ndim(data.labels) != 1:
+        return
     labels, count = np.asarray(data.labels), len(data.classes)
     if labels.ndim != 1 or not count:
         return

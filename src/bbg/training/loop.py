@@ -41,7 +41,7 @@ from bbg.training.device import choose_device, fabric_on, warn_of_slow_bf16
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_statistics
 from bbg.training.factory import binarized, build, call_factory, find_factory
 from bbg.training.folder import LAST, keep, refuse_own, session
-from bbg.training.images import check_images
+from bbg.training.images import check_images, check_targets
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
 from bbg.training.optimizer import make_capturable, make_fused, make_optimizer, portable_state, restore
@@ -163,6 +163,7 @@ def _fit(
         own = teacher is None and recipe.teacher == SELF
         teacher = teacher_of(recipe, split, model, out if resume else None) if teacher is None else teacher
         task = make_task(recipe, len(split.classes), teacher)
+        check_targets(split, task)
         model.to(memory_format=torch.channels_last)
         if weights is not None:
             _give(weights, model, split)

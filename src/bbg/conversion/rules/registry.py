@@ -7,13 +7,14 @@ depend on the images are `TracedTensor`s, complete (`Builder.materialize`) unles
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from bbg.tracing.vocabulary import Trait, keeps_forward, ops_with
 
 Rule = Callable[..., Any]
+OneRule = TypeVar("OneRule", bound=Rule)
 
 
 LAYERS: dict[type[nn.Module], Rule] = {}
@@ -28,10 +29,10 @@ TAKE_VIEWS: set[Rule] = set()  # rules that take tensors in any layout, of parts
 QUERIES = {spelling for op in ops_with(Trait.QUERY) for spelling in (*op.functions, *op.methods)}
 
 
-def lowers(*targets: Any, takes_views: bool = False) -> Callable[[Rule], Rule]:
+def lowers(*targets: Any, takes_views: bool = False) -> Callable[[OneRule], OneRule]:
     """Registers the rule of layer types (called with the layer and its inputs), functions or methods (its inputs)."""
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: OneRule) -> OneRule:
         for target in targets:
             registry = LAYERS if isinstance(target, type) else FUNCTIONS
             registry[target] = rule

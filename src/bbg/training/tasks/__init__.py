@@ -10,11 +10,13 @@ from bbg.errors import BbgError, allowed
 from bbg.recipe import Recipe
 from bbg.training.tasks.base import Task
 from bbg.training.tasks.classification import Classification
+from bbg.training.tasks.segmentation import Segmentation
 
 __all__ = ["TASKS", "Task", "make_task"]
 
 TASKS: dict[str, Callable[[Recipe, int, nn.Module | None], Task]] = {
     "classification": Classification,
+    "segmentation": Segmentation,
 }
 
 
