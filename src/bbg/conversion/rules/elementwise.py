@@ -184,8 +184,7 @@ def div(builder: Builder, input: Any, other: Any) -> TracedTensor:
     """A quotient by a constant -> pointwise with a scale; by a tensor -> unary and multiply."""
     if isinstance(other, TracedTensor):
         part = builder.add("unary", (other,), torch.reciprocal, suffix=".part", function="reciprocal")
-        product: TracedTensor = mul(builder, input, part)
-        return product
+        return mul(builder, input, part)
     factor = 1 / torch.as_tensor(other, dtype=torch.float64)
     if not factor.isfinite().all():
         raise builder.error("divides by 0; allowed are constants that are not 0")
@@ -301,8 +300,7 @@ def addcmul(builder: Builder, input: Any, tensor1: Any, tensor2: Any, value: flo
     else:
         plus = mul(builder, tensor1, tensor2)
         plus = plus if value == 1 else mul(builder, plus, value)
-    result: TracedTensor = add(builder, input, plus)
-    return result
+    return add(builder, input, plus)
 
 
 @lowers(torch.square, "square", "square_")

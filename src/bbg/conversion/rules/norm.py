@@ -17,7 +17,7 @@ from bbg.conversion.views import TracedTensor
 
 
 @lowers(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-def batch_norm(builder: Builder, layer: nn.BatchNorm2d, x: TracedTensor) -> TracedTensor:
+def batch_norm(builder: Builder, layer: nn.BatchNorm2d | nn.InstanceNorm2d, x: TracedTensor) -> TracedTensor:
     """Batch norm -> pointwise: `gamma (x - mean) / sqrt(var + eps) + beta` is `scale x + bias`."""
     if layer.running_mean is None or layer.running_var is None:
         raise builder.error("it has no running statistics; train it with track_running_stats=True")
@@ -49,8 +49,7 @@ def layer_norm(builder: Builder, layer: nn.LayerNorm, x: TracedTensor) -> Traced
 def group_norm(builder: Builder, layer: nn.GroupNorm | nn.InstanceNorm2d, x: TracedTensor) -> TracedTensor:
     """Group norm -> means over the map and over a group's channels, differences, products, and `1 / sqrt`."""
     if isinstance(layer, nn.InstanceNorm2d) and layer.running_mean is not None:
-        affine: TracedTensor = batch_norm(builder, layer, x)
-        return affine
+        return batch_norm(builder, layer, x)
     x = builder.as_nchw(x)
     channels = x.shape[0]
     groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else channels
@@ -103,7 +102,7 @@ def rms_norm(builder: Builder, layer: nn.RMSNorm, x: TracedTensor) -> TracedTens
     eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
     squares = add(builder, mean(builder, power(builder, x, 2), -1, True), eps)
     factor = builder.add("unary", (squares,), torch.rsqrt, suffix=".factor", function="rsqrt")
-    y: TracedTensor = mul(builder, x, factor)
+    y = mul(builder, x, factor)
     if layer.weight is not None:
         y = mul(builder, y, layer.weight.detach())
     return y
@@ -120,8 +119,7 @@ def normalize(
     least = eps * eps
     squares = builder.add("pointwise", (squares,), lambda v: v.clamp(min=least), suffix=".least", clip=(least, None))
     factor = builder.add("unary", (squares,), torch.rsqrt, suffix=".factor", function="rsqrt")
-    result: TracedTensor = mul(builder, input, factor)
-    return result
+    return mul(builder, input, factor)
 
 
 @lowers("norm", torch.norm, torch.linalg.vector_norm)
@@ -132,5 +130,4 @@ def norm(
     p = rest.pop("ord", p)
     if p not in (2, "fro") or dim is None or any(value is not None for value in rest.values()):
         raise builder.error(f"takes the norm of order {p} over {dim}; allowed is 2 over axes that are named")
-    result: TracedTensor = power(builder, total(builder, power(builder, input, 2), dim, keepdim), 0.5)
-    return result
+    return power(builder, total(builder, power(builder, input, 2), dim, keepdim), 0.5)

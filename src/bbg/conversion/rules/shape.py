@@ -110,16 +110,14 @@ def _pad_channels(builder: Builder, x: TracedTensor, before: int, behind: int) -
 @lowers(nn.ZeroPad2d, nn.ConstantPad2d)
 def zero_pad(builder: Builder, layer: nn.ConstantPad2d, x: TracedTensor) -> TracedTensor:
     """A layer that pads by zeros -> as the function."""
-    result: TracedTensor = pad(builder, x, layer.padding, value=getattr(layer, "value", 0))
-    return result
+    return pad(builder, x, layer.padding, value=getattr(layer, "value", 0))
 
 
 @lowers(nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
 def mirrored_pad(builder: Builder, layer: Any, x: TracedTensor) -> TracedTensor:
     """A layer that pads by rows and columns of the map -> as the function."""
     mode = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate"}.get(type(layer), "circular")
-    result: TracedTensor = pad(builder, x, layer.padding, mode)
-    return result
+    return pad(builder, x, layer.padding, mode)
 
 
 @lowers(operator.getitem, takes_views=True)
