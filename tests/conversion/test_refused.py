@@ -138,9 +138,9 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     ),
     "a lazy layer": (nn.Sequential(nn.LazyConv2d(4, 3)), ("cannot be copied", "run once")),
     "a bicubic resize": (nn.Sequential(nn.Upsample(scale_factor=2, mode="bicubic")), ("0 (Upsample)", "'bicubic'")),
-    "an odd adaptive max-pool": (
-        nn.Sequential(nn.AdaptiveMaxPool2d(3)),
-        ("0 (AdaptiveMaxPool2d)", "parts of the size"),
+    "places of maxima": (
+        Functional(lambda x: F.adaptive_max_pool2d(x, 3, return_indices=True)[0]),
+        ("adaptive_max_pool2d", "with_indices"),
     ),
     "rows joined": (
         Functional(lambda x: torch.cat([x, x], 2)),
