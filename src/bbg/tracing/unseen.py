@@ -16,6 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.optim.swa_utils import AveragedModel
 
 from bbg.errors import BbgError
+from bbg.tracing.vocabulary import op_of_module
 
 _WEIGHTS = "torch.nn.utils."  # hooks of weight_norm and spectral_norm make the weight that the layer then has
 
@@ -64,7 +65,7 @@ def refuse_unseen(model: nn.Module) -> None:
                 f"{where}: it has a forward hook, which is no part of the file; remove it (handle.remove()), or write "
                 "what it does into the forward"
             )
-        if "forward" in vars(module):
+        if "forward" in vars(module) and not _chooses_its_forward(module):
             raise BbgError(
                 f"{where}: its forward was replaced on the instance, which is no part of the file; give the module "
                 "before that, or write it as a class"
@@ -74,6 +75,16 @@ def refuse_unseen(model: nn.Module) -> None:
                 f"{where}: what is called around its forward is its own ({', '.join(_CALLS[:2])}), and no part of the "
                 "file; write it into the forward"
             )
+
+
+def _chooses_its_forward(module: nn.Module) -> bool:
+    """Whether its forward is another method of its own, as a constructor that decides between two sets it.
+
+    Not so a layer that is known by its type, and not traced: it would be taken for what its type computes.
+    """
+    forward = vars(module)["forward"]
+    own = inspect.ismethod(forward) and forward.__self__ is module
+    return own and forward.__func__ is getattr(type(module), forward.__name__, None) and op_of_module(module) is None
 
 
 def _redefines(module: nn.Module, name: str) -> bool:
