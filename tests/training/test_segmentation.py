@@ -157,3 +157,9 @@ def test_the_whole_way_on_the_command_line(tmp_path: Path, monkeypatch: pytest.M
     refused(tmp_path, capsys, "the images of 'masks' are for 'segmentation'", *words)
     words = ("train", "digits_resnet8", "--set", "task=segmentation")
     refused(tmp_path, capsys, "the images of 'digits' are for 'classification'", *words)
+
+
+def test_a_plan_is_not_made_of_masks() -> None:
+    pairs = ImageSet(np.zeros((5, 12, 12, 3), np.uint8), masks(), CLASSES, Preprocess(12))
+    with pytest.raises(BbgError, match="judged by classes of images, these have masks"):
+        bbg.plan(Coarse(3), Split(pairs, pairs), "1MB")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bbg.binarization import binarize
 from bbg.budget import Budget
-from bbg.data.sets import Split, read_batch
+from bbg.data.sets import Split, has_masks, read_batch
 from bbg.errors import BbgError
 from bbg.layers.bits import bits_of
 from bbg.log import track
@@ -51,9 +51,12 @@ def plan(
     `method`: of the 1-bit layers; `act`: the nonlinearity that `bbg.binarize` gives them. `steps`: batches that a
     network learns from before its loss is measured.
 
-    Raises BbgError for a budget that even 1 bit does not reach (the least is told), and as `binarize` and `convert` do.
+    Raises BbgError for a budget that even 1 bit does not reach (the least is told), for images with masks, and as
+    `binarize` and `convert` do.
     """
     began, wanted = time.monotonic(), Budget.of(budget)
+    if has_masks(data.train):
+        raise BbgError("a plan is judged by classes of images, these have masks; give bits by pattern instead")
     held = min(JUDGES, len(data.train) // 2)
     pixels, labels = _drawn(data, steps * batch_size + held, seed)
     images = torch.from_numpy(data.preprocess.normalize(pixels))
