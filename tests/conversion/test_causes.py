@@ -99,7 +99,14 @@ def test_one_cause_is_the_message_itself() -> None:
 def test_more_causes_than_a_message_holds_are_counted() -> None:
     kinds = (nn.LogSigmoid, nn.Hardshrink, nn.Tanhshrink, nn.Softplus, nn.RReLU)
     more = (nn.FractionalMaxPool2d(2, 9), nn.LPPool2d(2, 2), nn.ConstantPad2d(1, 2.0), nn.LocalResponseNorm(2))
-    layers = [*(kind() for kind in kinds), *more, nn.Softmin(1), nn.Upsample(None, 2, "bicubic"), nn.Threshold(0, 1), nn.GLU(2)]
+    layers = [
+        *(kind() for kind in kinds),
+        *more,
+        nn.Softmin(1),
+        nn.Upsample(None, 2, "bicubic"),
+        nn.Threshold(0, 1),
+        nn.GLU(2),
+    ]
     with pytest.raises(BbgError) as error:
         bbg.check(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *layers), EXAMPLE)
     told = sum(cause in str(error.value) for cause in error.value.causes)
@@ -227,3 +234,23 @@ def test_of_a_binary_network_it_tells_the_widths() -> None:
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)]
     found = bbg.check(bbg.binarize(nn.Sequential(*layers), example=EXAMPLE), EXAMPLE)
     assert (found.binary, found.kept, found.replaced) == (("2.conv",), ("0", "3"), ())
+
+
+ADVISED: dict[str, tuple[nn.Module, str]] = {
+    "a loop": (Endless(), "write it without branches on tensors"),
+    "a cumulated sum": (Block(3), "leave it out"),
+    "a pool": (nn.FractionalMaxPool2d(2, 9), "use nn.MaxPool2d"),
+    "a norm": (nn.LocalResponseNorm(2), "use nn.BatchNorm2d"),
+    "a padding": (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), "use 'zeros'"),
+    "a resize": (nn.Upsample(scale_factor=2, mode="bicubic"), "use mode='bilinear', and give the size"),
+    "an end": (nn.Softmin(1), "end the network at its logits, of which predict makes probabilities"),
+}
+
+
+@pytest.mark.parametrize("name", ADVISED)
+def test_a_cause_is_short_and_ends_with_one_change(name: str) -> None:
+    """No list of all that is allowed."""
+    model, advice = ADVISED[name]
+    causes = causes_of(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), model))
+    assert causes[-1].endswith(f"; {advice}")
+    assert max(map(len, causes)) < 250

@@ -137,7 +137,9 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], object]] = {
     for op in ops_with(Trait.ACTIVATION)
     for as_layer in (True, False)
     for i, spelling in enumerate(op.modules if as_layer else op.functions)
-    if spelling in (LAYERS if as_layer else FUNCTIONS) and op.name not in ("hinge", "clamp") and spelling not in (F.prelu, torch.prelu)
+    if spelling in (LAYERS if as_layer else FUNCTIONS)
+    and op.name not in ("hinge", "clamp")
+    and spelling not in (F.prelu, torch.prelu)
 }
 
 

@@ -204,13 +204,13 @@ def test_what_several_read_is_cut_once(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
-    "ones around": (lambda x, c: F.pad(c(x), (1, 1, 1, 1), value=1.0), "pads by 1.0; allowed are zeros"),
-    "images around": (lambda x, c: F.pad(c(x), (0, 0, 0, 0, 0, 0, 1, 0))[1:], "allowed are channels, rows and columns"),
-    "mean of the images": (lambda x, c: c(x) - c(x).mean(0, keepdim=True), "allowed are axes of a map"),
+    "ones around": (lambda x, c: F.pad(c(x), (1, 1, 1, 1), value=1.0), "pads by 1.0; pad by zeros"),
+    "images around": (lambda x, c: F.pad(c(x), (0, 0, 0, 0, 0, 0, 1, 0))[1:], "pad channels, rows and columns alone"),
+    "mean of the images": (lambda x, c: c(x) - c(x).mean(0, keepdim=True), "take it over axes of a map"),
     "bicubic": (lambda x, c: F.interpolate(c(x), (15, 24), mode="bicubic"), "[14, 12] to [15, 24] by 'bicubic'"),
-    "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; allowed are 2, 3"),
+    "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; use 2, 3"),
     "a softmax of rows": (lambda x, c: F.softmax(c(x), 2), "is none of channels"),
-    "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "allowed are whole channels of one map"),
+    "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "give it whole channels of one map"),
 }
 
 

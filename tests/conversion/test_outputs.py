@@ -206,13 +206,13 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "half a map": (lambda x, c: c(x)[:, :, :8], ("the output", "[N, 4, 8, 32]", "whole channels")),
     "rows joined": (
         lambda x, c: torch.cat([c(x), c(x)], 2),
-        ("the output", "'cat'", "[N, 4, 64, 32]", "one after another"),
+        ("the output", "'cat'", "[N, 4, 64, 32]", "return whole channels of maps"),
     ),
     "numbers in turn": (
         lambda x, c: {"y": torch.cat([pixels(c(x)), pixels(c(x))], 2)},
-        ("y", "'cat'", "joined one after another"),
+        ("y", "'cat'", "return whole channels of maps"),
     ),
-    "images joined": (lambda x, c: torch.cat([c(x), c(x)]), ("cat (Functional)", "first axis")),
+    "images joined": (lambda x, c: torch.cat([c(x), c(x)]), ("cat (Functional)", "join along another axis")),
 }
 
 
@@ -228,5 +228,5 @@ def test_returns_that_are_refused(case: str, tmp_path: Path) -> None:
 
 def test_a_convolution_reads_no_join(tmp_path: Path) -> None:
     model = Functional(lambda x, c: c(torch.cat([x, x], 2)), nn.Conv2d(3, 4, 3, padding=1))
-    with pytest.raises(BbgError, match=r"layers\.0 \(Conv2d\) at .*: its input is a map .* allowed are whole channels"):
+    with pytest.raises(BbgError, match=r"layers\.0 \(Conv2d\) at .*: its input is a map .* give it whole channels"):
         bbg.convert(model, tmp_path / "net.bbg", EXAMPLE)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bbg import BbgError
 from bbg.layers import BinaryConv2d, BinaryLinear, pointwise
 from bbg.methods import ACTIVATIONS
-from bbg.tracing.tracer import Trace, Tracer, in_mode
+from bbg.tracing.tracer import COUNT_ADVICE, Trace, Tracer, in_mode
 from bbg.tracing.vocabulary import Trait, ops_with
 
 torch.set_num_threads(1)
@@ -290,7 +290,7 @@ def test_what_depends_on_the_images_is_refused_by_name(name: str) -> None:
         r"inside \(Middle\) at .*test_tracer\.py:\d+: torch\.fx cannot trace its forward \(", str(error.value)
     )
     assert reason in str(error.value)
-    assert str(error.value).endswith(f"); {ADVICE}")
+    assert str(error.value).endswith(f"); {COUNT_ADVICE if reason == BATCH else ADVICE}")
 
 
 def test_a_second_input_is_refused() -> None:
@@ -298,7 +298,7 @@ def test_a_second_input_is_refused() -> None:
         def forward(self, x: Tensor, other: Tensor) -> Tensor:
             return x + other
 
-    with pytest.raises(BbgError, match="takes a second input 'other'; allowed is one, the images"):
+    with pytest.raises(BbgError, match="takes a second input 'other'; give it a default"):
         trace(Two())
 
 

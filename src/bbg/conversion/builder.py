@@ -217,8 +217,8 @@ class Builder:
             if parts is not None:
                 return Output(name, parts, tuple(x.indices.shape))
         raise BbgError(
-            f"{name or 'the output'}: the network returns {x.describe()}; allowed are whole channels of maps, each map "
-            "with its axes in any order, joined one after another and reshaped"
+            f"{name or 'the output'}: the network returns {x.describe()}; return whole channels of maps, and take "
+            "parts of them outside"
         )
 
     def compact(self, x: TracedTensor) -> TracedTensor:
@@ -341,7 +341,7 @@ class Builder:
             made = self._rearranged(x)
             if made is not None:
                 return made
-            raise self.error(f"its input is {x.describe()}; allowed are whole channels of one map", of_input=True)
+            raise self.error(f"its input is {x.describe()}; give it whole channels of one map", of_input=True)
         index, last = found
         selected = self._select_channels(x, index.tolist())
         layout = channels_last(selected.shape) if last else value_layout(selected.shape)
@@ -377,9 +377,7 @@ class Builder:
             full = torch.broadcast_to(numbers, (1, *shape))
         except RuntimeError:
             came = f"{numbers.numel()} numbers" if axis is not None else f"the shape {list(vector.shape)}"
-            raise self.error(
-                f"{what} has {came}, allowed are 1 or {channels}, one per channel", of_input=True
-            ) from None
+            raise self.error(f"{what} has {came}; give it 1 or {channels}, one per channel", of_input=True) from None
         maps = to_value(full, x.layout, (channels, -1))[0]
         if (maps != maps[:, :1]).any():
             size = " x ".join(map(str, x.shape[1:]))

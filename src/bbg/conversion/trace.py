@@ -15,7 +15,7 @@ from bbg.tracing.refusals import Refusals
 from bbg.tracing.tracer import RANDOM, Trace, Tracer, attribute
 from bbg.tracing.vocabulary import op_of
 
-ADVICE = "write it without branches on tensors, or move what cannot be traced into a layer that has a rule"
+ADVICE = "write it without branches on tensors"
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,34 @@ def trace_network(model: nn.Module, example: Tensor) -> Traced:
     return traced
 
 
-# What to write instead of operations that have no rule, by their canonical names.
+# What to write instead of operations that have no rule: one change each, by their canonical names or as spelled.
 _INSTEAD = {
-    **dict.fromkeys(("softplus", "softsign"), "use nn.Mish, nn.SiLU or nn.GELU"),
     **dict.fromkeys(
         ("matmul", "bmm", "mm", "einsum", "scaled_dot_product_attention", "multihead_attention"),
         "products of activations with each other stay out: use a network without attention",
     ),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "RNNBase"), "recurrence stays out: use convolutions in its place"),
     **dict.fromkeys(("conv3d", "max_pool1d", "avg_pool1d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
+    **dict.fromkeys(("FractionalMaxPool2d", "LPPool2d", "fractional_max_pool2d", "lp_pool2d"), "use nn.MaxPool2d"),
+    **dict.fromkeys(("MaxUnpool2d", "grid_sample"), "use nn.Upsample"),
+    **dict.fromkeys(("softplus", "LogSigmoid", "logsigmoid"), "use nn.SiLU"),
+    **dict.fromkeys(("Softshrink", "Hardshrink", "Tanhshrink", "softshrink", "hardshrink"), "use nn.Hardtanh"),
+    **dict.fromkeys(("local_response_norm", "CrossMapLRN2d"), "use nn.BatchNorm2d"),
+    **dict.fromkeys(
+        ("gt", "lt", "ge", "le", "eq", "ne", "where", "masked_fill"), "use a factor, as torch.sigmoid gives"
+    ),
+    **dict.fromkeys(("minimum", "fmin"), "use -torch.maximum(-x, -y)"),
+    **dict.fromkeys(("min", "amin"), "use -(-x).amax(...)"),
+    **dict.fromkeys(("var", "std", "var_mean"), "use the mean of squares less the square of the mean"),
+    **dict.fromkeys(("sign", "sgn"), "leave it out: bbg.layers.BinaryConv2d takes the signs itself"),
+    **dict.fromkeys(("roll", "flip", "rot90", "unfold", "fold", "Unfold", "Fold"), "use a convolution in its place"),
+    **dict.fromkeys(("CircularPad2d", "ReflectionPad2d", "ReplicationPad2d"), "use nn.ZeroPad2d"),
+    **dict.fromkeys(("cumsum", "cumprod", "sort", "argsort", "gather", "scatter"), "leave it out"),
+    "softsign": "use nn.Tanh",
+    "rrelu": "use nn.LeakyReLU",
+    "Threshold": "use nn.ReLU",
+    "GLU": "use x.chunk(2, 1), and a product with torch.sigmoid",
+    "glu": "use x.chunk(2, 1), and a product with torch.sigmoid",
 }
 
 
@@ -112,10 +132,10 @@ def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: 
     """What to write in the place of a call: what is meant for its kind, else what is spelled alike."""
     op = op_of(node, modules)
     last = all(user.op == "output" for user in node.users)
-    found = (_at_the_end(name) if last else "") or _INSTEAD.get(op.name if op is not None else name, "")
+    found = (_at_the_end(name) if last else "") or _INSTEAD.get(name, "") or _INSTEAD.get(op.name if op else "", "")
     if not found:
-        alike = get_close_matches(name, sorted(set(known)), 2, 0.5)
-        found = "write it by layers and functions that can" + (f"; near in name: {', '.join(alike)}" if alike else "")
+        alike = get_close_matches(name, sorted(set(known)), 1, 0.6)
+        found = f"use what can, as {alike[0]}" if alike else "leave it out, or write it with layers that can"
     return found
 
 
@@ -124,4 +144,4 @@ def _at_the_end(name: str) -> str:
     ends = ("softmin", "logsigmoid", "gumbelsoftmax", "argmax", "topk")
     if name.replace("_", "").lower() not in ends:
         return ""
-    return "end the network at its logits: predict makes probabilities of them, and cross-entropy is their loss"
+    return "end the network at its logits, of which predict makes probabilities"

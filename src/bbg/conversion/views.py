@@ -226,7 +226,8 @@ class JoinedTensor:
 
     def describe(self) -> str:
         """Values and layout, for a sentence."""
-        maps = ", ".join(str(list(part.shape)) for part in self.parts)
+        maps = ", ".join(str(list(part.shape)) for part in self.parts[:3])
+        maps += f" and {len(self.parts) - 3} more" if len(self.parts) > 3 else ""
         return f"{self.qualname!r}, a join of maps {maps} to [N, {', '.join(map(str, self.indices.shape))}]"
 
 

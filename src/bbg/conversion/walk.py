@@ -77,7 +77,7 @@ class Walk:
         if not self.lowered:
             return TracedTensor(INPUT, self.example), self.example.clone()
         if not default:
-            raise BbgError(f"the network takes a second input {node.target!r}; allowed is one, the images")
+            raise BbgError(f"the network takes a second input {node.target!r}; give it a default, or leave it out")
         return default[0], default[0]
 
     def _step(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -149,7 +149,9 @@ class Walk:
         try:
             _signature(rule).bind(*given, **kwargs)
         except TypeError as error:
-            raise self.builder.error(f"with these arguments it cannot be converted ({error})") from None
+            raise self.builder.error(
+                f"with these arguments it cannot be converted ({error}); call it otherwise"
+            ) from None
         return rule(*given, **kwargs)
 
     def _materialized(self, argument: Any) -> Any:
@@ -160,7 +162,7 @@ class Walk:
         result = getattr(x.tensor, target)(*args, **kwargs) if isinstance(target, str) else target(x.tensor, *args)
         if isinstance(result, Tensor):
             raise self.builder.error(
-                f"the attribute {args[0]!r} of a tensor cannot be converted; allowed are its shape and type"
+                f"the attribute {args[0]!r} of a tensor cannot be converted; use its shape, or a method"
             )
         return result
 

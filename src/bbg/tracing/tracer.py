@@ -41,6 +41,7 @@ MAKERS = (*RANDOM, *(getattr(torch, name) for name in ("zeros", "ones", "full", 
 
 
 COUNT = "it asks for the number of images, which must stay free"
+COUNT_ADVICE = "write -1 in its place, or x.flatten(1)"
 MOST_GUESSES = 3  # at one line: a loop may end by what is guessed, or never
 
 
@@ -96,6 +97,7 @@ class Trace:
 def cannot_trace(model: nn.Module, qualname: str, reason: object, advice: str, place: Place | None = None) -> Refusal:
     """The refusal that names the module whose forward cannot be traced."""
     layer = type(model.get_submodule(qualname)).__name__
+    advice = COUNT_ADVICE if COUNT in str(reason) else advice
     return Refusal(qualname or "the network", layer, f"torch.fx cannot trace its forward ({reason}); {advice}", place)
 
 
@@ -223,7 +225,9 @@ class Tracer(fx.Tracer):
             if len(args) == 1 and not variable:
                 args.append(self._images(parameter.name))
             elif parameter.default is parameter.empty and not variable:
-                raise BbgError(f"the network takes a second input {parameter.name!r}; allowed is one, the images")
+                raise BbgError(
+                    f"the network takes a second input {parameter.name!r}; give it a default, or leave it out"
+                )
             elif not variable and parameter.kind is not parameter.KEYWORD_ONLY:
                 args.append(parameter.default)
         return root_fn, args

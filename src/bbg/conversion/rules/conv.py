@@ -168,7 +168,7 @@ def _activation_form(builder: Builder, layer: BinaryConv2d | BinaryLinear, x: Tr
     for name in ("threshold", "scale", "shift"):
         a, b = getattr(form, name), getattr(other, name)
         if a is not None and not torch.equal(a, b):
-            raise builder.error(f"the {name} of its activation depends on the input; allowed are fixed parameters")
+            raise builder.error(f"the {name} of its activation depends on the input; make it a parameter")
     if form.scale is not None and (form.scale.numel() != 1 or not form.scale):
         raise builder.error("the scale of its activation must be one number that is not 0: others cannot leave the sum")
     return form
@@ -185,16 +185,14 @@ def _shift_of_taps(shift: Tensor, x: TracedTensor, filters: int, groups: int) ->
 def _window(builder: Builder, layer: nn.Conv2d) -> dict[str, Any]:
     """The attributes of a convolution."""
     if layer.padding_mode != "zeros":
-        raise builder.error(f"padding_mode is {layer.padding_mode!r}, allowed is 'zeros'")
+        raise builder.error(f"padding_mode is {layer.padding_mode!r}; use 'zeros'")
     padding: Any = layer.padding
     if padding == "valid":
         padding = (0, 0)
     elif padding == "same":
         total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         if any(t % 2 for t in total):
-            raise builder.error(
-                "padding 'same' is not symmetric for this kernel; use an odd kernel, or pad by a number"
-            )
+            raise builder.error("padding 'same' is not symmetric for this kernel; use an odd kernel")
         padding = tuple(t // 2 for t in total)
     return {
         "kernel": layer.kernel_size,
@@ -212,9 +210,7 @@ def _filters(builder: Builder, weight: Tensor, x: TracedTensor) -> Tensor:
         return to_value(weight, x.layout, x.shape)
     if x.is_channels_last:
         return weight[:, :, None, None]
-    raise builder.error(
-        f"its input is {x.describe()}; flatten it to [N, features], or permute it to [N, H, W, C]", of_input=True
-    )
+    raise builder.error(f"its input is {x.describe()}; flatten it to [N, features]", of_input=True)
 
 
 def _linear_window(layer: nn.Linear, x: TracedTensor) -> dict[str, Any]:

@@ -67,9 +67,9 @@ def hardtanh(builder: Builder, layer: nn.Hardtanh, x: TracedTensor) -> TracedTen
 def clamp(builder: Builder, x: TracedTensor, min: float | None = None, max: float | None = None) -> TracedTensor:
     """A clamp to numbers -> pointwise, clipped."""
     if not all(bound is None or isinstance(bound, (int, float)) for bound in (min, max)):
-        raise builder.error("clips to bounds that are tensors; allowed are numbers")
+        raise builder.error("clips to bounds that are tensors; give numbers")
     if min is not None and max is not None and min > max:
-        raise builder.error(f"clips to [{min}, {max}]; the lower bound must come first")
+        raise builder.error(f"clips to [{min}, {max}]; give the lower bound first")
     return builder.add("pointwise", (x,), partial(torch.clamp, min=min, max=max), clip=(min, max))
 
 
@@ -118,7 +118,7 @@ def elu(builder: Builder, layer: nn.ELU | nn.CELU | nn.SELU, x: TracedTensor) ->
     """ELU -> unary, and a slope for what is negative; SELU: another for the rest."""
     alpha, above = getattr(layer, "alpha", 1.6732632423543772), 1.0
     if isinstance(layer, nn.CELU) and alpha != 1:
-        raise builder.error(f"alpha is {alpha}, allowed is 1; use nn.ELU")
+        raise builder.error(f"alpha is {alpha}; use nn.ELU")
     if isinstance(layer, nn.SELU):
         above = 1.0507009873554805
     slopes = {"above": np.full(x.shape[0], above), "below": np.full(x.shape[0], above * alpha)}
@@ -187,7 +187,7 @@ def div(builder: Builder, input: Any, other: Any) -> TracedTensor:
         return mul(builder, input, part)
     factor = 1 / torch.as_tensor(other, dtype=torch.float64)
     if not factor.isfinite().all():
-        raise builder.error("divides by 0; allowed are constants that are not 0")
+        raise builder.error("divides by 0; divide by another number")
     return _affine(builder, input, factor, lambda v, _: torch.div(v, other), "scale")
 
 
@@ -269,13 +269,13 @@ def power(builder: Builder, input: TracedTensor, exponent: Any) -> TracedTensor:
     if isinstance(exponent, Tensor) and exponent.numel() == 1:
         exponent = exponent.item()
     if not isinstance(exponent, (int, float)):
-        raise builder.error("raises to a power that is no number; allowed are 2, 3, 1/2, -1/2 and -1")
+        raise builder.error("raises to a power that is no number; use 2, 3, 1/2, -1/2 or -1")
     if isinstance(input, TracedTensor) and exponent in (2, 3):
         square = _product(builder, input, input, ".square" if exponent == 3 else "")
         return square if exponent == 2 else _product(builder, square, input)
     name = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}.get(exponent)
     if name is None or not isinstance(input, TracedTensor):
-        raise builder.error(f"raises to the power {exponent}; allowed are 2, 3, 1/2, -1/2 and -1")
+        raise builder.error(f"raises to the power {exponent}; use 2, 3, 1/2, -1/2 or -1")
     return builder.add("unary", (input,), getattr(torch, name), function=name)
 
 

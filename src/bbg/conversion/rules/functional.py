@@ -226,7 +226,7 @@ def _as_layer(build: Callable[..., nn.Module]) -> Callable[..., TracedTensor]:
         try:
             layer = build(*args, **kwargs).eval()
         except TypeError as error:
-            raise builder.error(f"with these arguments it cannot be converted ({error})") from None
+            raise builder.error(f"with these arguments it cannot be converted ({error}); call it otherwise") from None
         lower = rule_of(layer)
         assert lower is not None
         result: TracedTensor = lower(builder, layer, input)

@@ -38,7 +38,7 @@ def layer_norm(builder: Builder, layer: nn.LayerNorm, x: TracedTensor) -> Traced
     over_channels = x.is_channels_last or (x.is_flat and x.numbers == channels)
     if tuple(layer.normalized_shape) != (channels,) or not over_channels:
         came = f"{list(layer.normalized_shape)} of {x.describe()}"
-        raise builder.error(f"it normalises {came}; allowed are the channels of [N, H, W, C]", of_input=True)
+        raise builder.error(f"it normalises {came}; normalise the channels of [N, H, W, C]", of_input=True)
     axis = x.tensor.ndim - 1
     vectors = {"scale": layer.weight, "bias": layer.bias}
     parameters = {name: builder.per_channel(x, vector, f"its {name}", axis) for name, vector in vectors.items()}
@@ -98,7 +98,7 @@ def _mean_of_groups(builder: Builder, x: TracedTensor, groups: int, suffix: str,
 def rms_norm(builder: Builder, layer: nn.RMSNorm, x: TracedTensor) -> TracedTensor:
     """RMS norm over the last axis -> as `x / sqrt(mean(x^2) + eps)`."""
     if len(layer.normalized_shape) != 1:
-        raise builder.error(f"it normalises {list(layer.normalized_shape)}; allowed is one axis")
+        raise builder.error(f"it normalises {list(layer.normalized_shape)}; normalise one axis")
     eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
     squares = add(builder, mean(builder, power(builder, x, 2), -1, True), eps)
     factor = builder.add("unary", (squares,), torch.rsqrt, suffix=".factor", function="rsqrt")
@@ -114,7 +114,7 @@ def normalize(
 ) -> TracedTensor:
     """`x / max(|x|, eps)` by the Euclidean norm over an axis -> as its squares' sum, and `1 / sqrt`."""
     if p != 2:
-        raise builder.error(f"p is {p}, allowed is 2")
+        raise builder.error(f"p is {p}; use 2")
     squares = total(builder, power(builder, input, 2), dim, True)
     least = eps * eps
     squares = builder.add("pointwise", (squares,), lambda v: v.clamp(min=least), suffix=".least", clip=(least, None))
@@ -129,5 +129,5 @@ def norm(
     """The Euclidean norm over axes -> the root of the squares' sum."""
     p = rest.pop("ord", p)
     if p not in (2, "fro") or dim is None or any(value is not None for value in rest.values()):
-        raise builder.error(f"takes the norm of order {p} over {dim}; allowed is 2 over axes that are named")
+        raise builder.error(f"takes the norm of order {p} over {dim}; use 2, and name the axes")
     return power(builder, total(builder, power(builder, input, 2), dim, keepdim), 0.5)

@@ -22,7 +22,7 @@ from bbg.layers import Shortcut
 def max_pool(builder: Builder, layer: nn.MaxPool2d, x: TracedTensor) -> TracedTensor:
     """Max-pool -> max_pool."""
     if layer.return_indices:
-        raise builder.error("return_indices is True, allowed is False")
+        raise builder.error("return_indices is True; leave it out")
     window = _pairs(layer, "kernel_size", "stride", "padding", "dilation")
     return builder.add("max_pool", (builder.as_nchw(x),), layer, ceil_mode=layer.ceil_mode, **window)
 
@@ -59,7 +59,7 @@ def adaptive_max_pool(builder: Builder, layer: nn.AdaptiveMaxPool2d, x: TracedTe
     none is longer than 2 k: its maximum is that of its first k rows and its last k rows.
     """
     if layer.return_indices:
-        raise builder.error("return_indices is True, allowed is False")
+        raise builder.error("return_indices is True; leave it out")
     x = builder.as_nchw(x)
     sizes = tuple(layer(x.value).shape[2:])
     if all(have % want == 0 for have, want in zip(x.shape[1:], sizes, strict=True)):
@@ -80,13 +80,13 @@ def adaptive_max_pool(builder: Builder, layer: nn.AdaptiveMaxPool2d, x: TracedTe
 
 
 @lowers("mean", torch.mean, takes_views=True)
-def mean(builder: Builder, input: View, dim: Any, keepdim: bool = False) -> TracedTensor:
+def mean(builder: Builder, input: View, dim: Any = None, keepdim: bool = False) -> TracedTensor:
     """Mean over axes -> adaptive_avg_pool over those of the map, conv over the channels."""
     return _reduce(builder, input, torch.mean, dim, keepdim)
 
 
 @lowers("sum", torch.sum, takes_views=True)
-def total(builder: Builder, input: View, dim: Any, keepdim: bool = False) -> TracedTensor:
+def total(builder: Builder, input: View, dim: Any = None, keepdim: bool = False) -> TracedTensor:
     """Sum over axes -> as the mean, times how many numbers there are; over tensors that are joined -> their sum."""
     return _reduce(builder, input, torch.sum, dim, keepdim)
 
@@ -116,7 +116,7 @@ def _over_branches(builder: Builder, x: View, how: Any, dim: Any, keepdim: bool)
         return None
     axis = dims[0] % ndim - 1
     if x.indices.shape[axis] > MOST_PARTS:
-        raise builder.error(f"{how.__name__} over {x.indices.shape[axis]} branches; allowed are at most {MOST_PARTS}")
+        raise builder.error(f"{how.__name__} over {x.indices.shape[axis]} branches; use at most {MOST_PARTS}")
     slices = x.along(axis) if isinstance(x, JoinedTensor) else None
     if slices is None:
         whole = builder.materialize(x)
@@ -130,6 +130,8 @@ def _over_branches(builder: Builder, x: View, how: Any, dim: Any, keepdim: bool)
 
 def _reduce(builder: Builder, given: View, how: Any, dim: Any, keepdim: bool) -> TracedTensor:
     """What `how`, torch's mean, sum or amax, makes of the axes `dim`."""
+    if dim is None:
+        raise builder.error(f"takes the {how.__name__} of all numbers, of all images; name the axes, as (2, 3)")
     x = None if isinstance(given, JoinedTensor) else builder.in_channel_order(builder.materialize(given))
     if x is None or x.axes is None:
         over = _over_branches(builder, given if x is None else x, how, dim, keepdim)
@@ -139,7 +141,7 @@ def _reduce(builder: Builder, given: View, how: Any, dim: Any, keepdim: bool) ->
     dims = sorted(d % x.tensor.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
     axes = x.axes
     if axes is None or not dims or dims[0] == 0:
-        raise builder.error(f"{how.__name__} over {dim} of {x.describe()}; allowed are axes of a map", of_input=True)
+        raise builder.error(f"{how.__name__} over {dim} of {x.describe()}; take it over axes of a map", of_input=True)
     along = {d: axes[d - 1] for d in dims}
     in_map = [d for d, axis in along.items() if axis in (1, 2)]
     if 0 in along.values() and in_map:  # one after the other
@@ -187,7 +189,8 @@ def upsample(builder: Builder, layer: nn.Upsample, x: TracedTensor) -> TracedTen
         first = x.indices[:, :1, :1]
         return builder.as_nchw(x.with_layout(first + places[0].to(torch.int64)))
     came = f"{[height, width]} to {list(size)} by {layer.mode!r}"
-    raise builder.error(f"resizes {came}; allowed are 'nearest' and 'bilinear' to a size")
+    instead = "give the size, not a factor" if layer.mode == "bilinear" else "use mode='bilinear', and give the size"
+    raise builder.error(f"resizes {came}; {instead}")
 
 
 @lowers(Shortcut)

@@ -25,7 +25,7 @@ def _rearranged(builder: Builder, x: View, function: Callable[[Tensor], Any]) ->
         two = layout.ndim > 1 and len(layout) == 2 and layout.numel()
         if not two or not torch.equal(layout[0] + x.numbers, layout[1]):
             raise builder.error(
-                f"makes {list(layout.shape)} of two images; the first axis must stay that of the images",
+                f"makes {list(layout.shape)} of two images; keep their first axis, as x.flatten(1) does",
                 of_input=True,
             )
         return x.with_layout(layout[0])
@@ -75,10 +75,10 @@ def pad(builder: Builder, input: TracedTensor, pad: Any, mode: str = "constant",
         places = F.pad(x.indices.double()[None], pad, mode)[0].to(torch.int64)
         return builder.as_nchw(x.with_layout(places))
     if value:
-        raise builder.error(f"pads by {value}; allowed are zeros, and the modes 'reflect', 'replicate' and 'circular'")
+        raise builder.error(f"pads by {value}; pad by zeros, or by mode='replicate'")
     left, right, above, below, before, behind = (*map(int, pad), *[0] * 6)[:6]
     if len(pad) > 6:
-        raise builder.error(f"pads by {list(pad)}, the images too; allowed are channels, rows and columns")
+        raise builder.error(f"pads by {list(pad)}, the images too; pad channels, rows and columns alone")
     if before or behind:
         x = _pad_channels(builder, x, before, behind)
     height, width = x.shape[1:]
@@ -131,13 +131,13 @@ def concat(builder: Builder, tensors: Any, dim: int = 0, axis: int | None = None
     """Channels behind channels -> concat. Any other join -> no op, but only an output may hold it."""
     dim = dim if axis is None else axis
     if not all(isinstance(x, View) for x in tensors):
-        raise builder.error("joins a constant to a tensor; allowed are tensors that depend on the input")
+        raise builder.error("joins a constant to a tensor; leave it out")
     if len(tensors) == 1:
         only: View = tensors[0]
         return only
     axis = dim % tensors[0].tensor.ndim
     if axis == 0:
-        raise builder.error("joins along the axis of the images; the first axis must stay that of the images")
+        raise builder.error("joins along the axis of the images; join along another axis")
     joined = None
     if all(isinstance(x, TracedTensor) for x in tensors):
         joined = _concat_channels(builder, tuple(builder.compact(x) for x in tensors), axis)
@@ -151,10 +151,10 @@ def concat(builder: Builder, tensors: Any, dim: int = 0, axis: int | None = None
 def stack(builder: Builder, tensors: Any, dim: int = 0) -> View:
     """A join along a new axis -> no op, but only a sum over that axis may take it, or an output."""
     if not all(isinstance(x, View) for x in tensors):
-        raise builder.error("joins a constant to a tensor; allowed are tensors that depend on the input")
+        raise builder.error("joins a constant to a tensor; leave it out")
     axis = dim % (tensors[0].tensor.ndim + 1)
     if axis == 0:
-        raise builder.error("joins along a first axis of its own; the first axis must stay that of the images")
+        raise builder.error("joins along a first axis of its own; join along another axis")
     layers = tuple(builder.materialize(x) for x in tensors)
     return JoinedTensor.of(tuple(x.with_layout(x.indices.unsqueeze(axis - 1)) for x in layers), axis, builder.qualname)
 

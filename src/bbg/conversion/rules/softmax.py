@@ -30,7 +30,7 @@ def softmax(builder: Builder, layer: nn.Softmax | nn.LogSoftmax | nn.Softmax2d, 
     if kind == "softmax" and dim % ndim and axes is None:
         return _over_branches(builder, x, dim % ndim - 1)
     raise builder.error(
-        f"its axis {dim} of {x.describe()} is none of channels; allowed are channels or branches", of_input=True
+        f"its axis {dim} of {x.describe()} is none of channels; take it over the channels", of_input=True
     )
 
 
@@ -38,7 +38,7 @@ def _over_branches(builder: Builder, x: TracedTensor, axis: int) -> TracedTensor
     """Share i is `1 / sum_j exp(x_j - x_i)`; of two branches it is `sigmoid(x_i - x_j)`."""
     branches = [builder.materialize(x.with_layout(layout)) for layout in x.indices.unbind(axis)]
     if len(branches) > MOST_PARTS:
-        raise builder.error(f"it has {len(branches)} branches; allowed are at most {MOST_PARTS}")
+        raise builder.error(f"it has {len(branches)} branches; use at most {MOST_PARTS}")
     shares = []
     for own in branches:
         above = [sub(builder, other, own) for other in branches if other is not own]

@@ -99,9 +99,7 @@ def conv_over_channels(builder: Builder, layer: nn.Conv1d, x: TracedTensor) -> T
     channels = x.shape[0]
     slides = x.shape[1:] == (1, 1) and x.indices.shape == (1, channels) and x.is_complete
     if not slides or (layer.in_channels, layer.out_channels) != (1, 1) or layer.padding_mode != "zeros":
-        raise builder.error(
-            f"its input is {x.describe()}; allowed is one filter over the channels, [N, 1, C]", of_input=True
-        )
+        raise builder.error(f"its input is {x.describe()}; use nn.Conv2d", of_input=True)
     x = builder.in_channel_order(x.with_layout(x.indices.flatten()))
     x = x.with_layout(x.indices[None])
     band = layer(torch.eye(channels)[:, None])[:, 0].detach().T  # [C', C], with the bias in each
