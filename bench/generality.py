@@ -41,7 +41,7 @@ from bbg.errors import BbgError
 from bbg.files import write_text
 from bbg.image import Preprocess
 from bench.markdown import plain, table
-from bench.record import RESULTS, Result, machine, parser_of, read
+from bench.record import RESULTS, Result, commit, machine, parser_of, read
 from cases.images import photographs
 from cases.public_networks import build, family, has_attention, names
 
@@ -210,34 +210,73 @@ def measure(arguments: argparse.Namespace) -> None:
     """All rows that the record does not have yet."""
     record = read(arguments.out) if arguments.out.exists() else machine(("torch", "torchvision", "timm", "pytorchcv"))
     rows = record.setdefault("networks", [])
+    record["sample"] = len(names())
     done = {row["network"] for row in rows}
     wanted = [name for name in arguments.networks or names() if name not in done]
     with ThreadPoolExecutor(arguments.processes) as pool:
         for row in pool.map(lambda name: in_a_process(name, arguments.limit), wanted):
-            rows.append(row)
+            rows.append({**row, "commit": commit()})
             print(f"{row['outcome']:9} {row['network']}  {row.get('cause', '')[:300]}", flush=True)
             write_text(arguments.out, json.dumps(record, indent=1) + "\n")
 
 
 def cause_of(row: Result) -> str:
     """The kind of a refusal: what it says, without the names."""
-    text = re.sub(r"^[^:]*\([A-Za-z_0-9]*\): ", "", row.get("cause", ""))
-    return re.sub(r"\d+", "N", text)[:100]
+    text = re.sub(r"^[^:]*\([A-Za-z_0-9]*\)( at [^:]*:\d+)?: ", "", row.get("cause", ""))
+    return re.sub(r"\d+", "N", text).split(";")[0][:100]
+
+
+def share(rows: list[Result]) -> str:
+    """How many went the whole way."""
+    done = sum(row["outcome"] == "ok" for row in rows)
+    return f"{done} of {len(rows)} ({100 * done / len(rows):.0f} %)" if rows else "none"
 
 
 def render(result: Result) -> str:
-    """A row per family, and the causes."""
-    rows = [row for row in result["networks"] if row["outcome"] != "unusable"]
-    families = sorted({row["family"] for row in rows})
+    """The share before and after, a row per family, and what the others ended with."""
+    before = read(RESULTS / "generality-before.json")
+    usable = [row for row in result["networks"] if row["outcome"] != "unusable"]
+    earlier = {row["network"]: row for row in before["networks"]}
+    both = [row for row in usable if row["network"] in earlier and not row["attention"]]
+    attention = [row for row in usable if row["attention"]]
     lines = []
-    for one in families:
-        those = Counter(row["outcome"] for row in rows if row["family"] == one)
-        lines.append({"family": one, "networks": sum(those.values()), **those})
-    kinds = ("ok", "refused", "late", "wrong", "frozen", "crash")
-    shown = table(lines, plain("family"), plain("networks"), *((k, lambda r, k=k: r.get(k, "")) for k in kinds))
-    whole = Counter(row["outcome"] for row in rows if not row["attention"])
-    share = 100 * whole["ok"] / sum(whole.values())
-    return f"{whole['ok']} of {sum(whole.values())} went the whole way ({share:.0f} %).\n\n{shown}"
+    for one in sorted({row["family"] for row in usable}):
+        those = [row for row in usable if row["family"] == one]
+        known = [earlier[row["network"]] for row in those if row["network"] in earlier]
+        lines.append({"family": one, "before": known, "after": those})
+
+    def counted(rows: list[Result]) -> str:
+        counts = Counter(row["outcome"] for row in rows)
+        return ", ".join(f"{n} {outcome}" for outcome, n in counts.most_common())
+
+    families = table(
+        lines,
+        plain("family"),
+        ("before", lambda row: counted(row["before"])),
+        ("after", lambda row: counted(row["after"])),
+    )
+
+    def causes(rows: list[Result]) -> str:
+        kinds = Counter((row["outcome"], cause_of(row)) for row in rows if row["outcome"] != "ok")
+        return table(
+            [{"networks": n, "outcome": outcome, "cause": cause} for (outcome, cause), n in kinds.most_common(15)],
+            *(plain(name) for name in ("networks", "outcome", "cause")),
+        )
+
+    return "\n\n".join(
+        (
+            f"The sample of [public_networks.py](../cases/public_networks.py) has {result['sample']} networks, of "
+            f"which {len(both)} without attention were judged at both commits. Before ({before['commit']}) "
+            f"{share([earlier[row['network']] for row in both])} went the whole way, after {share(both)}; with "
+            f"attention {share(attention)}. The whole way: binarize with its proof, three steps of training, convert, "
+            "and the packed network, real-valued too, agrees with torch.",
+            families,
+            "What the others ended with, before:",
+            causes([earlier[row["network"]] for row in both]),
+            "And after:",
+            causes(usable),
+        )
+    )
 
 
 if __name__ == "__main__":

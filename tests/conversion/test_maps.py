@@ -60,6 +60,10 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "stacked branches": lambda x, c: (
         torch.stack([x, c(x)], 1) * torch.cat([c(x), x], 1).mean((2, 3)).view(x.size(0), 2, 6, 1, 1)
     ).sum(dim=1),
+    "a stack before the images": lambda x, c: (
+        torch.stack([x, c(x)]).sum(dim=0) + torch.stack((x, c(x))).mean(0) + torch.stack([x, c(x)]).max(0)[0]
+    ),
+    "parts of a stack before the images": lambda x, c: torch.stack([x, c(x)])[1] - c(torch.stack([x, x])[0]),
     "mean of branches": lambda x, c: branches(x, c).mean(1),
     "largest of branches": lambda x, c: branches(x, c).amax(1),
     "largest channel": lambda x, c: x * torch.max(c(x), 1)[0].unsqueeze(1).sigmoid(),
@@ -204,6 +208,11 @@ def test_what_several_read_is_cut_once(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
+    "a stack of the images": (lambda x, c: torch.stack([x, c(x)]).sum(1), "over 1 of a stack along a first axis"),
+    "a function of a stack": (lambda x, c: torch.stack([x, c(x)]).relu().sum(0), "it takes a stack along a first axis"),
+    "a stack that is returned": (lambda x, c: torch.stack([x, c(x)]), "output"),
+    "the size of a stack": (lambda x, c: x * torch.stack([x, c(x)]).size(0), "it takes a stack along a first axis"),
+    "half of a stack": (lambda x, c: torch.stack([x, c(x), x])[:2].sum(0), "of a stack along a first axis"),
     "ones around": (lambda x, c: F.pad(c(x), (1, 1, 1, 1), value=1.0), "pads by 1.0; pad by zeros"),
     "images around": (lambda x, c: F.pad(c(x), (0, 0, 0, 0, 0, 0, 1, 0))[1:], "pad channels, rows and columns alone"),
     "mean of the images": (lambda x, c: c(x) - c(x).mean(0, keepdim=True), "take it over axes of a map"),

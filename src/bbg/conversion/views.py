@@ -232,3 +232,7 @@ class JoinedTensor:
 
 
 View = TracedTensor | JoinedTensor
+
+
+class StackedTensors(tuple[TracedTensor, ...]):
+    """What `torch.stack` makes of tensors along a first axis, before that of the images: still several tensors."""

@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor, fx
 
 from bbg.conversion.builder import IMAGES, INPUT, Builder
-from bbg.conversion.rules.registry import FUNCTIONS, QUERIES, TAKE_VIEWS, rule_of
+from bbg.conversion.rules.registry import FUNCTIONS, QUERIES, TAKE_STACKS, TAKE_VIEWS, rule_of
 from bbg.conversion.trace import Traced
-from bbg.conversion.views import TracedTensor, View, to_value
+from bbg.conversion.views import StackedTensors, TracedTensor, View, to_value
 from bbg.errors import BbgError
 from bbg.tracing.refusals import Refusal, Refusals
 from bbg.tracing.values import UNKNOWN, value_for
@@ -138,10 +138,14 @@ class Walk:
         """What the node gives: a view, several, or a constant."""
         if not _views(args, kwargs):
             return self.traced.run(node, args, kwargs)
-        if node.target in QUERIES:
-            return self._query(node.target, *args, **kwargs)
         layer = self.traced.part(str(node.target)) if node.op == "call_module" else None
-        rule = FUNCTIONS[node.target] if layer is None else rule_of(layer)
+        asks = node.target in QUERIES
+        rule = None if asks else FUNCTIONS[node.target] if layer is None else rule_of(layer)
+        stacked = any(isinstance(argument, StackedTensors) for argument in (*args, *kwargs.values()))
+        if stacked and rule not in TAKE_STACKS:
+            raise self.builder.error("it takes a stack along a first axis; stack along another axis")
+        if asks:
+            return self._query(node.target, *args, **kwargs)
         assert rule is not None  # else the node is without_rule
         if rule not in TAKE_VIEWS:
             args, kwargs = fx.node.map_aggregate((args, kwargs), self._materialized)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from bbg.conversion.builder import MOST_PARTS, Builder
 from bbg.conversion.rules.elementwise import add, maximum, mul
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import JoinedTensor, TracedTensor, View, value_layout
+from bbg.conversion.views import JoinedTensor, StackedTensors, TracedTensor, View, value_layout
 from bbg.layers import Shortcut
 
 
@@ -79,29 +80,33 @@ def adaptive_max_pool(builder: Builder, layer: nn.AdaptiveMaxPool2d, x: TracedTe
     return x
 
 
-@lowers("mean", torch.mean, takes_views=True)
-def mean(builder: Builder, input: View, dim: Any = None, keepdim: bool = False) -> TracedTensor:
+@lowers("mean", torch.mean, takes_views=True, takes_stacks=True)
+def mean(builder: Builder, input: View | StackedTensors, dim: Any = None, keepdim: bool = False) -> TracedTensor:
     """Mean over axes -> adaptive_avg_pool over those of the map, conv over the channels."""
     return _reduce(builder, input, torch.mean, dim, keepdim)
 
 
-@lowers("sum", torch.sum, takes_views=True)
-def total(builder: Builder, input: View, dim: Any = None, keepdim: bool = False) -> TracedTensor:
+@lowers("sum", torch.sum, takes_views=True, takes_stacks=True)
+def total(builder: Builder, input: View | StackedTensors, dim: Any = None, keepdim: bool = False) -> TracedTensor:
     """Sum over axes -> as the mean, times how many numbers there are; over tensors that are joined -> their sum."""
     return _reduce(builder, input, torch.sum, dim, keepdim)
 
 
-@lowers("amax", torch.amax, takes_views=True)
-def amax(builder: Builder, input: View, dim: Any = (), keepdim: bool = False) -> TracedTensor:
+@lowers("amax", torch.amax, takes_views=True, takes_stacks=True)
+def amax(builder: Builder, input: View | StackedTensors, dim: Any = (), keepdim: bool = False) -> TracedTensor:
     """Maximum over axes of the map -> max_pool; over the channels -> max_channels; over branches -> of two and two."""
     return _reduce(builder, input, torch.amax, dim, keepdim)
 
 
-@lowers("max", torch.max, takes_views=True)
-def largest(builder: Builder, input: View, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
+@lowers("max", torch.max, takes_views=True, takes_stacks=True)
+def largest(
+    builder: Builder, input: View | StackedTensors, dim: Any = None, keepdim: bool = False, other: Any = None
+) -> Any:
     """Of two tensors -> as `torch.maximum`; over an axis -> as `torch.amax`, without the places of the maxima."""
     other = dim if isinstance(dim, (TracedTensor, JoinedTensor)) else other
     if other is not None:
+        if isinstance(input, StackedTensors):
+            raise builder.error("compares a stack along a first axis; stack along another axis")
         return maximum(builder, builder.materialize(input), builder.materialize(other))
     if dim is None:
         raise builder.error("takes the largest number of all; name the axis, as max(x, 1)")
@@ -121,15 +126,22 @@ def _over_branches(builder: Builder, x: View, how: Any, dim: Any, keepdim: bool)
     if slices is None:
         whole = builder.materialize(x)
         slices = [whole.with_layout(layout) for layout in whole.indices.unbind(axis)]
-    joins = maximum if how is torch.amax else add
-    result: TracedTensor = reduce(partial(joins, builder), [builder.materialize(part) for part in slices])
-    if how is torch.mean:
-        result = mul(builder, result, 1 / len(slices))
+    result = _of_several(builder, [builder.materialize(part) for part in slices], how)
     return result.with_layout(result.indices.unsqueeze(axis)) if keepdim else result
 
 
-def _reduce(builder: Builder, given: View, how: Any, dim: Any, keepdim: bool) -> TracedTensor:
+def _of_several(builder: Builder, tensors: Sequence[TracedTensor], how: Any) -> TracedTensor:
+    """What `how` makes of tensors of one shape, number by number."""
+    result = reduce(partial(maximum if how is torch.amax else add, builder), tensors)
+    return mul(builder, result, 1 / len(tensors)) if how is torch.mean else result
+
+
+def _reduce(builder: Builder, given: View | StackedTensors, how: Any, dim: Any, keepdim: bool) -> TracedTensor:
     """What `how`, torch's mean, sum or amax, makes of the axes `dim`."""
+    if isinstance(given, StackedTensors):
+        if dim not in (0, (0,), [0]) or keepdim:
+            raise builder.error(f"{how.__name__} over {dim} of a stack along a first axis; take it over 0 alone")
+        return _of_several(builder, given, how)
     if dim is None:
         raise builder.error(f"takes the {how.__name__} of all numbers, of all images; name the axes, as (2, 3)")
     x = None if isinstance(given, JoinedTensor) else builder.in_channel_order(builder.materialize(given))

@@ -26,10 +26,13 @@ FUNCTIONS: dict[Any, Rule] = {}  # functions, and methods of a tensor by name
 TAKE_VIEWS: set[Rule] = set()  # rules that take tensors in any layout, of parts of values and of several
 
 
+TAKE_STACKS: set[Rule] = set()  # rules that take several tensors stacked along a first axis
+
+
 QUERIES = {spelling for op in ops_with(Trait.QUERY) for spelling in (*op.functions, *op.methods)}
 
 
-def lowers(*targets: Any, takes_views: bool = False) -> Callable[[OneRule], OneRule]:
+def lowers(*targets: Any, takes_views: bool = False, takes_stacks: bool = False) -> Callable[[OneRule], OneRule]:
     """Registers the rule of layer types (called with the layer and its inputs), functions or methods (its inputs)."""
 
     def register(rule: OneRule) -> OneRule:
@@ -38,6 +41,8 @@ def lowers(*targets: Any, takes_views: bool = False) -> Callable[[OneRule], OneR
             registry[target] = rule
         if takes_views:
             TAKE_VIEWS.add(rule)
+        if takes_stacks:
+            TAKE_STACKS.add(rule)
         return rule
 
     return register

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import Grid, JoinedTensor, TracedTensor, View, channels_last
+from bbg.conversion.views import Grid, JoinedTensor, StackedTensors, TracedTensor, View, channels_last
 from bbg.tracing.vocabulary import OPS, Op, Trait, ops_with
 
 
@@ -120,9 +120,11 @@ def mirrored_pad(builder: Builder, layer: Any, x: TracedTensor) -> TracedTensor:
     return pad(builder, x, layer.padding, mode)
 
 
-@lowers(operator.getitem, takes_views=True)
+@lowers(operator.getitem, takes_views=True, takes_stacks=True)
 def item(builder: Builder, x: Any, index: Any) -> Any:
     """One of several tensors, or a part of one -> no op."""
+    if isinstance(x, StackedTensors) and not isinstance(index, int):
+        raise builder.error(f"takes {index} of a stack along a first axis; take one tensor of it")
     return _rearranged(builder, x, lambda layout: layout[index]) if isinstance(x, View) else x[index]
 
 
@@ -148,14 +150,17 @@ def concat(builder: Builder, tensors: Any, dim: int = 0, axis: int | None = None
 
 
 @lowers(torch.stack, takes_views=True)
-def stack(builder: Builder, tensors: Any, dim: int = 0) -> View:
-    """A join along a new axis -> no op, but only a sum over that axis may take it, or an output."""
+def stack(builder: Builder, tensors: Any, dim: int = 0) -> View | StackedTensors:
+    """A join along a new axis -> no op, but only a sum over that axis may take it, or an output.
+
+    Along the first axis, before that of the images, it stays several tensors.
+    """
     if not all(isinstance(x, View) for x in tensors):
         raise builder.error("joins a constant to a tensor; leave it out")
     axis = dim % (tensors[0].tensor.ndim + 1)
-    if axis == 0:
-        raise builder.error("joins along a first axis of its own; join along another axis")
     layers = tuple(builder.materialize(x) for x in tensors)
+    if axis == 0:
+        return StackedTensors(layers)
     return JoinedTensor.of(tuple(x.with_layout(x.indices.unsqueeze(axis - 1)) for x in layers), axis, builder.qualname)
 
 
