@@ -16,6 +16,7 @@ BENCHMARKS = (
     "torchvision_networks",
     "training",
     "finetuning",
+    "generality",
     "ranges",
     "decoding",
     "predict",
@@ -24,3 +25,6 @@ BENCHMARKS = (
     "larq_engine",
     "bnn_lab",
 )
+
+# Not among those that `python -m bench` runs: they need a folder of data or of trainings, or take hours.
+BY_NAME = ("eight_bit_accuracy", "finetuning", "generality", "mixed", "plans")
