@@ -23,9 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 import bbg
-from bbg.conversion.builder import Lowered
 from bbg.conversion.lowering import lower_network
-from bbg.conversion.oracle import run_free
+from bbg.conversion.oracle import Lowered, run_free
 from bbg.conversion.verify import TOLERANCE
 from bbg.data import open_data
 from bbg.data.loader import Loader

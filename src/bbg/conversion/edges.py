@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bbg.conversion.builder import Lowered
+from bbg.conversion.oracle import Lowered
 from bbg.conversion.quantize import Quantized, byte_sources, corrections_on, quantize_edges
 from bbg.conversion.ranges import EVERY, Calibration, Ranges, calibration_images, clipped, measure
 from bbg.conversion.report import Edges

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bbg.conversion.builder import IMAGES, INPUT, Lowered
+from bbg.conversion.appender import IMAGES
+from bbg.conversion.oracle import INPUT, Lowered
 from bbg.conversion.padding import fold_padding
 from bbg.conversion.rules.elementwise import register_torchvision
 from bbg.conversion.rules.registry import rule_of

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from bbg.conversion.views import TracedTensor, to_value
+from bbg.graph import Graph
 from bbg.graph.types import Shape
+
+INPUT = "input"  # the name of the images in the graph
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,15 @@ class TorchOp:
         largest = x.abs().max() if terms is None else torch.maximum(x.abs().max(), terms[:, None, None])
         relative = (distance.to(x.dtype) / largest).clamp(min=tiny)
         return torch.where(differs, relative, torch.zeros(()))
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The unfolded graph, how torch computes each of its values, and the type of layer that each op came from."""
+
+    graph: Graph
+    oracle: Mapping[str, TorchOp]
+    layers: Mapping[str, str]
 
 
 def run_free(oracle: Mapping[str, TorchOp], values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bbg.conversion.builder import Lowered
+from bbg.conversion.oracle import Lowered
 from bbg.conversion.passes.epilogue import OPEN, readers
 from bbg.graph import Op
 

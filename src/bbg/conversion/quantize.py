@@ -22,8 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bbg.conversion.builder import INPUT, Lowered
-from bbg.conversion.oracle import QuantParams, TorchOp, run_free
+from bbg.conversion.oracle import INPUT, Lowered, QuantParams, TorchOp, run_free
 from bbg.conversion.passes.cleanup import cast_to_float32, drop_unread
 from bbg.conversion.passes.epilogue import is_rounding, parameters_of, with_parameters
 from bbg.conversion.ranges import Ranges

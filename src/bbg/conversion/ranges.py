@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bbg.conversion.builder import INPUT, Lowered
-from bbg.conversion.oracle import QuantParams, run_free
+from bbg.conversion.oracle import INPUT, Lowered, QuantParams, run_free
 from bbg.conversion.report import ENOUGH
 from bbg.conversion.search import MANY, Histogram
 from bbg.conversion.verify import Arrays, batches, concatenated, outputs_of

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bbg.conversion.builder import INPUT, Lowered
-from bbg.conversion.oracle import run_free, run_where_different
+from bbg.conversion.oracle import INPUT, Lowered, run_free, run_where_different
 from bbg.conversion.passes.epilogue import parameters_of
 from bbg.engine import Engine
 from bbg.errors import BbgError

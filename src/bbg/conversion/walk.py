@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from bbg.conversion.builder import IMAGES, INPUT, Builder
+from bbg.conversion.appender import IMAGES
+from bbg.conversion.builder import Builder
+from bbg.conversion.oracle import INPUT
 from bbg.conversion.rules.registry import FUNCTIONS, QUERIES, TAKE_STACKS, TAKE_VIEWS, rule_of
 from bbg.conversion.trace import Traced
 from bbg.conversion.views import StackedTensors, TracedTensor, View, to_value
