@@ -17,6 +17,7 @@ from bbg.errors import BbgError, not_installed
 
 __all__ = [
     "BbgError",
+    "Box",
     "Engine",
     "Limits",
     "Mask",
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from bbg.binarization import binarize
     from bbg.conversion import check, convert
     from bbg.engine import Engine, load
-    from bbg.heads import Prediction
+    from bbg.heads import Box, Prediction
     from bbg.image import Preprocess
     from bbg.limits import Limits
     from bbg.masks import Mask
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, so that a misspelt name is an error there
     # Where each name is found when it is first used; a room stands for itself.
     _LAZY = {
+        "Box": "bbg.heads",
         "Engine": "bbg.engine",
         "Limits": "bbg.limits",
         "Mask": "bbg.masks",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from functools import lru_cache
 from importlib.util import find_spec
 from io import BytesIO
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from bbg import style
+from bbg.heads import Box
 
 # Fonts of the usual systems, those of many scripts last; Pillow brings one of its own for Latin script.
 FONTS = (
@@ -35,6 +37,7 @@ FONTS = (
 )
 MISSING = "\uffff"  # no font has this character: it is drawn as what is missing is
 MARGIN = 24
+SEEN = 320  # pixels that the long side of a picture has at least where boxes are drawn on it
 
 
 class Label(NamedTuple):
@@ -200,6 +203,45 @@ def overlay(picture: np.ndarray, classes: np.ndarray, strength: float = 0.5) -> 
         own = picture[..., channel].astype(np.float32)
         found[..., channel] = np.rint(own + (colours[classes, channel] - own) * share)
     return Image.fromarray(found)
+
+
+def boxes(picture: np.ndarray, found: Sequence[Box], labels: Sequence[str] = ()) -> Image.Image:
+    """The picture, uint8 `[H, W, 3]`, with boxes in the colours of their classes, each with its label and score.
+
+    Lines and letters grow with the picture. A small one is enlarged first, by a whole number, to at least SEEN pixels
+    on its long side, so that the letters find room. `labels`: all classes in their order, which decides the colours.
+    """
+    height, width = picture.shape[:2]
+    times = max(1, -(-SEEN // max(height, width)))
+    sheet = Image.fromarray(picture).resize((width * times, height * times), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(sheet)
+    size = int(np.clip((sheet.width * sheet.height) ** 0.5 / 40, 12, 60))
+    line, high = max(1, size // 7), size + size // 3
+    names = list(dict.fromkeys((*labels, *(box.label for box in found))))
+    for box in reversed(found):  # the best lie above
+        colour = _bright(names.index(box.label))
+        left, top, right, bottom = (round(side * times) for side in box.box)
+        right, bottom = max(left, right - 1), max(top, bottom - 1)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=line)
+        score = f" {100 * box.score:.0f} %"
+        label = Label(box.label + score, f"#{names.index(box.label)}{score}")
+        room = sheet.width - 2 * line
+        wide = int(min(_length(label, size), room)) + 2 * line
+        x = max(0, min(left, sheet.width - wide))
+        y = top - high if top >= high else max(0, min(top, sheet.height - high))  # inside, where none is above
+        draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=colour)
+        _text(draw, (x + line, y + high / 2), label, size, _readable_on(colour), room, "lm")
+    return sheet
+
+
+def _bright(number: int) -> tuple[int, int, int]:
+    """A bright colour for a class; those of neighbours lie far apart."""
+    red, green, blue = (round(255 * part) for part in hsv_to_rgb(number * 0.618034 % 1, 0.85, 0.95))
+    return red, green, blue
+
+
+def _readable_on(colour: tuple[int, int, int]) -> str:
+    return "black" if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 110 else "white"
 
 
 # Texts ----------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     engine = bbg.load("resnet20-cifar10")
     engine.predict("cat.jpg")                     # [Prediction(label='cat', score=0.93), ...]
     engine.segment("street.jpg")                  # of a segmentation: a Mask
+    engine.detect("street.jpg")                   # of a detection: [Box('car', 0.97, (12.0, 40.5, 90.0, 77.2)), ...]
     engine(images)                                # uint8 [N, H, W, C] -> logits [N, classes]
     engine(normalised)                            # float32 [N, C, H, W], as for the torch model
 
@@ -24,7 +25,7 @@ from bbg.errors import BbgError
 from bbg.graph import Graph, Op
 from bbg.graph.file import PackedModel, read
 from bbg.graph.types import Shape
-from bbg.heads import Prediction, Segmentation
+from bbg.heads import Box, Classification, Detection, Prediction, Segmentation
 from bbg.image import Source, image_size, plain
 from bbg.limits import Limits
 from bbg.masks import Mask
@@ -146,15 +147,17 @@ class Engine:
 
         `image`: a path, bytes, a Pillow image or a uint8 array `[H, W, C]`. Raises BbgError for what is no image and
         for a network that has no preprocessing or no scores. A network whose head is a segmentation gives what
-        `segment` gives, which is its typed name; `top` then counts for nothing.
+        `segment` gives, and one whose head is a detection what `detect` gives, which are their typed names; `top` then
+        counts for nothing.
         """
-        if isinstance(self.head, Segmentation):
-            masks: Any = self.segment(image)
-            return cast("list[Prediction]", masks)
+        if isinstance(self.head, (Segmentation, Detection)):
+            found: Any = self.segment(image) if isinstance(self.head, Segmentation) else self.detect(image)
+            return cast("list[Prediction]", found)
         if self.preprocess is None:
             raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
         if self.head is None:
             raise BbgError("this network was packed without a head, which says what its outputs mean: call it")
+        assert isinstance(self.head, Classification)
         top = plain(top)
         if type(top) is not int or top < 1:
             raise BbgError(f"top is {top!r}, it must be an integer of at least 1")
@@ -187,6 +190,37 @@ class Engine:
         (classes,) = self.head.decide(logits, self.preprocess.size)
         labels = self.labels or tuple(str(i) for i in range(logits.shape[1]))
         return Mask(self.preprocess.restored(classes, image_size(image)), labels)
+
+    @overload
+    def detect(self, image: Source, score: float = 0.5, iou: float = 0.45) -> list[Box]: ...
+    @overload
+    def detect(self, image: list[S] | tuple[S, ...], score: float = 0.5, iou: float = 0.45) -> list[list[Box]]: ...
+    def detect(
+        self, image: Source | list[S] | tuple[S, ...], score: float = 0.5, iou: float = 0.45
+    ) -> list[Box] | list[list[Box]]:
+        """The boxes of an image, best first, as a list of `Box`, in pixels of the image; for a list of images, a list.
+
+        Boxes with a probability of at least `score`; of two of one class with an intersection over union above `iou`
+        the better one. Images go through one by one. Raises BbgError for what is no image, for thresholds that are not
+        from 0 to 1, and for a network that has no preprocessing or whose head is no detection.
+        """
+        if self.preprocess is None:
+            raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
+        if not isinstance(self.head, Detection):
+            came = "it has none" if self.head is None else f"it is a {self.head.kind}"
+            raise BbgError(f"to detect takes the head bbg.heads.Detection, {came}: convert it with head=...")
+        score, iou = plain(score), plain(iou)
+        for name, value in (("score", score), ("iou", iou)):
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise BbgError(f"{name} is {value!r}, it must be a number from 0 to 1")
+        if isinstance(image, (list, tuple)):
+            return [self.detect(one, score, iou) for one in image]
+        outputs = self.run(self.preprocess.apply(image)[None])
+        (found,) = self.head.decide(outputs, score, iou)
+        labels = self.labels or tuple(str(i) for i in range(outputs["scores"].shape[2] - 1))
+        places = self.preprocess.located(found.boxes, image_size(image)).tolist()
+        rows = zip(found.classes.tolist(), found.scores.tolist(), places, strict=True)
+        return [Box(labels[number], share, (place[0], place[1], place[2], place[3])) for number, share, place in rows]
 
     def profile(self, images: np.ndarray) -> list[OpTime]:
         """Run a batch and return the time of every op, in order; inputs as for a call."""

@@ -79,4 +79,6 @@ def test_no_image_is_written_over(image: str, out: str, folder: Path, capsys: An
 
 
 def test_masks_are_of_networks_that_segment(folder: Path, capsys: Any) -> None:
-    refused(folder, capsys, "makes no masks", "predict", "a", "--model", "resnet20-cifar10", "--out", "masks")
+    refused(
+        folder, capsys, "makes no masks and no boxes", "predict", "a", "--model", "resnet20-cifar10", "--out", "masks"
+    )

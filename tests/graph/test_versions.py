@@ -42,7 +42,11 @@ NEWER = {
     "a key of an op": (entry(1, fused=True), "op 'gated' has the key 'fused'"),
     "a key of an output": (lambda d: d["outputs"][0].update(scale=2), "output '' has the key 'scale'"),
     "a key of the file": (top(tokens=[]), "the description has the key 'tokens'"),
-    "a head": (top(head={"kind": "detection"}), "the head has the kind 'detection'"),
+    "a head": (top(head={"kind": "keypoints"}), "the head has the kind 'keypoints'"),
+    "a key of the head": (
+        top(head={"kind": "detection", "levels": [], "anchors": 3}),
+        "the head has the key 'anchors'",
+    ),
     "a key of the preprocess": (lambda d: d["preprocess"].update(gamma=1), "the preprocess has the key 'gamma'"),
     "a decode": (lambda d: d["preprocess"].update(decode="raw"), "the preprocess has the decode 'raw'"),
     "a structure": (top(structure="namedtuple"), "the outputs have the structure 'namedtuple'"),

@@ -18,10 +18,10 @@ PACKAGE = ROOT / "src" / "bbg"
 
 # A room is a file or a folder of the package. It imports from rooms on lower floors, and from no other.
 FLOORS = {
-    "errors": 0, "_version": 1, "recipes": 1, "_native": 1, "metrics": 1, "log": 1, "environment": 1,
+    "errors": 0, "_version": 1, "recipes": 1, "_native": 1, "metrics": 1, "boxes": 1, "log": 1, "environment": 1,
     "reading": 1, "formats": 1, "maps": 1, "drafts": 1, "threads": 1,
     "files": 2, "sources": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2, "style": 2,
-    "budget": 2, "limits": 2,
+    "budget": 2, "limits": 2, "average_precision": 2,
     "drawing": 3,
     "graph": 3, "layers": 3, "data": 3,
     "masks": 4, "zoo": 4, "tracing": 4, "models": 4, "analysis": 4,
@@ -56,7 +56,19 @@ RUNTIME = {
     "zoo",
     "graph",
 }
-RUNTIME |= {"engine", "sources", "scoring", "metrics", "style", "drawing", "data", "maps", "masks"}
+RUNTIME |= {
+    "engine",
+    "sources",
+    "scoring",
+    "metrics",
+    "style",
+    "drawing",
+    "data",
+    "maps",
+    "masks",
+    "boxes",
+    "average_precision",
+}
 RUNTIME |= {"__init__"}
 LOADING = {"bbg.data.loader", "bbg.data.augment", "bbg.data.transforms"}  # of the room data, what feeds a training
 VERBS = {"cli", "__main__"}

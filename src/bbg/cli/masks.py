@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from glob import has_magic
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from bbg.cli.output import make_folder, rows_to
+from bbg.cli.output import rows_to
 from bbg.errors import BbgError, visible
-from bbg.files import write_bytes
-from bbg.sources import STDIN, Image
 
 if TYPE_CHECKING:
     from bbg.image import Source
     from bbg.masks import Mask
 
+ENDINGS = ("", "-overlay")  # of the files of an image
 COLUMNS = ("image", "place", "label", "share", "mask", "error")
 
 
 class Found(NamedTuple):
-    """What is told of an image: its size (H, W), shares of the classes, and its mask and overlay as PNG files."""
+    """What is told of an image: its size (H, W), shares of the classes, and mask and overlay as PNG files."""
 
     size: tuple[int, int]
     shares: dict[str, float]
-    mask: bytes = b""
-    overlay: bytes = b""
+    pictures: tuple[bytes, ...] = ()
     file: str | None = None
 
 
@@ -41,61 +36,9 @@ def made(drawn: bool) -> Callable[[Mask, Source], Found]:
         from bbg import drawing
 
         shown = drawing.encoded(mask.overlay(image))
-        return Found((height, width), mask.shares, drawing.encoded(mask.image()), shown)
+        return Found((height, width), mask.shares, (drawing.encoded(mask.image()), shown))
 
     return make
-
-
-class Folder:
-    """The folder of --out: `NAME.png` for the mask and `NAME-overlay.png` for the overlay of each image.
-
-    NAME is that of the image without its ending, with a number behind it where another image has it too.
-    """
-
-    def __init__(self, path: Path, sources: Iterable[str]) -> None:
-        self.path, self.place = path, os.path.realpath(path)
-        self.taken: set[str] = set()
-        for source in sources:
-            if source == STDIN or "://" in source:
-                continue
-            plain = source
-            while has_magic(plain) and not os.path.lexists(plain):
-                plain = os.path.dirname(plain)
-            if os.path.isdir(plain or "."):  # with what lies below it
-                if (self.place + os.sep).startswith(os.path.join(os.path.realpath(plain or "."), "")):
-                    self._refuse(source)
-            else:
-                self._check(source)
-        self.listed = STDIN in sources
-        make_folder(path)
-
-    def apart(self, images: Iterable[tuple[str, Image]]) -> Iterator[tuple[str, Image]]:
-        """The images; BbgError for one that lies in the folder."""
-        for name, image in images:
-            if isinstance(image, str) and "://" not in image:
-                self._check(image)
-            yield name, image
-
-    def write(self, name: str, found: Found) -> Found:
-        """Write the files of the image `name`; returns `found` with the path of the mask."""
-        stem = Path(name).stem or "image"
-        number, names = 1, [f"{stem}.png", f"{stem}-overlay.png"]
-        while self.taken & set(names):
-            number += 1
-            names = [f"{stem}-{number}.png", f"{stem}-{number}-overlay.png"]
-        self.taken |= set(names)
-        for file, data in zip(names, (found.mask, found.overlay), strict=True):
-            if self.listed and os.path.lexists(self.path / file):  # it may be an image further down in the list
-                raise BbgError(f"{str(self.path / file)!r} is there already; give a new --out folder for a list")
-            write_bytes(self.path / file, data)
-        return found._replace(file=str(self.path / names[0]))
-
-    def _check(self, image: str) -> None:
-        if os.path.dirname(os.path.realpath(image)) == self.place:
-            self._refuse(image)
-
-    def _refuse(self, source: str) -> None:
-        raise BbgError(f"{source!r} is read from the folder of --out, where masks are written; give another --out")
 
 
 def ranked(found: Found, top: int) -> list[tuple[str, float]]:

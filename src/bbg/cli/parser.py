@@ -116,6 +116,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return found
+
+
 def thread_count(text: str) -> int:
     """A number of threads."""
     if not text.isdecimal() or not 1 <= int(text) <= most_threads():

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from bbg.cli.output import lines, rows_to
-from bbg.cli.parser import LIMITS, MODEL, STDOUT, argument, count, new_folder, text_file, thread_count, verb
+from bbg.cli.parser import LIMITS, MODEL, STDOUT, argument, count, new_folder, share, text_file, thread_count, verb
 from bbg.errors import BbgError, visible
 from bbg.log import track
 from bbg.sources import CAMERA, STDIN, find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from bbg.engine import Engine, Prediction
     from bbg.limits import Limits
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Writer = Callable[[str, Any], None]
 
 DEFAULT_MODEL = "resnet20-cifar10"
+TOP = 5
 COLUMNS = ("image", "place", "label", "score", "error")
 
 
@@ -38,7 +39,8 @@ COLUMNS = ("image", "place", "label", "score", "error")
         help="files, folders, patterns ('*.jpg'), videos, camera:0, addresses; -: standard input",
     ),
     argument("--model", metavar="MODEL", default=DEFAULT_MODEL, help=f"{MODEL}; default: %(default)s"),
-    argument("--top", type=count, default=5, metavar="N", help="classes to show; default: %(default)s"),
+    argument("--top", type=count, metavar="N", help="classes to show; default: 5; or boxes, by default all"),
+    argument("--score", type=share, metavar="S", help="of a network that detects: the least score; default: 0.5"),
     argument("--threads", type=thread_count, metavar="N", help="default: all cores, for a single image one"),
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera 1"),
     argument("--every", type=count, default=1, metavar="N", help="of videos and cameras, each N-th frame; default: 1"),
@@ -52,13 +54,15 @@ COLUMNS = ("image", "place", "label", "score", "error")
         "--out",
         type=new_folder,
         metavar="DIR",
-        help="of a network that segments: write each mask (NAME.png) and the picture under it (NAME-overlay.png) there",
+        help="of one that segments: write each mask (NAME.png) and the picture under it (NAME-overlay.png) there; "
+        "of one that detects: each picture with its boxes (NAME-boxes.png)",
     ),
 )
 def predict(
     images: list[str],
     model: str,
-    top: int,
+    top: int | None,
+    score: float | None,
     threads: int | None,
     batch: int | None,
     every: int,
@@ -68,10 +72,10 @@ def predict(
     csv: Path | None,
     out: Path | None,
 ) -> None:
-    """Say what is in images: classes, or their shares of the pixels. Exit status 1 where an image could not be read."""
+    """Say what is in images: classes, shares of the pixels, or boxes. Exit status 1 where an image cannot be read."""
     from bbg.cpu import cores
     from bbg.engine import load
-    from bbg.heads import Segmentation
+    from bbg.heads import Classification, Detection
     from bbg.scoring import BATCH, predictions
 
     live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
@@ -87,17 +91,19 @@ def predict(
     engine = load(model, 1 if several else threads or 1, limits)
     workers = (threads or cores()) if several else None
     print_text = STDOUT not in (json, csv)
-    segments = isinstance(engine.head, Segmentation)
-    if out is not None and not segments:
-        raise BbgError(f"{model!r} makes no masks, so --out has nothing to keep; leave it out")
+    draws = engine.head is not None and not isinstance(engine.head, Classification)
+    if out is not None and not draws:
+        raise BbgError(f"{model!r} makes no masks and no boxes, so --out has nothing to keep; leave it out")
+    if score is not None and not isinstance(engine.head, Detection):
+        raise BbgError(f"{model!r} makes no boxes, whose least score --score is; leave it out")
     bad = 0
     with lines(json) as json_file, lines(csv) as csv_file, suppress(KeyboardInterrupt) if live else nullcontext():
-        if segments:
-            answers, writers = _masks(
-                engine, chain(first, stream), images, top, workers, out, json_file, csv_file, print_text
-            )
+        if draws:
+            kind = _boxes(score, top) if isinstance(engine.head, Detection) else _masks(top or TOP)
+            files = (json_file, csv_file, print_text)
+            answers, writers = _drawn(kind, engine, chain(first, stream), images, workers, out, *files)
         else:
-            answers = predictions(engine, chain(first, stream), top, batch or (1 if live else BATCH), workers)
+            answers = predictions(engine, chain(first, stream), top or TOP, batch or (1 if live else BATCH), workers)
             writers = [
                 *([_json(json_file)] if json_file else []),
                 *([_csv(csv_file)] if csv_file else []),
@@ -113,37 +119,70 @@ def predict(
         sys.exit(1)
 
 
-def _masks(
+class Kind(NamedTuple):
+    """What is done where an answer can be drawn: a stream of answers, the endings of its files, and the writers."""
+
+    stream: Callable[[Engine, Iterable[tuple[str, Image]], bool, int | None], Answers]
+    endings: Sequence[str]
+    json: Callable[[TextIO], Writer]
+    csv: Callable[[TextIO], Writer]
+    text: Writer
+
+
+def _masks(top: int) -> Kind:
+    from functools import partial
+
+    from bbg.cli.masks import ENDINGS, as_csv, as_json, as_text, made
+    from bbg.scoring import masks
+
+    return Kind(
+        lambda engine, images, drawn, threads: masks(engine, images, made(drawn), threads),
+        ENDINGS,
+        partial(as_json, top=top),
+        partial(as_csv, top=top),
+        partial(as_text, top=top),
+    )
+
+
+def _boxes(score: float | None, top: int | None) -> Kind:
+    from bbg.cli.boxes import ENDINGS, as_csv, as_json, as_text, made
+    from bbg.scoring import boxes
+
+    def stream(engine: Engine, images: Iterable[tuple[str, Image]], drawn: bool, threads: int | None) -> Answers:
+        make = made(drawn, engine.labels or (), top)
+        return boxes(engine, images, make, threads, 0.5 if score is None else score)
+
+    return Kind(stream, ENDINGS, as_json, as_csv, as_text)
+
+
+def _drawn(
+    kind: Kind,
     engine: Engine,
     stream: Iterable[tuple[str, Image]],
     sources: list[str],
-    top: int,
     threads: int | None,
     out: Path | None,
     json: TextIO | None,
     csv: TextIO | None,
     print_text: bool,
 ) -> tuple[Answers, list[Writer]]:
-    """What a network that segments says of the images, and what writes it down."""
-    from functools import partial
+    """What a network says of the images whose answers are masks or boxes, and what writes it down."""
+    from bbg.cli.folder import Folder
 
-    from bbg.cli.masks import Folder, as_csv, as_json, as_text, made
-    from bbg.scoring import masks
+    folder = None if out is None else Folder(out, sources, kind.endings)
+    found = kind.stream(engine, stream if folder is None else folder.apart(stream), folder is not None, threads)
 
-    folder = None if out is None else Folder(out, sources)
-    found = masks(engine, stream if folder is None else folder.apart(stream), made(out is not None), threads)
-
-    def kept() -> Answers:
+    def stored() -> Answers:
         for name, answer in found:
             is_good = folder is not None and not isinstance(answer, BbgError)
-            yield name, folder.write(name, answer) if is_good else answer  # type: ignore[union-attr, arg-type]
+            yield name, answer._replace(file=folder.write(name, answer.pictures)) if is_good else answer  # type: ignore[union-attr]
 
-    writers: list[Writer] = [
-        *([as_json(json, top)] if json else []),
-        *([as_csv(csv, top)] if csv else []),
-        *([partial(as_text, top=top)] if print_text else []),
+    writers = [
+        *([kind.json(json)] if json else []),
+        *([kind.csv(csv)] if csv else []),
+        *([kind.text] if print_text else []),
     ]
-    return kept(), writers
+    return stored(), writers
 
 
 def _text(name: str, answer: Answer) -> None:

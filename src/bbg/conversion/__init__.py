@@ -33,7 +33,7 @@ from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
-from bbg.heads import HEADS, Classification, Head, Segmentation
+from bbg.heads import HEADS, Classification, Detection, Head, Segmentation
 from bbg.image import Preprocess, plain
 from bbg.log import LOGGER
 from bbg.tracing.neutral import single_threaded
@@ -85,9 +85,9 @@ def convert(
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
     people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies: "classification",
-    "segmentation", or None; "auto": a classification where the network returns one score per class, a segmentation
-    where it returns one map `[N, C, H, W]` for each of C labels, else None. The network may also return a tuple, list
-    or dict of tensors. The same model gives the same bytes.
+    "segmentation", a `bbg.heads.Detection(levels)`, or None; "auto": a classification where the network returns one
+    score per class, a segmentation where it returns one map `[N, C, H, W]` for each of C labels, else None. The network
+    may also return a tuple, list or dict of tensors. The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
     are not finite, labels or preprocessing that do not fit, a calibration whose numbers no normalised pixels can be, a
@@ -174,7 +174,9 @@ def _head(graph: Graph, labels: Sequence[str] | None, asked: Head | str | None) 
     classification where it returns one number per class: `[N, classes]`, or a tensor with labels.
     """
     if asked != "auto":
-        return HEADS[asked]() if isinstance(asked, str) else asked
+        if asked == Detection.kind:
+            raise BbgError("a detection has priors; give head=bbg.heads.Detection(levels)")
+        return HEADS[asked]() if isinstance(asked, str) else asked  # type: ignore[call-arg]
     shape = graph.outputs[0].shape
     if graph.structure != "tensor":
         return None

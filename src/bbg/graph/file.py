@@ -29,7 +29,7 @@ from bbg.graph import checked_json as checked
 from bbg.graph.graph import STRUCTURES, Graph, Op, Output, Part, Structure
 from bbg.graph.kinds import ATTRIBUTES, EPILOGUE, KINDS, TENSORS, VERSION
 from bbg.graph.signature import HEADER_LIMIT, looks_like_checkpoint, looks_packed
-from bbg.heads import HEADS, Head, Segmentation, head_from_json
+from bbg.heads import HEADS, KEYS, Head, Segmentation, head_from_json
 from bbg.image import DECODE, Preprocess
 from bbg.reading import regular_file
 
@@ -78,13 +78,14 @@ class PackedModel:
                 raise BbgError(f"preprocess yields an image {have}, the graph's input is {[channels, *size]}")
         elif self.graph.input_type == "bytes":
             raise BbgError("the graph's input is bytes, whose numbers only a preprocess tells; give one")
-        shapes = [output.shape for output in self.graph.outputs]
+        shapes = {output.name: output.shape for output in self.graph.outputs}
         if self.head is not None:
             self.head.check(self.graph.structure, shapes)
-        classes = math.prod(shapes[0]) if self.head is None else self.head.classes(shapes[0])
+        classes = math.prod(self.graph.outputs[0].shape) if self.head is None else self.head.classes(shapes)
         if isinstance(self.head, Segmentation) and classes * math.prod(size) >= 2**31:
             raise BbgError(f"{classes} classes at each of {size} pixels are 2^31 numbers or more; give smaller images")
-        if self.labels is not None and self.graph.structure == "tensor" and len(self.labels) != classes:
+        named = self.graph.structure == "tensor" or self.head is not None
+        if self.labels is not None and named and len(self.labels) != classes:
             raise BbgError(f"{len(self.labels)} labels for {classes} classes; give one per class, or none")
 
 
@@ -311,8 +312,9 @@ def _used(description: dict[str, Any]) -> Iterator[tuple[tuple[str, Any], Any]]:
         yield ("the outputs have the structure", description["structure"]), STRUCTURES
     for output in entries(description.get("outputs")):
         yield from keys(output, f"output {output.get('name')!r}", _OUTPUT)
-    if isinstance(description.get("head"), dict):
-        yield ("the head has the kind", description["head"].get("kind")), list(HEADS)
+    if isinstance(head := description.get("head"), dict):
+        yield ("the head has the kind", head.get("kind")), list(HEADS)
+        yield from keys(head, "the head", KEYS.get(str(head.get("kind")), ("kind",)))
     for op in entries(description.get("ops")):
         what = f"op {op.get('name')!r}"
         yield (f"{what} has the kind", op.get("kind")), list(KINDS)

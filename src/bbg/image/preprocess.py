@@ -171,6 +171,16 @@ class Preprocess:
         found: np.ndarray = frame[np.ix_(*places)]
         return found
 
+    def located(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Boxes `[K, 4]` (left, top, right, bottom) in shares of the sides of what `apply` makes of a picture of `size`
+        (H, W), in pixels of the picture: float64 `[K, 4]`.
+        """
+        wide, high = self._resized(size[1], size[0])
+        top, left = self._cropped(high, wide)
+        crop, stretch = (left, top, left, top), (size[1] / wide, size[0] / high) * 2
+        found: np.ndarray = (boxes.astype(np.float64) * (self.size[::-1] * 2) + crop) * stretch
+        return found
+
     def _cropped(self, high: int, wide: int) -> tuple[int, int]:
         """Where the crop of a picture resized to `high` x `wide` begins: row and column."""
         return round((high - self.size[0]) / 2), round((wide - self.size[1]) / 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bbg.scoring.evaluation import COLUMNS, Evaluation, ImageScore, image_scores, row_of
-from bbg.scoring.masks import masks
+from bbg.scoring.pictures import boxes, masks
 from bbg.scoring.segmentation import MASK_COLUMNS, MaskEvaluation, MaskScore, mask_scores, row_of_mask
 from bbg.scoring.stream import BATCH, predictions
 
@@ -15,6 +15,7 @@ __all__ = [
     "ImageScore",
     "MaskEvaluation",
     "MaskScore",
+    "boxes",
     "image_scores",
     "mask_scores",
     "masks",

@@ -17,7 +17,7 @@ import numpy as np
 from bbg.cpu import cores
 from bbg.engine import Engine, Prediction
 from bbg.errors import BbgError
-from bbg.heads import Segmentation
+from bbg.heads import Classification
 from bbg.sources import Image, Url
 from bbg.threads import pool
 
@@ -40,11 +40,10 @@ def predictions(
     Raises BbgError as `Engine.predict` does for a network that has no preprocessing or no scores.
     """
     engine.predict([], top)  # raises where the network cannot
-    if isinstance(engine.head, Segmentation):
-        raise BbgError("this network segments images: its masks come from bbg.scoring.masks")
     preprocess, head, labels = engine.preprocess, engine.head, engine.labels
     assert preprocess is not None
-    assert head is not None
+    if not isinstance(head, Classification):
+        raise BbgError("the network names no class of an image; bbg.scoring.masks and .boxes give what it makes")
 
     def small(images: Iterable[tuple[str, Image]]) -> Iterator[tuple[str, Image]]:
         """The same with the pixels of each frame as the network sees them: large ones must not wait in memory."""

@@ -1,4 +1,4 @@
-"""A stream of images through a segmentation: one image for each thread, in bounded memory."""
+"""A stream of images through a segmentation or a detection: one image for each thread, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from bbg.engine import Engine
 from bbg.errors import BbgError
+from bbg.heads import Box
 from bbg.image import Source
 from bbg.masks import Mask
 from bbg.sources import Image, Url
@@ -30,7 +31,24 @@ def masks(
     network that has no preprocessing or whose head is no segmentation.
     """
     engine.segment([])  # raises where the network cannot
+    return _each(lambda image: make(engine.segment(image), image), images, threads or engine.threads)
 
+
+def boxes(
+    engine: Engine,
+    images: Iterable[tuple[str, Image]],
+    make: Callable[[list[Box], Source], Made],
+    threads: int | None = None,
+    score: float = 0.5,
+) -> Iterator[tuple[str, Made | BbgError]]:
+    """As `masks`, with the boxes whose probability is at least `score`; BbgError as `Engine.detect` raises it."""
+    engine.detect([], score)
+    return _each(lambda image: make(engine.detect(image, score), image), images, threads or engine.threads)
+
+
+def _each(
+    answer: Callable[[Source], Made], images: Iterable[tuple[str, Image]], threads: int
+) -> Iterator[tuple[str, Made | BbgError]]:
     def one(image: Image) -> Made | BbgError:
         try:
             if isinstance(image, BbgError):
@@ -39,17 +57,16 @@ def masks(
                 from bbg.sources.web import fetch  # its imports take longer than the engine's start
 
                 image = fetch(image)
-            return make(engine.segment(image), image)
+            return answer(image)
         except BbgError as error:
             return error
 
-    threads = threads or engine.threads
     working: deque[tuple[str, Future[Made | BbgError]]] = deque()
     with pool(threads) as workers:
         for name, image in images:
             working.append((name, workers.submit(one, image)))
             if len(working) >= threads + 2:
-                first, answer = working.popleft()
-                yield first, answer.result()
-        for first, answer in working:
-            yield first, answer.result()
+                first, found = working.popleft()
+                yield first, found.result()
+        for first, found in working:
+            yield first, found.result()
