@@ -17,6 +17,7 @@ from bbg.graph import Part
 from bbg.graph.file import read
 from bbg.heads import Classification
 from bbg.layers import Unit
+from bench.generality import tensors
 from cases.functional import Functional
 
 torch.set_num_threads(1)  # small maps
@@ -186,7 +187,7 @@ def test_the_head_is_the_one_that_is_given(tmp_path: Path) -> None:
     bbg.convert(scores, path, EXAMPLE, head="classification")
     assert read(path).head == Classification()
     with pytest.raises(
-        BbgError, match="head is 'classify', allowed are 'auto', 'classification', 'segmentation', None"
+        BbgError, match="head is 'classify', allowed are 'auto', 'classification', 'segmentation', 'detection', None"
     ):
         bbg.convert(scores, path, EXAMPLE, head="classify")
     two = Functional(lambda x, c: (c(x), c(x)), nn.Conv2d(3, 4, 3, padding=1))
@@ -194,14 +195,37 @@ def test_the_head_is_the_one_that_is_given(tmp_path: Path) -> None:
         bbg.convert(two, path, EXAMPLE, head=Classification())
 
 
+NESTED: dict[str, tuple[Callable[..., Any], list[str]]] = {
+    "a tuple in a dict": (lambda x, c: {"heads": (c(x), -x), "map": c(x)}, ["heads.0", "heads.1", "map"]),
+    "a list in a list": (lambda x, c: [c(x), [-x]], ["0", "1.0"]),
+    "dicts in a list": (lambda x, c: [{"a": c(x), "b": -x}, {"a": c(-x)}], ["0.a", "0.b", "1.a"]),
+    "nothing for a name": (lambda x, c: {"out": c(x), "aux": None}, ["out"]),
+    "nothing first": (lambda x, c: (None, c(x)), ["1"]),
+    "numbers as names": (lambda x, c: {3: c(x), 5: -x}, ["3", "5"]),
+}
+
+
+@pytest.mark.parametrize("case", NESTED)
+def test_nested_returns_have_names_with_points(case: str, tmp_path: Path) -> None:
+    function, names = NESTED[case]
+    network = Functional(function, nn.Conv2d(3, 4, 3, padding=1))
+    bbg.convert(network, tmp_path / "net.bbg", EXAMPLE)
+    given = bbg.load(tmp_path / "net.bbg")(EXAMPLE.numpy())
+    with torch.no_grad():
+        wanted = list(tensors(network(EXAMPLE)))
+    assert isinstance(given, dict)
+    assert list(given) == names
+    for y, w in zip(given.values(), wanted, strict=True):
+        assert abs(y - w.numpy()).max() <= 1e-5 * float(w.abs().max())
+
+
 REFUSED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "a tuple in a dict": (lambda x, c: {"heads": (c(x), c(x))}, ("dict", "'heads' is a tuple", "of tensors")),
-    "a list in a list": (lambda x, c: [c(x), [c(x)]], ("list", "'1' is a list")),
-    "nothing for a name": (lambda x, c: {"out": c(x), "aux": None}, ("'aux' is a NoneType",)),
-    "a number": (lambda x, c: (c(x), 1.0), ("'1' is a float",)),
-    "names that are no strings": (lambda x, c: {0: c(x)}, ("0 is no name",)),
-    "no tensor": (lambda x, c: None, ("returns NoneType", "must return a tensor")),
-    "nothing": (lambda x, c: (), ("returns tuple",)),
+    "a name twice": (lambda x, c: {"a": [c(x)], "a.0": x}, ("two tensors named 'a.0'", "of tensors")),
+    "a number": (lambda x, c: (c(x), 1.0), ("a float as '1'",)),
+    "a number in a list": (lambda x, c: {"a": [c(x), 1.0]}, ("a float as 'a.1'",)),
+    "names that are no strings": (lambda x, c: {(0, 1): c(x)}, ("(0, 1) is no name",)),
+    "no tensor": (lambda x, c: None, ("returns nothing", "must return a tensor")),
+    "nothing": (lambda x, c: (), ("returns nothing",)),
     "a constant": (lambda x, c: (c(x), torch.ones(2, 3)), ("output '1'", "does not depend on the images")),
     "half a map": (lambda x, c: c(x)[:, :, :8], ("the output", "[N, 4, 8, 32]", "whole channels")),
     "rows joined": (

@@ -87,7 +87,8 @@ def convert(
     people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies: "classification",
     "segmentation", a `bbg.heads.Detection(levels)`, or None; "auto": a classification where the network returns one
     score per class, a segmentation where it returns one map `[N, C, H, W]` for each of C labels, else None. The network
-    may also return a tuple, list or dict of tensors. The same model gives the same bytes.
+    may also return a tuple, list or dict of tensors, or these nested (`{"maps": [x, y]}` has the outputs "maps.0" and
+    "maps.1"). The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
     are not finite, labels or preprocessing that do not fit, a calibration whose numbers no normalised pixels can be, a

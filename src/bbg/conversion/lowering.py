@@ -9,7 +9,7 @@ compute it, by which the engine is judged later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ from bbg.errors import BbgError, first_line
 from bbg.graph import Graph, Output, Structure
 from bbg.tracing.refusals import Refusals
 from bbg.tracing.values import UNKNOWN
+
+_ALLOWED = "it must return a tensor, or a tuple, list or dict of tensors"
 
 
 @dataclass(frozen=True)
@@ -110,22 +112,35 @@ def _judged(walk: Walk, returned: Any, expected: tuple[Structure, dict[str, Any]
 
 
 def named_outputs(result: Any) -> tuple[Structure, dict[str, Any]]:
-    """How a network returns its tensors, "tensor", "tuple", "list" or "dict", and each by name; one alone is ''."""
+    """How a network returns its tensors, "tensor", "tuple", "list" or "dict", and each by name; one alone is ''.
+
+    What is nested, as `{"maps": [x, y]}`, is a dict with names such as "maps.0"; a None is left out.
+    """
     if isinstance(result, (Tensor, View)):
         return "tensor", {"": result}
-    allowed = "it must return a tensor, or a tuple, list or dict of tensors"
-    if not isinstance(result, (dict, tuple, list)) or not result:
-        raise BbgError(f"the network returns {type(result).__name__}; {allowed}")
-    named = result if isinstance(result, dict) else {str(i): value for i, value in enumerate(result)}
-    for name, value in named.items():
-        if not isinstance(name, str) or not isinstance(value, (Tensor, View)):
-            came = f"{name!r} is a {type(value).__name__}" if isinstance(name, str) else f"{name!r} is no name"
-            raise BbgError(f"the network returns a {_structure(result)} in which {came}; {allowed}")
-    return _structure(result), dict(named)
+    leaves = list(_leaves(result, ""))
+    named = dict(leaves)
+    if not named or len(named) < len(leaves):
+        twice = [name for i, (name, _) in enumerate(leaves) if name in dict(leaves[:i])]
+        came = f"two tensors named {twice[0]!r}" if twice else "nothing"
+        raise BbgError(f"the network returns {came}; {_ALLOWED}")
+    if not isinstance(result, dict) and list(named) == [str(i) for i in range(len(result))]:
+        return "tuple" if isinstance(result, tuple) else "list", named
+    return "dict", named
 
 
-def _structure(result: Any) -> Structure:
-    return "dict" if isinstance(result, dict) else "tuple" if isinstance(result, tuple) else "list"
+def _leaves(result: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every tensor with its name."""
+    if isinstance(result, (Tensor, View)):
+        yield name, result
+    elif isinstance(result, (dict, tuple, list)):
+        for key, value in result.items() if isinstance(result, dict) else enumerate(result):
+            if not isinstance(key, (str, int)):
+                raise BbgError(f"the network returns a dict in which {key!r} is no name; {_ALLOWED}")
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    elif result is not None:
+        came = f"a {type(result).__name__} as {name!r}" if name else type(result).__name__
+        raise BbgError(f"the network returns {came}; {_ALLOWED}")
 
 
 def _title(name: str) -> str:
