@@ -207,6 +207,11 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
     "ones around": (lambda x, c: F.pad(c(x), (1, 1, 1, 1), value=1.0), "pads by 1.0; pad by zeros"),
     "images around": (lambda x, c: F.pad(c(x), (0, 0, 0, 0, 0, 0, 1, 0))[1:], "pad channels, rows and columns alone"),
     "mean of the images": (lambda x, c: c(x) - c(x).mean(0, keepdim=True), "take it over axes of a map"),
+    "a roll of the images": (lambda x, c: torch.roll(c(x), 2, 0), "name other axes alone"),
+    "a roll of all": (lambda x, c: c(x).roll(2 * x.flatten(1).size(1)), "name other axes alone"),
+    "two of the images": (lambda x, c: c(x)[:2], "takes some of the images apart"),
+    "the last two images": (lambda x, c: c(x).narrow(0, -2, 2), "takes some of the images apart"),
+    "two and two images": (lambda x, c: c(x).split(2)[0], "takes some of the images apart"),
     "bicubic": (lambda x, c: F.interpolate(c(x), (15, 24), mode="bicubic"), "[14, 12] to [15, 24] by 'bicubic'"),
     "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; use 2, 3"),
     "a softmax of rows": (lambda x, c: F.softmax(c(x), 2), "is none of channels"),
@@ -221,6 +226,9 @@ def test_others_are_refused(case: str, tmp_path: Path) -> None:
         bbg.convert(Functional(function, nn.Conv2d(6, 6, 1)), tmp_path / "net.bbg", IMAGES)
     assert sentence in str(error.value)
     assert not (tmp_path / "net.bbg").exists()
+    with pytest.raises(BbgError) as checked:
+        bbg.check(Functional(function, nn.Conv2d(6, 6, 1)), IMAGES)
+    assert sentence in str(checked.value)
 
 
 @pytest.mark.parametrize("edges", ["fp32", "int8"])

@@ -32,6 +32,8 @@ def value_for(images: int, values: tuple[Any, Any]) -> Any:
         shape = value_for(images, (tuple(one.shape), tuple(other.shape)))
         return UNKNOWN if shape is UNKNOWN else torch.zeros((), dtype=one.dtype).expand(shape)
     if isinstance(one, (tuple, list)):
+        if len(one) != len(other):
+            return UNKNOWN
         parts = [value_for(images, pair) for pair in zip(one, other, strict=True)]
         return UNKNOWN if any(part is UNKNOWN for part in parts) else type(one)(parts)
     if one == other:

@@ -48,8 +48,17 @@ def _moves(op: Op) -> None:
 
 
 for _op in ops_with(Trait.MOVES):
-    if _op.name != "getitem":  # whose input may be several tensors, not one
+    if _op.name not in ("getitem", "roll"):  # which have rules of their own
         _moves(_op)
+
+
+@lowers(torch.roll, "roll", takes_views=True)
+def roll(builder: Builder, input: View, shifts: Any, dims: Any = None) -> Any:
+    """A roll along axes of each image -> no op, another layout."""
+    axes = [dims] if isinstance(dims, int) else list(dims or ())
+    if not axes or any(axis % (input.indices.ndim + 1) == 0 for axis in axes):  # by 2, two images stay as they are
+        raise builder.error("rolls the images too; name other axes alone, as torch.roll(x, 1, 3)")
+    return _rearranged(builder, input, lambda layout: torch.roll(layout, shifts, dims))
 
 
 def _repeats(name: str) -> None:
