@@ -160,8 +160,12 @@ class Walk:
     def _materialized(self, argument: Any) -> Any:
         return self.builder.materialize(argument) if isinstance(argument, View) else argument
 
-    def _query(self, target: Any, x: View, *args: Any, **kwargs: Any) -> Any:
-        """Shape, rank and the like: known from the example."""
+    def _query(self, target: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Shape, rank and the like: known from the example; `values` of the largest numbers."""
+        if isinstance(x, (tuple, list)):
+            if args != ("values",):
+                raise self.builder.error(f"the attribute {args[0]!r} of several tensors cannot be converted; use one")
+            return x[0]  # of what `max` gives
         result = getattr(x.tensor, target)(*args, **kwargs) if isinstance(target, str) else target(x.tensor, *args)
         if isinstance(result, Tensor):
             raise self.builder.error(

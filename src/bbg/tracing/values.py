@@ -74,7 +74,7 @@ def same_for_any_batch(x: ValueProxy, y: ValueProxy) -> bool:
     It has if all entries are equal for both batch sizes, or if two differ that do not depend on the number of images.
     """
     entries = [
-        list(zip(*value, strict=True)) if isinstance(value[0], tuple) else [value] for value in (x.values, y.values)
+        list(zip(*value, strict=True)) if isinstance(value[0], tuple) else [value] for value in (x.known, y.known)
     ]
     if len(entries[0]) != len(entries[1]):
         return True

@@ -81,6 +81,11 @@ def pad(builder: Builder, input: TracedTensor, pad: Any, mode: str = "constant",
     """Zeros around a map or its channels, or fewer rows and columns -> conv; rows and columns of the map -> take."""
     x = builder.as_nchw(input)
     if mode != "constant":
+        for size, low, high in zip(x.shape[:0:-1], pad[::2], pad[1::2], strict=False):
+            if size + min(low, 0) + min(high, 0) < max(low, high):  # torch gives what was in memory before
+                raise builder.error(
+                    f"pads a map {list(x.shape[1:])} by {list(pad)}, by more than is left of it; pad less"
+                )
         places = F.pad(x.indices.double()[None], pad, mode)[0].to(torch.int64)
         return builder.as_nchw(x.with_layout(places))
     if value:
