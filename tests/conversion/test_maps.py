@@ -108,6 +108,14 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "zeros and ones of a shape": lambda x, c: c(torch.zeros_like(x)) + c(x) * (torch.ones_like(x) - 0.25 * x),
     "variances": lambda x, c: c(x).var((2, 3), keepdim=True) * x + x.var(1, unbiased=False, keepdim=True),
     "a deviation": lambda x, c: (c(x) - c(x).mean(1, keepdim=True)) / (c(x).std(1, keepdim=True) + 0.1),
+    "largest channel, by name": lambda x, c: x * c(x).max(dim=1, keepdim=True).values.sigmoid(),
+    "a number for each image": lambda x, c: x + c(x).mean((1, 2, 3))[:, None, None, None],
+    "a map that is cut, as output": lambda x, c: c(F.pad(x, (0, 2, 1, 0), "reflect"))[:, :, 1:, : x.size(3)],
+    "a mirrored map as output": lambda x, c: last(c(x.flip(3)).flip(3)),
+    "rows, and channels moved into the map": lambda x, c: (
+        c(x)[:, :, [2, 2]][..., [0, 1, 2, 3]].sum((2, 3)) + F.pixel_shuffle(c(x)[:, :4], 2).sum((2, 3))
+    ),
+    "the other edge, cut": lambda x, c: F.pad(c(x), (2, -1, -3, 4), "circular"),
     "the smaller": lambda x, c: torch.minimum(x, c(x)),
     "softsign and soft thresholds": lambda x, c: F.softsign(c(x)) + F.softshrink(c(x), 0.2),
     "a slope as an argument": lambda x, c: F.prelu(c(x), WEIGHT),
@@ -216,6 +224,15 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
     "ones around": (lambda x, c: F.pad(c(x), (1, 1, 1, 1), value=1.0), "pads by 1.0; pad by zeros"),
     "images around": (lambda x, c: F.pad(c(x), (0, 0, 0, 0, 0, 0, 1, 0))[1:], "pad channels, rows and columns alone"),
     "mean of the images": (lambda x, c: c(x) - c(x).mean(0, keepdim=True), "take it over axes of a map"),
+    "a roll of the images": (lambda x, c: torch.roll(c(x), 2, 0), "name other axes alone"),
+    "a roll of all": (lambda x, c: c(x).roll(2 * x.flatten(1).size(1)), "name other axes alone"),
+    "two of the images": (lambda x, c: c(x)[:2], "takes some of the images apart"),
+    "the last two images": (lambda x, c: c(x).narrow(0, -2, 2), "takes some of the images apart"),
+    "two and two images": (lambda x, c: c(x).split(2)[0], "takes some of the images apart"),
+    "a number for each image alone": (lambda x, c: c(x).mean((1, 2, 3)), "keep an axis, as keepdim=True"),
+    "more than is left of it": (lambda x, c: F.pad(c(x)[:, :, :1], (0, 0, 1, -1), "circular"), "pad less"),
+    "a function of the largest": (lambda x, c: torch.cumsum(c(x).max(1).values, 1), "the function 'cumsum'"),
+    "places of the largest": (lambda x, c: c(x) * c(x).max(1).indices.unsqueeze(1), "of several tensors"),
     "bicubic": (lambda x, c: F.interpolate(c(x), (15, 24), mode="bicubic"), "[14, 12] to [15, 24] by 'bicubic'"),
     "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; use 2, 3"),
     "a softmax of rows": (lambda x, c: F.softmax(c(x), 2), "is none of channels"),
@@ -230,6 +247,9 @@ def test_others_are_refused(case: str, tmp_path: Path) -> None:
         bbg.convert(Functional(function, nn.Conv2d(6, 6, 1)), tmp_path / "net.bbg", IMAGES)
     assert sentence in str(error.value)
     assert not (tmp_path / "net.bbg").exists()
+    with pytest.raises(BbgError) as checked:
+        bbg.check(Functional(function, nn.Conv2d(6, 6, 1)), IMAGES)
+    assert sentence in str(checked.value)
 
 
 @pytest.mark.parametrize("edges", ["fp32", "int8"])

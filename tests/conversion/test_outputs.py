@@ -120,6 +120,8 @@ RETURNS: dict[str, tuple[Callable[..., Any], str]] = {
     "some channels per anchor": (lambda x, c: last(c(x)).unflatten(3, (2, 2))[..., :1], "tensor"),
     "shuffled channels": (lambda x, c: c(x)[:, [2, 0, 3, 1]], "tensor"),
     "one value twice": (lambda x, c: (lambda y: (y, last(y), y.flatten(1)))(c(x)), "tuple"),
+    "half a map": (lambda x, c: c(x)[:, :, :16], "tensor"),
+    "half a map, channels last": (lambda x, c: {"y": last(c(x))[:, ::2]}, "dict"),
     "a layer behind a slice": (lambda x, c: c(c(x)[:, :3]), "tensor"),
     "flat maps joined": (lambda x, c: torch.cat([c(x).flatten(1), x.mean((2, 3)), last(c(x)).flatten(1)], 1), "tensor"),
     "joins joined": (lambda x, c: (lambda y: torch.cat([torch.cat([y, y], 1), y], 1))(pixels(c(x))), "tensor"),
@@ -227,7 +229,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "no tensor": (lambda x, c: None, ("returns nothing", "must return a tensor")),
     "nothing": (lambda x, c: (), ("returns nothing",)),
     "a constant": (lambda x, c: (c(x), torch.ones(2, 3)), ("output '1'", "does not depend on the images")),
-    "half a map": (lambda x, c: c(x)[:, :, :8], ("the output", "[N, 4, 8, 32]", "whole channels")),
+    "some numbers": (lambda x, c: c(x).flatten(1)[:, 5:], ("the output", "[N, 4091]", "whole channels")),
     "rows joined": (
         lambda x, c: torch.cat([c(x), c(x)], 2),
         ("the output", "'cat'", "[N, 4, 64, 32]", "return whole channels of maps"),

@@ -78,6 +78,9 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "softmax": (1,),
     "rms_norm": ((6,),),
     "maximum": (OTHER,),
+    "minimum": (OTHER,),
+    "flip": ((2, 3),),
+    "roll": (1, 2),
 }  # fmt: skip
 INTERNAL = {torch.batch_norm, torch.instance_norm}  # take more arguments than the functions that call them
 BY_EQUATION = {"einsum": "ncij,ncjk->ncik"}

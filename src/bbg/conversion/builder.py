@@ -48,7 +48,7 @@ class Builder(Appender):
         """`x` of one value, which has the channels of all; None where their maps differ."""
         if len({part.shape[1:] for part in x.parts}) > 1:
             return None
-        key = ("join", *(part.name for part in x.parts))
+        key = ("concat", *(part.name for part in x.parts))
         if key not in self.selected:
             whole = tuple(TracedTensor(part.name, part.value) for part in x.parts)
             self.selected[key] = self.add("concat", whole, lambda *given: torch.cat(given, 1), suffix=".join")
@@ -80,22 +80,26 @@ class Builder(Appender):
 
     def as_output(self, name: str, x: View) -> Output:
         """The output `name` that returns `x`: whole values, each in some order of its axes, one after another."""
-        ways: list[Callable[[], View]] = [lambda: x]
+        title = f"output {name!r}" if name else "the output"
+        if not x.indices.ndim:
+            raise BbgError(f"{title}: the network returns a number for each image, [N]; keep an axis, as keepdim=True")
+        ways: list[Callable[[], View | None]] = [lambda: x]
         if isinstance(x, TracedTensor):
-            ways.append(partial(self.compact, x))
-            if x.phases() is not None:
-                ways.append(partial(self.as_nchw, x))
+            ways += [partial(self.compact, x), partial(self._rearranged, x)]
         for attempt in ways:
-            parts = _parts(attempt())
+            made = attempt()
+            parts = None if made is None else _parts(made)
             if parts is not None:
                 return Output(name, parts, tuple(x.indices.shape))
         raise BbgError(
-            f"{name or 'the output'}: the network returns {x.describe()}; return whole channels of maps, and take "
-            "parts of them outside"
+            f"{title}: the network returns {x.describe()}; return whole channels of maps, and take parts of them "
+            "outside"
         )
 
     def compact(self, x: TracedTensor) -> TracedTensor:
         """`x` of a value that has the channels which torch has, in torch's order; `x` where torch has parts of maps."""
+        if x.layout is None:
+            return x
         area = x.shape[1] * x.shape[2]
         channels = list(dict.fromkeys((x.indices.flatten() // area).tolist()))
         is_whole = len(channels) * area == x.indices.numel() == len(set(x.indices.flatten().tolist()))
@@ -144,7 +148,7 @@ class Builder(Appender):
             return None
         rows, columns = found
         size = (len(rows), len(columns))
-        key = (x.name, tuple(rows.tolist()), tuple(columns.tolist()))
+        key = ("take", x.name, tuple(rows.tolist()), tuple(columns.tolist()))
         if key not in self.selected:
             self.selected[key] = self.add(
                 "take",
@@ -176,7 +180,7 @@ class Builder(Appender):
 
     def _shuffle(self, x: TracedTensor, stride: tuple[int, int], channels: Tensor) -> TracedTensor:
         """The op that moves these `channels` of the phases into the map; one op for all who ask for the same."""
-        key = (x.name, stride, tuple(channels.flatten().tolist()))
+        key = ("depth_to_space", x.name, stride, tuple(channels.flatten().tolist()))
         if key not in self.selected:
             rows, columns = stride
 
@@ -184,7 +188,7 @@ class Builder(Appender):
                 split = v.reshape(len(v), rows, columns, -1, *v.shape[2:])
                 return split.permute(0, 3, 4, 1, 5, 2).reshape(len(v), split.shape[3], rows * v.shape[2], -1)
 
-            phases = self._select_channels(x, list(key[2]))
+            phases = self._select_channels(x, channels.flatten().tolist())
             self.selected[key] = self.add("depth_to_space", (phases,), shuffle, suffix=".shuffle", stride=stride)
         return self.selected[key]
 
@@ -205,7 +209,7 @@ class Builder(Appender):
 
     def whole_map(self, x: TracedTensor) -> TracedTensor:
         """`x` of a value that has no more than the pixels which torch has, where these are rows and columns."""
-        return x if x.channel_indices() is not None or x.lines() is None else self._select(x)
+        return x if x.layout is None or x.channel_indices() is not None or x.lines() is None else self._select(x)
 
     def _select(self, x: TracedTensor) -> TracedTensor:
         """`x` of a value with the channels that torch has, in its order; BbgError where torch has no whole maps."""
@@ -222,7 +226,7 @@ class Builder(Appender):
 
     def _select_channels(self, x: TracedTensor, channels: list[int]) -> TracedTensor:
         """The op that selects these channels of a value; one op for all who ask for the same."""
-        key = (x.name, tuple(channels))
+        key = ("select", x.name, tuple(channels))
         if key not in self.selected:
             self.selected[key] = self.add(
                 "select",

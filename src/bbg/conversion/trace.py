@@ -113,8 +113,11 @@ def _without_rule(traced: Traced) -> dict[fx.Node, str]:
                 "it draws random numbers in evaluation mode, and the file would hold one draw for good; draw them in "
                 "training mode only"
             )
-        elif not tensors.intersection(node.all_input_nodes) or node.op == "output" or node.target in QUERIES:
+        elif not tensors.intersection(node.all_input_nodes) or node.op == "output":
             continue
+        elif node.target in QUERIES:
+            if not isinstance(node.meta.get("values", (None,))[0], Tensor):  # as `x.max(1).values` is one
+                continue
         elif node.op == "call_module":
             kind = type(traced.part(node.target))
             if rule_of(traced.part(node.target)) is None:

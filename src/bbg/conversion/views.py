@@ -32,7 +32,7 @@ def channels_last(shape: Shape) -> Tensor:
 def to_value(tensor: Tensor, layout: Tensor | None, shape: Shape | tuple[int, int]) -> Tensor:
     """The value `[N, *shape]` that torch has as `tensor` in `layout`, which must hold each index once."""
     if layout is not None:
-        given = tensor.flatten(1)
+        given = tensor.reshape(len(tensor), -1)
         tensor = torch.empty_like(given)
         tensor[:, layout.flatten()] = given
     return tensor.reshape(len(tensor), *shape)

@@ -21,7 +21,7 @@ from bbg.conversion.trace import Traced
 from bbg.conversion.views import StackedTensors, TracedTensor, View, to_value
 from bbg.errors import BbgError
 from bbg.tracing.refusals import Refusal, Refusals
-from bbg.tracing.values import UNKNOWN, value_for
+from bbg.tracing.values import BATCH_SIZES, UNKNOWN, value_for
 from bbg.tracing.vocabulary import Trait, op_of
 
 TOLERANCE = 1e-5  # of the largest number, of an op against the layer that it comes from
@@ -95,6 +95,7 @@ class Walk:
                 self.refuse(self.builder.error(reason))
             if known and (reason is None or not _views(args, kwargs)):
                 lowered = self._lower(node, args, kwargs)
+                self._check_images(node, lowered)
             tensor = self._in_torch(node, lowered, bool(_views(args, kwargs)) or not known)
             self._check_in_place(node)
             lowered = self._as_in_torch(lowered, tensor, 0.0 if self.dry else _largest(args, kwargs))
@@ -163,14 +164,23 @@ class Walk:
     def _materialized(self, argument: Any) -> Any:
         return self.builder.materialize(argument) if isinstance(argument, View) else argument
 
-    def _query(self, target: Any, x: View, *args: Any, **kwargs: Any) -> Any:
-        """Shape, rank and the like: known from the example."""
+    def _query(self, target: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Shape, rank and the like: known from the example; `values` of the largest numbers."""
+        if isinstance(x, (tuple, list)):
+            if args != ("values",):
+                raise self.builder.error(f"the attribute {args[0]!r} of several tensors cannot be converted; use one")
+            return x[0]  # of what `max` gives
         result = getattr(x.tensor, target)(*args, **kwargs) if isinstance(target, str) else target(x.tensor, *args)
         if isinstance(result, Tensor):
             raise self.builder.error(
                 f"the attribute {args[0]!r} of a tensor cannot be converted; use its shape, or a method"
             )
         return result
+
+    def _check_images(self, node: fx.Node, lowered: Any) -> None:
+        """BbgError where the node takes some of the images, which two images may not show, as `x[:2]`."""
+        if "values" in node.meta and not _of_all_images(lowered, *node.meta["values"]):
+            raise self.builder.error("takes some of the images apart; do that outside of the network")
 
     def _check_in_place(self, node: fx.Node) -> None:
         """BbgError where the node changed a tensor that is read again."""
@@ -213,6 +223,14 @@ class Walk:
 def agree(a: Tensor, b: Tensor, largest: float = 0.0) -> bool:
     """Whether two tensors are equal but for rounding, also of the `largest` number that they come from."""
     return a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE * max(largest, float(b.abs().max())))
+
+
+def _of_all_images(lowered: Any, one: Any, other: Any) -> bool:
+    """Whether each view has all images, by what torch gives for either number of them."""
+    if isinstance(lowered, (tuple, list)):
+        same = len(lowered) == len(one) == len(other)
+        return same and all(_of_all_images(*parts) for parts in zip(lowered, one, other, strict=True))
+    return not isinstance(lowered, View) or (len(one), len(other)) == BATCH_SIZES
 
 
 def _shape(x: View) -> tuple[int, ...]:

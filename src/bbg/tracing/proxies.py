@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ValueProxy(fx.Proxy):
-    """A proxy that knows what its node gives for either batch size.
+    """A proxy that knows what its node gives for either batch size: `known`, for `values` is an attribute of torch's.
 
     `of_batch`: whether the value depends on the number of images, other than as the size of an axis.
     """
@@ -22,7 +22,7 @@ class ValueProxy(fx.Proxy):
 
     def __init__(self, node: fx.Node, tracer: Tracer, values: tuple[Any, Any], of_batch: bool) -> None:
         super().__init__(node, tracer)
-        self.values, self.of_batch = values, of_batch
+        self.known, self.of_batch = values, of_batch
 
     def __getattr__(self, k: str) -> Attribute:  # type: ignore[override]
         return Attribute(self, k)
@@ -76,11 +76,11 @@ class Attribute(ValueProxy):
         return self.proxy().node
 
     @property
-    def values(self) -> tuple[Any, Any]:  # type: ignore[override]
+    def known(self) -> tuple[Any, Any]:  # type: ignore[override]
         made = self.proxy()
         if not isinstance(made, ValueProxy):
             raise fx.proxy.TraceError(f"the value of {self.name!r} is not known")
-        return made.values
+        return made.known
 
     @property
     def of_batch(self) -> bool:  # type: ignore[override]

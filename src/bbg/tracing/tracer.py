@@ -286,7 +286,7 @@ class Tracer(fx.Tracer):
 
     def decide(self, proxy: ValueProxy) -> Any:
         """The value of `proxy`, for Python needs it now: that of the example, which must not depend on the batch."""
-        value, other = proxy.values
+        value, other = proxy.known
         if isinstance(value, Tensor):
             self._refuse("it decides by the numbers of a tensor", proxy.node)
             return 1
@@ -301,10 +301,10 @@ class Tracer(fx.Tracer):
 
     def length(self, proxy: ValueProxy) -> int:
         """How many items `proxy` has: no decision where its code says it, for a shape or `x.chunk(2)`."""
-        one, other = (len(value) for value in proxy.values)
+        one, other = (len(value) for value in proxy.known)
         if one != other:
             raise fx.proxy.TraceError(COUNT)
-        if not isinstance(proxy.values[0], torch.Size) and chunks(proxy.node) != one:
+        if not isinstance(proxy.known[0], torch.Size) and chunks(proxy.node) != one:
             what = f"it goes through the {one} items of {proxy.node.name}, as many as the example has"
             self.decisions.append(Decision(self.qualname, what, place=place_of_call(Tracer.run.__code__)))
         return one
@@ -335,7 +335,7 @@ class Tracer(fx.Tracer):
         if target in (operator.eq, operator.ne) and len(proxies) == 2:
             of_batch = of_batch or not same_for_any_batch(*proxies)
         elif target is not operator.getitem:  # an entry of a shape depends on the batch where it differs
-            of_batch = of_batch or any(proxy.of_batch or differs(proxy.values) for proxy in proxies)
+            of_batch = of_batch or any(proxy.of_batch or differs(proxy.known) for proxy in proxies)
         return (one, other), of_batch
 
     def _given(self, given: Any, i: int) -> Any:
@@ -343,7 +343,7 @@ class Tracer(fx.Tracer):
 
         def value(a: Any) -> Any:
             if isinstance(a, ValueProxy):
-                return a.values[i]
+                return a.known[i]
             return self._as_meta(a) if isinstance(a, Tensor) else a
 
         return fx.node.map_aggregate(given, value)

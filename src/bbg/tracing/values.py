@@ -32,6 +32,8 @@ def value_for(images: int, values: tuple[Any, Any]) -> Any:
         shape = value_for(images, (tuple(one.shape), tuple(other.shape)))
         return UNKNOWN if shape is UNKNOWN else torch.zeros((), dtype=one.dtype).expand(shape)
     if isinstance(one, (tuple, list)):
+        if len(one) != len(other):
+            return UNKNOWN
         parts = [value_for(images, pair) for pair in zip(one, other, strict=True)]
         return UNKNOWN if any(part is UNKNOWN for part in parts) else type(one)(parts)
     if one == other:
@@ -72,7 +74,7 @@ def same_for_any_batch(x: ValueProxy, y: ValueProxy) -> bool:
     It has if all entries are equal for both batch sizes, or if two differ that do not depend on the number of images.
     """
     entries = [
-        list(zip(*value, strict=True)) if isinstance(value[0], tuple) else [value] for value in (x.values, y.values)
+        list(zip(*value, strict=True)) if isinstance(value[0], tuple) else [value] for value in (x.known, y.known)
     ]
     if len(entries[0]) != len(entries[1]):
         return True

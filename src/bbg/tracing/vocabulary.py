@@ -33,7 +33,7 @@ class Trait(Flag):
     POOLS        gives means or maxima of its input
     MAX_POOLS    gives maxima of a window that moves over the map
     PERMUTES     permutes the axes of its input
-    ADDS         adds its inputs
+    ADDS         adds its inputs, or takes the least: not negative where none of them is
     MULTIPLIES   multiplies or divides its inputs
     JOINS        gives the elements of several inputs
     ACTIVATION   works on each element alone; another nonlinearity can stand in its place and be trained
@@ -191,7 +191,7 @@ _ROWS = (
     _op("amax", _POOL),
     _op("max", _POOL),
     _op("maximum", T.KEEPS_SIGN),
-    _op("minimum", T.KEEPS_SIGN),
+    _op("minimum", T.ADDS),
     # sums, products, joins
     _op("sum", T.KEEPS_SIGN),
     _op("add", T.ADDS, operators=("add", "iadd")),

@@ -48,8 +48,17 @@ def _moves(op: Op) -> None:
 
 
 for _op in ops_with(Trait.MOVES):
-    if _op.name != "getitem":  # whose input may be several tensors, not one
+    if _op.name not in ("getitem", "roll"):  # which have rules of their own
         _moves(_op)
+
+
+@lowers(torch.roll, "roll", takes_views=True)
+def roll(builder: Builder, input: View, shifts: Any, dims: Any = None) -> Any:
+    """A roll along axes of each image -> no op, another layout."""
+    axes = [dims] if isinstance(dims, int) else list(dims or ())
+    if not axes or any(axis % (input.indices.ndim + 1) == 0 for axis in axes):  # by 2, two images stay as they are
+        raise builder.error("rolls the images too; name other axes alone, as torch.roll(x, 1, 3)")
+    return _rearranged(builder, input, lambda layout: torch.roll(layout, shifts, dims))
 
 
 def _repeats(name: str) -> None:
@@ -72,6 +81,11 @@ def pad(builder: Builder, input: TracedTensor, pad: Any, mode: str = "constant",
     """Zeros around a map or its channels, or fewer rows and columns -> conv; rows and columns of the map -> take."""
     x = builder.as_nchw(input)
     if mode != "constant":
+        for size, low, high in zip(x.shape[:0:-1], pad[::2], pad[1::2], strict=False):
+            if size + min(low, 0) + min(high, 0) < max(low, high):  # torch gives what was in memory before
+                raise builder.error(
+                    f"pads a map {list(x.shape[1:])} by {list(pad)}, by more than is left of it; pad less"
+                )
         places = F.pad(x.indices.double()[None], pad, mode)[0].to(torch.int64)
         return builder.as_nchw(x.with_layout(places))
     if value:
