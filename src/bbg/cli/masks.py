@@ -49,7 +49,9 @@ def made(drawn: bool) -> Callable[[Mask, Source], Found]:
 class Folder:
     """The folder of --out: `NAME.png` for the mask and `NAME-overlay.png` for the overlay of each image.
 
-    NAME is that of the image without its ending, with a number behind it where another image has it too.
+    NAME is that of the image without its ending, with a number behind it where another image has it too. No file that
+    is there is written over: it may be a mask that somebody drew, or an image further down in a list. One that has the
+    same bytes already, as behind a run that was ended, is left as it is.
     """
 
     def __init__(self, path: Path, sources: Iterable[str]) -> None:
@@ -66,7 +68,6 @@ class Folder:
                     self._refuse(source)
             else:
                 self._check(source)
-        self.listed = STDIN in sources
         make_folder(path)
 
     def apart(self, images: Iterable[tuple[str, Image]]) -> Iterator[tuple[str, Image]]:
@@ -77,18 +78,25 @@ class Folder:
             yield name, image
 
     def write(self, name: str, found: Found) -> Found:
-        """Write the files of the image `name`; returns `found` with the path of the mask."""
-        stem = Path(name).stem or "image"
+        """Write the files of the image `name`; returns `found` with the path of the mask.
+
+        Raises BbgError where a file with other contents is there.
+        """
+        stem = "image" if name == STDIN else Path(name).stem or "image"
         number, names = 1, [f"{stem}.png", f"{stem}-overlay.png"]
         while self.taken & set(names):
             number += 1
             names = [f"{stem}-{number}.png", f"{stem}-{number}-overlay.png"]
         self.taken |= set(names)
-        for file, data in zip(names, (found.mask, found.overlay), strict=True):
-            if self.listed and os.path.lexists(self.path / file):  # it may be an image further down in the list
-                raise BbgError(f"{str(self.path / file)!r} is there already; give a new --out folder for a list")
-            write_bytes(self.path / file, data)
-        return found._replace(file=str(self.path / names[0]))
+        files = [(self.path / file, data) for file, data in zip(names, (found.mask, found.overlay), strict=True)]
+        there = [path for path, _ in files if os.path.lexists(path)]
+        for path, data in files:
+            if path in there and not _holds(path, data):
+                raise BbgError(f"{str(path)!r} is there already, with other contents; give a new --out folder")
+        for path, data in files:
+            if path not in there:
+                write_bytes(path, data)
+        return found._replace(file=str(files[0][0]))
 
     def _check(self, image: str) -> None:
         if os.path.dirname(os.path.realpath(image)) == self.place:
@@ -96,6 +104,14 @@ class Folder:
 
     def _refuse(self, source: str) -> None:
         raise BbgError(f"{source!r} is read from the folder of --out, where masks are written; give another --out")
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether `path` is a file of these bytes."""
+    try:
+        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def ranked(found: Found, top: int) -> list[tuple[str, float]]:
