@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,36 @@ def test_without_a_folder_only_shares_are_told(folder: Path, capsys: Any) -> Non
 )
 def test_no_image_is_written_over(image: str, out: str, folder: Path, capsys: Any) -> None:
     refused(folder, capsys, "is read from the folder of --out", "predict", image, "--model", "net.bbg", "--out", out)
+
+
+def test_no_file_that_is_there_is_written_over(folder: Path, capsys: Any) -> None:
+    drawn = np.full((24, 48), 2, np.uint8)  # a mask that somebody drew, in the folder beside that of the images
+    Path("masks").mkdir()
+    Image.fromarray(drawn).save("masks/1.png")
+    refused(
+        folder, capsys, "'masks/1.png' is there already, with other contents; give a new --out folder",
+        "predict", "b", "--model", "net.bbg", "--out", "masks",
+    )  # fmt: skip
+    Path("masks/1.png").unlink()
+    Path("masks/1-overlay.png").write_bytes(b"")
+    refused(folder, capsys, "'masks/1-overlay.png' is there", "predict", "a", "--model", "net.bbg", "--out", "masks")
+    assert not Path("masks/1.png").exists()
+
+
+def test_a_run_that_was_ended_is_made_again(folder: Path) -> None:
+    words = ["predict", "a", "b/2.png", "--model", "net.bbg", "--out", "masks"]
+    assert run(*words) == 0
+    before = {path.name: path.read_bytes() for path in Path("masks").iterdir()}
+    Path("masks/2.png").unlink()
+    assert run(*words) == 0
+    assert {path.name: path.read_bytes() for path in Path("masks").iterdir()} == before
+
+
+def test_a_picture_in_the_standard_input_has_a_name_too(folder: Path) -> None:
+    data = Path("a/1.png").read_bytes()
+    words = [sys.executable, "-m", "bbg", "predict", "-", "--model", "net.bbg", "--out", "masks"]
+    subprocess.run(words, input=data, check=True, capture_output=True)
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["image-overlay.png", "image.png"]
 
 
 def test_masks_are_of_networks_that_segment(folder: Path, capsys: Any) -> None:

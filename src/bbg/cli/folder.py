@@ -16,7 +16,9 @@ from bbg.sources import STDIN, Image
 class Folder:
     """The folder of --out: for each of `endings` a file `NAME<ending>.png` of each image.
 
-    NAME is that of the image without its ending, with a number behind it where another image has it too.
+    NAME is that of the image without its ending, with a number behind it where another image has it too. No file that
+    is there is written over: it may be a mask that somebody drew, or an image further down in a list. One that has the
+    same bytes already, as behind a run that was ended, is left as it is.
     """
 
     def __init__(self, path: Path, sources: Iterable[str], endings: Sequence[str]) -> None:
@@ -33,7 +35,6 @@ class Folder:
                     self._refuse(source)
             else:
                 self._check(source)
-        self.listed = STDIN in sources
         make_folder(path)
 
     def apart(self, images: Iterable[tuple[str, Image]]) -> Iterator[tuple[str, Image]]:
@@ -44,18 +45,25 @@ class Folder:
             yield name, image
 
     def write(self, name: str, pictures: Sequence[bytes]) -> str:
-        """Write the files of the image `name`; returns the path of the first."""
-        stem = Path(name).stem or "image"
+        """Write the files of the image `name`; returns the path of the first.
+
+        Raises BbgError where a file with other contents is there.
+        """
+        stem = "image" if name == STDIN else Path(name).stem or "image"
         number, names = 1, [f"{stem}{ending}.png" for ending in self.endings]
         while self.taken & set(names):
             number += 1
             names = [f"{stem}-{number}{ending}.png" for ending in self.endings]
         self.taken |= set(names)
-        for file, data in zip(names, pictures, strict=True):
-            if self.listed and os.path.lexists(self.path / file):  # it may be an image further down in the list
-                raise BbgError(f"{str(self.path / file)!r} is there already; give a new --out folder for a list")
-            write_bytes(self.path / file, data)
-        return str(self.path / names[0])
+        files = [(self.path / file, data) for file, data in zip(names, pictures, strict=True)]
+        there = [path for path, _ in files if os.path.lexists(path)]
+        for path, data in files:
+            if path in there and not _holds(path, data):
+                raise BbgError(f"{str(path)!r} is there already, with other contents; give a new --out folder")
+        for path, data in files:
+            if path not in there:
+                write_bytes(path, data)
+        return str(files[0][0])
 
     def _check(self, image: str) -> None:
         if os.path.dirname(os.path.realpath(image)) == self.place:
@@ -63,3 +71,11 @@ class Folder:
 
     def _refuse(self, source: str) -> None:
         raise BbgError(f"{source!r} is read from the folder of --out, where pictures are written; give another --out")
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether `path` is a file of these bytes."""
+    try:
+        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False

@@ -42,7 +42,7 @@ COLUMNS = ("image", "place", "label", "score", "error")
     argument("--top", type=count, metavar="N", help="classes to show; default: 5; or boxes, by default all"),
     argument("--score", type=share, metavar="S", help="of a network that detects: the least score; default: 0.5"),
     argument("--threads", type=thread_count, metavar="N", help="default: all cores, for a single image one"),
-    argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera 1"),
+    argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera and for masks 1"),
     argument("--every", type=count, default=1, metavar="N", help="of videos and cameras, each N-th frame; default: 1"),
     LIMITS,
     argument("--allow-urls", action="store_true", help="fetch images whose address (http, https) is given"),
@@ -55,7 +55,7 @@ COLUMNS = ("image", "place", "label", "score", "error")
         type=new_folder,
         metavar="DIR",
         help="of one that segments: write each mask (NAME.png) and the picture under it (NAME-overlay.png) there; "
-        "of one that detects: each picture with its boxes (NAME-boxes.png)",
+        "of one that detects: each picture with its boxes (NAME-boxes.png); over no file that is there",
     ),
 )
 def predict(
