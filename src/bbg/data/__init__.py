@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from bbg.data.boxed import BoxSet
 from bbg.data.cifar import CIFAR10, CIFAR100
 from bbg.data.digits import DIGITS
 from bbg.data.folders import FOLDERS
@@ -15,6 +16,7 @@ from bbg.data.masks import MASKED, MaskedImages, open_masked
 from bbg.data.report import found, write_skipped
 from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Skipped, Split, Wanted, brought, class_counts, read_batch
 from bbg.data.statistics import statistics
+from bbg.data.voc import VOC, open_boxed
 from bbg.errors import BbgError, allowed
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
@@ -22,6 +24,7 @@ from bbg.recipe import Recipe
 __all__ = [
     "DATASETS",
     "PARTS",
+    "BoxSet",
     "Dataset",
     "FileSet",
     "ImageSet",
@@ -32,6 +35,7 @@ __all__ = [
     "class_counts",
     "found",
     "needs_folder",
+    "open_boxed",
     "open_data",
     "open_labelled",
     "open_masked",
@@ -48,6 +52,7 @@ DATASETS: dict[str, Entry] = {
     "folders": FOLDERS,
     "digits": DIGITS,
     "masks": MASKED,
+    "voc": VOC,
 }
 
 
@@ -62,7 +67,7 @@ def open_data(
 
     `root`: the folder that holds `cifar-10-batches-py` (or `cifar-100-python`) or, for `folders`, `train/<class>/*` and
     `test/<class>/*`. A CIFAR `root` that holds class folders instead is read as such. `masks` is read as
-    `bbg.data.masks.masks` says. `digits` needs no folder.
+    `bbg.data.masks.masks` says, `voc` as `bbg.data.voc.voc` says. `digits` needs no folder.
 
     `size`: of the images, a side or (H, W); None: the set's own, which for `folders` follows from the pictures
     (`bbg.data.folders.choice`). `preprocess`: that of the model which the images are for, as its file or checkpoint
@@ -82,7 +87,7 @@ def open_recipe(recipe: Recipe, root: Path | None, cache: Path | None = None) ->
 
 def wanted_by(recipe: Recipe) -> Wanted:
     """What the keys of `recipe` ask of the pixels."""
-    keys = {name: getattr(recipe, name) for name in ("resize", "mode", "mean", "std", "decode")}
+    keys = {name: getattr(recipe, name) for name in ("resize", "mode", "mean", "std", "decode", "strict")}
     return Wanted(recipe.sides(), **keys, pictures=None if recipe.crop == "auto" else recipe.crop == "resized")
 
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from bbg.data.boxed import BoxSet
 from bbg.data.sets import Dataset, Skipped, Split, class_counts, has_masks
 from bbg.files import write_bytes
 from bbg.image import Preprocess
@@ -23,6 +24,10 @@ def found(split: Split) -> list[str]:
     if has_masks(split.train):
         listed = list(classes[:CLASSES])
         lines.append(f"{len(classes)} classes of pixels:")
+    elif isinstance(split.train, BoxSet) and isinstance(split.test, BoxSet):
+        boxes = zip(classes, split.train.counts(), split.test.counts(), strict=True)
+        listed = [f"{name} ({train:,} + {test:,})" for name, train, test in list(boxes)[:CLASSES]]
+        lines.append(f"{len(classes)} classes of boxes (training + test):")
     else:
         counts = [class_counts(half) for half in split]
         listed = [f"{name} ({counts[0][name]:,} + {counts[1][name]:,})" for name in classes[:CLASSES]]

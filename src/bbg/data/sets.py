@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bbg.data.boxed import BoxSet
 from bbg.data.cache import Cache
 from bbg.data.pairs import PairSet
 from bbg.image import Preprocess
@@ -23,6 +24,7 @@ READ = 100  # files of a set whose contents tell it from others
 
 # What an image is labelled with: an integer, the index of its class; or a numpy array of fixed shape. One that is uint8
 # `[H, W]`, as the image is, is a mask: the class of each pixel, 255 for none. It is cropped and mirrored as its image.
+# Boxes are float32 `[M, 6]` (`bbg.data.boxed`).
 Target = Any
 
 
@@ -186,7 +188,7 @@ def part(data: Dataset, indices: np.ndarray) -> Dataset:
         pixels, pictures = (cache and cache.part(indices) for cache in (data.pixels, data.pictures))
         paths, labels = [data.paths[i] for i in indices], data.labels[indices]
         return replace(data, paths=paths, labels=labels, pixels=pixels, pictures=pictures)
-    if isinstance(data, PairSet):
+    if isinstance(data, (PairSet, BoxSet)):
         return data.part(indices)
     return Part(data, indices)
 
@@ -215,6 +217,7 @@ class Wanted:
     The names are those of `Preprocess`, but a `resize` of 0 resizes the whole picture, and a `mean` of "measured" means
     that mean and std are those of the training images. `pictures`: the training images are wanted whole, for random
     crops of their own; None: where they are photographs. `cache`: the folder in which decoded images are kept.
+    `strict`: what a set with boxes would leave out is an error.
     """
 
     size: tuple[int, int] | None = None
@@ -225,6 +228,7 @@ class Wanted:
     decode: str | None = None
     pictures: bool | None = False
     cache: Path | None = None
+    strict: bool = False
 
     @staticmethod
     def of(preprocess: Preprocess) -> Wanted:
@@ -268,7 +272,7 @@ def brought(data: Dataset, preprocess: Preprocess) -> Dataset:
     """The images of `data` as `preprocess` brings them to pixels, and with its statistics of the colours."""
     if data.preprocess == preprocess:
         return data
-    if isinstance(data, PairSet):
+    if isinstance(data, (PairSet, BoxSet)):
         return replace(data, preprocess=preprocess)
     if isinstance(data, FileSet):
         kept = data if _pixels(data.preprocess) == _pixels(preprocess) else replace(data, pixels=None, pictures=None)

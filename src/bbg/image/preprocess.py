@@ -181,6 +181,14 @@ class Preprocess:
         found: np.ndarray = (boxes.astype(np.float64) * (self.size[::-1] * 2) + crop) * stretch
         return found
 
+    def placed(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The inverse of `located`: boxes in pixels of a picture of `size`, in shares of the sides of the result."""
+        wide, high = self._resized(size[1], size[0])
+        top, left = self._cropped(high, wide)
+        crop, stretch = (left, top, left, top), (wide / size[1], high / size[0]) * 2
+        found: np.ndarray = (boxes.astype(np.float64) * stretch - crop) / (self.size[::-1] * 2)
+        return found
+
     def _cropped(self, high: int, wide: int) -> tuple[int, int]:
         """Where the crop of a picture resized to `high` x `wide` begins: row and column."""
         return round((high - self.size[0]) / 2), round((wide - self.size[1]) / 2)
