@@ -39,6 +39,8 @@ SOURCES: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "a sum with a constant": (lambda x: F.relu(x) + 1, []),
     "twice the same": (lambda x: (lambda y: y + y)(F.relu(x)), []),
     "a difference": (lambda x: F.relu(x) - F.relu(x), []),
+    "the smaller of two": (lambda x: torch.minimum(F.relu(x), F.softplus(x)), ["relu", "softplus"]),
+    "the smaller, with signs": (lambda x: torch.minimum(F.relu(x), x), []),
     "a product of two": (lambda x: F.relu(x) * F.softplus(x), ["relu", "softplus"]),
     "a product with signs": (lambda x: F.relu(x) * x, []),
     "a product with a constant": (lambda x: F.relu(x) * 0.5, ["relu"]),

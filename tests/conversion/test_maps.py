@@ -116,6 +116,22 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
         c(x)[:, :, [2, 2]][..., [0, 1, 2, 3]].sum((2, 3)) + F.pixel_shuffle(c(x)[:, :4], 2).sum((2, 3))
     ),
     "the other edge, cut": lambda x, c: F.pad(c(x), (2, -1, -3, 4), "circular"),
+    "a variance of [N, H, W, C]": lambda x, c: (
+        last(x) + last(c(x)).var((1, 2), keepdim=True) * last(c(x)).var((1, 2, 3))[:, None, None, None]
+    ),
+    "both moments": lambda x, c: (lambda v, m: (x - m) / (v + 1))(*torch.var_mean(c(x), (2, 3), keepdim=True)),
+    "a deviation and a mean": lambda x, c: sum(torch.std_mean(c(x), dim=1, correction=0)),
+    "names as numpy has them": lambda x, c: (
+        c(x).mean(axis=1, keepdims=True) + torch.var(c(x), axis=(2, 3), keepdims=True)
+    ),
+    "the least": lambda x, c: c(x).amin((2, 3), keepdim=True) + torch.min(c(x), 1, keepdim=True).values,
+    "the smaller, as min": lambda x, c: torch.min(x, c(x)) + x.min(other=c(x)),
+    "clips on one side": lambda x, c: c(x).clamp_min(-0.1) * torch.clamp_max(input=x, max=0.5),
+    "weighted sums": lambda x, c: torch.add(x, c(x), alpha=2).sub(x + 1, alpha=0.5) + torch.add(c(x), 1, alpha=3),
+    "mean of all pixels": lambda x, c: x + c(x).view(x.size(0), 6, -1).mean(2)[..., None, None],
+    "largest of all pixels": lambda x, c: c(x).flatten(2).amax(-1, keepdim=True),
+    "variance of all pixels, last": lambda x, c: c(x).flatten(2).transpose(1, 2).var(1),
+    "a slope as a method's argument": lambda x, c: c(x).prelu(WEIGHT),
     "the smaller": lambda x, c: torch.minimum(x, c(x)),
     "softsign and soft thresholds": lambda x, c: F.softsign(c(x)) + F.softshrink(c(x), 0.2),
     "a slope as an argument": lambda x, c: F.prelu(c(x), WEIGHT),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -110,11 +110,15 @@ class Builder(Appender):
         selected = self._select_channels(x, channels)
         return selected.with_layout(position[x.indices // area] * area + x.indices % area)
 
-    def spread(self, x: TracedTensor, shape: torch.Size) -> TracedTensor:
-        """`x` as torch broadcasts it to `shape`, which has the axis of the images too."""
+    def spread(self, x: TracedTensor, shape: torch.Size, last: bool = False) -> TracedTensor:
+        """`x` as torch broadcasts it to `shape`, which has the axis of the images too; `last`: to `[N, H, W, C]`."""
         if x.tensor.shape == shape:
             return x
-        return self.materialize(x.with_layout(torch.broadcast_to(x.indices, shape[1:])))
+        layout = torch.broadcast_to(x.indices, shape[1:])
+        if not last:
+            return self.materialize(x.with_layout(layout))
+        maps = self.materialize(x.with_layout(layout.permute(2, 0, 1)))
+        return maps.with_layout(maps.indices.permute(1, 2, 0))
 
     def gather(
         self, x: TracedTensor, grid: Grid, function: Callable[[Tensor], Tensor], suffix: str = ""
@@ -165,9 +169,10 @@ class Builder(Appender):
         """`x`, maps `[N, C, H, W]` or `[N, H, W, C]`, of a value that has torch's maps; None where no op makes them."""
         if x.indices.ndim != 3:
             return None
-        for order, back in (((0, 1, 2), (0, 1, 2)), ((2, 0, 1), (1, 2, 0))):
-            maps = x.with_layout(x.indices.permute(order))
-            made = self._take(maps) or self._depth_to_space(maps) or self._gather_parts(maps)
+        orders = (((0, 1, 2), (0, 1, 2)), ((2, 0, 1), (1, 2, 0)))
+        makers = (self._take, self._depth_to_space, self._gather_parts)  # the cheapest first, in either order
+        for make, (order, back) in product(makers, orders):
+            made = make(x.with_layout(x.indices.permute(order)))
             if made is not None:
                 whole = made if made.is_complete else self._select(made)
                 return whole.with_layout(whole.indices.permute(back))

@@ -80,19 +80,17 @@ _INSTEAD = {
     **dict.fromkeys(("FractionalMaxPool2d", "LPPool2d", "fractional_max_pool2d", "lp_pool2d"), "use nn.MaxPool2d"),
     **dict.fromkeys(("MaxUnpool2d", "grid_sample"), "use nn.Upsample"),
     **dict.fromkeys(("softplus", "LogSigmoid", "logsigmoid"), "use nn.SiLU"),
-    **dict.fromkeys(("Softshrink", "Hardshrink", "Tanhshrink", "softshrink", "hardshrink"), "use nn.Hardtanh"),
+    **dict.fromkeys(("Hardshrink", "hardshrink"), "use nn.Softshrink"),
+    **dict.fromkeys(("Tanhshrink", "tanhshrink"), "use x - torch.tanh(x)"),
     **dict.fromkeys(("local_response_norm", "CrossMapLRN2d"), "use nn.BatchNorm2d"),
     **dict.fromkeys(
         ("gt", "lt", "ge", "le", "eq", "ne", "where", "masked_fill"), "use a factor, as torch.sigmoid gives"
     ),
-    **dict.fromkeys(("minimum", "fmin"), "use -torch.maximum(-x, -y)"),
-    **dict.fromkeys(("min", "amin"), "use -(-x).amax(...)"),
-    **dict.fromkeys(("var", "std", "var_mean"), "use the mean of squares less the square of the mean"),
+    "fmin": "use torch.minimum",
+    "fmax": "use torch.maximum",
     **dict.fromkeys(("sign", "sgn"), "leave it out: bbg.layers.BinaryConv2d takes the signs itself"),
-    **dict.fromkeys(("roll", "flip", "rot90", "unfold", "fold", "Unfold", "Fold"), "use a convolution in its place"),
-    **dict.fromkeys(("CircularPad2d", "ReflectionPad2d", "ReplicationPad2d"), "use nn.ZeroPad2d"),
+    **dict.fromkeys(("rot90", "unfold", "fold", "Unfold", "Fold"), "use a convolution in its place"),
     **dict.fromkeys(("cumsum", "cumprod", "sort", "argsort", "gather", "scatter"), "leave it out"),
-    "softsign": "use nn.Tanh",
     "rrelu": "use nn.LeakyReLU",
     "Threshold": "use nn.ReLU",
     "GLU": "use x.chunk(2, 1), and a product with torch.sigmoid",
@@ -137,7 +135,8 @@ def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: 
     last = all(user.op == "output" for user in node.users)
     found = (_at_the_end(name) if last else "") or _INSTEAD.get(name, "") or _INSTEAD.get(op.name if op else "", "")
     if not found:
-        alike = get_close_matches(name, sorted(set(known)), 1, 0.6)
+        others = {other for other in known if other != name and not other.endswith("_")}
+        alike = get_close_matches(name, sorted(others), 1, 0.6)
         found = f"use what can, as {alike[0]}" if alike else "leave it out, or write it with layers that can"
     return found
 

@@ -25,6 +25,7 @@ from bbg.tracing.values import BATCH_SIZES, UNKNOWN, value_for
 from bbg.tracing.vocabulary import Trait, op_of
 
 TOLERANCE = 1e-5  # of the largest number, of an op against the layer that it comes from
+_NUMPYS = {"axis": "dim", "keepdims": "keepdim", "x2": "other", "input": "x", "x": "input"}  # torch has both
 ADVICE = "avoid hooks, and in-place operations on tensors that are used again"
 
 
@@ -153,6 +154,8 @@ class Walk:
         if rule not in TAKE_VIEWS:
             args, kwargs = fx.node.map_aggregate((args, kwargs), self._materialized)
         given = (self.builder, *args) if layer is None else (self.builder, layer, *args)
+        named = _signature(rule).parameters
+        kwargs = {name if name in named else _NUMPYS.get(name, name): value for name, value in kwargs.items()}
         try:
             _signature(rule).bind(*given, **kwargs)
         except TypeError as error:

@@ -73,6 +73,18 @@ def clamp(builder: Builder, x: TracedTensor, min: float | None = None, max: floa
     return builder.add("pointwise", (x,), partial(torch.clamp, min=min, max=max), clip=(min, max))
 
 
+@lowers(torch.clamp_min, "clamp_min", "clamp_min_")
+def clamp_min(builder: Builder, input: TracedTensor, min: float) -> TracedTensor:
+    """A clamp from below -> as the clamp."""
+    return clamp(builder, input, min=min)
+
+
+@lowers(torch.clamp_max, "clamp_max", "clamp_max_")
+def clamp_max(builder: Builder, input: TracedTensor, max: float) -> TracedTensor:
+    """A clamp from above -> as the clamp."""
+    return clamp(builder, input, max=max)
+
+
 @lowers(nn.Hardsigmoid)
 def hardsigmoid(builder: Builder, layer: nn.Hardsigmoid, x: TracedTensor) -> TracedTensor:
     """Hardsigmoid -> pointwise: `x/6 + 1/2`, clipped to [0, 1]."""
@@ -147,16 +159,18 @@ def absolute(builder: Builder, input: TracedTensor) -> TracedTensor:
 
 
 @lowers(operator.add, operator.iadd, torch.add, "add", "add_")
-def add(builder: Builder, input: Any, other: Any) -> TracedTensor:
+def add(builder: Builder, input: Any, other: Any, *, alpha: float = 1) -> TracedTensor:
     """A sum of two maps -> pointwise with a shortcut; of a map and a constant -> pointwise with a bias."""
+    other = _times(builder, other, alpha)
     if isinstance(input, TracedTensor) and isinstance(other, TracedTensor):
         return _sum(builder, input, other, torch.add)
     return _affine(builder, input, other, torch.add, "bias")
 
 
 @lowers(operator.sub, operator.isub, torch.sub, "sub", "sub_")
-def sub(builder: Builder, input: Any, other: Any) -> TracedTensor:
+def sub(builder: Builder, input: Any, other: Any, *, alpha: float = 1) -> TracedTensor:
     """A difference of two maps -> pointwise with a shortcut whose gate is -1; a constant -> a bias."""
+    other = _times(builder, other, alpha)
     if isinstance(input, TracedTensor) and isinstance(other, TracedTensor):
         return _sum(builder, input, other, torch.sub, gate=np.full(input.shape[0], -1.0))
     if isinstance(input, TracedTensor):
@@ -189,6 +203,13 @@ def div(builder: Builder, input: Any, other: Any) -> TracedTensor:
     if not factor.isfinite().all():
         raise builder.error("divides by 0; divide by another number")
     return _affine(builder, input, factor, lambda v, _: torch.div(v, other), "scale")
+
+
+def _times(builder: Builder, x: Any, factor: float) -> Any:
+    """`factor * x` of a tensor or a constant."""
+    if factor == 1:
+        return x
+    return mul(builder, x, factor) if isinstance(x, TracedTensor) else x * factor
 
 
 def _sum(
@@ -239,7 +260,8 @@ def _broadcast(builder: Builder, x: TracedTensor, y: TracedTensor, does: str) ->
         return x, y
     try:
         shape = torch.broadcast_shapes(x.tensor.shape, y.tensor.shape)
-        return builder.spread(x, shape), builder.spread(y, shape)
+        last = any(tensor.tensor.shape == shape and tensor.is_channels_last for tensor in (x, y))
+        return builder.spread(x, shape, last), builder.spread(y, shape, last)
     except RuntimeError as error:
         came = f"{list(x.tensor.shape[1:])} and {list(y.tensor.shape[1:])}"
         raise builder.error(f"{does} {came} ({first_line(error)})", of_input=True) from None

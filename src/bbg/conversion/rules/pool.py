@@ -136,6 +136,21 @@ def _of_several(builder: Builder, tensors: Sequence[TracedTensor], how: Any) -> 
     return mul(builder, result, 1 / len(tensors)) if how is torch.mean else result
 
 
+def pixels_apart(x: TracedTensor, dim: Any) -> tuple[TracedTensor, tuple[int, int]] | None:
+    """`x`, of which one axis `dim` is that of all pixels, with one for the rows and one for the columns, and these two
+    axes; None where it is any other.
+    """
+    dims = [dim] if isinstance(dim, int) else list(dim or ())
+    if len(dims) != 1 or x.axes is not None or min(x.shape[1:]) < 2 or dims[0] % (x.indices.ndim + 1) == 0:
+        return None
+    axis = dims[0] % (x.indices.ndim + 1)
+    if x.indices.shape[axis - 1] != x.shape[1] * x.shape[2]:
+        return None
+    both = x.with_layout(x.indices.unflatten(axis - 1, x.shape[1:]))
+    found = both.axes
+    return (both, (axis, axis + 1)) if found is not None and found[axis - 1 : axis + 1] == (1, 2) else None
+
+
 def _reduce(builder: Builder, given: View | StackedTensors, how: Any, dim: Any, keepdim: bool) -> TracedTensor:
     """What `how`, torch's mean, sum or amax, makes of the axes `dim`."""
     if isinstance(given, StackedTensors):
@@ -145,6 +160,11 @@ def _reduce(builder: Builder, given: View | StackedTensors, how: Any, dim: Any, 
     if dim is None:
         raise builder.error(f"takes the {how.__name__} of all numbers, of all images; name the axes, as (2, 3)")
     x = None if isinstance(given, JoinedTensor) else builder.in_channel_order(builder.materialize(given))
+    apart = None if x is None else pixels_apart(x, dim)
+    if apart is not None:
+        both, (first, second) = apart
+        result = _reduce(builder, both, how, (first, second), keepdim)
+        return result.with_layout(result.indices.squeeze(second - 1)) if keepdim else result
     if x is None or x.axes is None:
         over = _over_branches(builder, given if x is None else x, how, dim, keepdim)
         if over is not None:
