@@ -149,7 +149,9 @@ def test_what_is_no_segmentation_is_refused(tmp_path: Path) -> None:
     flat = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())
     with pytest.raises(BbgError, match=r"needs one output \[N, classes, H, W\], not \[N, 4\]"):
         bbg.convert(flat, tmp_path / "n", torch.rand(1, 3, 8, 8), head="segmentation")
-    with pytest.raises(BbgError, match="the output has 1 maps"):
+    with pytest.raises(
+        BbgError, match="the output has one map: in the place of a sigmoid of one map give the background a map"
+    ):
         bbg.convert(nn.Conv2d(3, 1, 3), tmp_path / "n", torch.rand(1, 3, 8, 8), head="segmentation")
     with pytest.raises(BbgError, match="'mask', allowed are 'auto', 'classification', 'segmentation'"):
         bbg.convert(flat, tmp_path / "n", torch.rand(1, 3, 8, 8), head="mask")

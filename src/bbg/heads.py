@@ -20,6 +20,8 @@ from bbg import metrics
 from bbg.errors import BbgError
 from bbg.maps import IGNORED, best_classes
 
+ONE_MAP = "in the place of a sigmoid of one map give the background a map of its own, without a sigmoid"
+
 
 class Prediction(NamedTuple):
     """A class and its softmax probability."""
@@ -99,9 +101,10 @@ class Segmentation:
             came = f"a {structure}" if structure != "tensor" else f"[N, {', '.join(map(str, shapes[0]))}]"
             raise BbgError(f"the head is a segmentation, which needs one output [N, classes, H, W], not {came}")
         if not 2 <= shapes[0][0] <= IGNORED:
+            came = f"{shapes[0][0]} maps" if shapes[0][0] != 1 else f"one map: {ONE_MAP}"
             raise BbgError(
-                f"the head is a segmentation, the output has {shapes[0][0]} maps; a network has one for each of 2 to "
-                f"{IGNORED} classes, of which the background is one"
+                f"the head is a segmentation, which takes one map for each of 2 to {IGNORED} classes, of which the "
+                f"background is one; the output has {came}"
             )
 
     def classes(self, shape: tuple[int, ...]) -> int:

@@ -40,9 +40,7 @@ COLUMNS = ("image", "place", "label", "score", "error")
     argument("--model", metavar="MODEL", default=DEFAULT_MODEL, help=f"{MODEL}; default: %(default)s"),
     argument("--top", type=count, default=5, metavar="N", help="classes to show; default: %(default)s"),
     argument("--threads", type=thread_count, metavar="N", help="default: all cores, for a single image one"),
-    argument(
-        "--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera and for masks 1"
-    ),
+    argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a camera and for masks 1"),
     argument("--every", type=count, default=1, metavar="N", help="of videos and cameras, each N-th frame; default: 1"),
     LIMITS,
     argument("--allow-urls", action="store_true", help="fetch images whose address (http, https) is given"),
