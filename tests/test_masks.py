@@ -156,7 +156,7 @@ def test_what_is_no_segmentation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BbgError, match="'mask', allowed are 'auto', 'classification', 'segmentation'"):
         bbg.convert(flat, tmp_path / "n", torch.rand(1, 3, 8, 8), head="mask")
     bbg.convert(flat, tmp_path / "n", torch.rand(1, 3, 8, 8), preprocess=bbg.Preprocess(8))
-    with pytest.raises(BbgError, match='takes the head "segmentation", it is a classification'):
+    with pytest.raises(BbgError, match="the head is a classification; to segment an image takes a network that was"):
         bbg.load(tmp_path / "n").segment(stripes(8, 8))
 
 

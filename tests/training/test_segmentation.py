@@ -97,7 +97,7 @@ def test_what_returns_no_maps_is_refused() -> None:
     for outputs, came in (
         (torch.zeros(2, 3), r"\[2, 3\]"),
         (torch.zeros(2, 4, 3, 3), r"\[2, 4, 3, 3\]"),
-        ({}, "a dict"),
+        ({}, "dict"),
     ):
         with pytest.raises(BbgError, match=rf"the network returns {came}; a segmentation takes \[N, 3, H, W\]"):
             task.loss(outputs, targets, torch.zeros(2, 3, 12, 12))

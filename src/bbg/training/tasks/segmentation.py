@@ -82,7 +82,7 @@ class Segmentation:
     def _maps(self, outputs: Any, targets: Tensor) -> Tensor:
         """The logits in float32, at the size of the masks."""
         if not isinstance(outputs, Tensor) or outputs.ndim != 4 or outputs.shape[1] != self.classes:
-            came = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            came = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             wanted = f"[N, {self.classes}, H, W], a map for each class"
             advice = f"give it {self.classes} maps" if isinstance(outputs, Tensor) else "return the maps alone"
             if isinstance(outputs, Tensor) and outputs.shape[1:2] == (1,):
