@@ -118,8 +118,18 @@ def test_files_of_a_mask(tmp_path: Path) -> None:
     assert seen[10, 0].tolist() == [128, 0, 0]  # an edge
     with pytest.raises(BbgError, match="picture is 21 x 30, the mask 20 x 30"):
         mask.overlay(stripes(21, 30))
-    with pytest.raises(BbgError, match="strength is 2"):
-        mask.overlay(picture, 2)
+    for strength in (2, "half"):
+        with pytest.raises(BbgError, match=f"strength is {strength!r}"):
+            mask.overlay(picture, strength)  # type: ignore[arg-type]
+    for name in ("mask.jpg", "mask"):
+        with pytest.raises(BbgError, match=rf"{name}'; give one that ends with \.png"):
+            mask.save(tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_classes_of_one_name_share() -> None:
+    classes = np.array([[0, 1], [2, 255]], np.uint8)
+    assert bbg.Mask(classes, ("sky", "tree", "tree")).shares == pytest.approx({"sky": 1 / 3, "tree": 2 / 3})
 
 
 def test_the_palette_is_that_of_voc() -> None:

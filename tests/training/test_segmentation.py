@@ -177,6 +177,17 @@ def test_the_whole_way_on_the_command_line(tmp_path: Path, monkeypatch: pytest.M
     assert len(list(Path("masks").iterdir())) == 8
     assert Image.open("masks/1000.png").size == (48, 40)
 
+    words = ("eval", "net.bbg", "--data", "scenes", "--dataset", "folders")
+    refused(tmp_path, capsys, "on images with masks, not the data set 'folders'; leave --dataset out", *words)
+    words = ("eval", "run/last.ckpt", *own, "--dataset", "cifar10")
+    refused(tmp_path, capsys, "not the data set 'cifar10'", *words)
+    for half in ("train", "test"):
+        for mask in Path("scenes", half, "masks").iterdir():
+            Image.new("L", (48, 40), 255).save(mask)
+    assert run("convert", "run/last.ckpt", *own, "-o", "none.bbg", "--json", "none.json") == 0
+    assert json.loads(Path("none.json").read_text())["miou_engine"] is None
+    assert "miou" not in read("none.bbg").provenance
+
     Path("scenes/classes.txt").write_text("ground\ndisc\nring\n")
     refused(tmp_path, capsys, "the masks have ground, disc, ring", "eval", "net.bbg", "--data", "scenes")
     words = ("train", "r.toml", "--data", "scenes", "--set", "task=classification")
