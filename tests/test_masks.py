@@ -118,8 +118,18 @@ def test_files_of_a_mask(tmp_path: Path) -> None:
     assert seen[10, 0].tolist() == [128, 0, 0]  # an edge
     with pytest.raises(BbgError, match="picture is 21 x 30, the mask 20 x 30"):
         mask.overlay(stripes(21, 30))
-    with pytest.raises(BbgError, match="strength is 2"):
-        mask.overlay(picture, 2)
+    for strength in (2, "half"):
+        with pytest.raises(BbgError, match=f"strength is {strength!r}"):
+            mask.overlay(picture, strength)  # type: ignore[arg-type]
+    for name in ("mask.jpg", "mask"):
+        with pytest.raises(BbgError, match=rf"{name}'; give one that ends with \.png"):
+            mask.save(tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_classes_of_one_name_share() -> None:
+    classes = np.array([[0, 1], [2, 255]], np.uint8)
+    assert bbg.Mask(classes, ("sky", "tree", "tree")).shares == pytest.approx({"sky": 1 / 3, "tree": 2 / 3})
 
 
 def test_the_palette_is_that_of_voc() -> None:
@@ -149,12 +159,14 @@ def test_what_is_no_segmentation_is_refused(tmp_path: Path) -> None:
     flat = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())
     with pytest.raises(BbgError, match=r"needs one output \[N, classes, H, W\], not \[N, 4\]"):
         bbg.convert(flat, tmp_path / "n", torch.rand(1, 3, 8, 8), head="segmentation")
-    with pytest.raises(BbgError, match="the output has 1 maps"):
+    with pytest.raises(
+        BbgError, match="the output has one map: in the place of a sigmoid of one map give the background a map"
+    ):
         bbg.convert(nn.Conv2d(3, 1, 3), tmp_path / "n", torch.rand(1, 3, 8, 8), head="segmentation")
     with pytest.raises(BbgError, match="'mask', allowed are 'auto', 'classification', 'segmentation'"):
         bbg.convert(flat, tmp_path / "n", torch.rand(1, 3, 8, 8), head="mask")
     bbg.convert(flat, tmp_path / "n", torch.rand(1, 3, 8, 8), preprocess=bbg.Preprocess(8))
-    with pytest.raises(BbgError, match='takes the head "segmentation", it is a classification'):
+    with pytest.raises(BbgError, match="the head is a classification; to segment an image takes a network that was"):
         bbg.load(tmp_path / "n").segment(stripes(8, 8))
 
 

@@ -182,8 +182,8 @@ class Engine:
         if self.preprocess is None:
             raise BbgError("this network was packed without preprocessing: convert it with preprocess=..., or call it")
         if not isinstance(self.head, Segmentation):
-            came = "it has none" if self.head is None else f"it is a {self.head.kind}"
-            raise BbgError(f'to segment an image takes the head "segmentation", {came}: convert it with head=...')
+            came = "the network has no head" if self.head is None else f"the head is a {self.head.kind}"
+            raise BbgError(f'{came}; to segment an image takes a network that was converted with head="segmentation"')
         if isinstance(image, (list, tuple)):
             return [self.segment(one) for one in image]
         (logits,) = self.run(self.preprocess.apply(image)[None]).values()

@@ -24,6 +24,7 @@ from bbg.maps import IGNORED, best_classes
 
 MOST_CANDIDATES = 400  # boxes of a class, the best ones, that are compared with each other
 MOST_BOXES = 200  # of an image
+ONE_MAP = "in the place of a sigmoid of one map give the background a map of its own, without a sigmoid"
 
 
 class Prediction(NamedTuple):
@@ -116,9 +117,10 @@ class Segmentation:
             came = f"a {structure}" if structure != "tensor" else f"[N, {', '.join(map(str, shape))}]"
             raise BbgError(f"the head is a segmentation, which needs one output [N, classes, H, W], not {came}")
         if not 2 <= shape[0] <= IGNORED:
+            came = f"{shape[0]} maps" if shape[0] != 1 else f"one map: {ONE_MAP}"
             raise BbgError(
-                f"the head is a segmentation, the output has {shape[0]} maps; a network has one for each of 2 to "
-                f"{IGNORED} classes, of which the background is one"
+                f"the head is a segmentation, which takes one map for each of 2 to {IGNORED} classes, of which the "
+                f"background is one; the output has {came}"
             )
 
     def classes(self, shapes: Mapping[str, tuple[int, ...]]) -> int:

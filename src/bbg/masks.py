@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,10 +37,12 @@ class Mask:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of each class among the pixels that the network saw, in the order of the classes."""
+        """The share of each name of a class among the pixels that the network saw, in the order of the classes."""
         counts = np.bincount(self.classes.reshape(-1), minlength=IGNORED + 1)[:IGNORED]
-        shares = counts / max(int(counts.sum()), 1)
-        return {label: float(share) for label, share in zip(self.labels, shares, strict=False)}
+        shares = dict.fromkeys(self.labels, 0.0)
+        for label, count in zip(self.labels, counts.tolist(), strict=False):
+            shares[label] += count / max(int(counts.sum()), 1)
+        return shares
 
     def image(self) -> Image:
         """A Pillow image of mode P whose pixels are the classes, with VOC's colours."""
@@ -61,12 +64,18 @@ class Mask:
             came = " x ".join(map(str, pixels.shape[:2]))
             wanted = " x ".join(map(str, self.classes.shape))
             raise BbgError(f"the picture is {came}, the mask {wanted}; give the picture that was segmented")
-        if not 0 <= strength <= 1:
+        if not isinstance(strength, (int, float, np.number)) or not 0 <= strength <= 1:
             raise BbgError(f"strength is {strength!r}, allowed is 0 to 1")
         return drawing.overlay(pixels, self.classes, strength)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `image()` to `path` as a PNG file, whole or not at all; BbgError where the path cannot be written."""
+        """Write `image()` to `path` as a PNG file, whole or not at all.
+
+        Raises BbgError where the path cannot be written, and where its name does not end as that of a PNG file: other
+        formats, as JPEG, change the numbers of the classes.
+        """
         from bbg import drawing
 
+        if Path(path).suffix.lower() != ".png":
+            raise BbgError(f"a mask is written as PNG, got the path {str(path)!r}; give one that ends with .png")
         write_bytes(path, drawing.encoded(self.image()))

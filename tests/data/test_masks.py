@@ -161,6 +161,23 @@ def test_folders_that_are_no_set(tmp_path: Path) -> None:
         open_masked(tmp_path, Preprocess(8), "some")
 
 
+def test_one_pair_is_not_split(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "whole", 1, 1)
+    (tmp_path / "whole/train").rename(tmp_path / "one")
+    (tmp_path / "one/classes.txt").write_text("ground\ndisc\nsquare\n")
+    with pytest.raises(BbgError, match="of one pair of an image and a mask none is left for"):
+        open_data("masks", tmp_path / "one")
+
+
+def test_what_is_not_done_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_scenes(tmp_path / "scenes", 2, 1)
+    (tmp_path / "scenes/classes.txt").write_text("".join(f"{i}\n" for i in range(255)))
+    open_data("masks", tmp_path / "scenes", SIZE, cache=tmp_path / "cache")
+    assert "images with masks are not kept in a cache: leave --cache out" in caplog.text
+    assert "no training mask has the class '3', '4', '5', '6', '7', '8', '9', '10' and 244 more: it" in caplog.text
+    assert not (tmp_path / "cache").exists()
+
+
 def test_two_masks_of_one_image_are_refused(tmp_path: Path) -> None:
     write_scenes(tmp_path, 2, 1)
     Image.new("L", (48, 40)).save(tmp_path / "train/masks/1.bmp")

@@ -199,6 +199,24 @@ def test_what_has_no_float_self_is_refused(digits: Split, monkeypatch: pytest.Mo
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_would_pass_the_teacher_by_are_refused(
+    digits: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They go into the binary network alone, so that its float self would teach what it had before, silently."""
+    torch.save(small(seed=5).state_dict(), tmp_path / "float.pth")
+    with pytest.raises(BbgError, match=r"float\.pth' would go into the binary network, so its float self would teach"):
+        bbg.fit(binarized(small()), RECIPE, digits, init=tmp_path / "float.pth", teacher="self", progress=False)
+    recipe = RECIPE.changed({"factory": "support.factories:Small", "epochs": 1})
+    train(recipe, digits, tmp_path / "binary", progress=False)
+    again = recipe.changed({"teacher": "self", "weights": str(tmp_path / "binary" / LAST)})
+    with pytest.raises(BbgError, match=r"load the weights of the float network before bbg\.binarize"):
+        train(again, digits, tmp_path / "again", progress=False)
+    assert not (tmp_path / "again").exists()
+    assert "untrained" not in caplog.text
+    train(recipe.changed({"teacher": "self"}), digits, tmp_path / "untrained", progress=False)
+    assert "the teacher, the float network itself, is untrained" in caplog.text
+
+
 def test_a_recipe_says_it_too(digits: Split, tmp_path: Path, teachers: list[nn.Module]) -> None:
     """With a factory; its float weights go in before the network becomes binary, so they are the teacher's."""
     net = small(seed=5)

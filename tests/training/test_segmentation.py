@@ -94,9 +94,19 @@ def test_figures_are_those_of_a_loop_over_pixels(monkeypatch: pytest.MonkeyPatch
 
 def test_what_returns_no_maps_is_refused() -> None:
     task, targets = Segmentation(RECIPE, 3), torch.from_numpy(masks(2))
-    for outputs, came in ((torch.zeros(2, 3), r"\[2, 3\]"), (torch.zeros(2, 4, 3, 3), r"\[2, 4, 3, 3\]"), ({}, "dict")):
+    for outputs, came in (
+        (torch.zeros(2, 3), r"\[2, 3\]"),
+        (torch.zeros(2, 4, 3, 3), r"\[2, 4, 3, 3\]"),
+        ({}, "dict"),
+    ):
         with pytest.raises(BbgError, match=rf"the network returns {came}; a segmentation takes \[N, 3, H, W\]"):
             task.loss(outputs, targets, torch.zeros(2, 3, 12, 12))
+    with pytest.raises(BbgError, match="a map for each class: return the maps alone"):
+        task.loss({"out": torch.zeros(2, 3, 12, 12)}, targets, torch.zeros(2, 3, 12, 12))
+    with pytest.raises(
+        BbgError, match="give it 2 maps: in the place of a sigmoid of one map give the background a map"
+    ):
+        Segmentation(RECIPE, 2).loss(torch.zeros(2, 1, 12, 12), targets, torch.zeros(2, 3, 12, 12))
 
 
 def test_images_and_task_go_together() -> None:
@@ -109,6 +119,22 @@ def test_images_and_task_go_together() -> None:
     high = ImageSet(pairs.images, np.full_like(pairs.labels, 3), CLASSES, Preprocess(12))
     with pytest.raises(BbgError, match="masks of the test images have the number 3; 3 classes have 0 to 2"):
         check_images(Split(pairs, high))
+    small = ImageSet(pairs.images, masks(side=24), CLASSES, Preprocess(12))
+    with pytest.raises(BbgError, match="masks of the training images are 24 x 24, the images 12 x 12; give both"):
+        check_images(Split(small, pairs))
+    none = ImageSet(pairs.images, np.full_like(pairs.labels, 255), CLASSES, Preprocess(12))
+    with pytest.raises(BbgError, match="all pixels of the training masks are 255"):
+        check_images(Split(none, pairs))
+    check_images(Split(pairs, none))
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_what_no_mask_can_tell_apart_is_not_trained(count: int) -> None:
+    """It would be refused when it is packed, behind the whole training."""
+    zeros = np.zeros((4, 12, 12), np.uint8)
+    images = ImageSet(np.zeros((4, 12, 12, 3), np.uint8), zeros, tuple(map(str, range(count))), Preprocess(12))
+    with pytest.raises(BbgError, match=rf"the masks are of {count} classes; allowed are 2 to 255"):
+        bbg.fit(Coarse(count), RECIPE, Split(images, images))
 
 
 def test_a_training_that_keeps_the_best_resumes(tmp_path: Path) -> None:
@@ -150,6 +176,17 @@ def test_the_whole_way_on_the_command_line(tmp_path: Path, monkeypatch: pytest.M
     assert run("predict", "scenes/test/images", "--model", "net.bbg", "--out", "masks") == 0
     assert len(list(Path("masks").iterdir())) == 8
     assert Image.open("masks/1000.png").size == (48, 40)
+
+    words = ("eval", "net.bbg", "--data", "scenes", "--dataset", "folders")
+    refused(tmp_path, capsys, "on images with masks, not the data set 'folders'; leave --dataset out", *words)
+    words = ("eval", "run/last.ckpt", *own, "--dataset", "cifar10")
+    refused(tmp_path, capsys, "not the data set 'cifar10'", *words)
+    for half in ("train", "test"):
+        for mask in Path("scenes", half, "masks").iterdir():
+            Image.new("L", (48, 40), 255).save(mask)
+    assert run("convert", "run/last.ckpt", *own, "-o", "none.bbg", "--json", "none.json") == 0
+    assert json.loads(Path("none.json").read_text())["miou_engine"] is None
+    assert "miou" not in read("none.bbg").provenance
 
     Path("scenes/classes.txt").write_text("ground\ndisc\nring\n")
     refused(tmp_path, capsys, "the masks have ground, disc, ring", "eval", "net.bbg", "--data", "scenes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +93,9 @@ def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
     # Inside an epoch, or with real weights, it is another network that was scored.
     for figure in ("accuracy", "miou"):
-        if trained.history and scored and f"test_{figure}" in trained.history[-1]:
-            notes[f"{figure}_of_the_training"] = trained.history[-1][f"test_{figure}"]
+        reached = trained.history[-1].get(f"test_{figure}", math.nan) if trained.history and scored else math.nan
+        if math.isfinite(reached):  # it is no number where no pixel of the test images counts
+            notes[f"{figure}_of_the_training"] = reached
     return {key: value for key, value in notes.items() if value is not None}
 
 
@@ -101,7 +103,7 @@ def state_figure(report: Report, facts: dict[str, Any], figure: str) -> Report:
     """Write into the packed file what it was measured to reach; returns the report with the size that it has then."""
     from bbg.graph.file import read, write
 
-    if f"{figure}_engine" not in facts:
+    if not math.isfinite(facts.get(f"{figure}_engine", math.nan)):
         return report
     packed = read(report.path)
     measured = {figure: facts[f"{figure}_engine"], "test_images": facts["test_images"]}

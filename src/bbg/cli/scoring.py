@@ -85,7 +85,7 @@ def scored_file(
         raise BbgError(HEADLESS)
     if isinstance(engine.head, Segmentation):
         head, size = engine.head, engine.preprocess.size
-        images_with_masks = masked(data, engine.preprocess, engine.labels, part)
+        images_with_masks = masked(dataset, data, engine.preprocess, engine.labels, part)
 
         def segment(pixels: np.ndarray) -> np.ndarray:
             (logits,) = engine.run(pixels).values()
@@ -138,7 +138,7 @@ def scored_checkpoint(
         def segment(pixels: np.ndarray) -> np.ndarray:
             return segments.decide(logits(pixels), preprocess.size)
 
-        return ScoredMasks(masked(data, preprocess, trained.classes, part), segment)
+        return ScoredMasks(masked(dataset, data, preprocess, trained.classes, part), segment)
     if not isinstance(head, Classification):
         split = held_out(dataset or trained.recipe.dataset, data, preprocess, trained.classes)
         return torch_figures(network, trained, split)
@@ -170,10 +170,18 @@ def labelled(
     return images
 
 
-def masked(data: Path | None, preprocess: Preprocess, classes: Sequence[str] | None, part: str) -> MaskedImages:
-    """The images with masks of `part`; BbgError for other classes than those of the model."""
-    from bbg.data import open_masked
+def masked(
+    asked: str | None, data: Path | None, preprocess: Preprocess, classes: Sequence[str] | None, part: str
+) -> MaskedImages:
+    """The images with masks of `part`; BbgError for other classes than those of the model, and where `asked`, the data
+    set that the user names, is one without masks.
+    """
+    from bbg.data import DATASETS, open_masked
 
+    if asked is not None and (asked not in DATASETS or DATASETS[asked].task != Segmentation.kind):
+        raise BbgError(
+            f"a network that segments is scored on images with masks, not the data set {asked!r}; leave --dataset out"
+        )
     images = open_masked(data, preprocess, part)
     if classes is not None and images.classes != tuple(classes):
         raise BbgError(f"the model has the classes {', '.join(classes)}; the masks have {', '.join(images.classes)}")

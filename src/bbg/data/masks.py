@@ -11,7 +11,7 @@ import numpy as np
 
 from bbg.data.cache import decoded
 from bbg.data.folders import MEMORY, choice, held_out
-from bbg.data.labelled import PARTS
+from bbg.data.labelled import PARTS, some
 from bbg.data.pairs import Pair, PairSet, mask_of
 from bbg.data.sets import Dataset, Entry, ImageSet, Skipped, Split, Wanted
 from bbg.errors import BbgError, allowed
@@ -68,6 +68,8 @@ def masks(root: Path, wanted: Wanted) -> Split:
     Raises BbgError for a missing folder or list, for a half without pairs, and, by its name, for a mask that is
     damaged, in colour, of another size than its image, or has a number that is no class.
     """
+    if wanted.cache is not None:
+        LOGGER.warning("images with masks are not kept in a cache: leave --cache out")
     classes = class_names(root)
     found, beside = halves(root)
     own = choice([pair.image for pair in found["train"]], wanted)
@@ -165,7 +167,7 @@ def _read(
     pairs: list[Pair], classes: tuple[str, ...], preprocess: Preprocess, pictures: bool, beside: tuple[Skipped, ...]
 ) -> Dataset:
     if not pairs:
-        raise BbgError(f"there are {len(pairs)} pairs of an image and a mask for one half; add some")
+        raise BbgError("of one pair of an image and a mask none is left for the other half; add some")
     if pictures or math.prod((len(pairs), *preprocess.size, len(preprocess.mean) + 1)) > MEMORY:
         return PairSet(pairs, classes, preprocess, beside)
     mask = {pair.image: pair for pair in pairs}
@@ -193,4 +195,4 @@ def _warn(train: ImageSet) -> None:
     absent = [name for name, count in zip(train.classes, counts[:IGNORED], strict=False) if not count]
     if absent:
         ignored = f"; {counts[IGNORED]:,} pixels are {IGNORED}, which is no class" * bool(counts[IGNORED])
-        LOGGER.warning("no training mask has the class %s: it will not be learned%s", ", ".join(absent), ignored)
+        LOGGER.warning("no training mask has the class %s: it will not be learned%s", some(absent), ignored)

@@ -35,22 +35,24 @@ def check_images(split: Split) -> None:
 
 
 def check_targets(split: Split, task: Task) -> None:
-    """Raise BbgError where the images have a class each and the task is about pixels, or the other way round."""
+    """Raise BbgError where the images have a class each and the task is about pixels, or the other way round.
+
+    Of masks: where they have fewer than 2 or more than 255 classes, which no file of masks tells apart.
+    """
     segments = isinstance(task.head, Segmentation)
     if segments and not has_masks(split.train):
         raise BbgError("the task 'segmentation' takes images with masks, uint8 [H, W]; give such, or another task")
     if has_masks(split.train) and isinstance(task.head, Classification):
         raise BbgError('the images have masks, and no class each; give the recipe the key task = "segmentation"')
+    if segments and not 2 <= len(split.classes) <= IGNORED:
+        raise BbgError(
+            f"the masks are of {len(split.classes)} classes; allowed are 2 to {IGNORED}, of which the background is one"
+        )
 
 
 def _check_labels(half: str, data: Dataset) -> None:
     if isinstance(data.labels, np.ndarray) and has_masks(data) and data.classes:
-        largest = int(data.labels.max(where=data.labels != IGNORED, initial=0))
-        if largest >= len(data.classes):
-            raise BbgError(
-                f"the masks of the {half} images have the number {largest}; {len(data.classes)} classes have 0 to "
-                f"{len(data.classes) - 1}, and {IGNORED} is for pixels that do not count"
-            )
+        _check_masks(half, data)
     if np.ndim(data.labels) != 1:
         return
     labels, count = np.asarray(data.labels), len(data.classes)
@@ -70,3 +72,23 @@ def _check_labels(half: str, data: Dataset) -> None:
     ]
     if empty:
         LOGGER.warning("no training image is of class %s: it will not be learned", ", ".join(empty))
+
+
+def _check_masks(half: str, data: Dataset) -> None:
+    """Masks that are in memory."""
+    shape, size = data.labels.shape[1:], data.read(0)[0].shape[:2]
+    if shape != size:
+        ours, theirs = (" x ".join(map(str, sides)) for sides in (shape, size))
+        raise BbgError(f"the masks of the {half} images are {ours}, the images {theirs}; give both the same size")
+    counts = data.labels != IGNORED
+    if half == "training" and not counts.any():
+        raise BbgError(
+            f"all pixels of the training masks are {IGNORED}, which is for pixels that do not count; give masks with "
+            "the numbers of classes"
+        )
+    largest = int(data.labels.max(where=counts, initial=0))
+    if largest >= len(data.classes):
+        raise BbgError(
+            f"the masks of the {half} images have the number {largest}; {len(data.classes)} classes have 0 to "
+            f"{len(data.classes) - 1}, and {IGNORED} is for pixels that do not count"
+        )

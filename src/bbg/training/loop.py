@@ -51,7 +51,7 @@ from bbg.training.progress import Progress
 from bbg.training.resume import first_state
 from bbg.training.schedule import present_schedule, set_lr, set_stage, stage_of
 from bbg.training.tasks import Task, make_task
-from bbg.training.teacher import SELF, keep_teacher, read_by, teacher_of
+from bbg.training.teacher import SELF, keep_teacher, passed_by, read_by, teacher_of
 from bbg.training.transfer import Weights
 
 Step = Callable[[Tensor, Any, int, int], dict[str, Tensor]]  # images, targets, epoch and number of the step
@@ -127,8 +127,8 @@ def fit(
     epoch: the figure to quote. Ctrl-C (or SIGTERM) ends the training behind the present step, with a checkpoint, and
     raises KeyboardInterrupt. Raises BbgError where `out` holds a run already and neither `resume` nor `overwrite` is
     given, or a run of another recipe or other images, where `out` cannot be written, where the device is not there, the
-    teacher or `init` does not fit, where `teacher` is "self" and the module is not one of `bbg.binarize` or has been
-    trained since, and where the loss or a weight is no longer finite.
+    teacher or `init` does not fit, where `teacher` is "self" and the module is not one of `bbg.binarize`, has been
+    trained since or is given `init`, and where the loss or a weight is no longer finite.
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.find(recipe)
     if isinstance(teacher, (str, Path)):
@@ -161,6 +161,8 @@ def _fit(
             refuse_own(out, [("the weights", source), ("the teacher", read_by(recipe))])
         place = choose_device(device)
         own = teacher is None and recipe.teacher == SELF
+        if own and weights is not None:
+            raise passed_by(weights.source)
         teacher = teacher_of(recipe, split, model, out if resume else None) if teacher is None else teacher
         task = make_task(recipe, len(split.classes), teacher)
         check_targets(split, task)

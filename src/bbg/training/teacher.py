@@ -19,6 +19,7 @@ from bbg.binarization import Binarized
 from bbg.data.sets import Split
 from bbg.errors import BbgError
 from bbg.files import whole_file
+from bbg.log import LOGGER
 from bbg.reading import contents
 from bbg.recipe import Recipe
 from bbg.training.checkpoint import MOST_BYTES, Checkpoint, check_weights
@@ -73,6 +74,25 @@ def _no_self(what: str) -> BbgError:
     )
 
 
+def passed_by(source: str) -> BbgError:
+    """The error for weights from the file `source` that would go into the binary network after its float self."""
+    return BbgError(
+        f"the teacher is {SELF!r}, and the weights of {source!r} would go into the binary network, so its float self "
+        "would teach what it had before; load the weights of the float network before bbg.binarize, as --init does "
+        "with those that fit it"
+    )
+
+
+def _warn_of_untrained(network: nn.Module) -> None:
+    """Say so where no batch norm of the teacher has seen an image."""
+    means = [tensor for name, tensor in network.named_buffers() if name.endswith("running_mean")]
+    if means and not any(bool(mean.any()) for mean in means):
+        LOGGER.warning(
+            "the teacher, the float network itself, is untrained: its batch norms have seen no image; load its weights "
+            "before bbg.binarize, or with --init"
+        )
+
+
 def _own(model: nn.Module, resumed: Path | None) -> nn.Module:
     """The float self of `model`, with the weights that the resumed run has, or else those that it had itself."""
     if not isinstance(model, Binarized):
@@ -80,6 +100,7 @@ def _own(model: nn.Module, resumed: Path | None) -> nn.Module:
     path = None if resumed is None else resumed / FLOAT_SELF
     if path is None or not path.exists():
         weights = model.float_self.network().state_dict()
+        _warn_of_untrained(model.float_self.model)
     else:
         try:
             weights = read_torch(contents(path, MOST_BYTES))

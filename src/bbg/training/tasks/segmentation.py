@@ -83,8 +83,11 @@ class Segmentation:
         """The logits in float32, at the size of the masks."""
         if not isinstance(outputs, Tensor) or outputs.ndim != 4 or outputs.shape[1] != self.classes:
             came = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            wanted = f"[N, {self.classes}, H, W]"
-            raise BbgError(f"the network returns {came}; a segmentation takes {wanted}, a map for each class")
+            wanted = f"[N, {self.classes}, H, W], a map for each class"
+            advice = f"give it {self.classes} maps" if isinstance(outputs, Tensor) else "return the maps alone"
+            if isinstance(outputs, Tensor) and outputs.shape[1:2] == (1,):
+                advice += f": {heads.ONE_MAP}"
+            raise BbgError(f"the network returns {came}; a segmentation takes {wanted}: {advice}")
         size = targets.shape[1:]
         maps = outputs.float()
         return maps if maps.shape[2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
