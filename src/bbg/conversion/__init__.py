@@ -33,7 +33,7 @@ from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
-from bbg.heads import HEADS, Classification, Detection, Head, Segmentation
+from bbg.heads import HEADS, KEYS, Classification, Head, Segmentation
 from bbg.image import Preprocess, plain
 from bbg.log import LOGGER
 from bbg.tracing.neutral import single_threaded
@@ -55,6 +55,8 @@ __all__ = [
 EDGES = ("int8", "fp32")
 
 CHECKED = 32  # images on which the layers are compared
+
+NAMED = {name: head for name, head in HEADS.items() if name not in KEYS}  # heads that need no more than a name
 
 
 def convert(
@@ -93,8 +95,8 @@ def convert(
     are not finite, labels or preprocessing that do not fit, a calibration whose numbers no normalised pixels can be, a
     layer on which engine and torch differ by more than 1e-5 of its largest value, and a path that cannot be written.
     """
-    if head not in ("auto", None, *HEADS) and not isinstance(head, tuple(HEADS.values())):
-        names = ", ".join(map(repr, HEADS))
+    if head not in ("auto", None, *NAMED) and not isinstance(head, tuple(HEADS.values())):
+        names = ", ".join(map(repr, NAMED))
         raise BbgError(f"head is {head!r}, allowed are 'auto', {names}, None and a head of bbg.heads")
     if not isinstance(path, (str, os.PathLike)):
         raise BbgError(f"path is a {type(path).__name__}, it must be where the packed file is to be written")
@@ -174,9 +176,7 @@ def _head(graph: Graph, labels: Sequence[str] | None, asked: Head | str | None) 
     classification where it returns one number per class: `[N, classes]`, or a tensor with labels.
     """
     if asked != "auto":
-        if asked == Detection.kind:
-            raise BbgError("a detection has priors; give head=bbg.heads.Detection(levels)")
-        return HEADS[asked]() if isinstance(asked, str) else asked  # type: ignore[call-arg]
+        return NAMED[asked]() if isinstance(asked, str) else asked
     shape = graph.outputs[0].shape
     if graph.structure != "tensor":
         return None
