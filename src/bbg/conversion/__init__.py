@@ -33,7 +33,7 @@ from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
-from bbg.heads import HEADS, KEYS, Classification, Head, Segmentation
+from bbg.heads import HEADS, KEYS, Classification, Detection, Head, Segmentation
 from bbg.image import Preprocess, plain
 from bbg.log import LOGGER
 from bbg.tracing.neutral import single_threaded
@@ -87,9 +87,10 @@ def convert(
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
     people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies: "classification",
-    "segmentation", a `bbg.heads.Detection(levels)`, or None; "auto": a classification where the network returns one
-    score per class, a segmentation where it returns one map `[N, C, H, W]` for each of C labels, else None. The network
-    may also return a tuple, list or dict of tensors. The same model gives the same bytes.
+    "segmentation", a `bbg.heads.Detection(levels)`, or None; "auto": that of a detector of bbg (its attribute
+    `detection`), a classification where the network returns one score per class, a segmentation where it returns one
+    map `[N, C, H, W]` for each of C labels, else None. The network may also return a tuple, list or dict of tensors.
+    The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
     are not finite, labels or preprocessing that do not fit, a calibration whose numbers no normalised pixels can be, a
@@ -117,7 +118,7 @@ def convert(
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else _names(labels),
             notes,
-            _head(graph, labels, head),
+            _head(model, graph, labels, head),
         )
         packed.check()
         lowered, graph = read_pixels(lowered, graph, packed.preprocess)
@@ -171,12 +172,15 @@ def _names(labels: Any) -> tuple[str, ...]:
     return tuple(str(name) if type(name) is int else name for name in names)
 
 
-def _head(graph: Graph, labels: Sequence[str] | None, asked: Head | str | None) -> Head | None:
-    """The head that is asked for. "auto": a segmentation where the network returns one map for each of the labels; a
-    classification where it returns one number per class: `[N, classes]`, or a tensor with labels.
+def _head(model: nn.Module, graph: Graph, labels: Sequence[str] | None, asked: Head | str | None) -> Head | None:
+    """The head that is asked for. "auto": that of a detector of bbg; a segmentation where the network returns one map
+    for each of the labels; a classification where it returns one number per class: `[N, classes]`, or a tensor with
+    labels.
     """
     if asked != "auto":
-        return NAMED[asked]() if isinstance(asked, str) else asked
+        return NAMED[asked]() if isinstance(asked, str) else asked  # type: ignore[call-arg]
+    if isinstance(detection := getattr(model, "detection", None), Detection):
+        return detection
     shape = graph.outputs[0].shape
     if graph.structure != "tensor":
         return None
