@@ -61,7 +61,9 @@ def test_what_is_no_detection_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BbgError, match=r"takes the head bbg.heads.Detection, it is a classification"):
         bbg.load("resnet20-cifar10").detect(picture({}))
     example = torch.rand(1, 3, 32, 32)
-    with pytest.raises(BbgError, match=r"a detection has priors; give head=bbg.heads.Detection\(levels\)"):
+    with pytest.raises(
+        BbgError, match="head is 'detection', allowed are 'auto', 'classification', 'segmentation', None and a head of"
+    ):
         bbg.convert(Spots(), tmp_path / "m.bbg", example, head="detection")
     with pytest.raises(BbgError, match="a detection with 16 priors, which needs the dict"):
         bbg.convert(Spots(16), tmp_path / "m.bbg", example, head=head())

@@ -46,7 +46,10 @@ def network(name: str = "resnet8", method: str | Method = "bbg") -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", sorted({*bbg.list_models()} - {*NETWORKS}))
+OTHERS = [name for name in bbg.list_models() if name not in NETWORKS and not name.startswith("ssd")]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_every_other_network_converts(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, images = bbg.create(name, num_classes=4, width=4), torch.randn(2, 3, 32, 32)

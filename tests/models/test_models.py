@@ -18,16 +18,18 @@ from bbg.models import NETWORKS, allowed_options, create, list_models
 
 torch.set_num_threads(1)
 
+CLASSIFIERS = [name for name in NETWORKS if not name.startswith("ssd")]  # detectors: tests/models/test_ssd.py
+
 # A network that is not in these tables is tested 4 channels wide, on images of 32 x 32.
 SMALL: dict[str, dict[str, Any]] = {
-    **{name: {"width": 4} for name in NETWORKS},
+    **{name: {"width": 4} for name in CLASSIFIERS},
     "resnet8": {"width": 5, "in_channels": 1, "act": "rprelu"},
     "resnet34": {"width": 3, "act": "prelu", "shortcut": "pool"},
     "resnet18_cifar": {"width": 4, "shortcut": "pool"},
     "vgg_small": {"width": 4, "size": 16},
 }
 SIZES = {
-    **{name: [(32, 32)] for name in NETWORKS},
+    **{name: [(32, 32)] for name in CLASSIFIERS},
     "resnet20": [(9, 7), (1, 1)],
     "resnet8": [(8, 8), (13, 6)],
     "resnet18": [(32, 32), (45, 70)],

@@ -33,7 +33,7 @@ from bbg.conversion.verify import EndToEnd, LayerCheck, verify_network
 from bbg.errors import BbgError
 from bbg.graph import Graph
 from bbg.graph.file import PackedModel, encode, write
-from bbg.heads import HEADS, Classification, Detection, Head, Segmentation
+from bbg.heads import HEADS, KEYS, Classification, Detection, Head, Segmentation
 from bbg.image import Preprocess, plain
 from bbg.log import LOGGER
 from bbg.tracing.neutral import single_threaded
@@ -55,6 +55,8 @@ __all__ = [
 EDGES = ("int8", "fp32")
 
 CHECKED = 32  # images on which the layers are compared
+
+NAMED = {name: head for name, head in HEADS.items() if name not in KEYS}  # heads that need no more than a name
 
 
 def convert(
@@ -85,17 +87,17 @@ def convert(
 
     `preprocess`: how images become inputs, or the name of a preset. `labels`: a name per class. `provenance`: notes for
     people (recipe, accuracy). `head`: what the outputs mean, which `Engine.predict` applies: "classification",
-    "segmentation", a `bbg.heads.Detection(levels)`, or None; "auto": a classification where the network returns one
-    score per class, a segmentation where it returns one map `[N, C, H, W]` for each of C labels, else None. The network
-    may also return a tuple, list or dict of tensors, or these nested (`{"maps": [x, y]}` has the outputs "maps.0" and
-    "maps.1"). The same model gives the same bytes.
+    "segmentation", a `bbg.heads.Detection(levels)`, or None; "auto": that of a detector of bbg (its attribute
+    `detection`), a classification where the network returns one score per class, a segmentation where it returns one
+    map `[N, C, H, W]` for each of C labels, else None. The network may also return a tuple, list or dict of tensors, or
+    these nested (`{"maps": [x, y]}` has the outputs "maps.0" and "maps.1"). The same model gives the same bytes.
 
     Raises BbgError, leaving any older file untouched: for a layer without a rule (named), numbers that
     are not finite, labels or preprocessing that do not fit, a calibration whose numbers no normalised pixels can be, a
     layer on which engine and torch differ by more than 1e-5 of its largest value, and a path that cannot be written.
     """
-    if head not in ("auto", None, *HEADS) and not isinstance(head, tuple(HEADS.values())):
-        names = ", ".join(map(repr, HEADS))
+    if head not in ("auto", None, *NAMED) and not isinstance(head, tuple(HEADS.values())):
+        names = ", ".join(map(repr, NAMED))
         raise BbgError(f"head is {head!r}, allowed are 'auto', {names}, None and a head of bbg.heads")
     if not isinstance(path, (str, os.PathLike)):
         raise BbgError(f"path is a {type(path).__name__}, it must be where the packed file is to be written")
@@ -116,7 +118,7 @@ def convert(
             None if preprocess is None else Preprocess.of(preprocess),
             None if labels is None else _names(labels),
             notes,
-            _head(graph, labels, head),
+            _head(model, graph, labels, head),
         )
         packed.check()
         lowered, graph = read_pixels(lowered, graph, packed.preprocess)
@@ -170,14 +172,15 @@ def _names(labels: Any) -> tuple[str, ...]:
     return tuple(str(name) if type(name) is int else name for name in names)
 
 
-def _head(graph: Graph, labels: Sequence[str] | None, asked: Head | str | None) -> Head | None:
-    """The head that is asked for. "auto": a segmentation where the network returns one map for each of the labels; a
-    classification where it returns one number per class: `[N, classes]`, or a tensor with labels.
+def _head(model: nn.Module, graph: Graph, labels: Sequence[str] | None, asked: Head | str | None) -> Head | None:
+    """The head that is asked for. "auto": that of a detector of bbg; a segmentation where the network returns one map
+    for each of the labels; a classification where it returns one number per class: `[N, classes]`, or a tensor with
+    labels.
     """
     if asked != "auto":
-        if asked == Detection.kind:
-            raise BbgError("a detection has priors; give head=bbg.heads.Detection(levels)")
-        return HEADS[asked]() if isinstance(asked, str) else asked  # type: ignore[call-arg]
+        return NAMED[asked]() if isinstance(asked, str) else asked  # type: ignore[call-arg]
+    if isinstance(detection := getattr(model, "detection", None), Detection):
+        return detection
     shape = graph.outputs[0].shape
     if graph.structure != "tensor":
         return None

@@ -20,6 +20,7 @@ MODULES = (
     "resnet",
     "vgg",
     "bbgnet",
+    "ssd",
 )
 # Each of these modules has a NETWORKS of its own: what to call for a network, with its class count and method.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -32,8 +33,10 @@ def create(
 ) -> nn.Module:
     """The network called `name`, its inner convolutions made binary by `method`, ready to train.
 
-    It takes images, float32 `[N, in_channels, H, W]`, and returns logits `[N, num_classes]`. `method` is a name of
-    `bbg.methods.METHODS` ("float" is the real-valued twin) or a Method. Weights are drawn from torch's global
+    It takes images, float32 `[N, in_channels, H, W]`, and returns logits `[N, num_classes]`. A detector, `ssd*`,
+    returns `{"boxes": [N, P, 4], "scores": [N, P, 1 + num_classes]}`, offsets from its priors and logits, of which the
+    first is the background's; `model.detection` is its head. `method` is a name of `bbg.methods.METHODS` ("float" is
+    the real-valued twin) or a Method. Weights are drawn from torch's global
     generator. The networks, and `options` with their defaults:
 
         resnet20        blocks=3 width=16 in_channels=3 act=None
@@ -47,6 +50,10 @@ def create(
         bbgnet_m        width=32 in_channels=3 act=None
         bbgnet_l        width=32 in_channels=3 act=None
         bbgnet_224      width=64 in_channels=3 act=None
+        ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu'
+        ssd300_vgg16    width=64 in_channels=3 size=300 act=None
+        ssd300_resnet18 blocks=(2, 2, 2, 2) width=64 in_channels=3 size=300 act=None
+        ssd300_resnet34 blocks=(3, 4, 6, 3) width=64 in_channels=3 size=300 act=None
 
     - `width`: channels of the first stage.
     - `blocks`: pairs of convolutions per stage.
@@ -54,7 +61,7 @@ def create(
       and RPReLU in `bbgnet_*`.
     - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
     - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
-    - `size`: side of the images, or (H, W); multiples of 8.
+    - `size`: side of the images, or (H, W); of vgg_small multiples of 8. A detector takes images of this size alone.
 
     `bits`: the width of layers, 1, 8 or 32 bits, one number for all or by pattern over qualified names, as in
     `{"first": 8, "units.0": 8, "last": 8}` (`bbg.layers.set_bits`). Without it the units have 1 bit (with method

@@ -1,0 +1,235 @@
+"""SSD (Liu et al., arXiv 1512.02325): boxes and scores from several maps of one backbone, each half as large as the
+one before.
+
+The backbone and the layers behind it are units of the method; the first convolution and the heads stay real-valued.
+
+- `ssd_light`: residual units at strides 4, 8, 16, 32 and 64, the last four of which are read; for few images.
+- `ssd300_resnet18`, `ssd300_resnet34`: a ResNet of the ImageNet form, read at strides 8, 16, 32, and three more maps.
+- `ssd300_vgg16`: VGG-16 with the dilated conv6 and conv7, read at conv4_3 (L2 norm) and conv7, and four more.
+
+`model.detection` is the head that says where the priors lie: `bbg.convert` stores it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bbg.boxes import Level
+from bbg.errors import BbgError
+from bbg.heads import Detection
+from bbg.layers import Unit, pointwise
+from bbg.methods import Method, get
+from bbg.models.resnet import Stage, stem_of, units_of
+
+NORM = 20.0  # what the L2 norm of conv4_3 is scaled to at first
+VGG = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of VGG-16 between its pools
+Sides = tuple[int, int]
+
+
+class L2Norm(nn.Module):
+    """`x / |x| * weight`, over the channels of a pixel; `weight`: one number per channel, NORM at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), NORM))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape as `x` `[N, C, H, W]`."""
+        return F.normalize(x, dim=1) * self.weight.reshape(-1, 1, 1)
+
+
+class SSD(nn.Module):
+    """Images `[N, C, *size]` to `{"boxes": [N, P, 4], "scores": [N, P, 1 + num_classes]}`: offsets and logits.
+
+    `stages`: one after the other, of which each makes a map that is read; `channels`: of these maps; `norms`: what each
+    goes through before its heads. `detection`: the head, with the priors of each map.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        channels: Sequence[int],
+        norms: Sequence[nn.Module],
+        detection: Detection,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.detection = detection
+        self.stages, self.norms = nn.ModuleList(stages), nn.ModuleList(norms)
+        counts = [len(level.sizes) for level in detection.levels]
+        pairs = list(zip(channels, counts, strict=True))
+        self.boxes = nn.ModuleList(nn.Conv2d(have, 4 * count, 3, padding=1) for have, count in pairs)
+        self.scores = nn.ModuleList(nn.Conv2d(have, (1 + num_classes) * count, 3, padding=1) for have, count in pairs)
+        for head in (*self.boxes, *self.scores):
+            assert isinstance(head, nn.Conv2d)
+            nn.init.xavier_uniform_(head.weight)
+            assert head.bias is not None
+            nn.init.zeros_(head.bias)
+        self.columns = 1 + num_classes
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Offsets and logits of all priors."""
+        boxes, scores = [], []
+        for stage, norm, of_boxes, of_scores in zip(self.stages, self.norms, self.boxes, self.scores, strict=True):
+            x = stage(x)
+            seen = norm(x)
+            boxes.append(of_boxes(seen).permute(0, 2, 3, 1).flatten(1))
+            scores.append(of_scores(seen).permute(0, 2, 3, 1).flatten(1))
+        return {
+            "boxes": torch.cat(boxes, 1).unflatten(1, (-1, 4)),
+            "scores": torch.cat(scores, 1).unflatten(1, (-1, self.columns)),
+        }
+
+
+def levels(
+    maps: Sequence[Sides], size: Sides, scales: Sequence[float], ratios: Sequence[tuple[float, ...]]
+) -> Detection:
+    """The priors of `maps`: of each two squares and, for each of its `ratios` r, two boxes of r and 1/r.
+
+    `scales`: the side of the first square over the short side of the input, one for each map and one more; the second
+    square is the geometric mean with the next one.
+    """
+    short = min(size)
+    found = []
+    for place, (sides, own) in enumerate(zip(maps, ratios, strict=True)):
+        scale, next_scale = scales[place], scales[place + 1]
+        pairs = [(scale, scale), (math.sqrt(scale * next_scale),) * 2]
+        for ratio in own:
+            root = math.sqrt(ratio)
+            pairs += [(scale * root, scale / root), (scale / root, scale * root)]
+        found.append(Level(sides, tuple((w * short / size[1], h * short / size[0]) for w, h in pairs)))
+    return Detection(tuple(found))
+
+
+def _sides(name: str, size: int | tuple[int, int], least: int) -> Sides:
+    high, wide = (size, size) if isinstance(size, int) else size
+    if min(high, wide) < least:
+        raise BbgError(f"{name}: size is {size}, allowed are sides from {least}")
+    return high, wide
+
+
+def _halved(sides: Sides, times: int = 1) -> Sides:
+    for _ in range(times):
+        sides = (-(-sides[0] // 2), -(-sides[1] // 2))
+    return sides
+
+
+def _stages(parts: Sequence[Stage], method: Method, act: str | None) -> list[nn.Sequential]:
+    """The units of each stage; the first of each but the first stage halves the map."""
+    units = list(units_of(parts, method, act, project=True))
+    per_block = 1 if method.shortcut == "none" else 2
+    found, begin = [], 0
+    for part in parts:
+        end = begin + per_block * part.blocks
+        found.append(nn.Sequential(*units[begin:end]))
+        begin = end
+    return found
+
+
+def ssd_light(
+    num_classes: int,
+    method: str | Method = "bbg",
+    *,
+    width: int = 32,
+    in_channels: int = 3,
+    size: int | tuple[int, int] = (240, 320),
+    act: str | None = "rprelu",
+) -> SSD:
+    """The light variant: `width` channels at stride 4, twice as many at 8, four times at 16, 32 and 64."""
+    chosen, sides = get(method), _sides("ssd_light", size, 64)
+    widths = (width, 2 * width, 4 * width, 4 * width, 4 * width)
+    parts = [Stage(channels, blocks) for channels, blocks in zip(widths, (1, 2, 2, 1, 1), strict=True)]
+    units = _stages(parts, chosen, act)
+    stem = stem_of("imagenet", in_channels, width, chosen.act if act is None else act)
+    maps = [_halved(sides, times) for times in (3, 4, 5, 6)]
+    detection = levels(maps, sides, (0.1, 0.2, 0.4, 0.7, 1.0), ((2.0,),) * 4)
+    norms = [nn.BatchNorm2d(channels) for channels in widths[1:]]
+    return SSD([nn.Sequential(stem, *units[:2]), *units[2:]], widths[1:], norms, detection, num_classes)
+
+
+def _ssd300(maps: Sequence[Sides], size: Sides) -> Detection:
+    """The priors of SSD300: four on the first and the last two maps, six on the others."""
+    ratios = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
+    return levels(maps, size, (0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.075), ratios)
+
+
+def ssd300_resnet(
+    num_classes: int,
+    method: str | Method = "bbg",
+    *,
+    blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
+    width: int = 64,
+    in_channels: int = 3,
+    size: int | tuple[int, int] = 300,
+    act: str | None = None,
+) -> SSD:
+    """A ResNet of the ImageNet form, read at strides 8, 16 and 32, and units that halve the map three times more."""
+    chosen, sides = get(method), _sides("ssd300_resnet", size, 64)
+    widths = (width, 2 * width, 4 * width, 8 * width, 4 * width, 4 * width, 4 * width)
+    parts = [Stage(channels, count) for channels, count in zip(widths, (*blocks, 1, 1, 1), strict=True)]
+    units = _stages(parts, chosen, act)
+    stem = stem_of("imagenet", in_channels, width, chosen.act if act is None else act)
+    maps = [_halved(sides, times) for times in range(3, 9)]
+    norms = [nn.BatchNorm2d(channels) for channels in widths[1:]]
+    stages = [nn.Sequential(stem, *units[:2]), *units[2:]]
+    return SSD(stages, widths[1:], norms, _ssd300(maps, sides), num_classes)
+
+
+def ssd300_vgg16(
+    num_classes: int,
+    method: str | Method = "bbg",
+    *,
+    width: int = 64,
+    in_channels: int = 3,
+    size: int | tuple[int, int] = 300,
+    act: str | None = None,
+) -> SSD:
+    """VGG-16: `width` channels in its first layers, 16 times as many in conv6 and conv7, as published at 64."""
+    chosen, sides = get(method), _sides("ssd300_vgg16", size, 257)  # of fewer the last map has no pixel
+    have = 0
+
+    def unit(channels: int, kernel: int, pool: nn.Module | None = None, **options: Any) -> Unit:
+        nonlocal have
+        made = Unit.build(have, channels, kernel, method=chosen, act=act, pool=pool, **options)
+        have = channels
+        return made
+
+    first: list[nn.Module] = [
+        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        pointwise(chosen.act if act is None else act, width),
+    ]
+    have, second = width, list[nn.Module]()
+    for block, (channels, count) in enumerate(VGG):
+        for i in range(1 if block == 0 else 0, count):
+            pool = nn.MaxPool2d(2, ceil_mode=True) if i == count - 1 and block < 3 else None
+            if i == count - 1 and block == 4:
+                pool = nn.MaxPool2d(3, stride=1, padding=1)
+            (first if block < 4 else second).append(unit(channels * width // 64, 3, pool, padding=1))
+    conv4 = have
+    second.insert(0, nn.MaxPool2d(2, ceil_mode=True))
+    second += [unit(16 * width, 3, padding=6, dilation=6), unit(16 * width, 1)]
+    stages, channels_of, maps = [first, second], [conv4, have], [_halved(sides, 3), _halved(sides, 4)]
+    for narrow, wide, strided in ((4, 8, True), (2, 4, True), (2, 4, False), (2, 4, False)):
+        options: dict[str, Any] = {"stride": 2, "padding": 1} if strided else {}
+        stages.append([unit(narrow * width, 1), unit(wide * width, 3, **options)])
+        channels_of.append(have)
+        maps.append(_halved(maps[-1]) if strided else (maps[-1][0] - 2, maps[-1][1] - 2))
+    norms: list[nn.Module] = [L2Norm(conv4), *(nn.BatchNorm2d(channels) for channels in channels_of[1:])]
+    modules = [nn.Sequential(*stage) for stage in stages]
+    return SSD(modules, channels_of, norms, _ssd300(maps, sides), num_classes)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "ssd_light": ssd_light,
+    "ssd300_vgg16": ssd300_vgg16,
+    "ssd300_resnet18": ssd300_resnet,
+    "ssd300_resnet34": partial(ssd300_resnet, blocks=(3, 4, 6, 3)),
+}
