@@ -189,7 +189,7 @@ def test_the_head_is_the_one_that_is_given(tmp_path: Path) -> None:
     bbg.convert(scores, path, EXAMPLE, head="classification")
     assert read(path).head == Classification()
     with pytest.raises(
-        BbgError, match="head is 'classify', allowed are 'auto', 'classification', 'segmentation', 'detection', None"
+        BbgError, match="head is 'classify', allowed are 'auto', 'classification', 'segmentation', None"
     ):
         bbg.convert(scores, path, EXAMPLE, head="classify")
     two = Functional(lambda x, c: (c(x), c(x)), nn.Conv2d(3, 4, 3, padding=1))
