@@ -95,6 +95,8 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "padding layers": lambda x, c: nn.ReflectionPad2d(1)(c(x)) + nn.ReplicationPad2d(1)(x),
     "mirrored": lambda x, c: c(x).flip(3) + torch.flip(x, [2]),
     "rolled": lambda x, c: c(torch.roll(c(x), (1, -2), (2, 3))),
+    "rolled, channels too": lambda x, c: c(torch.roll(c(x), (1, 2), (1, 3))),
+    "mirrored, channels too": lambda x, c: c(last(c(x)).flip(1, 3).permute(0, 3, 1, 2)),
     "maxima of a grid of any size": lambda x, c: F.adaptive_max_pool2d(c(x), (5, 9)),
     "nearest to a part": lambda x, c: F.interpolate(c(x), scale_factor=0.5),
     "elu": lambda x, c: F.elu(3 * c(x), 0.7),
