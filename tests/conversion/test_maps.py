@@ -241,6 +241,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
     "a number for each image alone": (lambda x, c: c(x).mean((1, 2, 3)), "keep an axis, as keepdim=True"),
     "more than is left of it": (lambda x, c: F.pad(c(x)[:, :, :1], (0, 0, 1, -1), "circular"), "pad less"),
     "a function of the largest": (lambda x, c: torch.cumsum(c(x).max(1).values, 1), "the function 'cumsum'"),
+    "a mean of no size": (lambda x, c: F.adaptive_avg_pool2d(c(x), 0), "no number"),
+    "maxima of no size": (lambda x, c: F.adaptive_max_pool2d(c(x), (0, 5)), "no number"),
     "places of the largest": (lambda x, c: c(x) * c(x).max(1).indices.unsqueeze(1), "of several tensors"),
     "bicubic": (lambda x, c: F.interpolate(c(x), (15, 24), mode="bicubic"), "[14, 12] to [15, 24] by 'bicubic'"),
     "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; use 2, 3"),
