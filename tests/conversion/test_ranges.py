@@ -317,3 +317,17 @@ def _ends(model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Ten
         hidden = model[:2](x)  # type: ignore[index]
     values = {"input": x, "0": hidden, "1": hidden}
     return tuple({name: getattr(v, end)((0, 2, 3)) for name, v in values.items()} for end in ("amin", "amax"))  # type: ignore[return-value]
+
+
+def test_a_channel_that_is_always_0_costs_the_others_no_precision(tmp_path: Path) -> None:
+    """Its bytes had the scale 1, and so the weights of the convolution behind it were rounded to a few steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 4, 1)).eval()
+    with torch.no_grad():
+        model[0].bias[2] = -1000.0
+    images = torch.randn(120, 3, 8, 8)
+    bbg.convert(model, tmp_path / "net.bbg", images[:4], calibration=images, edges="int8")
+    with torch.no_grad():
+        wanted = model(images).numpy()
+    given = bbg.load(tmp_path / "net.bbg")(images.numpy())
+    assert np.abs(given - wanted).max() <= 0.02 * np.abs(wanted).max()

@@ -108,10 +108,14 @@ class Appender:
         return name
 
     def _shape(self, op: Op, inputs: tuple[TracedTensor, ...]) -> Shape:
+        on = f"on a map {list(inputs[0].shape)}"
         try:
-            return KINDS[op.kind].shape(op.attributes, *(x.shape for x in inputs[: len(op.operands)]))
+            shape = KINDS[op.kind].shape(op.attributes, *(x.shape for x in inputs[: len(op.operands)]))
         except BbgError as error:
-            raise self.error(f"on a map {list(inputs[0].shape)}: {error}", of_input=True) from None
+            raise self.error(f"{on}: {error}", of_input=True) from None
+        if 0 in shape:
+            raise self.error(f"{on} gives {list(shape)}, no number; leave it out, or give larger images", of_input=True)
+        return shape
 
     def _record(self, name: str, torch_op: TorchOp, result: Tensor) -> TracedTensor:
         """Keep how torch computes the value `name`, and wrap its `result` for the example."""

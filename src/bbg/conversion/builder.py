@@ -174,7 +174,7 @@ class Builder(Appender):
         for make, (order, back) in product(makers, orders):
             made = make(x.with_layout(x.indices.permute(order)))
             if made is not None:
-                whole = made if made.is_complete else self._select(made)
+                whole = made if made.layout is None else self._select(made)
                 return whole.with_layout(whole.indices.permute(back))
         return None
 

@@ -65,9 +65,14 @@ class Ranges:
         return name in self.low and len(self.low[name]) == channels
 
     def quant(self, name: str) -> QuantParams:
-        """The bytes of the value `name`."""
+        """The bytes of the value `name`.
+
+        A channel that is always the same has the width of the others: by its scale, too, the weights are rounded.
+        """
         low, high = self.low[name].double(), self.high[name].double()
-        return QuantParams(torch.where(high > low, high - low, 255.0) / 255, low)
+        moves = high > low
+        usual = (high - low)[moves].median() if moves.any() else 255.0
+        return QuantParams(torch.where(moves, high - low, usual) / 255, low)
 
     def to_dict(self) -> dict[str, Any]:
         """As a checkpoint holds them."""

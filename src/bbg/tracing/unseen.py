@@ -16,7 +16,6 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.optim.swa_utils import AveragedModel
 
 from bbg.errors import BbgError
-from bbg.tracing.vocabulary import op_of_module
 
 _WEIGHTS = "torch.nn.utils."  # hooks of weight_norm and spectral_norm make the weight that the layer then has
 
@@ -80,11 +79,13 @@ def refuse_unseen(model: nn.Module) -> None:
 def _chooses_its_forward(module: nn.Module) -> bool:
     """Whether its forward is another method of its own, as a constructor that decides between two sets it.
 
-    Not so a layer that is known by its type, and not traced: it would be taken for what its type computes.
+    Not so a layer that keeps a forward of torch's: it is known by its type, and would be taken for what that computes.
     """
-    forward = vars(module)["forward"]
+    forward, kind = vars(module)["forward"], type(module)
     own = inspect.ismethod(forward) and forward.__self__ is module
-    return own and forward.__func__ is getattr(type(module), forward.__name__, None) and op_of_module(module) is None
+    followed = (nn.Module.forward, nn.Sequential.forward)  # these say nothing of what the type computes
+    of_torch = str(kind.forward.__module__).startswith("torch.") and kind.forward not in followed
+    return own and forward.__func__ is getattr(kind, forward.__name__, None) and not of_torch
 
 
 def _redefines(module: nn.Module, name: str) -> bool:

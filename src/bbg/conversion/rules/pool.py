@@ -63,6 +63,8 @@ def adaptive_max_pool(builder: Builder, layer: nn.AdaptiveMaxPool2d, x: TracedTe
         raise builder.error("return_indices is True; leave it out")
     x = builder.as_nchw(x)
     sizes = tuple(layer(x.value).shape[2:])
+    if 0 in sizes:
+        raise builder.error(f"gives a map {list(sizes)}, no number; give it a size from 1 on")
     if all(have % want == 0 for have, want in zip(x.shape[1:], sizes, strict=True)):
         window = (x.shape[1] // sizes[0], x.shape[2] // sizes[1])
         return builder.add("max_pool", (x,), layer, kernel=window, stride=window)
