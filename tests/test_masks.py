@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,6 +126,19 @@ def test_files_of_a_mask(tmp_path: Path) -> None:
         with pytest.raises(BbgError, match=rf"{name}'; give one that ends with \.png"):
             mask.save(tmp_path / name)
         assert not (tmp_path / name).exists()
+
+
+def test_an_overlay_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(0)
+    picture, classes = draws.integers(0, 256, (900, 1100, 3)).astype(np.uint8), np.ones((900, 1100), np.uint8)
+    classes[:40], classes[60:300] = 255, draws.integers(0, 4, (240, 1100))
+    tracemalloc.start()
+    seen = np.asarray(drawing.overlay(picture, classes, 0.3))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * classes.size, "bytes; a photograph has twelve million pixels"
+    monkeypatch.setattr(drawing, "STRIP", 10**9)  # all at once
+    assert np.array_equal(seen, np.asarray(drawing.overlay(picture, classes, 0.3)))
 
 
 def test_classes_of_one_name_share() -> None:

@@ -38,6 +38,7 @@ FONTS = (
 MISSING = "\uffff"  # no font has this character: it is drawn as what is missing is
 MARGIN = 24
 SEEN = 320  # pixels that the long side of a picture has at least where boxes are drawn on it
+STRIP = 2**18  # pixels that are coloured at a time: of a large photograph the numbers would take a gigabyte
 
 
 class Label(NamedTuple):
@@ -197,11 +198,16 @@ def overlay(picture: np.ndarray, classes: np.ndarray, strength: float = 0.5) -> 
         differs = classes[near] != classes[far]
         edge[near] |= differs
         edge[far] |= differs
-    share = np.where(edge, 1, strength) * shown
-    colours, found = palette(), np.empty_like(picture)
-    for channel in range(3):
-        own = picture[..., channel].astype(np.float32)
-        found[..., channel] = np.rint(own + (colours[classes, channel] - own) * share)
+    colours, found = palette(), np.array(picture)
+    rows = max(1, STRIP // classes.shape[1])
+    for begin in range(0, len(classes), rows):
+        part = slice(begin, begin + rows)
+        if not shown[part].any():
+            continue
+        share = np.where(edge[part], 1, strength) * shown[part]
+        for channel in range(3):
+            own = picture[part, :, channel].astype(np.float32)
+            found[part, :, channel] = np.rint(own + (colours[classes[part], channel] - own) * share)
     return Image.fromarray(found)
 
 

@@ -167,6 +167,8 @@ def test_a_run_is_not_resumed_with_other_float_weights(digits: Split, tmp_path: 
     (tmp_path / FLOAT_SELF).write_bytes(content[:-100])
     with pytest.raises(BbgError, match=rf"{FLOAT_SELF}' is damaged; start a new run with --overwrite"):
         bbg.fit(binarized(small()), longer, digits, out=tmp_path, resume=True, teacher="self", progress=False)
+    with pytest.raises(BbgError, match="the run has a teacher, here is none; give the same"):
+        bbg.fit(binarized(small()), longer, digits, out=tmp_path, resume=True, progress=False)
     (tmp_path / FLOAT_SELF).unlink()
     with pytest.raises(BbgError, match="the teacher has other weights than that of the run"):
         bbg.fit(binarized(small(3)), longer, digits, out=tmp_path, resume=True, teacher="self", progress=False)
@@ -197,6 +199,18 @@ def test_what_has_no_float_self_is_refused(digits: Split, monkeypatch: pytest.Mo
     with pytest.raises(BbgError, match=r"changed since; binarize the float network anew, or give a copy of it"):
         bbg.fit(trained, RECIPE, digits, teacher="self", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_teacher_and_no_float32_is_refused(digits: Split, tmp_path: Path) -> None:
+    with pytest.raises(BbgError, match="the teacher is a int; give a network, a path or 'self'"):
+        bbg.fit(small(), RECIPE, digits, teacher=3, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(BbgError, match=r"is float16, a training takes float32; call \.float\(\) on the network"):
+        bbg.fit(small().half(), RECIPE, digits, progress=False)
+    recipe = RECIPE.changed({"epochs": 1})
+    bbg.fit(small(), recipe, digits, out=tmp_path, progress=False)
+    longer = RECIPE.changed({"epochs": 2})
+    with pytest.raises(BbgError, match="the run has no teacher, here is one; leave it out"):
+        bbg.fit(small(), longer, digits, out=tmp_path, resume=True, teacher=small(3), progress=False)
 
 
 def test_weights_that_would_pass_the_teacher_by_are_refused(

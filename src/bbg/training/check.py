@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bbg.data import DATASETS, wanted_by
 from bbg.errors import BbgError, allowed
@@ -52,3 +53,13 @@ def check_start(recipe: Recipe, out: Path | None, init: Path | str | None, resum
     weights = recipe.weights if init is None else init
     if weights is not None and not resume and not os.path.isfile(weights):
         raise BbgError(f"cannot read weights {str(weights)!r}: no such file; give a checkpoint or a state dict")
+
+
+def check_width(model: nn.Module) -> None:
+    """Raise BbgError where a parameter is no float32, as the images are; `precision` says in which it computes."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise BbgError(
+                f"{name} is {str(parameter.dtype).removeprefix('torch.')}, a training takes float32; call .float() on "
+                'the network, and give the recipe precision = "bf16" to compute in 16 bits'
+            )

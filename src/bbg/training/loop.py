@@ -34,7 +34,7 @@ from bbg.recipe import Recipe
 from bbg.tracing.neutral import neutral, refuse_untrainable
 from bbg.training.best import hold_out, last_is_best
 from bbg.training.captured import CapturedStep
-from bbg.training.check import check_start
+from bbg.training.check import check_start, check_width
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.compiled import compile_network
 from bbg.training.device import choose_device, fabric_on, warn_of_slow_bf16
@@ -156,6 +156,9 @@ def _fit(
     with terminal() if progress else nullcontext():
         check_images(split)
         refuse_untrainable(model)
+        check_width(model)
+        if not isinstance(teacher, nn.Module | None):
+            raise BbgError(f"the teacher is a {type(teacher).__name__}; give a network, a path or {SELF!r}")
         if out is not None and not resume:
             source = None if weights is None else weights.source
             refuse_own(out, [("the weights", source), ("the teacher", read_by(recipe))])

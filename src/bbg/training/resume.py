@@ -70,7 +70,7 @@ def _resumed(last: Path, recipe: Recipe, split: Split, teacher: str | None) -> C
             ours = f"the run has {before.get('images', 0):,} of {before.get('digest')}"
             raise BbgError(f"{refused}: the {half} images are {counts}, {ours}; give the same --data, {instead}")
     if state.version >= TAUGHT and teacher != state.teacher:
-        raise BbgError(f"{refused}: the teacher has other weights than that of the run; give the same, {instead}")
+        raise BbgError(f"{refused}: {_other_teacher(teacher, state.teacher)}, {instead}")
     if recipe.epochs != state.recipe.epochs:
         done = state.epoch + (state.step > 0)
         if recipe.epochs <= state.epoch:
@@ -83,6 +83,15 @@ def _resumed(last: Path, recipe: Recipe, split: Split, teacher: str | None) -> C
         state.since, state.ranges = state.epoch, {}
     state.recipe, state.teacher = recipe, teacher
     return state
+
+
+def _other_teacher(ours: str | None, theirs: str | None) -> str:
+    """What is wrong with the teacher of this digest, in the place of that of the run."""
+    if ours is None:
+        return "the run has a teacher, here is none; give the same"
+    if theirs is None:
+        return "the run has no teacher, here is one; leave it out"
+    return "the teacher has other weights than that of the run; give the same"
 
 
 def _refuse_other_pixels(ours: Preprocess, theirs: Preprocess, refused: str, instead: str) -> None:
