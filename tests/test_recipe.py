@@ -27,7 +27,7 @@ def test_every_recipe_loads_and_builds(path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.dataset in DATASETS
     assert path.stem.startswith(f"{recipe.dataset}_{recipe.network}")
-    build(recipe, 10, Preprocess.of("imagenet" if recipe.dataset == "folders" else recipe.dataset))
+    build(recipe, 10, Preprocess.of("imagenet" if recipe.dataset in ("folders", "voc") else recipe.dataset))
 
 
 def test_there_are_recipes() -> None:

@@ -73,6 +73,7 @@ class Recipe:
     crop: str = "auto"  # padded, resized (a random part of the picture), none; auto: resized for photographs, or padded
     crop_padding: int = 4  # padded: random crop out of the image with this frame; 0: none
     crop_scale: float = 0.25  # resized: the least share of the picture's area that is cropped
+    expand: float = 1.0  # resized, of sets with boxes: pictures are laid into a frame of up to so many times the sides
     flip: bool = True  # random mirroring
     colour: float = 0.0  # random brightness, contrast and saturation: 0.4 changes each by up to 40 %, the hue by 4 %
     randaugment: int = 0  # operations of RandAugment on each image; 0: none
@@ -141,6 +142,8 @@ class Recipe:
         for key, most in {"randaugment": 100, "randaugment_magnitude": 30}.items():
             if not 0 <= getattr(self, key) <= most:
                 raise BbgError(f"recipe key {key!r} is {getattr(self, key)}, allowed is 0 to {most}")
+        if not 1 <= self.expand <= 10:
+            raise BbgError(f"recipe key 'expand' is {self.expand}, allowed is 1 to 10")
         if self.crop_scale == 0:
             raise BbgError("recipe key 'crop_scale' is 0.0, allowed is more than 0 to 1")
         self.sides()

@@ -70,7 +70,12 @@ RUNTIME |= {
     "average_precision",
 }
 RUNTIME |= {"__init__"}
-LOADING = {"bbg.data.loader", "bbg.data.augment", "bbg.data.transforms"}  # of the room data, what feeds a training
+LOADING = {
+    "bbg.data.loader",
+    "bbg.data.augment",
+    "bbg.data.transforms",
+    "bbg.data.box_crops",
+}  # of the room data, what feeds a training
 VERBS = {"cli", "__main__"}
 TORCH = ("torch", "torchvision", "lightning", "pytorch_lightning", "torchmetrics", "tensorboard")
 LINES = 430  # a file holds one concept; beyond this length it hardly does

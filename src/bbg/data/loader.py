@@ -7,6 +7,7 @@ each picture by itself (`bbg.data.transforms`) is done by the worker processes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from bbg.cpu import cores
 from bbg.data.augment import Crops, crop_flip, draw_crops, mix, normalize, permutation, shares
-from bbg.data.sets import Dataset, ImageSet, has_masks, read_batch
+from bbg.data.box_crops import BoxPictures
+from bbg.data.sets import Dataset, ImageSet, has_boxes, has_masks, read_batch
 from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
 from bbg.image import Preprocess
@@ -38,7 +40,7 @@ class Loader:
     `pictures`: what is done to each training picture. `mixup`: alpha of Mixup, 0 for none; targets are then shares of
     the classes, float32 `[N, classes]`. An image is mixed with the one behind it in the order of the epoch, which is a
     function of (seed, epoch, its index) too. Masks (uint8 `[H, W]`) are cropped and mirrored as their images; the frame
-    of a crop is 255 there, which is no class.
+    of a crop is 255 there, which is no class. Boxes are changed by `BoxPictures`, picture by picture.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Loader:
         seed: int = 0,
         padding: int = 0,
         flip: bool = False,
-        pictures: Pictures | None = None,
+        pictures: Pictures | BoxPictures | None = None,
         mixup: float = 0.0,
         workers: int | None = None,
         device: torch.device | str = "cpu",
@@ -62,6 +64,8 @@ class Loader:
         if self.mixup and (np.ndim(data.labels) != 1 or not data.classes):
             raise BbgError("recipe key 'mixup' mixes classes; leave it out for images that are labelled otherwise")
         self.masks = has_masks(data)
+        if has_boxes(data) and (padding or flip or isinstance(self.pictures, Pictures)):
+            raise BbgError("images with boxes are cropped and mirrored by BoxPictures alone, with their boxes")
         if self.masks and self.pictures is not None and self.pictures.operations:
             raise BbgError("recipe key 'randaugment' turns images and not their masks; leave it out")
         self.batch_size = min(batch_size, len(data)) if shuffle else batch_size
@@ -143,18 +147,19 @@ class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor] | str]):
     An exception would reach the training wrapped into the worker's traceback.
     """
 
-    def __init__(self, data: Dataset, pictures: Pictures | None, seed: int, epoch: int) -> None:
+    def __init__(self, data: Dataset, pictures: Pictures | BoxPictures | None, seed: int, epoch: int) -> None:
         self.data, self.pictures, self.seed, self.epoch = data, pictures, seed, epoch
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | str:
         try:
             if self.pictures is None:
                 images, targets = read_batch(self.data, indices)
-            elif not has_masks(self.data):
+            elif isinstance(self.pictures, Pictures) and not has_masks(self.data):
                 images = np.stack([self.pictures.read(self.data, i, self.seed, self.epoch) for i in indices])
                 targets = np.asarray(self.data.labels)[indices]
             else:
-                found = [self.pictures.read_pair(self.data, i, self.seed, self.epoch) for i in indices]
+                read: Any = self.pictures.read_pair
+                found = [read(self.data, i, self.seed, self.epoch) for i in indices]
                 images, targets = (np.stack(part) for part in zip(*found, strict=True))
         except BbgError as error:
             return str(error)

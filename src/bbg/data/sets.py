@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from bbg.data.boxed import BoxSet
+from bbg.data.boxed import COLUMNS, BoxSet
 from bbg.data.cache import Cache
 from bbg.data.pairs import PairSet
 from bbg.image import Preprocess
@@ -305,6 +305,12 @@ def read_batch(data: Dataset, indices: Sequence[int] | np.ndarray) -> tuple[np.n
 def has_masks(data: Dataset) -> bool:
     """Whether the targets are masks."""
     return np.ndim(data.labels) == 3 and getattr(data.labels, "dtype", None) == np.uint8
+
+
+def has_boxes(data: Dataset) -> bool:
+    """Whether the targets are boxes."""
+    shape = np.shape(data.labels) if isinstance(data.labels, np.ndarray) else ()
+    return len(shape) == 3 and shape[2] == COLUMNS and data.labels.dtype == np.float32
 
 
 def picture_of(data: Dataset, index: int) -> np.ndarray:

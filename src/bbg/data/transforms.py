@@ -67,7 +67,7 @@ class Pictures:
         image: Any = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         classes: Any = None if mask is None else tv_tensors.Mask(torch.from_numpy(mask)[None])
         steps = _steps(self, data.preprocess)
-        with _seeded(int(draw(seed, epoch, np.array([index]), PICTURE)[0] >> np.uint64(1))):
+        with seeded(int(draw(seed, epoch, np.array([index]), PICTURE)[0] >> np.uint64(1))):
             for step in steps:
                 if classes is None:
                     image = step(image)
@@ -93,7 +93,7 @@ def _steps(pictures: Pictures, preprocess: Preprocess) -> list[torch.nn.Module]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Torch's generator for the CPU with this seed; as it was before, afterwards."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)

@@ -27,16 +27,18 @@ def check_recipe(recipe: Recipe) -> None:
         raise BbgError(f"unknown dataset {recipe.dataset!r}; {allowed(recipe.dataset, DATASETS)}")
     make_task(recipe, 2)
     wanted = DATASETS[recipe.dataset].task
-    if recipe.task != wanted and "segmentation" in (recipe.task, wanted):
+    if recipe.task != wanted and {"segmentation", "detection"} & {recipe.task, wanted}:
         raise BbgError(
             f"recipe key 'task' is {recipe.task!r}, the images of {recipe.dataset!r} are for {wanted!r}; change either"
         )
-    preprocess = wanted_by(recipe).over(PRESETS.get(recipe.dataset, PRESETS["cifar10"]))
+    preset = "imagenet" if recipe.task == "detection" else "cifar10"
+    preprocess = wanted_by(recipe).over(PRESETS.get(recipe.dataset, PRESETS[preset]))
     if recipe.factory is not None:
         find_factory(recipe.factory)
     else:
         with torch.device("meta"):
-            build(recipe, 2, preprocess)
+            network = build(recipe, 2, preprocess)
+        make_task(recipe, 2, network=network)
     if recipe.teacher_factory is not None:
         find_factory(recipe.teacher_factory)
     check_teacher(recipe)

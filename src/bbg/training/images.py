@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bbg.data.sets import Dataset, Split, has_masks
+from bbg.data.sets import Dataset, Split, has_boxes, has_masks
 from bbg.errors import BbgError
 from bbg.graph import checked_json as checked
-from bbg.heads import Classification, Segmentation
+from bbg.heads import Classification, Detection, Segmentation
 from bbg.log import LOGGER
 from bbg.maps import IGNORED
 from bbg.training.tasks.base import Task
@@ -35,10 +35,15 @@ def check_images(split: Split) -> None:
 
 
 def check_targets(split: Split, task: Task) -> None:
-    """Raise BbgError where the images have a class each and the task is about pixels, or the other way round.
+    """Raise BbgError where the targets of the images are not what the task is about: a class each, masks or boxes.
 
     Of masks: where they have fewer than 2 or more than 255 classes, which no file of masks tells apart.
     """
+    detects = isinstance(task.head, Detection)
+    if detects and not has_boxes(split.train):
+        raise BbgError("the task 'detection' takes images with boxes, float32 [M, 6]; give such, or another task")
+    if has_boxes(split.train) and isinstance(task.head, (Classification, Segmentation)):
+        raise BbgError('the images have boxes, and no class each; give the recipe the key task = "detection"')
     segments = isinstance(task.head, Segmentation)
     if segments and not has_masks(split.train):
         raise BbgError("the task 'segmentation' takes images with masks, uint8 [H, W]; give such, or another task")

@@ -24,8 +24,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bbg.data.augment import STEP, draw
+from bbg.data.box_crops import BoxPictures
 from bbg.data.loader import Loader
-from bbg.data.sets import Split
+from bbg.data.sets import Split, has_boxes
 from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
 from bbg.layers.byte import fix_pixels
@@ -167,7 +168,7 @@ def _fit(
         if own and weights is not None:
             raise passed_by(weights.source)
         teacher = teacher_of(recipe, split, model, out if resume else None) if teacher is None else teacher
-        task = make_task(recipe, len(split.classes), teacher)
+        task = make_task(recipe, len(split.classes), teacher, model)
         check_targets(split, task)
         model.to(memory_format=torch.channels_last)
         if weights is not None:
@@ -354,6 +355,8 @@ def training_loader(split: Split, recipe: Recipe, device: torch.device | str = "
     crop = recipe.crop
     if crop == "auto":  # photographs are those images that a larger picture is cropped to
         crop = "padded" if split.preprocess.resize is None else "resized"
+    if has_boxes(split.train):
+        return boxes_loader(split, recipe, device)
     pictures = Pictures(
         scale=recipe.crop_scale if crop == "resized" else None,
         operations=recipe.randaugment,
@@ -367,6 +370,26 @@ def training_loader(split: Split, recipe: Recipe, device: torch.device | str = "
         seed=recipe.seed,
         padding=recipe.crop_padding if crop == "padded" else 0,
         flip=recipe.flip,
+        pictures=pictures,
+        mixup=recipe.mixup,
+        device=device,
+    )
+
+
+def boxes_loader(split: Split, recipe: Recipe, device: torch.device | str) -> Loader:
+    """The training images of `split` with their boxes."""
+    if recipe.randaugment or recipe.crop == "padded":
+        raise BbgError(
+            "recipe keys 'randaugment' and crop = \"padded\" move images and not their boxes; leave them out, and take "
+            'crop = "resized"'
+        )
+    scale = recipe.crop_scale if recipe.crop in ("auto", "resized") else None
+    pictures = BoxPictures(scale, recipe.expand, recipe.flip, recipe.colour)
+    return Loader(
+        split.train,
+        recipe.batch_size,
+        shuffle=True,
+        seed=recipe.seed,
         pictures=pictures,
         mixup=recipe.mixup,
         device=device,

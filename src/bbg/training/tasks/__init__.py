@@ -10,6 +10,7 @@ from bbg.errors import BbgError, allowed
 from bbg.recipe import Recipe
 from bbg.training.tasks.base import Task
 from bbg.training.tasks.classification import Classification
+from bbg.training.tasks.detection import Detection
 from bbg.training.tasks.segmentation import Segmentation
 
 __all__ = ["TASKS", "Task", "make_task"]
@@ -17,11 +18,15 @@ __all__ = ["TASKS", "Task", "make_task"]
 TASKS: dict[str, Callable[[Recipe, int, nn.Module | None], Task]] = {
     "classification": Classification,
     "segmentation": Segmentation,
+    "detection": Detection,
 }
 
 
-def make_task(recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> Task:
-    """The recipe's task; BbgError for an unknown name."""
+def make_task(recipe: Recipe, classes: int, teacher: nn.Module | None = None, network: nn.Module | None = None) -> Task:
+    """The recipe's task; BbgError for an unknown name. `network`: what is trained; a detection takes its priors."""
     if recipe.task not in TASKS:
         raise BbgError(f"recipe key 'task' is {recipe.task!r}, {allowed(recipe.task, TASKS)}")
-    return TASKS[recipe.task](recipe, classes, teacher)
+    task = TASKS[recipe.task](recipe, classes, teacher)
+    if network is not None and isinstance(task, Detection):
+        task.of(network)
+    return task
