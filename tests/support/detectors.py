@@ -22,7 +22,7 @@ def head() -> Detection:
 
 
 class Spots(nn.Module):
-    """The logit of a class is ten times its colour, that of the background is 4; boxes lie at the priors."""
+    """The logit of a class is ten times its colour, that of the background is 5; boxes lie at the priors."""
 
     def __init__(self, side: int = 8) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Spots(nn.Module):
             for weight in (self.scores.weight, self.scores.bias, self.boxes.weight, self.boxes.bias):
                 weight.zero_()  # type: ignore[union-attr]
             self.scores.weight[1, 0], self.scores.weight[2, 1] = 10 / side**2, 10 / side**2
-            self.scores.bias[0] = 4  # type: ignore[index]
+            self.scores.bias[0] = 5  # type: ignore[index]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images `[N, 3, H, W]` to offsets and logits."""

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from bbg.cli.output import tell
 from bbg.cli.parser import DATA, FACTORY, JSON, argument, packed_file, verb
-from bbg.cli.scoring import engine_logits, held_out, torch_logits, trained_network, trained_task
+from bbg.cli.scoring import (
+    engine_boxes,
+    engine_logits,
+    held_out,
+    torch_boxes,
+    torch_logits,
+    trained_network,
+    trained_task,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
     from bbg.conversion import Report
     from bbg.data import Split
     from bbg.engine import Engine
-    from bbg.heads import Classification, Segmentation
+    from bbg.heads import Classification, Detection, Segmentation
     from bbg.training.checkpoint import Checkpoint
 
 CHECK_IMAGES = 32
@@ -46,12 +54,13 @@ def convert(
     from bbg.conversion.report import CHANGED
     from bbg.data import needs_folder
     from bbg.engine import load
-    from bbg.heads import Classification, Segmentation
+    from bbg.heads import Classification, Detection, Segmentation
     from bbg.limits import UNLIMITED
     from bbg.training.checkpoint import Checkpoint
 
     trained = Checkpoint.load(checkpoint)
-    model, head = trained_network(trained, factory), trained_task(trained).head
+    model = trained_network(trained, factory)
+    head = trained_task(trained, model).head
     split = None
     if data is not None or not needs_folder(trained.recipe.dataset):
         split = held_out(trained.recipe.dataset, data, trained.preprocess, trained.classes)
@@ -74,6 +83,9 @@ def convert(
         report = state_figure(report, facts, "miou")
         if report.edges is not None and facts["changed_pixels"] > CHANGED:
             facts["warning"] = f"8-bit edges change the class of {facts['changed_pixels']:.1%} of the pixels; {KEEPS}"
+    elif split is not None and isinstance(head, Detection):
+        facts = compare_boxes(head, model, trained, load(output, limits=UNLIMITED), split)
+        report = state_figure(report, facts, "map")
     elif split is not None and isinstance(head, Classification):
         facts = compare(
             head, torch_logits(model, trained, split), engine_logits(load(output, limits=UNLIMITED), split), split
@@ -92,9 +104,9 @@ def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     notes["epochs"] = trained.epoch
     scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
     # Inside an epoch, or with real weights, it is another network that was scored.
-    for figure in ("accuracy", "miou"):
+    for figure in ("accuracy", "miou", "map"):
         reached = trained.history[-1].get(f"test_{figure}", math.nan) if trained.history and scored else math.nan
-        if math.isfinite(reached):  # it is no number where no pixel of the test images counts
+        if math.isfinite(reached):  # it is no number where no pixel or box of the test images counts
             notes[f"{figure}_of_the_training"] = reached
     return {key: value for key, value in notes.items() if value is not None}
 
@@ -151,6 +163,25 @@ def compare_masks(
     figures: dict[str, float] = {f"miou_{side}": overlap.mean for side, overlap in found.items()}
     figures |= {f"pixel_accuracy_{side}": overlap.accuracy for side, overlap in found.items()}
     return {"test_images": images, **figures, "changed_pixels": changed / (images * size[0] * size[1])}
+
+
+def compare_boxes(
+    head: Detection, model: nn.Module, trained: Checkpoint, engine: Engine, split: Split
+) -> dict[str, Any]:
+    """The mAP of both sides on the test images."""
+    from bbg.data import BoxSet
+    from bbg.log import track
+    from bbg.scoring import BoxEvaluation, box_scores
+
+    assert isinstance(split.test, BoxSet)
+    figures: dict[str, float] = {}
+    runs = {"torch": torch_boxes(model, head, trained.preprocess), "engine": engine_boxes(engine, head)}
+    for side, run in runs.items():
+        evaluation = BoxEvaluation(split.classes)
+        for score in track(box_scores(split.test, run), "evaluating", len(split.test)):
+            evaluation.add(score)
+        figures |= {f"map_{side}": evaluation.matches.mean_area, f"map_11_{side}": evaluation.matches.mean_eleven}
+    return {"test_images": len(split.test), **figures}
 
 
 def example(trained: Checkpoint, split: Split | None) -> Tensor:

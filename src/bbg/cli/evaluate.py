@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bbg.cli.evaluate_boxes import evaluate_boxes
 from bbg.cli.evaluate_masks import evaluate_masks
 from bbg.cli.output import lines, make_folder, rows_to, show
 from bbg.cli.parser import (
@@ -21,7 +22,7 @@ from bbg.cli.parser import (
     thread_count,
     verb,
 )
-from bbg.cli.scoring import Scored, ScoredMasks, is_checkpoint, scored_checkpoint, scored_file
+from bbg.cli.scoring import Scored, ScoredBoxes, ScoredMasks, is_checkpoint, scored_checkpoint, scored_file
 from bbg.errors import BbgError
 from bbg.files import refuse_overlap
 from bbg.log import track
@@ -70,7 +71,7 @@ def eval(
     csv: Path | None,
     out: Path | None,
 ) -> None:
-    """Score a checkpoint or a packed model over all test images: accuracy or mIoU, confusions, the worst images."""
+    """Score a checkpoint or a packed model over all test images: accuracy, mIoU or mAP, the worst images."""
     if out is not None:
         written = [(name, path) for name, path in (("--json", json), ("--csv", csv)) if path is not None]
         refuse_overlap([*(("--out", out / name) for name in PICTURES), *written], ())
@@ -90,6 +91,8 @@ def eval(
     facts: dict[str, Any] = {"model": model, "data": None if data is None else str(data), "part": part}
     if isinstance(scored, ScoredMasks):
         evaluate_masks(scored, facts, batch, json, csv, out)
+    elif isinstance(scored, ScoredBoxes):
+        evaluate_boxes(scored, facts, batch, json, csv, out)
     elif isinstance(scored, Scored):
         evaluate_classes(scored, facts, batch, json, csv, out)
     elif csv is not None or out is not None:  # a task that has other figures than those of classes

@@ -13,14 +13,15 @@ import numpy as np
 
 from bbg.errors import BbgError
 from bbg.graph.signature import looks_like_checkpoint
-from bbg.heads import Classification, Segmentation
+from bbg.heads import Classification, Detection, Segmentation
 from bbg.log import track
 from bbg.reading import regular_file
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bbg.data import Labelled, MaskedImages, Split
+    from bbg.boxes import Boxes
+    from bbg.data import BoxSet, Labelled, MaskedImages, Split
     from bbg.engine import Engine
     from bbg.image import Preprocess
     from bbg.limits import Limits
@@ -71,9 +72,16 @@ class ScoredMasks(NamedTuple):
     run: Callable[[np.ndarray], np.ndarray]
 
 
+class ScoredBoxes(NamedTuple):
+    """Images with boxes, and the network that scores them: `run` makes boxes of uint8 pixels."""
+
+    images: BoxSet
+    run: Callable[[np.ndarray], list[Boxes]]
+
+
 def scored_file(
     model: str, dataset: str | None, data: Path | None, part: str, threads: int | None, limits: Limits | None
-) -> Scored | ScoredMasks:
+) -> Scored | ScoredMasks | ScoredBoxes:
     """A packed file, or a network of the zoo, and the images that it is to be scored on."""
     from bbg.engine import load
     from bbg.scoring import BATCH
@@ -83,6 +91,8 @@ def scored_file(
         raise BbgError(UNPREPROCESSED)
     if engine.head is None:
         raise BbgError(HEADLESS)
+    if isinstance(engine.head, Detection):
+        return ScoredBoxes(boxed(data, engine.preprocess, engine.labels, part), engine_boxes(engine, engine.head))
     if isinstance(engine.head, Segmentation):
         head, size = engine.head, engine.preprocess.size
         images_with_masks = masked(dataset, data, engine.preprocess, engine.labels, part)
@@ -112,7 +122,7 @@ def scored_checkpoint(
     data: Path | None,
     part: str,
     threads: int | None,
-) -> Scored | ScoredMasks | dict[str, float]:
+) -> Scored | ScoredMasks | ScoredBoxes | dict[str, float]:
     """A checkpoint in torch and the images that it is to be scored on; of a task without classes, its own figures."""
     import torch
 
@@ -131,7 +141,9 @@ def scored_checkpoint(
         batch = ImageSet(pixels, np.zeros(len(pixels), np.int64), tuple(trained.classes), preprocess)
         return logits_of(network, batch, preprocess).numpy()
 
-    head = trained_task(trained).head
+    head = trained_task(trained, network).head
+    if isinstance(head, Detection):
+        return ScoredBoxes(boxed(data, preprocess, trained.classes, part), torch_boxes(network, head, preprocess))
     if isinstance(head, Segmentation):
         segments = head
 
@@ -190,6 +202,41 @@ def masked(
     return images
 
 
+def boxed(data: Path | None, preprocess: Preprocess, classes: Sequence[str] | None, part: str) -> BoxSet:
+    """The images with boxes of `part`."""
+    from bbg.data import open_boxed
+
+    images = open_boxed(data, preprocess, part, classes)
+    if not len(images):
+        raise BbgError(f"the part {part!r} of {str(data)!r} has no images; give another --part or --data")
+    return images
+
+
+def engine_boxes(engine: Engine, head: Detection) -> Callable[[np.ndarray], list[Boxes]]:
+    """What makes boxes of uint8 pixels, by the engine."""
+    from bbg.scoring.detection import OVERLAP, SURE
+
+    return lambda pixels: head.decide(engine.run(pixels), SURE, OVERLAP)
+
+
+def torch_boxes(network: nn.Module, head: Detection, preprocess: Preprocess) -> Callable[[np.ndarray], list[Boxes]]:
+    """What makes boxes of uint8 pixels, by torch on the device of the network, in float32."""
+    import torch
+
+    from bbg.scoring.detection import OVERLAP, SURE
+    from bbg.training.evaluate import full_precision
+
+    network.eval()
+    device = next(network.parameters()).device
+
+    def run(pixels: np.ndarray) -> list[Boxes]:
+        with torch.inference_mode(), full_precision():
+            found = network(torch.from_numpy(preprocess.normalize(pixels)).to(device))
+        return head.decide({name: value.float().cpu().numpy() for name, value in found.items()}, SURE, OVERLAP)
+
+    return run
+
+
 def trained_network(trained: Checkpoint, factory: str | None) -> nn.Module:
     """The trained network; `factory` names what makes it where it is a module of one's own."""
     from bbg.training.factory import find_factory
@@ -197,11 +244,11 @@ def trained_network(trained: Checkpoint, factory: str | None) -> nn.Module:
     return trained.network(None if factory is None else find_factory(factory))
 
 
-def trained_task(trained: Checkpoint) -> Task:
-    """What the network was trained for."""
+def trained_task(trained: Checkpoint, network: nn.Module | None = None) -> Task:
+    """What the network was trained for; a detection takes the priors of `network`."""
     from bbg.training.tasks import make_task
 
-    return make_task(trained.recipe, len(trained.classes))
+    return make_task(trained.recipe, len(trained.classes), network=network)
 
 
 def torch_figures(network: nn.Module, trained: Checkpoint, split: Split) -> dict[str, float]:

@@ -30,8 +30,8 @@ class BoxPictures:
 
     `expand`: every second picture is laid into a frame of the mean colour, of up to `expand` times its sides; 1 for
     none. `scale`: a crop of `scale` to 1 of either side, whose IoU with a box is at least a number that is drawn, or
-    the whole picture; of the boxes those stay whose middle is in it. None: neither of both. `flip`: every second picture
-    is mirrored. `colour`: brightness, contrast, saturation and hue are changed, at 0.5 as much as in SSD.
+    the whole picture; of the boxes those stay whose middle is in it. None: neither of both. `flip`: every second
+    picture is mirrored. `colour`: brightness, contrast, saturation and hue are changed, at 0.5 as much as in SSD.
     """
 
     scale: float | None = None

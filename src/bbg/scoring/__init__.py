@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bbg.scoring.detection import BOX_COLUMNS, SHOWN, BoxEvaluation, BoxScore, box_scores, row_of_boxes
 from bbg.scoring.evaluation import COLUMNS, Evaluation, ImageScore, image_scores, row_of
 from bbg.scoring.pictures import boxes, masks
 from bbg.scoring.segmentation import MASK_COLUMNS, MaskEvaluation, MaskScore, mask_scores, row_of_mask
@@ -9,17 +10,23 @@ from bbg.scoring.stream import BATCH, predictions
 
 __all__ = [
     "BATCH",
+    "BOX_COLUMNS",
     "COLUMNS",
     "MASK_COLUMNS",
+    "SHOWN",
+    "BoxEvaluation",
+    "BoxScore",
     "Evaluation",
     "ImageScore",
     "MaskEvaluation",
     "MaskScore",
+    "box_scores",
     "boxes",
     "image_scores",
     "mask_scores",
     "masks",
     "predictions",
     "row_of",
+    "row_of_boxes",
     "row_of_mask",
 ]

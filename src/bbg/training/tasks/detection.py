@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg import heads
-from bbg.average_precision import Matches, Truth
+from bbg.average_precision import Matches
 from bbg.boxes import corners, count, encode, iou, priors
 from bbg.data.loader import Loader
 from bbg.errors import BbgError
 from bbg.log import track
 from bbg.recipe import Recipe
+from bbg.scoring.detection import OVERLAP, SURE, truth_of
 
 LEAST = 0.5  # the IoU from which on a prior is taken for a box
 NEGATIVES = 3  # priors of the background that are learned for each that is taken
 OF_NOTHING = 10  # and at least so many of an image
-SURE, OVERLAP = 0.01, 0.45  # of the boxes that are judged: their least score, and the IoU above which one is dropped
 PIXELS = 2**20  # of the images that are evaluated at a time
 
 
@@ -135,9 +135,3 @@ class Detection:
         most = (NEGATIVES * taken.sum(1)).clamp(min=OF_NOTHING)
         hard = (hardness.argsort(1, descending=True).argsort(1) < most[:, None]) & ~taken
         return (place * taken).sum() + (naming * (taken | hard)).sum(), taken.sum()
-
-
-def truth_of(rows: Any) -> Truth:
-    """The true boxes of a target, numpy `[M, 6]`, in shares of the sides of the input."""
-    rows = rows[rows[:, 0] >= 0]
-    return Truth(rows[:, 1:5], rows[:, 0].astype(int), rows[:, 5] > 0)
