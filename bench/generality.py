@@ -2,6 +2,13 @@
 
     python -m bench.generality [--networks timm/resnet18 ...] [--limit 600] [--processes 1] [--out FILE.json]
 
+`generality-before.json` has the same of an older commit, whose package was installed into a folder of its own:
+
+    pip install --no-deps --target BEFORE 'git+file://CHECKOUT@ea84544'
+    PYTHONPATH=BEFORE:. python -m bench.generality --out bench/results/generality-before.json
+
+(with `bbg` installed as editable its finder comes first: use an environment without it).
+
 The sample is that of cases/public_networks.py. Each network is a process of its own, at the smallest of `SIDES` that it
 takes. A row is written as it is done, and rows that the record has are not made again, so a run can go on another day.
 
