@@ -4,7 +4,7 @@
 
 `generality-before.json` has the same of an older commit, whose package was installed into a folder of its own:
 
-    pip install --no-deps --target BEFORE 'git+file://CHECKOUT@ea84544'
+    git worktree add ../old ea84544 && pip install --no-deps --target BEFORE ../old
     PYTHONPATH=BEFORE:. python -m bench.generality --out bench/results/generality-before.json
 
 (with `bbg` installed as editable its finder comes first: use an environment without it).
