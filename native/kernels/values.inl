@@ -1,6 +1,7 @@
 // Ops that compute pixel by pixel: pointwise, match_channels, max_channels, concat, select, depth_to_space, bilinear,
-// take, multiply, unary, layer_norm, softmax, log_softmax. One item is a row. Part of kernels.inl. A kind of one operand that
-// computes each pixel from the same pixel needs a kernel here, on a PixelOp, and a row of the table at the end.
+// take, multiply, unary, layer_norm, softmax, log_softmax. One item is a row. Part of kernels.inl. A kind of one
+// operand that computes each pixel from the same pixel needs a kernel here, on a PixelOp, and a row of the table at the
+// end.
 
 inline const float* floats_at(const uint8_t* row, int64_t bytes) { return reinterpret_cast<const float*>(row + bytes); }
 
