@@ -224,18 +224,19 @@ def in_a_process(name: str, limit: float) -> Result:
     return row
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    """All rows that the record does not have yet."""
+def rows(arguments: argparse.Namespace) -> Result:
+    """The record, with all rows that it does not have yet."""
     record = read(arguments.out) if arguments.out.exists() else machine(("torch", "torchvision", "timm", "pytorchcv"))
-    rows = record.setdefault("networks", [])
+    found = record.setdefault("networks", [])
     record["sample"] = len(names())
-    done = {row["network"] for row in rows}
+    done = {row["network"] for row in found}
     wanted = [name for name in arguments.networks or names() if name not in done]
     with ThreadPoolExecutor(arguments.processes) as pool:
         for row in pool.map(lambda name: in_a_process(name, arguments.limit), wanted):
-            rows.append({**row, "commit": commit()})
+            found.append({**row, "commit": commit()})
             print(f"{row['outcome']:9} {row['network']}  {row.get('cause', '')[:300]}", flush=True)
             write_text(arguments.out, json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def cause_of(row: Result) -> str:
@@ -308,4 +309,4 @@ if __name__ == "__main__":
         print(json.dumps(row_of(given.one)), flush=True)
     else:
         RESULTS.mkdir(exist_ok=True)
-        measure(given)
+        rows(given)

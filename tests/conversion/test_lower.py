@@ -138,7 +138,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], object]] = {
     for as_layer in (True, False)
     for i, spelling in enumerate(op.modules if as_layer else op.functions)
     if spelling in (LAYERS if as_layer else FUNCTIONS)
-    and op.name not in ("hinge", "clamp")
+    and op.name not in ("hinge", "clamp", "clamp_min")
     and spelling not in (F.prelu, torch.prelu)
 }
 

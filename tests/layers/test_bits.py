@@ -55,15 +55,16 @@ def test_the_first_pattern_that_fits_decides(bits: Any, wanted: list[int]) -> No
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_network_by_every_method_has_every_width(name: str, method: str) -> None:
-    size = {"size": 16} if name == "vgg_small" else {}
+    size = {"vgg_small": {"size": 16}, "ssd300_vgg16": {"size": 257}}.get(name, {"size": 64} if "ssd" in name else {})
     for bits in (8, 32):
         model = bbg.create(name, method, num_classes=3, width=4, bits=bits, **size)
         assert set(widths(model).values()) == {bits}
         assert not [m for m in model.modules() if isinstance(m, BinaryConv2d)]
-        x = torch.randn(2, 3, 32 if name in ("resnet18", "resnet34") else 16, 16)
-        y = model(x)
-        y.sum().backward()
-        assert y.shape == (2, 3)
+        side = 257 if name == "ssd300_vgg16" else 64 if name.startswith("ssd") else 16
+        y = model(torch.randn(2, 3, 32 if name in ("resnet18", "resnet34") else side, side))
+        scores = y["scores"] if isinstance(y, dict) else y
+        scores.sum().backward()
+        assert scores.shape[::2] == (2, 4) if isinstance(y, dict) else scores.shape == (2, 3)
         units = [m for m in model.modules() if isinstance(m, Unit)]
         assert len([u for u in units if (u.gate is None) == (METHODS[method].shortcut != "gated")]) == len(units)
 
