@@ -98,7 +98,7 @@ def test_one_cause_is_the_message_itself() -> None:
 
 def test_more_causes_than_a_message_holds_are_counted() -> None:
     kinds = (nn.LogSigmoid, nn.Hardshrink, nn.Tanhshrink, nn.Softplus, nn.RReLU)
-    more = (nn.FractionalMaxPool2d(2, 9), nn.LPPool2d(2, 2), nn.ConstantPad2d(1, 2.0), nn.LocalResponseNorm(2))
+    more = (nn.FractionalMaxPool2d(2, 9), nn.LPPool2d(2, 2), nn.ConstantPad2d(1, 2.0), nn.CELU(0.5))
     layers = [
         *(kind() for kind in kinds),
         *more,
@@ -240,7 +240,7 @@ ADVISED: dict[str, tuple[nn.Module, str]] = {
     "a loop": (Endless(), "write it without branches on tensors"),
     "a cumulated sum": (Block(3), "leave it out"),
     "a pool": (nn.FractionalMaxPool2d(2, 9), "use nn.MaxPool2d"),
-    "a norm": (nn.LocalResponseNorm(2), "use nn.BatchNorm2d"),
+    "a norm": (nn.CrossMapLRN2d(2), "use nn.LocalResponseNorm"),
     "a padding": (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), "use 'zeros'"),
     "a resize": (nn.Upsample(scale_factor=2, mode="bicubic"), "use mode='bilinear', and give the size"),
     "an end": (nn.Softmin(1), "end the network at its logits, of which predict makes probabilities"),

@@ -71,6 +71,9 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "group norm": lambda x, c: F.group_norm(c(x), 3, GROUPS.weight.detach(), GROUPS.bias.detach()),
     "group norm of one group": lambda x, c: F.group_norm(c(x), 1),
     "instance norm": lambda x, c: nn.InstanceNorm2d(6).eval()(c(x)),
+    "local response norm": lambda x, c: F.local_response_norm(3 * c(x), 3, alpha=0.5),
+    "local response norm of an even size": lambda x, c: nn.LocalResponseNorm(4, 1.0, 0.5, 2.0)(c(x)),
+    "local response norm of beta 1": lambda x, c: F.local_response_norm(c(x), 9, 2.0, 1.0, 0.5),
     "L2 norm": lambda x, c: F.normalize(c(x)),
     "RMS norm": lambda x, c: F.rms_norm(last(c(x)), (6,), WEIGHT),
     "global response norm": lambda x, c: torch.addcmul(

@@ -60,8 +60,8 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         ("1.cumsum (Functional)", "cannot be converted", "leave it out"),
     ),
     "several kinds without a rule": (
-        nn.Sequential(nn.Conv3d(3, 4, 2), nn.LocalResponseNorm(2), nn.Softmin(1)),
-        ("0 (Conv3d)", "use its 2-D kind", "1 (LocalResponseNorm)", "2 (Softmin)"),
+        nn.Sequential(nn.Conv3d(3, 4, 2), nn.Hardshrink(), nn.Softmin(1)),
+        ("0 (Conv3d)", "use its 2-D kind", "1 (Hardshrink)", "2 (Softmin)"),
     ),
     "a branch on numbers": (
         nn.Sequential(nn.Identity(), Tricky()),

@@ -82,7 +82,7 @@ _INSTEAD = {
     **dict.fromkeys(("softplus", "LogSigmoid", "logsigmoid"), "use nn.SiLU"),
     **dict.fromkeys(("Hardshrink", "hardshrink"), "use nn.Softshrink"),
     **dict.fromkeys(("Tanhshrink", "tanhshrink"), "use x - torch.tanh(x)"),
-    **dict.fromkeys(("local_response_norm", "CrossMapLRN2d"), "use nn.BatchNorm2d"),
+    "CrossMapLRN2d": "use nn.LocalResponseNorm",
     **dict.fromkeys(
         ("gt", "lt", "ge", "le", "eq", "ne", "where", "masked_fill"), "use a factor, as torch.sigmoid gives"
     ),

@@ -208,6 +208,7 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.log_softmax, torch.log_softmax, "log_softmax"): _softmax(nn.LogSoftmax),
     (F.group_norm, torch.group_norm): _group_norm,
     (F.instance_norm,): _instance_norm,
+    (F.local_response_norm,): nn.LocalResponseNorm,
     (F.conv1d, torch.conv1d): _conv(nn.Conv1d),
     (F.conv_transpose2d, torch.conv_transpose2d): _conv_transpose2d,
     (F.layer_norm,): _layer_norm,

@@ -131,3 +131,35 @@ def norm(
     if p not in (2, "fro") or dim is None or any(value is not None for value in rest.values()):
         raise builder.error(f"takes the norm of order {p} over {dim}; use 2, and name the axes")
     return power(builder, total(builder, power(builder, input, 2), dim, keepdim), 0.5)
+
+
+@lowers(nn.LocalResponseNorm)
+def local_response_norm(builder: Builder, layer: nn.LocalResponseNorm, x: TracedTensor) -> TracedTensor:
+    """`x / (k + alpha / size * sum of x^2 over neighbouring channels)^beta` -> multiply, conv, roots, multiply.
+
+    The sums are a convolution of 1x1 over the squares, whose filter c has `alpha / size` at the channels from
+    `c - size // 2` to `c + (size - 1) // 2`. Of its result t the powers are `t^-1/2` and, for beta = 3/4, that times
+    its own root.
+    """
+    if layer.beta not in (0.5, 0.75, 1.0):
+        raise builder.error(f"beta is {layer.beta}; use 0.75")
+    x = builder.as_nchw(x)
+    channels = x.shape[0]
+    away = torch.arange(channels) - torch.arange(channels)[:, None]
+    near = (away >= -(layer.size // 2)) & (away <= (layer.size - 1) // 2)
+    weight = (near * (layer.alpha / layer.size)).to(torch.float32)[..., None, None]
+    square = builder.add("multiply", (x, x), torch.mul, suffix=".square")
+    level = builder.add(
+        "conv",
+        (square,),
+        lambda v: F.conv2d(v, weight, torch.full((channels,), float(layer.k))),
+        suffix=".level",
+        tensors={"weight": weight.permute(0, 2, 3, 1).numpy()},
+        parameters={"bias": np.full(channels, float(layer.k))},
+        kernel=(1, 1),
+        channels=channels,
+    )
+    factor = power(builder, level, -1 if layer.beta == 1 else -0.5)
+    if layer.beta == 0.75:
+        factor = mul(builder, factor, power(builder, factor, 0.5))
+    return mul(builder, x, factor)
