@@ -21,8 +21,8 @@ from cases.random_networks import random_network
 
 torch.set_num_threads(1)
 # The random networks that leave something to binarize: the others are binary already, but for their ends.
-# Of 25 the gradients differ by rounding: in float64 by 2e-14, in float32 by a thousandth, as torch's own do.
-SEEDS = (1, 3, 7, 13, 14, 15, 16, 18, 19, 24, 30, 33, 36, 37, 38, 42, 43, 46, 51, 53, 54, 55, 58)
+# Of 25 the gradients differ by a thousandth in float32, as torch's own do by rounding; it is proved in float64.
+SEEDS = (1, 3, 7, 13, 14, 15, 16, 18, 19, 24, 25, 30, 33, 36, 37, 38, 42, 43, 46, 51, 53, 54, 55, 58)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
