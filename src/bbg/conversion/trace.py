@@ -136,7 +136,7 @@ def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: 
     found = (_at_the_end(name) if last else "") or _INSTEAD.get(name, "") or _INSTEAD.get(op.name if op else "", "")
     if not found:
         others = {other for other in known if other != name and not other.endswith("_")}
-        alike = get_close_matches(name, sorted(others), 1, 0.6)
+        alike = [other for other in get_close_matches(name, sorted(others), 3, 0.6) if other in name or name in other]
         found = f"use what can, as {alike[0]}" if alike else "leave it out, or write it with layers that can"
     return found
 
