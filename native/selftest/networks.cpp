@@ -79,7 +79,10 @@ void check_network(int number) {
   add("concat", {"d4", "d0", "d3"}, "d5", nullptr);
   bbg_op& select = add("select", {"d5"}, "d6", nullptr);
   select.attributes.channels = 2 * c, select.index = array(index);
-  bbg_op& small_map = add("adaptive_avg_pool", {"d6"}, "d7", nullptr);
+  const std::vector<int32_t> places{2, 0, 1, 1, 0};
+  bbg_op& take = add("take", {"d6"}, "d8", nullptr);
+  take.attributes.size[0] = 3, take.attributes.size[1] = 2, take.index = array(places);
+  bbg_op& small_map = add("adaptive_avg_pool", {"d8"}, "d7", nullptr);
   small_map.attributes.size[0] = 2;
   add("multiply", {"r6", "d7"}, "y", nullptr);
   std::vector<bbg_part> parts{{"y", "HWC"}};
