@@ -176,6 +176,7 @@ def judge(name: str, row: Result, folder: Path) -> str:
     binary = bbg.binarize(network, example=images[:1])
     row["binarize_s"] = round(time.perf_counter() - start, 2)
     row["binary_layers"] = len(binary.report.of("binary"))
+    row["one_sign"] = sum("one sign only" in layer.why for layer in binary.report.of("binary"))
     proof = binary.report.proof
     row["proof"] = max(proof.evaluation, proof.training, proof.gradients, proof.statistics)
     row["stage"] = "training"

@@ -12,11 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.binarizing import EXAMPLE, conv, what
-from support.modes import FOLLOWED, Block, Called, Fixed
+from support.modes import FOLLOWED, Block, Called, CalledAct, Fixed
 from torch import Tensor, nn
 
 import bbg
 from bbg import BbgError
+from bbg.methods import Pointwise
 
 torch.set_num_threads(1)
 
@@ -52,6 +53,19 @@ def test_a_batch_norm_that_is_called_learns_its_statistics(name: str) -> None:
     owner = next(m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     assert norm.running_mean is owner.running_mean
     assert norm.weight is owner.weight
+
+
+def test_an_activation_inside_of_a_norm_is_replaced() -> None:
+    """The proof undoes it in a network of its own: in the result it stood there again, and every sign was +1."""
+    network = nn.Sequential(conv(3), CalledAct(4), conv(), conv())
+    binary = bbg.binarize(network, example=EXAMPLE)
+    (row,) = (row for row in binary.report.of("replaced") if row.layer == "ReLU")
+    assert isinstance(binary.get_submodule(row.name), Pointwise)
+    assert not [row for row in binary.report.of("binary") if "one sign only" in row.why]
+    seen: list[torch.Tensor] = []
+    binary.get_submodule("2").register_forward_hook(lambda layer, given, result: seen.append(given[0]))
+    binary(EXAMPLE)
+    assert 0.1 < (seen[0] >= 0).float().mean() < 0.9
 
 
 def test_a_batch_norm_frozen_by_its_argument_stays_frozen() -> None:

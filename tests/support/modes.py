@@ -39,6 +39,18 @@ class Called(nn.BatchNorm2d):
         return F.relu(y)
 
 
+class CalledAct(Called):
+    """With the activation as a part of it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, input: Tensor) -> Tensor:
+        statistics = self.running_mean, self.running_var
+        return self.act(F.batch_norm(input, *statistics, self.weight, self.bias, self.training, 0.1, self.eps))
+
+
 class Cumulative(nn.BatchNorm2d):
     """With `momentum=None`: the call gets a share that changes with each step."""
 
@@ -76,6 +88,10 @@ def other_in_either(m: Any, x: Tensor) -> Tensor:
 # the network, and whether two steps of training on the same images differ
 FOLLOWED: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "batch norm called": (lambda: nn.Sequential(conv(3), conv(), Called(4), conv()), False),
+    "batch norm with an activation inside": (
+        lambda: nn.Sequential(conv(3), CalledAct(4), conv(), conv()),
+        False,
+    ),
     "batch norm called without affine": (
         lambda: nn.Sequential(conv(3), conv(), Called(4, affine=False), conv()),
         False,

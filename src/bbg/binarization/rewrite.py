@@ -15,6 +15,7 @@ network stays as it was: its sums, joins, pools and gates.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -306,8 +307,17 @@ class Rewriter:
         return {n: fixed[id(owner.get(n, m))] for n, m in names.items() if id(owner.get(n, m)) in fixed}
 
     def undo(self, result: Binarized) -> Binarized:
-        """The result with all undone that was done on purpose, of the same parameters."""
-        undone = Binarized({**self.parts, **self.undone}, self.graph, type(result).__name__)
+        """The result with all undone that was done on purpose, of the same parameters.
+
+        A module of which a part is undone, as the norm of a norm with an activation inside, is another one here: the
+        part would else be undone in the result too.
+        """
+        parts = {**self.parts, **self.undone}
+        for name in self.parts:
+            if name not in self.undone and any(other.startswith(f"{name}.") for other in self.undone):
+                parts[name] = apart = copy.copy(parts[name])
+                apart._modules = dict(apart._modules)
+        undone = Binarized(parts, self.graph, type(result).__name__)
         names = dict(undone.named_modules(remove_duplicate=False))
         fixed: dict[str, bool] = result.meta["fixed_modes"]
         undone.meta["fixed_modes"] = {name: mode for name, mode in fixed.items() if name in names}
