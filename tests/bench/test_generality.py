@@ -34,7 +34,7 @@ def test_the_sample_is_drawn_by_rule_and_large_enough() -> None:
 def test_some_go_the_whole_way(name: str) -> None:
     row = row_of(name)
     assert (row["outcome"], row.get("cause")) == ("ok", None)
-    assert row["one_sign"] == 0
+    assert row["one_sign"] <= 0.2 * row["binary_layers"]  # a few see maps of some pixels of a single image
 
 
 @pytest.mark.sample
