@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbg.cli.evaluate_boxes import evaluate_boxes
 from bbg.cli.evaluate_masks import evaluate_masks
-from bbg.cli.output import lines, make_folder, rows_to, show
+from bbg.cli.output import collect, make_folder, show
 from bbg.cli.parser import (
     DATA,
     DEVICE,
@@ -25,7 +26,6 @@ from bbg.cli.parser import (
 from bbg.cli.scoring import Scored, ScoredBoxes, ScoredMasks, is_checkpoint, scored_checkpoint, scored_file
 from bbg.errors import BbgError
 from bbg.files import refuse_overlap
-from bbg.log import track
 
 if TYPE_CHECKING:
     from bbg.data import Labelled
@@ -110,13 +110,9 @@ def evaluate_classes(
     if out is not None:
         make_folder(out)
     evaluation = Evaluation(scored.images.classes)
-    with lines(csv) as csv_file:
-        write = None if csv_file is None else rows_to(csv_file, COLUMNS)
-        scores = image_scores(scored.images, scored.run, batch or scored.batch)
-        for score in track(scores, "evaluating", len(scored.images)):
-            evaluation.add(score)
-            if write is not None:
-                write(row_of(score, evaluation.classes))
+    scores = image_scores(scored.images, scored.run, batch or scored.batch)
+    row = partial(row_of, classes=evaluation.classes)
+    collect(scores, len(scored.images), evaluation.add, csv, COLUMNS, row)
     report = evaluation.as_dict()
     if out is not None:
         facts["pictures"] = str(out)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bbg.cli.output import lines, make_folder, rows_to, show
+from bbg.cli.output import collect, make_folder, show
 from bbg.cli.parser import STDOUT
-from bbg.log import track
 
 if TYPE_CHECKING:
     from bbg.cli.scoring import ScoredBoxes
@@ -26,12 +26,9 @@ def evaluate_boxes(
     if out is not None:
         make_folder(out)
     evaluation = BoxEvaluation(scored.images.classes)
-    with lines(csv) as csv_file:
-        write = None if csv_file is None else rows_to(csv_file, BOX_COLUMNS)
-        for score in track(box_scores(scored.images, scored.run, batch), "evaluating", len(scored.images)):
-            evaluation.add(score)
-            if write is not None:
-                write(row_of_boxes(score, len(evaluation.classes)))
+    scores = box_scores(scored.images, scored.run, batch)
+    row = partial(row_of_boxes, classes=len(evaluation.classes))
+    collect(scores, len(scored.images), evaluation.add, csv, BOX_COLUMNS, row)
     report = evaluation.as_dict()
     report["skipped_files"] += [{"file": path, "why": reason} for path, reason in scored.images.skipped]
     if out is not None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bbg.cli.output import lines, make_folder, rows_to, show
+from bbg.cli.output import collect, make_folder, show
 from bbg.cli.parser import STDOUT
-from bbg.log import track
 
 if TYPE_CHECKING:
     from bbg.cli.scoring import ScoredMasks
@@ -26,13 +25,8 @@ def evaluate_masks(
     if out is not None:
         make_folder(out)
     evaluation = MaskEvaluation(scored.images.classes)
-    with lines(csv) as csv_file:
-        write = None if csv_file is None else rows_to(csv_file, MASK_COLUMNS)
-        scores = mask_scores(scored.images, scored.run, batch)
-        for score in track(scores, "evaluating", len(scored.images)):
-            evaluation.add(score)
-            if write is not None:
-                write(row_of_mask(score))
+    scores = mask_scores(scored.images, scored.run, batch)
+    collect(scores, len(scored.images), evaluation.add, csv, MASK_COLUMNS, row_of_mask)
     report = evaluation.as_dict()
     if out is not None:
         facts["pictures"] = str(out)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from bbg.cli.parser import STDOUT
 from bbg.errors import BbgError, visible
 from bbg.files import json_text, whole_file, write_json
-from bbg.log import LOGGER
+from bbg.log import LOGGER, track
 from bbg.tables import cell, heading, terminal
 
 
@@ -88,3 +88,20 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BbgError(f"cannot make folder {str(path)!r}: {error.strerror}; give a writable --out folder") from error
+
+
+def collect(
+    scores: Iterable[Any],
+    images: int,
+    add: Callable[[Any], None],
+    csv: Path | None,
+    columns: Sequence[str],
+    row_of: Callable[[Any], Mapping[str, Any]],
+) -> None:
+    """Give each of the scores of so many `images` to `add`, under a bar, and its row to `csv` where one is given."""
+    with lines(csv) as csv_file:
+        write = None if csv_file is None else rows_to(csv_file, columns)
+        for score in track(scores, "evaluating", images):
+            add(score)
+            if write is not None:
+                write(row_of(score))
