@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bbg.conversion.appender import Appender
-from bbg.conversion.views import Grid, JoinedTensor, TracedTensor, View, channels_last, to_value, value_layout
+from bbg.conversion.views import JoinedTensor, TracedTensor, View, channels_last, to_value, value_layout
 from bbg.errors import BbgError
 from bbg.graph import Output, Part
 from bbg.graph.types import Shape
@@ -120,28 +120,34 @@ class Builder(Appender):
         maps = self.materialize(x.with_layout(layout.permute(2, 0, 1)))
         return maps.with_layout(maps.indices.permute(1, 2, 0))
 
-    def gather(
-        self, x: TracedTensor, grid: Grid, function: Callable[[Tensor], Tensor], suffix: str = ""
+    def frame(
+        self,
+        x: TracedTensor,
+        first: tuple[int, int],
+        size: tuple[int, int],
+        function: Callable[[Tensor], Tensor],
+        suffix: str = "",
     ) -> TracedTensor:
-        """The op that gives the pixels of `grid` of a map, and 0 for those outside: a depthwise convolution by one 1.
+        """The op that gives the map from row and column `first` on, of this `size`, with 0 outside of `x`: a depthwise
+        convolution by one 1.
 
-        With p rows of padding and its 1 in row j of k, row i of its result is row `step i - p + j` of x, and there are
-        `(H + 2p - k) / step + 1` of them, rounded down. So
+        With p rows of padding and its 1 in row j of k, row i of its result is row `i - p + j` of x, and there are
+        `H + 2p - k + 1` of them. So
 
-            j = first + p,    k = H + 2p - step (count - 1)
+            j = first + p,    k = H + 2p - (count - 1)
 
         and p is the least number for which `0 <= j < k`.
         """
         kernel, tap, padding = [], [], []
-        for first, step, count, size in zip(*grid, x.shape[1:], strict=True):
-            p = max(0, -first, first + step * (count - 1) - (size - 1))
-            kernel.append(size + 2 * p - step * (count - 1))
-            tap.append(first + p)
+        for begin, count, have in zip(first, size, x.shape[1:], strict=True):
+            p = max(0, -begin, begin + count - have)
+            kernel.append(have + 2 * p - (count - 1))
+            tap.append(begin + p)
             padding.append(p)
         channels = x.shape[0]
         weight = np.zeros((channels, *kernel, 1), np.float32)
         weight[:, tap[0], tap[1]] = 1
-        window: dict[str, Any] = {"kernel": tuple(kernel), "stride": grid.step, "padding": tuple(padding)}
+        window: dict[str, Any] = {"kernel": tuple(kernel), "padding": tuple(padding)}
         window |= {"groups": channels, "channels": channels}
         return self.add("conv", (x,), function, suffix=suffix, tensors={"weight": weight}, **window)
 

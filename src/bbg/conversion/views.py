@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, permutations
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,14 +35,6 @@ def to_value(tensor: Tensor, layout: Tensor | None, shape: Shape | tuple[int, in
         tensor = torch.empty_like(given)
         tensor[:, layout.flatten()] = given
     return tensor.reshape(len(tensor), *shape)
-
-
-class Grid(NamedTuple):
-    """The pixels of a map in rows and columns `first + step i` for i below `size`; pairs (vertical, horizontal)."""
-
-    first: tuple[int, int]
-    step: tuple[int, int]
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)

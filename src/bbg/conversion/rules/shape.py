@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import Grid, JoinedTensor, StackedTensors, TracedTensor, View, channels_last
+from bbg.conversion.views import JoinedTensor, StackedTensors, TracedTensor, View, channels_last
 from bbg.tracing.vocabulary import OPS, Op, Trait, ops_with
 
 
@@ -81,8 +81,8 @@ def pad(builder: Builder, input: TracedTensor, pad: Any, mode: str = "constant",
     """Zeros around a map or its channels, or fewer rows and columns -> conv; rows and columns of the map -> take."""
     x = builder.as_nchw(input)
     if mode != "constant":
-        for size, low, high in zip(x.shape[:0:-1], pad[::2], pad[1::2], strict=False):
-            if size + min(low, 0) + min(high, 0) < max(low, high):  # torch gives what was in memory before
+        for have, low, high in zip(x.shape[:0:-1], pad[::2], pad[1::2], strict=False):
+            if have + min(low, 0) + min(high, 0) < max(low, high):  # torch gives what was in memory before
                 raise builder.error(
                     f"pads a map {list(x.shape[1:])} by {list(pad)}, by more than is left of it; pad less"
                 )
@@ -96,10 +96,10 @@ def pad(builder: Builder, input: TracedTensor, pad: Any, mode: str = "constant",
     if before or behind:
         x = _pad_channels(builder, x, before, behind)
     height, width = x.shape[1:]
-    grid = Grid((-above, -left), (1, 1), (height + above + below, width + left + right))
-    if min(grid.size) < 1:
+    size = (height + above + below, width + left + right)
+    if min(size) < 1:
         raise builder.error(f"pads a map {[height, width]} by {list(pad)}: nothing is left of it")
-    return builder.gather(x, grid, partial(F.pad, pad=(left, right, above, below)), ".map")
+    return builder.frame(x, (-above, -left), size, partial(F.pad, pad=(left, right, above, below)), ".map")
 
 
 def _pad_channels(builder: Builder, x: TracedTensor, before: int, behind: int) -> TracedTensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import Grid, TracedTensor
+from bbg.conversion.views import TracedTensor
 
 
 class _Axis(NamedTuple):
@@ -89,8 +89,7 @@ def conv_transpose(builder: Builder, layer: nn.ConvTranspose2d, x: TracedTensor,
     result = builder.as_nchw(result.with_layout(moved))
     if result.shape[1:] == (rows.size, columns.size):
         return result
-    grid = Grid((0, 0), (1, 1), (rows.size, columns.size))
-    return builder.gather(result, grid, lambda v: v[:, :, : rows.size, : columns.size], ".crop")
+    return builder.as_nchw(result.with_layout(result.indices[:, : rows.size, : columns.size]))
 
 
 @lowers(nn.Conv1d)
