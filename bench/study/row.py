@@ -20,14 +20,16 @@ import torch
 from torch import nn
 
 from bbg.cli.convert import example, provenance
-from bbg.cli.scoring import engine_figures, trained_network
-from bbg.conversion import convert
+from bbg.cli.scoring import engine_boxes, engine_figures, trained_network
+from bbg.conversion import Ranges, convert
 from bbg.cpu import cores
 from bbg.data import Split, open_recipe
-from bbg.engine import load
+from bbg.engine import Engine, load
 from bbg.errors import BbgError
 from bbg.files import write_bytes, write_json
+from bbg.heads import Detection
 from bbg.recipe import Recipe
+from bbg.scoring import BoxEvaluation, box_scores
 from bbg.training.checkpoint import Checkpoint, digest_of
 from bbg.training.device import choose_device, described
 from bbg.training.loop import train
@@ -94,31 +96,46 @@ def check_finished(checkpoint: Path) -> None:
 
 
 def outcome(state: Checkpoint, recipe: Recipe, split: Split, folder: Path) -> dict[str, Any]:
-    """What a finished training came to, packed too: its file, with float32 edges, goes to `folder`.
+    """What a finished training came to, packed too: its file goes to `folder`, with float32 edges, and that of a
+    detector with 8-bit ones besides, with ranges of the training images.
 
     `weights`: a digest of all tensors of the checkpoint, by which a training done again is seen to be the same.
     """
-    network, file = trained_network(state, recipe.factory), folder / "packed.bbg"
-    convert(
-        network,
-        file,
-        example(state, split),
-        edges="fp32",
-        preprocess=state.preprocess,
-        labels=state.classes,
-        provenance=provenance(state),
-    )
-    packed = {"edges": "fp32", **engine_figures(load(file), split), "bytes": file.stat().st_size}
+    network, found = trained_network(state, recipe.factory), {}
+    for name, edges in (("packed", "fp32"), ("packed_int8", "int8"))[: 2 if recipe.task == "detection" else 1]:
+        file = folder / f"{name}.bbg"
+        convert(
+            network,
+            file,
+            example(state, split),
+            calibration=Ranges.from_dict(state.ranges) or split.train,
+            edges=edges,
+            preprocess=state.preprocess,
+            labels=state.classes,
+            provenance=provenance(state),
+        )
+        found[name] = {"edges": edges, **packed_figures(load(file), split), "bytes": file.stat().st_size}
+    last = {name.removeprefix("test_"): value for name, value in state.history[-1].items() if name.startswith("test_")}
     return {
         "data": state.data,
         "epochs": state.epoch,
-        "accuracy": state.history[-1]["test_accuracy"],
-        "packed": packed,
+        **{name: value for name, value in last.items() if name != "loss"},
+        **found,
         "parameters": sum(p.numel() for p in network.parameters()),
         "weights": digest_of(state.model),
         "seconds": sum(epoch["seconds"] for epoch in state.history),
         "history": state.history,
     }
+
+
+def packed_figures(engine: Engine, split: Split) -> dict[str, float]:
+    """The accuracy of a packed classifier, or the mAP of a detector, over the test images."""
+    if not isinstance(engine.head, Detection):
+        return engine_figures(engine, split)
+    evaluation = BoxEvaluation(split.classes)
+    for score in box_scores(split.test, engine_boxes(engine, engine.head)):
+        evaluation.add(score)
+    return {"map": evaluation.matches.mean_area, "map_11": evaluation.matches.mean_eleven}
 
 
 def _commits(folder: Path, commit: str) -> list[str]:
