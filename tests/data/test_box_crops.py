@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.voc import CLASSES, write_voc
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from bbg.data import BoxSet, open_data
-from bbg.data.box_crops import BoxPictures
+from bbg.data.box_crops import BoxPictures, IoUCrop
 from bbg.data.loader import Loader
 from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
@@ -109,3 +112,22 @@ def test_what_would_move_pixels_alone_is_refused(boxed: BoxSet) -> None:
             Loader(boxed, 4, shuffle=True, **wrong)  # type: ignore[arg-type]
     with pytest.raises(BbgError, match="'mixup' mixes classes"):
         Loader(boxed, 4, shuffle=True, mixup=0.1)
+
+
+def test_crops_are_drawn_as_torchvision_draws_them() -> None:
+    """Widths, heights and boxes that stay have the same means, within four standard errors."""
+    boxes = torch.tensor([[20.0, 30, 120, 140], [200, 100, 260, 150], [150, 20, 300, 220]])
+    picture, drawn = Image.new("L", (320, 240)), []
+    for crop in (v2.RandomIoUCrop(min_scale=0.3), IoUCrop(0.3)):
+        torch.manual_seed(0)
+        rows = []
+        for _ in range(800):
+            given = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(240, 320))
+            found = crop({"image": picture, "boxes": given})
+            stay = int((found["boxes"][:, 2] > found["boxes"][:, 0]).sum())
+            rows.append((*found["image"].size, stay))
+            assert stay > 0
+        drawn.append(np.array(rows, float))
+    one, other = drawn
+    error = np.sqrt((one.var(0) + other.var(0)) / len(one))
+    assert (np.abs(one.mean(0) - other.mean(0)) < 4 * error).all()

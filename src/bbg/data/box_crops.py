@@ -5,6 +5,7 @@ What is drawn for a picture is a function of (seed, epoch, its index) alone, as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,13 +16,18 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from bbg.boxes import iou
 from bbg.data.augment import PICTURE, draw
 from bbg.data.boxed import COLUMNS, BoxSet
 from bbg.data.transforms import seeded
 from bbg.image import Preprocess
 
 LEAST_CROPPED = 32  # pixels of the short side of a picture that is cropped
+LEAST_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of a crop with a box; 1: the whole picture is taken
+TRIALS = 40  # crops that are drawn for one of them
 SMALLEST = 1.0  # pixels of the input that a side of a box has at least behind a crop
+
+Step = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,6 @@ class BoxPictures:
         }
         with seeded(int(draw(seed, epoch, np.array([index]), PICTURE)[0] >> np.uint64(1))):
             for step in _steps(self, data.preprocess):
-                if isinstance(step, v2.RandomIoUCrop) and min(sample["image"].size) < LEAST_CROPPED:
-                    continue  # it would divide by a side of no pixels
                 sample = step(sample)
         changed = np.array(sample["image"])
         kept = sample["labels"].numpy()
@@ -77,15 +81,51 @@ class BoxPictures:
         return changed.reshape(*changed.shape[:2], -1), target
 
 
+@dataclass(frozen=True)
+class IoUCrop:
+    """A crop with sides of `scale` to 1 of the picture's, neither over twice the other, that has the middle of a box in
+    it and an IoU with such a box of at least a number drawn of LEAST_IOUS; or the whole picture.
+
+    As torchvision's RandomIoUCrop, which takes half of the time of a training on small boxes: here all trials for a
+    number are drawn and judged at once.
+    """
+
+    scale: float
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """`sample` behind the crop; boxes whose middle is not in it have no area."""
+        wide, high = sample["image"].size
+        boxes: np.ndarray = sample["boxes"].numpy()
+        if min(wide, high) < LEAST_CROPPED or not len(boxes):
+            return sample
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+        while (least := LEAST_IOUS[int(torch.randint(len(LEAST_IOUS), ()))]) < 1:
+            drawn = torch.rand(TRIALS, 4).numpy()
+            sides = ((self.scale + (1 - self.scale) * drawn[:, :2]) * (wide, high)).astype(np.int64).clip(1)
+            corner = ((np.array((wide, high)) - sides) * drawn[:, 2:]).astype(np.int64)
+            crops = np.concatenate([corner, corner + sides], 1)
+            inside = ((middles > crops[:, None, :2]) & (middles < crops[:, None, 2:])).all(2)
+            shapes = sides[:, 0] / sides[:, 1]
+            best = np.where(inside, iou(crops.astype(np.float32), boxes), -1).max(1)
+            right = (shapes >= 0.5) & (shapes <= 2) & (best >= least)
+            if right.any():
+                first = int(right.argmax())
+                left, top, width, height = (int(n) for n in (*corner[first], *sides[first]))
+                image, moved = (v2.functional.crop(sample[k], top, left, height, width) for k in ("image", "boxes"))
+                moved[torch.from_numpy(~inside[first])] = 0
+                return {**sample, "image": image, "boxes": moved}
+        return sample
+
+
 @lru_cache(maxsize=4)
-def _steps(pictures: BoxPictures, preprocess: Preprocess) -> list[torch.nn.Module]:
-    steps: list[torch.nn.Module] = []
+def _steps(pictures: BoxPictures, preprocess: Preprocess) -> list[Step]:
+    steps: list[Step] = []
     if pictures.scale is not None:
         if pictures.expand > 1:
             mean = [round(255 * mean) for mean in preprocess.mean]
             steps.append(v2.RandomZoomOut(fill=mean if len(mean) > 1 else mean[0], side_range=(1.0, pictures.expand)))
         steps += [
-            v2.RandomIoUCrop(min_scale=pictures.scale),
+            IoUCrop(pictures.scale),
             v2.SanitizeBoundingBoxes(min_size=SMALLEST),
             v2.Resize(preprocess.size, antialias=True),
         ]
