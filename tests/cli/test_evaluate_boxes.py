@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from support.commands import refused, run
 from support.detectors import picture, write_spots
+from support.layouts import WRITERS
 from support.voc import annotation, write_image, write_list, write_voc
 
 
@@ -60,10 +61,22 @@ def test_images_that_do_not_fit_are_refused(folder: Path, capsys: Any) -> None:
     refused(folder, capsys, "say which with --data", "eval", "net.bbg")
 
 
-def test_a_checkpoint_is_trained_scored_and_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layout", WRITERS)
+def test_a_checkpoint_is_trained_scored_and_converted(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    write_voc(Path("data"), 4, 3)
-    keys = {"size": "72x96", "width": 2, "batch_size": 4, "epochs": 1, "bn_batches": 0, "crop": "none"}
+    WRITERS[layout](Path("data"), 4, 3)
+    keys = {
+        "dataset": layout,
+        "size": "72x96",
+        "width": 2,
+        "batch_size": 4,
+        "epochs": 1,
+        "bn_batches": 0,
+        "crop": "none",
+    }
+    keys |= {"crop": "none"}
     changes = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
     assert run("train", "voc_ssd_light", "--data", "data", *changes, "--out", "run") == 0
     checkpoint = "run/last.ckpt"
