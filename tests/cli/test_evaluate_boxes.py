@@ -38,8 +38,11 @@ def test_average_precision_of_a_packed_file(folder: Path, capsys: Any) -> None:
     by_class = {row["class"]: row for row in told["per_class"]}
     assert (by_class["red"]["objects"], by_class["red"]["boxes"]) == (2, 2)
     assert by_class["red"]["ap"] in (0.5, 0.25)  # of equal scores the earlier image comes first
-    assert by_class["green"] | {"boxes": 0} == {"class": "green", "objects": 2, "boxes": 0, "ap": 1.0, "ap_11": 1.0}
+    assert by_class["green"] | {"boxes": 0} == {
+        "class": "green", "objects": 2, "boxes": 0, "ap": 1.0, "ap_11": 1.0, "ap_50_95": 1.0,
+    }  # fmt: skip
     assert told["map"] == (by_class["red"]["ap"] + 1) / 2
+    assert told["map_50_95"] == pytest.approx((by_class["red"]["ap_50_95"] + 1) / 2)
     assert (told["test_images"], told["skipped"]) == (5, 0)
     assert "no image '5' lies in" in told["skipped_files"][0]["why"]
     assert [row["image"][-5] for row in told["worst"]][:2] == ["1", "4"]
@@ -88,5 +91,6 @@ def test_a_checkpoint_is_trained_scored_and_converted(
         found.append(json.loads(Path("e.json").read_text()))
     for side, figures in zip(("torch", "engine"), found, strict=True):
         assert figures["map"] == pytest.approx(converted[f"map_{side}"], abs=1e-9)
+        assert figures["map_50_95"] == pytest.approx(converted[f"map_50_95_{side}"], abs=1e-9)
         assert figures["test_images"] == 3
     assert abs(found[0]["map"] - found[1]["map"]) < 0.05

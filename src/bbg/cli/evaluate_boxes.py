@@ -35,7 +35,7 @@ def evaluate_boxes(
         facts["pictures"] = str(out)
     worst = [{key: row[key] for key in BOX_COLUMNS[:-1]} for row in report["worst"][:SOME_IMAGES]]
     tables = {"per_class": report["per_class"], "worst_images": worst, "skipped_files": report["skipped_files"][:10]}
-    figures = {key: report[key] for key in ("test_images", "skipped", "map", "map_11")}
+    figures = {key: report[key] for key in ("test_images", "skipped", "map", "map_11", "map_50_95")}
     told = {key: value for key, value in {**facts, **figures}.items() if value is not None}
     printed = {**{name: rows for name, rows in tables.items() if rows}, **told}
     show({**report, **facts}, json, {} if csv == STDOUT else printed)
