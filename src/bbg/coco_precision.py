@@ -111,4 +111,5 @@ def _inside(boxes: np.ndarray, true: np.ndarray) -> np.ndarray:
     low, high = np.maximum(boxes[:, None, :2], true[:, :2]), np.minimum(boxes[:, None, 2:], true[:, 2:])
     both = np.prod(np.maximum(high - low, 0), 2)
     own = area(boxes)[:, None]
-    return both / (own + (own <= 0))
+    share: np.ndarray = both / (own + (own <= 0))
+    return share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,20 @@ def test_average_precision_of_a_packed_file(folder: Path, capsys: Any) -> None:
     with open("out.csv") as file:
         rows = [tuple(row[key] for key in ("objects", "right", "wrong", "missed")) for row in csv.DictReader(file)]
     assert rows == [("2", "2", "0", "0"), ("0", "0", "1", "0"), ("1", "1", "0", "0"), ("0",) * 4, ("1", "0", "0", "1")]
-    assert sorted(path.name for path in Path("drawn").iterdir()) == ["worst.csv", "worst.png"]
+    assert sorted(path.name for path in Path("drawn").iterdir()) == [
+        "curves.csv", "curves.png", "worst.csv", "worst.png",
+    ]  # fmt: skip
     assert np.asarray(Image.open("drawn/worst.png")).shape[2] == 3
     said = capsys.readouterr().out
     assert "map" in said
     assert "green" in said
+
+
+def test_without_matplotlib_the_curves_are_a_table(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run("eval", "net.bbg", "--data", "data", "--out", "drawn") == 0
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["curves.csv", "worst.csv", "worst.png"]
+    assert "curves.png is not drawn: that needs matplotlib" in capsys.readouterr().err
 
 
 def test_images_that_do_not_fit_are_refused(folder: Path, capsys: Any) -> None:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 ALL_CLASSES = 30  # up to so many classes the table of classes is printed whole
 SOME_CLASSES, SOME_PAIRS, SOME_IMAGES = 10, 10, 5  # rows that are printed of longer tables; --json has all of them
-PICTURES = ("confusion.png", "worst.png", "worst.csv", "calibration.png")  # in the folder of --out
+# In the folder of --out.
+PICTURES = ("confusion.png", "worst.png", "worst.csv", "calibration.png", "curves.csv", "curves.png")
 DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row holds all others
 
 
@@ -54,7 +55,8 @@ DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row hol
         "--out",
         type=new_folder,
         metavar="DIR",
-        help="also draw the confusion matrix, the worst images (and list them in worst.csv) and the calibration there",
+        help="also draw the worst images there (and list them in worst.csv), the confusion matrix and the calibration, "
+        "or precision by recall (and list it in curves.csv)",
     ),
 )
 def eval(
