@@ -104,6 +104,9 @@ def test_names_may_have_gaps_and_other_forms(tmp_path: Path) -> None:
     train, _ = opened(root, strict=True)
     assert train.classes == ("c", "a: b")
     assert train.counts() == [0, 1]
+    (root / "data.yaml").write_text(f"names: {{{'9' * 5000}: a}}")
+    with pytest.raises(BbgError, match="has no classes"):
+        opened(root)
     (root / "data.yaml").write_text("names: [a, a]")
     with pytest.raises(BbgError, match="has a name twice"):
         opened(root)

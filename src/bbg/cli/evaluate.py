@@ -42,7 +42,11 @@ DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row hol
 @verb(
     argument("model", metavar="MODEL", help="a checkpoint, a packed file or a name of the zoo"),
     DATA,
-    argument("--dataset", help="name of the data set; default: that of the training, or class folders in --data"),
+    argument(
+        "--dataset",
+        help="name of the data set; default: that of the training, or class folders in --data; with boxes the layout "
+        "that --data looks to have",
+    ),
     argument("--part", default="test", help="which images to score: test, train or all; default: %(default)s"),
     argument("--threads", type=thread_count, metavar="N", help="of the network; default: one per core"),
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a checkpoint 250"),

@@ -171,7 +171,7 @@ def _names(root: Path, file: Path | None, keys: dict[str, Value], images: list[P
         numbers = (
             dict(enumerate(value))
             if isinstance(value, list)
-            else {int(k): v for k, v in value.items() if k.isdecimal()}
+            else {int(k): v for k, v in value.items() if k.isdecimal() and len(k) < 10}
         )
         checked_names(file, list(numbers.values()))
         return dict(sorted(numbers.items()))
