@@ -22,7 +22,7 @@ FLOORS = {
     "reading": 1, "formats": 1, "maps": 1, "drafts": 1, "threads": 1,
     "files": 2, "sources": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2, "style": 2,
     "budget": 2, "limits": 2, "average_precision": 2,
-    "drawing": 3,
+    "drawing": 3, "coco_precision": 3,
     "graph": 3, "layers": 3, "data": 3,
     "masks": 4, "zoo": 4, "tracing": 4, "models": 4, "analysis": 4,
     "engine": 5, "binarization": 5,
@@ -68,6 +68,7 @@ RUNTIME |= {
     "masks",
     "boxes",
     "average_precision",
+    "coco_precision",
 }
 RUNTIME |= {"__init__"}
 LOADING = {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bbg.heads import Box
     from bbg.image import Source
 
-ENDINGS = ("-boxes",)  # of the files of an image
+ENDINGS = ("-boxes.png",)  # of the files of an image
 SIDES = ("left", "top", "right", "bottom")
 COLUMNS = ("image", "place", "label", "score", *SIDES, "picture", "error")
 

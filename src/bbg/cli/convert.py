@@ -181,6 +181,7 @@ def compare_boxes(
         for score in track(box_scores(split.test, run), "evaluating", len(split.test)):
             evaluation.add(score)
         figures |= {f"map_{side}": evaluation.matches.mean_area, f"map_11_{side}": evaluation.matches.mean_eleven}
+        figures[f"map_50_95_{side}"] = evaluation.coco.mean
     return {"test_images": len(split.test), **figures}
 
 

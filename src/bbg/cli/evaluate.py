@@ -34,14 +34,19 @@ if TYPE_CHECKING:
 
 ALL_CLASSES = 30  # up to so many classes the table of classes is printed whole
 SOME_CLASSES, SOME_PAIRS, SOME_IMAGES = 10, 10, 5  # rows that are printed of longer tables; --json has all of them
-PICTURES = ("confusion.png", "worst.png", "worst.csv", "calibration.png")  # in the folder of --out
+# In the folder of --out.
+PICTURES = ("confusion.png", "worst.png", "worst.csv", "calibration.png", "curves.csv", "curves.png")
 DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row holds all others
 
 
 @verb(
     argument("model", metavar="MODEL", help="a checkpoint, a packed file or a name of the zoo"),
     DATA,
-    argument("--dataset", help="name of the data set; default: that of the training, or class folders in --data"),
+    argument(
+        "--dataset",
+        help="name of the data set; default: that of the training, or class folders in --data; with boxes the layout "
+        "that --data looks to have",
+    ),
     argument("--part", default="test", help="which images to score: test, train or all; default: %(default)s"),
     argument("--threads", type=thread_count, metavar="N", help="of the network; default: one per core"),
     argument("--batch", type=count, metavar="N", help="images at a time; default: 32, of a checkpoint 250"),
@@ -54,7 +59,8 @@ DRAWN_CLASSES = 40  # rows of the drawn matrix; of more classes the last row hol
         "--out",
         type=new_folder,
         metavar="DIR",
-        help="also draw the confusion matrix, the worst images (and list them in worst.csv) and the calibration there",
+        help="also draw the worst images there (and list them in worst.csv), the confusion matrix and the calibration, "
+        "or precision by recall (and list it in curves.csv)",
     ),
 )
 def eval(

@@ -35,7 +35,7 @@ def evaluate_boxes(
         facts["pictures"] = str(out)
     worst = [{key: row[key] for key in BOX_COLUMNS[:-1]} for row in report["worst"][:SOME_IMAGES]]
     tables = {"per_class": report["per_class"], "worst_images": worst, "skipped_files": report["skipped_files"][:10]}
-    figures = {key: report[key] for key in ("test_images", "skipped", "map", "map_11")}
+    figures = {key: report[key] for key in ("test_images", "skipped", "map", "map_11", "map_50_95")}
     told = {key: value for key, value in {**facts, **figures}.items() if value is not None}
     printed = {**{name: rows for name, rows in tables.items() if rows}, **told}
     show({**report, **facts}, json, {} if csv == STDOUT else printed)
@@ -44,7 +44,7 @@ def evaluate_boxes(
 
 
 def draw(evaluation: BoxEvaluation, scored: ScoredBoxes, model: str, out: Path) -> None:
-    """`worst.png` and `worst.csv` in the folder `out`."""
+    """`worst.png`, `worst.csv`, `curves.csv` and `curves.png` in the folder `out`."""
     import numpy as np
 
     from bbg import drawing, style, tables
@@ -52,6 +52,7 @@ def draw(evaluation: BoxEvaluation, scored: ScoredBoxes, model: str, out: Path) 
     from bbg.heads import Box
     from bbg.image import load_image
     from bbg.scoring import SHOWN, row_of_boxes
+    from bbg.scoring.curves import write_curves
 
     classes, images, tiles = evaluation.classes, scored.images, []
     worst = evaluation.worst()
@@ -81,3 +82,4 @@ def draw(evaluation: BoxEvaluation, scored: ScoredBoxes, model: str, out: Path) 
     note = f"mAP {100 * evaluation.matches.mean_area:.1f} %. Those with the most wrong and missed boxes, the most first"
     write_bytes(out / "worst.png", drawing.encoded(drawing.contact_sheet(title, note, tiles, 4, 320)))
     write_text(out / "worst.csv", tables.csv([row_of_boxes(score, len(classes)) for score in worst]))
+    write_curves(evaluation, Path(model).name, out)

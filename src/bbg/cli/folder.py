@@ -1,4 +1,4 @@
-"""The folder that the verb predict writes pictures into."""
+"""A folder that the verb predict writes files of images into."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from bbg.sources import STDIN, Image
 
 
 class Folder:
-    """The folder of --out: for each of `endings` a file `NAME<ending>.png` of each image.
+    """A folder with a file `NAME<ending>` of each image for each of `endings`.
 
     NAME is that of the image without its ending, with a number behind it where another image has it too. No file that
     is there is written over: it may be a mask that somebody drew, or an image further down in a list. One that has the
     same bytes already, as behind a run that was ended, is left as it is.
+
+    `sources`: of the images; BbgError where they lie in the folder, and what is written might be taken for one.
+    `option`: that names the folder.
     """
 
-    def __init__(self, path: Path, sources: Iterable[str], endings: Sequence[str]) -> None:
+    def __init__(self, path: Path, sources: Iterable[str], endings: Sequence[str], option: str = "--out") -> None:
+        self.option = option
         self.path, self.place, self.endings = path, os.path.realpath(path), endings
         self.taken: set[str] = set()
         for source in sources:
@@ -50,16 +54,16 @@ class Folder:
         Raises BbgError where a file with other contents is there.
         """
         stem = "image" if name == STDIN else Path(name).stem or "image"
-        number, names = 1, [f"{stem}{ending}.png" for ending in self.endings]
+        number, names = 1, [f"{stem}{ending}" for ending in self.endings]
         while self.taken & set(names):
             number += 1
-            names = [f"{stem}-{number}{ending}.png" for ending in self.endings]
+            names = [f"{stem}-{number}{ending}" for ending in self.endings]
         self.taken |= set(names)
         files = [(self.path / file, data) for file, data in zip(names, pictures, strict=True)]
         there = [path for path, _ in files if os.path.lexists(path)]
         for path, data in files:
             if path in there and not _holds(path, data):
-                raise BbgError(f"{str(path)!r} is there already, with other contents; give a new --out folder")
+                raise BbgError(f"{str(path)!r} is there already, with other contents; give a new {self.option} folder")
         for path, data in files:
             if path not in there:
                 write_bytes(path, data)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bbg.image import Source
     from bbg.masks import Mask
 
-ENDINGS = ("", "-overlay")  # of the files of an image
+ENDINGS = (".png", "-overlay.png")  # of the files of an image
 COLUMNS = ("image", "place", "label", "share", "mask", "error")
 
 

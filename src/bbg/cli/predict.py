@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
@@ -57,6 +57,18 @@ COLUMNS = ("image", "place", "label", "score", "error")
         help="of one that segments: write each mask (NAME.png) and the picture under it (NAME-overlay.png) there; "
         "of one that detects: each picture with its boxes (NAME-boxes.png); over no file that is there",
     ),
+    argument(
+        "--xml",
+        type=new_folder,
+        metavar="DIR",
+        help="of a network that detects: write a file of Pascal VOC for each image (NAME.xml) there; over no other one",
+    ),
+    argument(
+        "--coco",
+        type=text_file,
+        metavar="FILE",
+        help="of a network that detects: also write a data set of COCO, boxes with their scores; -: nothing else",
+    ),
 )
 def predict(
     images: list[str],
@@ -71,6 +83,8 @@ def predict(
     json: Path | None,
     csv: Path | None,
     out: Path | None,
+    xml: Path | None,
+    coco: Path | None,
 ) -> None:
     """Say what is in images: classes, shares of the pixels, or boxes. Exit status 1 where an image cannot be read."""
     from bbg.cpu import cores
@@ -79,7 +93,7 @@ def predict(
     from bbg.scoring import BATCH, predictions
 
     live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
-    written = [file for file in (json, csv) if file is not None and file != STDOUT]
+    written = [file for file in (json, csv, coco) if file is not None and file != STDOUT]
     found = find(images, every=every, urls=allow_urls, written=written)
     stream = iter(found)
     first = [] if live else list(islice(stream, 2))
@@ -90,14 +104,22 @@ def predict(
     several = len(first) > 1
     engine = load(model, 1 if several else threads or 1, limits)
     workers = (threads or cores()) if several else None
-    print_text = STDOUT not in (json, csv)
+    print_text = STDOUT not in (json, csv, coco)
     draws = engine.head is not None and not isinstance(engine.head, Classification)
     if out is not None and not draws:
         raise BbgError(f"{model!r} makes no masks and no boxes, so --out has nothing to keep; leave it out")
     if score is not None and not isinstance(engine.head, Detection):
         raise BbgError(f"{model!r} makes no boxes, whose least score --score is; leave it out")
+    if (xml or coco) is not None and not isinstance(engine.head, Detection):
+        raise BbgError(f"{model!r} makes no boxes, which {'--coco' if xml is None else '--xml'} writes; leave it out")
     bad = 0
-    with lines(json) as json_file, lines(csv) as csv_file, suppress(KeyboardInterrupt) if live else nullcontext():
+    with (
+        lines(json) as json_file,
+        lines(csv) as csv_file,
+        lines(coco) as coco_file,
+        _annotations(xml, coco_file, coco, engine) as more,
+        suppress(KeyboardInterrupt) if live else nullcontext(),
+    ):
         if draws:
             kind = _boxes(score, top) if isinstance(engine.head, Detection) else _masks(top or TOP)
             files = (json_file, csv_file, print_text)
@@ -113,7 +135,7 @@ def predict(
             if isinstance(answer, BbgError):
                 bad += 1
                 print("bbg:", answer, file=sys.stderr)
-            for write in writers:
+            for write in (*writers, *more):
                 write(name, answer)
     if bad:
         sys.exit(1)
@@ -183,6 +205,20 @@ def _drawn(
         *([kind.text] if print_text else []),
     ]
     return stored(), writers
+
+
+@contextmanager
+def _annotations(xml: Path | None, coco: TextIO | None, path: Path | None, engine: Engine) -> Iterator[list[Writer]]:
+    """What writes boxes as other tools read them, where that is asked for."""
+    if xml is None and coco is None:
+        yield []
+        return
+    from bbg.cli.annotations import ENDINGS, as_xml, coco_set
+    from bbg.cli.folder import Folder
+
+    with coco_set(coco, path, engine.labels or ()) as write:
+        files = [] if xml is None else [as_xml(Folder(xml, (), ENDINGS, "--xml"))]
+        yield [*files, *([] if write is None else [write])]
 
 
 def _text(name: str, answer: Answer) -> None:

@@ -92,7 +92,9 @@ def scored_file(
     if engine.head is None:
         raise BbgError(HEADLESS)
     if isinstance(engine.head, Detection):
-        return ScoredBoxes(boxed(data, engine.preprocess, engine.labels, part), engine_boxes(engine, engine.head))
+        return ScoredBoxes(
+            boxed(dataset, data, engine.preprocess, engine.labels, part), engine_boxes(engine, engine.head)
+        )
     if isinstance(engine.head, Segmentation):
         head, size = engine.head, engine.preprocess.size
         images_with_masks = masked(dataset, data, engine.preprocess, engine.labels, part)
@@ -143,7 +145,9 @@ def scored_checkpoint(
 
     head = trained_task(trained, network).head
     if isinstance(head, Detection):
-        return ScoredBoxes(boxed(data, preprocess, trained.classes, part), torch_boxes(network, head, preprocess))
+        return ScoredBoxes(
+            boxed(dataset, data, preprocess, trained.classes, part), torch_boxes(network, head, preprocess)
+        )
     if isinstance(head, Segmentation):
         segments = head
 
@@ -202,11 +206,13 @@ def masked(
     return images
 
 
-def boxed(data: Path | None, preprocess: Preprocess, classes: Sequence[str] | None, part: str) -> BoxSet:
-    """The images with boxes of `part`."""
+def boxed(
+    dataset: str | None, data: Path | None, preprocess: Preprocess, classes: Sequence[str] | None, part: str
+) -> BoxSet:
+    """The images with boxes of `part`, in the layout of `dataset`, or in the one that they look to have."""
     from bbg.data import open_boxed
 
-    images = open_boxed(data, preprocess, part, classes)
+    images = open_boxed(data, preprocess, part, classes, dataset)
     if not len(images):
         raise BbgError(f"the part {part!r} of {str(data)!r} has no images; give another --part or --data")
     return images

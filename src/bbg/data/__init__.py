@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from bbg.data.boxed import BoxSet
 from bbg.data.cifar import CIFAR10, CIFAR100
+from bbg.data.coco import COCO
 from bbg.data.digits import DIGITS
 from bbg.data.folders import FOLDERS
 from bbg.data.labelled import PARTS, Labelled, labelled_files, labelled_images
+from bbg.data.layout import Layout, boxed_images
 from bbg.data.masks import MASKED, MaskedImages, open_masked
 from bbg.data.report import found, write_skipped
 from bbg.data.sets import Dataset, Entry, FileSet, ImageSet, Skipped, Split, Wanted, brought, class_counts, read_batch
 from bbg.data.statistics import statistics
-from bbg.data.voc import VOC, open_boxed
+from bbg.data.voc import VOC
+from bbg.data.yolo import YOLO
 from bbg.errors import BbgError, allowed
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
@@ -53,6 +57,8 @@ DATASETS: dict[str, Entry] = {
     "digits": DIGITS,
     "masks": MASKED,
     "voc": VOC,
+    "yolo": YOLO,
+    "coco": COCO,
 }
 
 
@@ -67,7 +73,8 @@ def open_data(
 
     `root`: the folder that holds `cifar-10-batches-py` (or `cifar-100-python`) or, for `folders`, `train/<class>/*` and
     `test/<class>/*`. A CIFAR `root` that holds class folders instead is read as such. `masks` is read as
-    `bbg.data.masks.masks` says, `voc` as `bbg.data.voc.voc` says. `digits` needs no folder.
+    `bbg.data.masks.masks` says, `voc`, `coco` and `yolo` as the functions of these
+    names say. `digits` needs no folder.
 
     `size`: of the images, a side or (H, W); None: the set's own, which for `folders` follows from the pictures
     (`bbg.data.folders.choice`). `preprocess`: that of the model which the images are for, as its file or checkpoint
@@ -120,6 +127,43 @@ def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part:
     return labelled_images(halves if part == "all" else {part: halves[part]}, preprocess)
 
 
+def layout_of(root: Path, dataset: str | None = None) -> Layout:
+    """How the images with boxes in `root` lie there: as `dataset` has it, or else as they look to.
+
+    BbgError where `dataset` has no boxes, or nothing looks like one that has.
+    """
+    layouts = {name: entry.layout for name, entry in DATASETS.items() if entry.layout is not None}
+    if dataset is not None:
+        if dataset not in layouts:
+            raise BbgError(f"the images of {dataset!r} have no boxes; {allowed(dataset, layouts)}")
+        return layouts[dataset]
+    for layout in layouts.values():
+        if layout.fits(root):
+            return layout
+    raise BbgError(
+        f"{str(root)!r} has no images with boxes in a layout that is known ({', '.join(layouts)}): no folders "
+        "'Annotations' and 'JPEGImages', no folder 'labels' or file 'data.yaml', no JSON file; give the folder of one"
+    )
+
+
+def open_boxed(
+    root: Path | None,
+    preprocess: Preprocess,
+    part: str = "test",
+    classes: Sequence[str] | None = None,
+    dataset: str | None = None,
+) -> BoxSet:
+    """The images of `part` (test, train, all) with their boxes, for evaluation by `preprocess`.
+
+    `classes`: of the network, whose numbers the boxes get; None: those of the set. `dataset`: the name of the layout,
+    None for that which `root` looks to have. BbgError for a missing folder, one in no such layout, and boxes of a class
+    that the network does not have.
+    """
+    if root is None or not root.is_dir():
+        raise BbgError("images with boxes are read from a folder; say which with --data DIR")
+    return boxed_images(layout_of(root, dataset), root, preprocess, part, classes)
+
+
 def title_of(dataset: str, root: Path | None) -> str:
     """What people call the images: "CIFAR-10", but "CIFAR-10 (JPEG)" where `root` has files of that format instead.
 
@@ -154,6 +198,12 @@ def _opened(dataset: str, root: Path | None, wanted: Wanted) -> Split:
     try:
         if not root.is_dir():
             raise BbgError(f"no folder {str(root)!r}; --data takes the folder that holds the images of {dataset!r}")
+        if entry.layout is not None and not entry.layout.fits(root):
+            others = [name for name, one in DATASETS.items() if one.layout is not None and one.layout.fits(root)]
+            if others:
+                raise BbgError(
+                    f"{str(root)!r} looks like {others[0]!r}, not {dataset!r}; say --set dataset={others[0]}"
+                )
         split = entry.open(root, wanted)
     except OSError as e:
         raise unreadable(root, e) from e

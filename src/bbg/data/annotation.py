@@ -6,29 +6,16 @@ are elements deeper than DEEP: no annotation has either, and both are how XML ex
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import NamedTuple
 from xml.parsers import expat
 
+from bbg.data.layout import Annotated
 from bbg.errors import BbgError, first_line
 from bbg.reading import contents
 
 LARGEST, DEEP = 4 * 2**20, 16  # bytes of a file, elements in each other
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 OBJECT = ("annotation", "object")
-
-
-class Annotated(NamedTuple):
-    """An object as the file has it: its class and the first and last pixel in each direction, the first of all is 1.
-
-    `problem`: why it is no box, empty where it is one.
-    """
-
-    name: str
-    sides: tuple[float, float, float, float]
-    difficult: bool
-    problem: str = ""
 
 
 def read_annotation(path: Path) -> list[Annotated]:
@@ -91,7 +78,5 @@ def _object(fields: dict[str, str]) -> Annotated:
     try:
         left, top, right, bottom = (float(fields[side]) for side in SIDES)
     except (KeyError, ValueError):
-        return Annotated(name, (0, 0, 0, 0), difficult, "has no four numbers")
-    good = all(math.isfinite(side) for side in (left, top, right, bottom))
-    problem = "" if good else "has a side that is no number"
-    return Annotated(name, (left, top, right, bottom), difficult, problem or ("" if name else "has no class"))
+        return Annotated(name, difficult=difficult, problem="has no four numbers")
+    return Annotated(name, (left, top, right, bottom), difficult, first=1)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from bbg.data.boxed import COLUMNS, BoxSet
 from bbg.data.cache import Cache
 from bbg.data.pairs import PairSet
 from bbg.image import Preprocess
+
+if TYPE_CHECKING:
+    from bbg.data.layout import Layout
 
 READ = 100  # files of a set whose contents tell it from others
 
@@ -259,6 +262,7 @@ class Entry(NamedTuple):
     A set that has its images as pixels may leave `wanted` aside: they are brought to it afterwards. `archive`: what the
     folder has inside where it holds the set as published; None for a set that is always one folder per class.
     `title`: what people call the set. `task`: of those in `bbg.training.tasks`, the one that its targets are for.
+    `layout`: of images with boxes, how they lie in the folder.
     """
 
     open: Callable[[Path, Wanted], Split]
@@ -266,6 +270,7 @@ class Entry(NamedTuple):
     archive: str | None = None
     title: str = ""
     task: str = "classification"
+    layout: Layout | None = None
 
 
 def brought(data: Dataset, preprocess: Preprocess) -> Dataset:

@@ -17,6 +17,7 @@ import numpy as np
 
 from bbg.average_precision import Matches, Truth
 from bbg.boxes import Boxes
+from bbg.coco_precision import CocoMatches
 from bbg.data import BoxSet
 from bbg.errors import BbgError
 from bbg.image import reason_of
@@ -78,7 +79,7 @@ class BoxEvaluation:
 
     def __init__(self, classes: Sequence[str], keep: int = WORST) -> None:
         self.classes, self.keep, self.images = tuple(classes), keep, 0
-        self.matches = Matches(len(classes))
+        self.matches, self.coco = Matches(len(classes)), CocoMatches(len(classes))
         self.skipped: list[tuple[str, str]] = []
         self._worst: list[tuple[int, int, BoxScore]] = []
 
@@ -89,6 +90,7 @@ class BoxEvaluation:
             return
         self.images += 1
         self.matches.add(score.found, score.truth)
+        self.coco.add(score.found, score.truth)
         _, wrong, missed = score.counts(len(self.classes))
         entry = (wrong + missed, -score.number, score)  # numbers differ, so scores are not compared
         (heapq.heappush if len(self._worst) < self.keep else heapq.heappushpop)(self._worst, entry)
@@ -106,11 +108,10 @@ class BoxEvaluation:
         rows = []
         for number, name in enumerate(self.classes):
             curve = self.matches.curve(number)
-            figures = [None if math.isnan(value) else value for value in (curve.area, curve.eleven)]
+            figures = {"ap": curve.area, "ap_11": curve.eleven, "ap_50_95": self.coco.average(number)}
+            known = {key: None if math.isnan(value) else value for key, value in figures.items()}
             found = int((curve.scores >= SHOWN).sum())
-            rows.append(
-                {"class": name, "objects": curve.objects, "boxes": found, "ap": figures[0], "ap_11": figures[1]}
-            )
+            rows.append({"class": name, "objects": curve.objects, "boxes": found, **known})
         return rows
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,6 +127,7 @@ class BoxEvaluation:
             "skipped": len(self.skipped),
             "map": self.matches.mean_area,
             "map_11": self.matches.mean_eleven,
+            "map_50_95": self.coco.mean,
         }
 
 
