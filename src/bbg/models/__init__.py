@@ -50,10 +50,10 @@ def create(
         bbgnet_m        width=32 in_channels=3 act=None
         bbgnet_l        width=32 in_channels=3 act=None
         bbgnet_224      width=64 in_channels=3 act=None
-        ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu'
-        ssd300_vgg16    width=64 in_channels=3 size=300 act=None
-        ssd300_resnet18 blocks=(2, 2, 2, 2) width=64 in_channels=3 size=300 act=None
-        ssd300_resnet34 blocks=(3, 4, 6, 3) width=64 in_channels=3 size=300 act=None
+        ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu' heads='conv'
+        ssd300_vgg16    width=64 in_channels=3 size=300 act=None heads='conv'
+        ssd300_resnet18 blocks=(2, 2, 2, 2) width=64 in_channels=3 size=300 act=None heads='conv'
+        ssd300_resnet34 blocks=(3, 4, 6, 3) width=64 in_channels=3 size=300 act=None heads='conv'
 
     - `width`: channels of the first stage.
     - `blocks`: pairs of convolutions per stage.
@@ -61,6 +61,7 @@ def create(
       and RPReLU in `bbgnet_*`.
     - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
     - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
+    - `heads`: of a detector, "conv", "separable" or "binary" (`bbg.models.ssd`).
     - `size`: side of the images, or (H, W); of vgg_small multiples of 8. A detector takes images of this size alone.
 
     `bits`: the width of layers, 1, 8 or 32 bits, one number for all or by pattern over qualified names, as in

@@ -8,6 +8,13 @@ The backbone and the layers behind it are units of the method; the first convolu
 - `ssd300_vgg16`: VGG-16 with the dilated conv6 and conv7, read at conv4_3 (L2 norm) and conv7, and four more.
 
 `model.detection` is the head that says where the priors lie: `bbg.convert` stores it.
+
+`heads`, an option of all of them, is what makes O offsets or logits of each pixel of a map of C channels:
+
+- "conv": a real-valued 3x3 convolution, as published: 9 C O products.
+- "separable": a 3x3 convolution of each channel, BN and the nonlinearity, then a 1x1 convolution (MobileNetV2,
+  arXiv 1801.04381): 9 C + C O products, all of them real-valued.
+- "binary": a 3x3 unit of the method with C channels, then a 1x1 convolution: 9 C C products of 1 bit, C O real-valued.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.boxes import Level
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 from bbg.heads import Detection
 from bbg.layers import Unit, pointwise
 from bbg.methods import Method, get
@@ -30,6 +37,7 @@ from bbg.models.resnet import Stage, stem_of, units_of
 
 NORM = 20.0  # what the L2 norm of conv4_3 is scaled to at first
 VGG = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of VGG-16 between its pools
+HEADS = ("conv", "separable", "binary")  # what `heads` may be
 Sides = tuple[int, int]
 
 
@@ -45,11 +53,34 @@ class L2Norm(nn.Module):
         return F.normalize(x, dim=1) * self.weight.reshape(-1, 1, 1)
 
 
+def head_of(heads: str, channels: int, outputs: int, method: Method, act: str | None = None) -> nn.Module:
+    """A module from a map of `channels` to one of `outputs` channels, same size; `heads` is one of HEADS."""
+    if heads not in HEADS:
+        raise BbgError(f"heads is {heads!r}; {allowed(heads, HEADS)}")
+    if heads == "conv":
+        last, before = nn.Conv2d(channels, outputs, 3, padding=1), list[nn.Module]()
+    else:
+        last = nn.Conv2d(channels, outputs, 1)
+        if heads == "binary":
+            before = [Unit.build(channels, channels, 3, padding=1, method=method, act=act)]
+        else:
+            before = [
+                nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+                nn.BatchNorm2d(channels),
+                pointwise(method.act if act is None else act, channels),
+            ]
+    nn.init.xavier_uniform_(last.weight)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*before, last) if before else last
+
+
 class SSD(nn.Module):
     """Images `[N, C, *size]` to `{"boxes": [N, P, 4], "scores": [N, P, 1 + num_classes]}`: offsets and logits.
 
     `stages`: one after the other, of which each makes a map that is read; `channels`: of these maps; `norms`: what each
-    goes through before its heads. `detection`: the head, with the priors of each map.
+    goes through before its heads. `detection`: the head, with the priors of each map. `head`: what makes, of channels
+    and outputs, the module that reads a map.
     """
 
     def __init__(
@@ -59,19 +90,15 @@ class SSD(nn.Module):
         norms: Sequence[nn.Module],
         detection: Detection,
         num_classes: int,
+        head: Callable[[int, int], nn.Module],
     ) -> None:
         super().__init__()
         self.detection = detection
         self.stages, self.norms = nn.ModuleList(stages), nn.ModuleList(norms)
         counts = [len(level.sizes) for level in detection.levels]
         pairs = list(zip(channels, counts, strict=True))
-        self.boxes = nn.ModuleList(nn.Conv2d(have, 4 * count, 3, padding=1) for have, count in pairs)
-        self.scores = nn.ModuleList(nn.Conv2d(have, (1 + num_classes) * count, 3, padding=1) for have, count in pairs)
-        for head in (*self.boxes, *self.scores):
-            assert isinstance(head, nn.Conv2d)
-            nn.init.xavier_uniform_(head.weight)
-            assert head.bias is not None
-            nn.init.zeros_(head.bias)
+        self.boxes = nn.ModuleList(head(have, 4 * count) for have, count in pairs)
+        self.scores = nn.ModuleList(head(have, (1 + num_classes) * count) for have, count in pairs)
         self.columns = 1 + num_classes
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -141,6 +168,7 @@ def ssd_light(
     in_channels: int = 3,
     size: int | tuple[int, int] = (240, 320),
     act: str | None = "rprelu",
+    heads: str = "conv",
 ) -> SSD:
     """The light variant: `width` channels at stride 4, twice as many at 8, four times at 16, 32 and 64."""
     chosen, sides = get(method), _sides("ssd_light", size, 64)
@@ -151,7 +179,8 @@ def ssd_light(
     maps = [_halved(sides, times) for times in (3, 4, 5, 6)]
     detection = levels(maps, sides, (0.1, 0.2, 0.4, 0.7, 1.0), ((2.0,),) * 4)
     norms = [nn.BatchNorm2d(channels) for channels in widths[1:]]
-    return SSD([nn.Sequential(stem, *units[:2]), *units[2:]], widths[1:], norms, detection, num_classes)
+    head = partial(head_of, heads, method=chosen, act=act)
+    return SSD([nn.Sequential(stem, *units[:2]), *units[2:]], widths[1:], norms, detection, num_classes, head)
 
 
 def _ssd300(maps: Sequence[Sides], size: Sides) -> Detection:
@@ -169,6 +198,7 @@ def ssd300_resnet(
     in_channels: int = 3,
     size: int | tuple[int, int] = 300,
     act: str | None = None,
+    heads: str = "conv",
 ) -> SSD:
     """A ResNet of the ImageNet form, read at strides 8, 16 and 32, and units that halve the map three times more."""
     chosen, sides = get(method), _sides("ssd300_resnet", size, 64)
@@ -179,7 +209,8 @@ def ssd300_resnet(
     maps = [_halved(sides, times) for times in range(3, 9)]
     norms = [nn.BatchNorm2d(channels) for channels in widths[1:]]
     stages = [nn.Sequential(stem, *units[:2]), *units[2:]]
-    return SSD(stages, widths[1:], norms, _ssd300(maps, sides), num_classes)
+    head = partial(head_of, heads, method=chosen, act=act)
+    return SSD(stages, widths[1:], norms, _ssd300(maps, sides), num_classes, head)
 
 
 def ssd300_vgg16(
@@ -190,6 +221,7 @@ def ssd300_vgg16(
     in_channels: int = 3,
     size: int | tuple[int, int] = 300,
     act: str | None = None,
+    heads: str = "conv",
 ) -> SSD:
     """VGG-16: `width` channels in its first layers, 16 times as many in conv6 and conv7, as published at 64."""
     chosen, sides = get(method), _sides("ssd300_vgg16", size, 257)  # of fewer the last map has no pixel
@@ -224,7 +256,8 @@ def ssd300_vgg16(
         maps.append(_halved(maps[-1]) if strided else (maps[-1][0] - 2, maps[-1][1] - 2))
     norms: list[nn.Module] = [L2Norm(conv4), *(nn.BatchNorm2d(channels) for channels in channels_of[1:])]
     modules = [nn.Sequential(*stage) for stage in stages]
-    return SSD(modules, channels_of, norms, _ssd300(maps, sides), num_classes)
+    head = partial(head_of, heads, method=chosen, act=act)
+    return SSD(modules, channels_of, norms, _ssd300(maps, sides), num_classes, head)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
