@@ -44,7 +44,9 @@ def create(
         resnet18        blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
         resnet18_cifar  blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='cifar'
         resnet34        blocks=(3, 4, 6, 3) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
+        resnet_light    width=32 in_channels=3 act='rprelu'
         vgg_small       width=128 in_channels=3 size=32 act=None
+        vgg16           width=64 in_channels=3 act=None
         bbgnet_xs       width=16 in_channels=3 act=None
         bbgnet_s        width=32 in_channels=3 act=None
         bbgnet_m        width=32 in_channels=3 act=None

@@ -33,10 +33,11 @@ from bbg.errors import BbgError, allowed
 from bbg.heads import Detection
 from bbg.layers import Unit, pointwise
 from bbg.methods import Method, get
-from bbg.models.resnet import Stage, stem_of, units_of
+from bbg.models.names import Names, moved, of_resnet, resnet_in_stages
+from bbg.models.resnet import LIGHT, Stage, light_stages, stages_of, stem_of
+from bbg.models.vgg import vgg16_elsewhere, vgg16_stages
 
 NORM = 20.0  # what the L2 norm of conv4_3 is scaled to at first
-VGG = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of VGG-16 between its pools
 HEADS = ("conv", "separable", "binary")  # what `heads` may be
 Sides = tuple[int, int]
 
@@ -80,8 +81,12 @@ class SSD(nn.Module):
 
     `stages`: one after the other, of which each makes a map that is read; `channels`: of these maps; `norms`: what each
     goes through before its heads. `detection`: the head, with the priors of each map. `head`: what makes, of channels
-    and outputs, the module that reads a map.
+    and outputs, the module that reads a map. `backbone`: how many of the stages a classifier has too.
+
+    `elsewhere`: tables of how others name its modules (`bbg.models.names`).
     """
+
+    elsewhere: Sequence[Names] = ()
 
     def __init__(
         self,
@@ -91,6 +96,8 @@ class SSD(nn.Module):
         detection: Detection,
         num_classes: int,
         head: Callable[[int, int], nn.Module],
+        *,
+        backbone: int,
     ) -> None:
         super().__init__()
         self.detection = detection
@@ -100,6 +107,7 @@ class SSD(nn.Module):
         self.boxes = nn.ModuleList(head(have, 4 * count) for have, count in pairs)
         self.scores = nn.ModuleList(head(have, (1 + num_classes) * count) for have, count in pairs)
         self.columns = 1 + num_classes
+        self.added = (*(f"stages.{i}." for i in range(backbone, len(stages))), "norms.", "boxes.", "scores.")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Offsets and logits of all priors."""
@@ -148,18 +156,6 @@ def _halved(sides: Sides, times: int = 1) -> Sides:
     return sides
 
 
-def _stages(parts: Sequence[Stage], method: Method, act: str | None) -> list[nn.Sequential]:
-    """The units of each stage; the first of each but the first stage halves the map."""
-    units = list(units_of(parts, method, act, project=True))
-    per_block = 1 if method.shortcut == "none" else 2
-    found, begin = [], 0
-    for part in parts:
-        end = begin + per_block * part.blocks
-        found.append(nn.Sequential(*units[begin:end]))
-        begin = end
-    return found
-
-
 def ssd_light(
     num_classes: int,
     method: str | Method = "bbg",
@@ -172,15 +168,13 @@ def ssd_light(
 ) -> SSD:
     """The light variant: `width` channels at stride 4, twice as many at 8, four times at 16, 32 and 64."""
     chosen, sides = get(method), _sides("ssd_light", size, 64)
-    widths = (width, 2 * width, 4 * width, 4 * width, 4 * width)
-    parts = [Stage(channels, blocks) for channels, blocks in zip(widths, (1, 2, 2, 1, 1), strict=True)]
-    units = _stages(parts, chosen, act)
-    stem = stem_of("imagenet", in_channels, width, chosen.act if act is None else act)
+    stages = light_stages(chosen, width, in_channels, act)
+    channels = [factor * width for factor, _ in LIGHT[1:]]
     maps = [_halved(sides, times) for times in (3, 4, 5, 6)]
     detection = levels(maps, sides, (0.1, 0.2, 0.4, 0.7, 1.0), ((2.0,),) * 4)
-    norms = [nn.BatchNorm2d(channels) for channels in widths[1:]]
+    norms = [nn.BatchNorm2d(have) for have in channels]
     head = partial(head_of, heads, method=chosen, act=act)
-    return SSD([nn.Sequential(stem, *units[:2]), *units[2:]], widths[1:], norms, detection, num_classes, head)
+    return SSD(stages, channels, norms, detection, num_classes, head, backbone=4)
 
 
 def _ssd300(maps: Sequence[Sides], size: Sides) -> Detection:
@@ -204,13 +198,16 @@ def ssd300_resnet(
     chosen, sides = get(method), _sides("ssd300_resnet", size, 64)
     widths = (width, 2 * width, 4 * width, 8 * width, 4 * width, 4 * width, 4 * width)
     parts = [Stage(channels, count) for channels, count in zip(widths, (*blocks, 1, 1, 1), strict=True)]
-    units = _stages(parts, chosen, act)
+    units = stages_of(parts, chosen, act)
     stem = stem_of("imagenet", in_channels, width, chosen.act if act is None else act)
     maps = [_halved(sides, times) for times in range(3, 9)]
     norms = [nn.BatchNorm2d(channels) for channels in widths[1:]]
     stages = [nn.Sequential(stem, *units[:2]), *units[2:]]
     head = partial(head_of, heads, method=chosen, act=act)
-    return SSD(stages, widths[1:], norms, _ssd300(maps, sides), num_classes, head)
+    model = SSD(stages, widths[1:], norms, _ssd300(maps, sides), num_classes, head, backbone=3)
+    places = resnet_in_stages(blocks, chosen.shortcut == "none")
+    model.elsewhere = [places, moved(of_resnet(blocks, chosen.shortcut == "none"), places)]
+    return model
 
 
 def ssd300_vgg16(
@@ -225,39 +222,26 @@ def ssd300_vgg16(
 ) -> SSD:
     """VGG-16: `width` channels in its first layers, 16 times as many in conv6 and conv7, as published at 64."""
     chosen, sides = get(method), _sides("ssd300_vgg16", size, 257)  # of fewer the last map has no pixel
-    have = 0
+    stages = vgg16_stages(chosen, width, in_channels, act)
+    have = 16 * width
 
-    def unit(channels: int, kernel: int, pool: nn.Module | None = None, **options: Any) -> Unit:
+    def unit(channels: int, kernel: int, **options: Any) -> Unit:
         nonlocal have
-        made = Unit.build(have, channels, kernel, method=chosen, act=act, pool=pool, **options)
+        made = Unit.build(have, channels, kernel, method=chosen, act=act, **options)
         have = channels
         return made
 
-    first: list[nn.Module] = [
-        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        pointwise(chosen.act if act is None else act, width),
-    ]
-    have, second = width, list[nn.Module]()
-    for block, (channels, count) in enumerate(VGG):
-        for i in range(1 if block == 0 else 0, count):
-            pool = nn.MaxPool2d(2, ceil_mode=True) if i == count - 1 and block < 3 else None
-            if i == count - 1 and block == 4:
-                pool = nn.MaxPool2d(3, stride=1, padding=1)
-            (first if block < 4 else second).append(unit(channels * width // 64, 3, pool, padding=1))
-    conv4 = have
-    second.insert(0, nn.MaxPool2d(2, ceil_mode=True))
-    second += [unit(16 * width, 3, padding=6, dilation=6), unit(16 * width, 1)]
-    stages, channels_of, maps = [first, second], [conv4, have], [_halved(sides, 3), _halved(sides, 4)]
+    channels_of, maps = [8 * width, have], [_halved(sides, 3), _halved(sides, 4)]
     for narrow, wide, strided in ((4, 8, True), (2, 4, True), (2, 4, False), (2, 4, False)):
         options: dict[str, Any] = {"stride": 2, "padding": 1} if strided else {}
-        stages.append([unit(narrow * width, 1), unit(wide * width, 3, **options)])
+        stages.append(nn.Sequential(unit(narrow * width, 1), unit(wide * width, 3, **options)))
         channels_of.append(have)
         maps.append(_halved(maps[-1]) if strided else (maps[-1][0] - 2, maps[-1][1] - 2))
-    norms: list[nn.Module] = [L2Norm(conv4), *(nn.BatchNorm2d(channels) for channels in channels_of[1:])]
-    modules = [nn.Sequential(*stage) for stage in stages]
+    norms: list[nn.Module] = [L2Norm(8 * width), *(nn.BatchNorm2d(channels) for channels in channels_of[1:])]
     head = partial(head_of, heads, method=chosen, act=act)
-    return SSD(modules, channels_of, norms, _ssd300(maps, sides), num_classes, head)
+    model = SSD(stages, channels_of, norms, _ssd300(maps, sides), num_classes, head, backbone=2)
+    model.elsewhere = vgg16_elsewhere()
+    return model
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
