@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.detectors_packed import packed_agrees
 from torch import nn
 
 import bbg
@@ -33,24 +34,6 @@ def small(name: str, method: str = "bbg", **options: Any) -> SSD:
     model = bbg.create(name, method, num_classes=3, **SMALL[name][0], **options)
     assert isinstance(model, SSD)
     return model
-
-
-def packed_agrees(model: nn.Module, size: tuple[int, int], path: Path) -> None:
-    """The packed form of `model`, in evaluation mode, gives what torch does; its heads write where rows belong."""
-    images = torch.randn(2, 3, *size)
-    report = bbg.convert(model, path, images, preprocess=bbg.Preprocess(size), labels=list("abc"), edges="fp32")
-    assert report.difference <= 1e-5
-    packed = read(path)
-    assert packed.head == model.detection
-    assert len(packed.graph.outputs[0].parts) == len(packed.head.levels)  # type: ignore[union-attr]
-    assert not [op.name for op in packed.graph.ops if op.kind == "concat"]
-    found = bbg.load(path, threads=1)(images.numpy())
-    assert isinstance(found, dict)
-    with torch.no_grad():
-        wanted = model(images)
-    if not report.agreement.diverged:
-        for key, value in wanted.items():
-            np.testing.assert_allclose(found[key], value, atol=1e-3 * float(value.abs().max()))
 
 
 @pytest.mark.parametrize("method", ["bbg", "float", "reactnet"])

@@ -13,8 +13,9 @@ from torch import nn
 from bbg.errors import BbgError, allowed
 from bbg.layers import Bits, set_bits
 from bbg.methods import Method, get
+from bbg.models.ssd import ssd_on
 
-__all__ = ["NETWORKS", "allowed_options", "create", "list_models"]
+__all__ = ["NETWORKS", "allowed_options", "create", "list_models", "ssd_on"]
 
 MODULES = (
     "resnet",

@@ -168,8 +168,10 @@ class ResNet(nn.Module):
 
     `shortcut`: what passes the first unit of a stage that halves the map: "conv", average pooling, a real-valued 1x1
     convolution and BN (Bi-Real Net, arXiv 1808.00278), or "pool", which has no parameters. `stem`: "imagenet" or
-    "cifar".
+    "cifar". `elsewhere`: how others name its modules (`bbg.models.names`).
     """
+
+    elsewhere: Sequence[Names]
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ The backbone and the layers behind it are units of the method; the first convolu
 - `ssd300_resnet18`, `ssd300_resnet34`: a ResNet of the ImageNet form, read at strides 8, 16, 32, and three more maps.
 - `ssd300_vgg16`: VGG-16 with the dilated conv6 and conv7, read at conv4_3 (L2 norm) and conv7, and four more.
 
+`ssd_on` makes one of any other classifier, ours or a stranger's.
+
 `model.detection` is the head that says where the priors lie: `bbg.convert` stores it.
 
 `heads`, an option of all of them, is what makes O offsets or logits of each pixel of a map of C channels:
@@ -22,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -33,8 +36,9 @@ from bbg.errors import BbgError, allowed
 from bbg.heads import Detection
 from bbg.layers import Unit, pointwise
 from bbg.methods import Method, get
+from bbg.models.maps import maps_of, run
 from bbg.models.names import Names, moved, of_resnet, resnet_in_stages
-from bbg.models.resnet import LIGHT, Stage, light_stages, stages_of, stem_of
+from bbg.models.resnet import LIGHT, PooledForm, ResNet, Stage, light_stages, stages_of, stem_of
 from bbg.models.vgg import vgg16_elsewhere, vgg16_stages
 
 NORM = 20.0  # what the L2 norm of conv4_3 is scaled to at first
@@ -81,7 +85,8 @@ class SSD(nn.Module):
 
     `stages`: one after the other, of which each makes a map that is read; `channels`: of these maps; `norms`: what each
     goes through before its heads. `detection`: the head, with the priors of each map. `head`: what makes, of channels
-    and outputs, the module that reads a map. `backbone`: how many of the stages a classifier has too.
+    and outputs, the module that reads a map. `shared`: how many of the stages a classifier has too. `backbone`: a
+    module that makes the first maps, a tuple, from the last of which the stages go on; None: they take the images.
 
     `elsewhere`: tables of how others name its modules (`bbg.models.names`).
     """
@@ -97,24 +102,29 @@ class SSD(nn.Module):
         num_classes: int,
         head: Callable[[int, int], nn.Module],
         *,
-        backbone: int,
+        shared: int = 0,
+        backbone: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.detection = detection
+        self.detection, self.backbone = detection, backbone
         self.stages, self.norms = nn.ModuleList(stages), nn.ModuleList(norms)
         counts = [len(level.sizes) for level in detection.levels]
         pairs = list(zip(channels, counts, strict=True))
         self.boxes = nn.ModuleList(head(have, 4 * count) for have, count in pairs)
         self.scores = nn.ModuleList(head(have, (1 + num_classes) * count) for have, count in pairs)
         self.columns = 1 + num_classes
-        self.added = (*(f"stages.{i}." for i in range(backbone, len(stages))), "norms.", "boxes.", "scores.")
+        self.added = (*(f"stages.{i}." for i in range(shared, len(stages))), "norms.", "boxes.", "scores.")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Offsets and logits of all priors."""
-        boxes, scores = [], []
-        for stage, norm, of_boxes, of_scores in zip(self.stages, self.norms, self.boxes, self.scores, strict=True):
+        maps = [] if self.backbone is None else list(self.backbone(x))
+        x = maps[-1] if maps else x
+        for stage in self.stages:
             x = stage(x)
-            seen = norm(x)
+            maps.append(x)
+        boxes, scores = [], []
+        for given, norm, of_boxes, of_scores in zip(maps, self.norms, self.boxes, self.scores, strict=True):
+            seen = norm(given)
             boxes.append(of_boxes(seen).permute(0, 2, 3, 1).flatten(1))
             scores.append(of_scores(seen).permute(0, 2, 3, 1).flatten(1))
         return {
@@ -174,7 +184,7 @@ def ssd_light(
     detection = levels(maps, sides, (0.1, 0.2, 0.4, 0.7, 1.0), ((2.0,),) * 4)
     norms = [nn.BatchNorm2d(have) for have in channels]
     head = partial(head_of, heads, method=chosen, act=act)
-    return SSD(stages, channels, norms, detection, num_classes, head, backbone=4)
+    return SSD(stages, channels, norms, detection, num_classes, head, shared=4)
 
 
 def _ssd300(maps: Sequence[Sides], size: Sides) -> Detection:
@@ -204,7 +214,7 @@ def ssd300_resnet(
     norms = [nn.BatchNorm2d(channels) for channels in widths[1:]]
     stages = [nn.Sequential(stem, *units[:2]), *units[2:]]
     head = partial(head_of, heads, method=chosen, act=act)
-    model = SSD(stages, widths[1:], norms, _ssd300(maps, sides), num_classes, head, backbone=3)
+    model = SSD(stages, widths[1:], norms, _ssd300(maps, sides), num_classes, head, shared=3)
     places = resnet_in_stages(blocks, chosen.shortcut == "none")
     model.elsewhere = [places, moved(of_resnet(blocks, chosen.shortcut == "none"), places)]
     return model
@@ -239,9 +249,77 @@ def ssd300_vgg16(
         maps.append(_halved(maps[-1]) if strided else (maps[-1][0] - 2, maps[-1][1] - 2))
     norms: list[nn.Module] = [L2Norm(8 * width), *(nn.BatchNorm2d(channels) for channels in channels_of[1:])]
     head = partial(head_of, heads, method=chosen, act=act)
-    model = SSD(stages, channels_of, norms, _ssd300(maps, sides), num_classes, head, backbone=2)
+    model = SSD(stages, channels_of, norms, _ssd300(maps, sides), num_classes, head, shared=2)
     model.elsewhere = vgg16_elsewhere()
     return model
+
+
+def ssd_on(
+    backbone: nn.Module,
+    layers: Sequence[str],
+    num_classes: int,
+    size: int | tuple[int, int],
+    *,
+    extra: int = 2,
+    channels: int = 256,
+    method: str | Method = "bbg",
+    act: str | None = None,
+    heads: str = "conv",
+    in_channels: int = 3,
+    scales: Sequence[float] | None = None,
+    ratios: Sequence[float] = (2.0,),
+) -> SSD:
+    """An SSD that sees with a classifier: it reads the maps that the modules of `backbone` called `layers` give.
+
+        ssd_on(bbg.create("resnet18", num_classes=10), ("units.7", "units.11", "units.15"), 3, 300)
+        ssd_on(torchvision.models.resnet18(), ("layer2", "layer3", "layer4"), 3, 300, method="float")
+
+    What comes behind the last of them, as the classifier's own head, is not run and not stored; the rest is the very
+    modules of `backbone`, under their names below `backbone.`, with their weights; where the forward around them
+    asks for the mode, it stays that of evaluation. A map goes through BN before its heads. From the last one on,
+    `extra` stages of two units of `method`, of `channels` channels, halve the map. `act`: their nonlinearity, None for
+    the method's; `heads`: "conv", "separable" or "binary" (`bbg.models.ssd`).
+
+    It takes images `[N, in_channels, *size]`. The priors are those of the maps that these give. `scales`: the sides of
+    the squares over the short side of the image, one for each map and one more; None: from 0.1 to 1, each larger than
+    the one before by the same factor. `ratios`: of the other boxes of each map (`levels`).
+
+    The backbone stays as wide as it is: give one that is binary, or make the whole binary with `bbg.binarize`.
+
+    Raises BbgError for names that are none, are not called once, or give no map; for a size that the backbone does not
+    run at, or that is too small for so many further maps; and for options out of range.
+    """
+    chosen, sides = get(method), _sides("ssd_on", size, 1)
+    for name, value, least in (("num_classes", num_classes, 1), ("extra", extra, 0), ("channels", channels, 1)):
+        if not isinstance(value, Integral) or value < least:
+            raise BbgError(f"ssd_on: {name} is {value!r}, allowed are integers from {least}")
+    example = torch.zeros(1, in_channels, *sides)
+    eyes = maps_of(backbone, layers, example)
+    given = run(eyes, example)
+    maps, widths = [(one.shape[2], one.shape[3]) for one in given], [one.shape[1] for one in given]
+    for _ in range(extra):
+        if maps[-1] == (1, 1):
+            raise BbgError(
+                f"ssd_on: behind {layers[-1]!r} a map is 1x1 after {len(maps) - len(given)} further maps of {extra}; "
+                "give a larger size, or fewer as extra"
+            )
+        maps.append(_halved(maps[-1]))
+    steps = len(maps)
+    scales = [0.1 ** (1 - i / steps) for i in range(steps + 1)] if scales is None else scales
+    if len(scales) != steps + 1 or not all(0 < scale <= 10 for scale in scales) or not all(r > 0 for r in ratios):
+        raise BbgError(
+            f"ssd_on: scales are {list(scales)} and ratios {list(ratios)}; allowed are {steps + 1} scales, one for "
+            "each map and one more, from above 0 to 10, and ratios above 0"
+        )
+    detection = levels(maps, sides, scales, [tuple(ratios)] * steps)
+    stages = stages_of([Stage(widths[-1], 0), *[Stage(channels, 1)] * extra], chosen, act)[1:]
+    widths += [channels] * extra
+    norms = [nn.BatchNorm2d(have) for have in widths]
+    head = partial(head_of, heads, method=chosen, act=act)
+    model = SSD(stages, widths, norms, detection, int(num_classes), head, backbone=eyes)
+    tables: Sequence[Names] = backbone.elsewhere if isinstance(backbone, (ResNet, PooledForm)) else ()
+    model.elsewhere = [{theirs: f"backbone.{ours}" for theirs, ours in table.items()} for table in tables]
+    return model.to(given[0].device).train()
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

@@ -22,6 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
+from bbg.models.names import Names
+from bbg.models.resnet import PooledForm, ResNet
+from bbg.models.ssd import SSD
 from bbg.reading import contents
 from bbg.tables import terminal
 from bbg.training.checkpoint import MOST_BYTES, Checkpoint
@@ -191,13 +194,13 @@ def _unfit(name: str, tensor: Any, wanted: Mapping[str, Tensor]) -> str:
 
 def _added(model: nn.Module) -> tuple[str, ...]:
     """Prefixes of the parameters that no classifier has: the attribute `added` of a detector says which."""
-    found = [(name, getattr(module, "added", ())) for name, module in model.named_modules()]
+    found = [(name, module.added) for name, module in model.named_modules() if isinstance(module, SSD)]
     return tuple(f"{name}.{prefix}" if name else prefix for name, added in found for prefix in added)
 
 
-def _tables(model: nn.Module) -> list[Mapping[str, str]]:
-    """How others name the modules of `model`, and how it does: its attribute `elsewhere`."""
-    return list(getattr(model, "elsewhere", ()))
+def _tables(model: nn.Module) -> Sequence[Names]:
+    """How others name the modules of `model`: its attribute `elsewhere`."""
+    return model.elsewhere if isinstance(model, (SSD, ResNet, PooledForm)) else ()
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ class _Rename:
         return said
 
 
-def _renaming(given: Mapping[str, Any], wanted: Mapping[str, Tensor], tables: Sequence[Mapping[str, str]]) -> _Rename:
+def _renaming(given: Mapping[str, Any], wanted: Mapping[str, Tensor], tables: Sequence[Names]) -> _Rename:
     """The prefix ("module." of DataParallel) or the table by which most tensors fit, where more fit than without.
 
     A prefix must serve half of the file's tensors; what a table names is known to be meant.
