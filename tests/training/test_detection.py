@@ -191,6 +191,12 @@ def test_a_recipe_that_does_not_fit_is_refused(changes: dict[str, Any], message:
         check_recipe(RECIPE.changed(changes))
 
 
+def test_a_picture_larger_than_imagenets_is_no_error() -> None:
+    """Pictures with boxes are resized whole: no short side of 256 is cut from."""
+    check_recipe(Recipe.find("voc_ssd_light"))
+    check_recipe(RECIPE.changed({"size": 512}))
+
+
 def test_a_recipe_says_what_the_heads_are() -> None:
     network = build(RECIPE.changed({"heads": "separable"}), 2, bbg.Preprocess((72, 96)))
     assert any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in network.modules())
