@@ -27,7 +27,9 @@ def test_every_recipe_loads_and_builds(path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.dataset in DATASETS
     assert path.stem.startswith(f"{recipe.dataset}_{recipe.network}")
-    build(recipe, 10, Preprocess.of("imagenet" if recipe.dataset in ("folders", "voc") else recipe.dataset))
+    own = Preprocess.of("imagenet" if recipe.dataset in ("folders", "voc") else recipe.dataset)
+    sides = recipe.sides()
+    build(recipe, 10, own if sides is None else Preprocess(sides, None, own.mode, own.mean, own.std))
 
 
 def test_there_are_recipes() -> None:

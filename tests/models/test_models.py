@@ -40,6 +40,7 @@ SIZES = {
 METHOD_LIST = list(METHODS.values())
 BYTES = {"bbgnet_xs": 4, "bbgnet_s": 4, "bbgnet_m": 8, "bbgnet_l": 8, "bbgnet_224": 8}  # units of 8 bits
 UNITS = {"resnet20": 18, "resnet8": 6, "resnet18": 16, "resnet34": 32, "resnet18_cifar": 16, "vgg_small": 5}
+UNITS |= {"resnet_light": 14, "vgg16": 14}
 UNITS |= {"bbgnet_xs": 8, "bbgnet_s": 6, "bbgnet_m": 12, "bbgnet_l": 16, "bbgnet_224": 16}
 
 

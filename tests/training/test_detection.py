@@ -20,6 +20,7 @@ from bbg.errors import BbgError
 from bbg.heads import Detection as Head
 from bbg.recipe import Recipe
 from bbg.training.check import check_recipe
+from bbg.training.factory import build
 from bbg.training.loop import fit, train, training_loader
 from bbg.training.tasks import make_task
 from bbg.training.tasks.detection import Detection, match
@@ -188,6 +189,19 @@ def test_a_recipe_that_does_not_fit_is_refused(changes: dict[str, Any], message:
     check_recipe(RECIPE.changed({"size": None}) if not changes else RECIPE)
     with pytest.raises(BbgError, match=message):
         check_recipe(RECIPE.changed(changes))
+
+
+def test_a_picture_larger_than_imagenets_is_no_error() -> None:
+    """Pictures with boxes are resized whole: no short side of 256 is cut from."""
+    check_recipe(Recipe.find("voc_ssd_light"))
+    check_recipe(RECIPE.changed({"size": 512}))
+
+
+def test_a_recipe_says_what_the_heads_are() -> None:
+    network = build(RECIPE.changed({"heads": "separable"}), 2, bbg.Preprocess((72, 96)))
+    assert any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in network.modules())
+    with pytest.raises(BbgError, match="network 'resnet20' has no option 'heads'"):
+        check_recipe(RECIPE.changed({"network": "resnet20", "heads": "separable"}))
 
 
 def test_what_would_move_images_alone_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import fx
 from bbg.binarization.containers import Indexed, restore
 from bbg.binarization.float_self import FloatSelf
 from bbg.binarization.report import BinarizeReport
+from bbg.heads import Detection
 
 
 class Binarized(Indexed, fx.GraphModule):
@@ -24,6 +25,14 @@ class Binarized(Indexed, fx.GraphModule):
     def float_self(self) -> FloatSelf:
         """The network that was given to `binarize`, as it was then."""
         found: FloatSelf = self.meta["float_self"]
+        return found
+
+    @property
+    def detection(self) -> Detection:
+        """The head of the given network, where that is a detector; else there is no such attribute."""
+        found = self.meta.get("detection")
+        if not isinstance(found, Detection):
+            raise AttributeError("detection")  # getattr goes on to torch's own words
         return found
 
     def train(self, mode: bool = True) -> Self:

@@ -65,6 +65,8 @@ def binarize(
     cannot have 1 or 8 bits stays real-valued, with the reason in the report. A layer of 8 bits stands where it stood,
     in torch's place (`bbg.layers.ByteConv2d`); activations before it stay.
 
+    A detector keeps its head, the attribute `detection`: it is trained and converted as the given one.
+
     Outputs of the training mode alone (auxiliary heads) are not in the result. A linear layer over `[N, H, W, C]`
     becomes a 1x1 convolution, whose weight is a view of the given one's.
 
@@ -99,6 +101,7 @@ def binarize(
         result = rewriter.run((keep,) if isinstance(keep, str) else tuple(keep), rules)
         undone = rewriter.undo(result)
         result.meta["report"] = replace(result.report, proof=rewriter.proof(result, undone, example))
+        result.meta["detection"] = getattr(model, "detection", None)
         result.meta["float_self"] = FloatSelf(undone)
         result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
     return result

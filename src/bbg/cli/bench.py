@@ -146,7 +146,7 @@ def torch_twin(engine: Engine, x: np.ndarray, threads: int) -> Callable[[], obje
     """A call of the same network with real-valued layers in torch, or None without torch or for a network of others."""
     from importlib.util import find_spec
 
-    name, width = (engine.provenance.get(key) for key in ("network", "width"))
+    name, width, heads = (engine.provenance.get(key) for key in ("network", "width", "heads"))
     if name is None or find_spec("torch") is None or engine.preprocess is None or engine.labels is None:
         return None
     import torch
@@ -157,7 +157,7 @@ def torch_twin(engine: Engine, x: np.ndarray, threads: int) -> Callable[[], obje
     if width is not None and (type(width) is not int or not 1 <= width <= WIDEST):
         return None
     try:
-        recipe = Recipe(dataset="", network=str(name), method="float", width=width)
+        recipe = Recipe(dataset="", network=str(name), method="float", width=width).changed({"heads": heads})
         with torch.device("meta"):  # without memory
             size = sum(p.numel() for p in build(recipe, len(engine.labels), engine.preprocess).parameters())
         if size > LARGEST:

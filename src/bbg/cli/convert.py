@@ -100,7 +100,7 @@ def convert(
 def provenance(trained: Checkpoint) -> dict[str, str | int | float]:
     """Where a network comes from, for its packed file; bench and eval read it too."""
     recipe = trained.recipe
-    notes = {key: getattr(recipe, key) for key in ("dataset", "network", "method", "act", "width", "seed")}
+    notes = {key: getattr(recipe, key) for key in ("dataset", "network", "method", "act", "width", "heads", "seed")}
     notes["epochs"] = trained.epoch
     scored = trained.step == 0 and trained.epoch > recipe.activation_epochs
     # Inside an epoch, or with real weights, it is another network that was scored.

@@ -13,8 +13,9 @@ from torch import nn
 from bbg.errors import BbgError, allowed
 from bbg.layers import Bits, set_bits
 from bbg.methods import Method, get
+from bbg.models.ssd import ssd_on
 
-__all__ = ["NETWORKS", "allowed_options", "create", "list_models"]
+__all__ = ["NETWORKS", "allowed_options", "create", "list_models", "ssd_on"]
 
 MODULES = (
     "resnet",
@@ -44,16 +45,18 @@ def create(
         resnet18        blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
         resnet18_cifar  blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='cifar'
         resnet34        blocks=(3, 4, 6, 3) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
+        resnet_light    width=32 in_channels=3 act='rprelu'
         vgg_small       width=128 in_channels=3 size=32 act=None
+        vgg16           width=64 in_channels=3 act=None
         bbgnet_xs       width=16 in_channels=3 act=None
         bbgnet_s        width=32 in_channels=3 act=None
         bbgnet_m        width=32 in_channels=3 act=None
         bbgnet_l        width=32 in_channels=3 act=None
         bbgnet_224      width=64 in_channels=3 act=None
-        ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu'
-        ssd300_vgg16    width=64 in_channels=3 size=300 act=None
-        ssd300_resnet18 blocks=(2, 2, 2, 2) width=64 in_channels=3 size=300 act=None
-        ssd300_resnet34 blocks=(3, 4, 6, 3) width=64 in_channels=3 size=300 act=None
+        ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu' heads='conv'
+        ssd300_vgg16    width=64 in_channels=3 size=300 act=None heads='conv'
+        ssd300_resnet18 blocks=(2, 2, 2, 2) width=64 in_channels=3 size=300 act=None heads='conv'
+        ssd300_resnet34 blocks=(3, 4, 6, 3) width=64 in_channels=3 size=300 act=None heads='conv'
 
     - `width`: channels of the first stage.
     - `blocks`: pairs of convolutions per stage.
@@ -61,6 +64,7 @@ def create(
       and RPReLU in `bbgnet_*`.
     - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
     - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
+    - `heads`: of a detector, "conv", "separable" or "binary" (`bbg.models.ssd`).
     - `size`: side of the images, or (H, W); of vgg_small multiples of 8. A detector takes images of this size alone.
 
     `bits`: the width of layers, 1, 8 or 32 bits, one number for all or by pattern over qualified names, as in

@@ -8,6 +8,9 @@ channels, each half as large as the one before, of `2 * blocks` one-conv units, 
 18 layers: blocks = (2, 2, 2, 2); 34: (3, 4, 6, 3). For images of CIFAR's size its stem is a 3x3 convolution of stride 1
 without a pool.
 
+The light form, for few images and cores: the ImageNet form's stem, then five stages, at strides 4 to 64, of 1, 2, 4, 4
+and 4 times the width. The detector `ssd_light` has the same stages, so that this is what it starts from.
+
 Methods without a shortcut of their own keep the one that He et al. have around each pair of convolutions.
 """
 
@@ -22,6 +25,9 @@ from torch import Tensor, nn
 from bbg.errors import BbgError
 from bbg.layers import Projection, Shortcut, Unit, pointwise, set_bits
 from bbg.methods import Method, get
+from bbg.models.names import Names, of_resnet
+
+LIGHT = ((1, 1), (2, 2), (4, 2), (4, 1), (4, 1))  # of the light form: multiples of the width, pairs of convolutions
 
 
 class Residual(nn.Module):
@@ -79,6 +85,18 @@ def units_of(parts: Sequence[Stage], method: Method, act: str | None, project: b
     return nn.Sequential(*modules)
 
 
+def stages_of(parts: Sequence[Stage], method: Method, act: str | None) -> list[nn.Sequential]:
+    """The same units, projecting, as one module for each stage."""
+    units = list(units_of(parts, method, act, project=True))
+    per_block = 1 if method.shortcut == "none" else 2
+    found, begin = [], 0
+    for part in parts:
+        end = begin + per_block * part.blocks
+        found.append(nn.Sequential(*units[begin:end]))
+        begin = end
+    return found
+
+
 def stem_of(stem: str, in_channels: int, width: int, act: str) -> nn.Sequential:
     """The real-valued first layers: "imagenet", a 7x7 of stride 2 and a max-pool of stride 2, or "cifar", a 3x3."""
     if stem not in ("imagenet", "cifar"):
@@ -109,6 +127,23 @@ class CifarForm(nn.Module):
         return logits
 
 
+class PooledForm(nn.Module):
+    """Stages, then global average pool and a linear layer: images `[N, in_channels, H, W]` to logits."""
+
+    elsewhere: Sequence[Names] = ()  # how others name its modules (`bbg.models.names`)
+
+    def __init__(self, stages: Sequence[nn.Module], channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.head(self.pool(self.stages(x)).flatten(1))
+        return logits
+
+
 class ResNetCifar(CifarForm):
     """Images `[N, in_channels, H, W]` to logits `[N, num_classes]`; `act` None takes the method's nonlinearity."""
 
@@ -133,8 +168,10 @@ class ResNet(nn.Module):
 
     `shortcut`: what passes the first unit of a stage that halves the map: "conv", average pooling, a real-valued 1x1
     convolution and BN (Bi-Real Net, arXiv 1808.00278), or "pool", which has no parameters. `stem`: "imagenet" or
-    "cifar".
+    "cifar". `elsewhere`: how others name its modules (`bbg.models.names`).
     """
+
+    elsewhere: Sequence[Names]
 
     def __init__(
         self,
@@ -157,11 +194,35 @@ class ResNet(nn.Module):
         channels = width * 2 ** (len(blocks) - 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(channels, num_classes)
+        self.elsewhere = [of_resnet(blocks, chosen.shortcut == "none")]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
         logits: Tensor = self.head(self.pool(self.units(self.stem(x))).flatten(1))
         return logits
+
+
+def light_stages(method: Method, width: int, in_channels: int, act: str | None) -> list[nn.Sequential]:
+    """The light form at strides 8, 16, 32 and 64, each from the one before; the first from the images."""
+    units = stages_of([Stage(factor * width, blocks) for factor, blocks in LIGHT], method, act)
+    stem = stem_of("imagenet", in_channels, width, method.act if act is None else act)
+    return [nn.Sequential(stem, *units[:2]), *units[2:]]
+
+
+class ResNetLight(PooledForm):
+    """Images `[N, in_channels, H, W]` to logits `[N, num_classes]`; `stages`: those of the detector `ssd_light`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        method: str | Method = "bbg",
+        *,
+        width: int = 32,
+        in_channels: int = 3,
+        act: str | None = "rprelu",
+    ) -> None:
+        stages = light_stages(get(method), width, in_channels, act)
+        super().__init__(stages, LIGHT[-1][0] * width, num_classes)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -170,4 +231,5 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet,
     "resnet18_cifar": partial(ResNet, stem="cifar"),
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+    "resnet_light": ResNetLight,
 }

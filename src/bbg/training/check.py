@@ -10,7 +10,7 @@ from torch import nn
 
 from bbg.data import DATASETS, wanted_by
 from bbg.errors import BbgError, allowed
-from bbg.image import PRESETS
+from bbg.image import PRESETS, Preprocess
 from bbg.recipe import Recipe
 from bbg.training.factory import build, find_factory
 from bbg.training.folder import LAST
@@ -31,8 +31,10 @@ def check_recipe(recipe: Recipe) -> None:
         raise BbgError(
             f"recipe key 'task' is {recipe.task!r}, the images of {recipe.dataset!r} are for {wanted!r}; change either"
         )
-    preset = "imagenet" if recipe.task == "detection" else "cifar10"
-    preprocess = wanted_by(recipe).over(PRESETS.get(recipe.dataset, PRESETS[preset]))
+    own = PRESETS.get(recipe.dataset, PRESETS["imagenet" if recipe.task == "detection" else "cifar10"])
+    if wanted != "classification":  # its pictures are resized whole
+        own = Preprocess(own.size, None, own.mode, own.mean, own.std, own.decode)
+    preprocess = wanted_by(recipe).over(own)
     if recipe.factory is not None:
         find_factory(recipe.factory)
     else:

@@ -195,8 +195,9 @@ def _weights(recipe: Recipe, init: Path | str | None, resume: bool) -> Weights |
 
 def _give(weights: Weights, model: nn.Module, split: Split) -> None:
     """Load the weights into `model`, and say what was taken."""
-    LOGGER.info("%s", weights.give_to(model))
-    for remark in weights.remarks(split.classes, (split.preprocess.mean, split.preprocess.std)):
+    plan = weights.give_to(model)
+    LOGGER.info("%s", plan)
+    for remark in weights.remarks(plan, split.classes, (split.preprocess.mean, split.preprocess.std)):
         LOGGER.info("weights of %r: %s", weights.source, remark)
 
 

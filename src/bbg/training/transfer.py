@@ -6,11 +6,14 @@
 A float network gives its weights to its 1-bit form where the names agree. Those of `bbg.create` have the same names for
 every method, but for the ResNets of "xnor", whose shortcuts go around two convolutions. `bbg.binarize` takes a network
 that holds its weights already, and so does the factory of a recipe.
+
+Networks that others name in their way say so (`bbg.models.names`): torchvision's ResNets and VGG-16 give theirs, and a
+classifier gives a detector its backbone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from bbg.errors import BbgError
+from bbg.models.names import Names
+from bbg.models.resnet import PooledForm, ResNet
+from bbg.models.ssd import SSD
 from bbg.reading import contents
 from bbg.tables import terminal
 from bbg.training.checkpoint import MOST_BYTES, Checkpoint
 from bbg.training.torch_files import read_torch
 
-LEAST = 0.5  # of the numbers that a network learns, its new ends aside: with fewer, another network is meant
+# Of the numbers that a network learns, its new ends and what a detector adds to a backbone aside: with fewer, another
+# network is meant.
+LEAST = 0.5
 NESTED = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params")  # where state dicts lie
 
 
@@ -64,8 +72,10 @@ class Weights:
     def plan(self, model: nn.Module) -> Plan:
         """What `model` would take; nothing is changed."""
         wanted = model.state_dict()
-        rename = _renaming(self.tensors, wanted)
-        plan = Plan(self.source, rename.text, wanted, learned={name for name, _ in model.named_parameters()})
+        rename = _renaming(self.tensors, wanted, _tables(model))
+        added = _added(model)
+        learned = {name for name, _ in model.named_parameters() if not name.startswith(added)}
+        plan = Plan(self.source, rename.text, wanted, learned)
         for name, tensor in self.tensors.items():
             here = rename(name)
             if reason := _unfit(here, tensor, wanted):
@@ -85,13 +95,17 @@ class Weights:
         model.load_state_dict(plan.taken, strict=False)  # the plan has told what is not loaded
         return plan
 
-    def remarks(self, classes: tuple[str, ...], statistics: tuple[tuple[float, ...], ...]) -> list[str]:
-        """What differs between the images that the weights were trained on and those of `classes` and (mean, std)."""
+    def remarks(self, plan: Plan, classes: tuple[str, ...], statistics: tuple[tuple[float, ...], ...]) -> list[str]:
+        """What differs between the images that the weights were trained on and those of `classes` and (mean, std).
+
+        `plan`: what was taken of the weights; a head that was left is not spoken of.
+        """
         if self.trained is None:
             return []
         said = []
         before = self.trained.classes
-        if len(before) == len(classes) and list(classes) != before:
+        has_head = not any(name.startswith("head.") for name in plan.left)
+        if has_head and len(before) == len(classes) and list(classes) != before:
             said.append(f"its head was trained for other classes: {', '.join(before[:5])}{', ...' * (len(before) > 5)}")
         old = self.trained.preprocess
         if (old.mean, old.std) != statistics:
@@ -104,7 +118,8 @@ class Plan:
     """What a network takes of some weights. `str()` prints it.
 
     `taken`: by the network's names. `left`: the reason, by the file's names. `changed`: names of the network that the
-    file has too, but not as the network needs them. `learned`: names of the network's parameters.
+    file has too, but not as the network needs them. `learned`: names of the network's parameters, but for those that a
+    detector adds to its backbone.
     """
 
     source: str
@@ -177,33 +192,64 @@ def _unfit(name: str, tensor: Any, wanted: Mapping[str, Tensor]) -> str:
     return ""
 
 
+def _added(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the parameters that no classifier has: the attribute `added` of a detector says which."""
+    found = [(name, module.added) for name, module in model.named_modules() if isinstance(module, SSD)]
+    return tuple(f"{name}.{prefix}" if name else prefix for name, added in found for prefix in added)
+
+
+def _tables(model: nn.Module) -> Sequence[Names]:
+    """How others name the modules of `model`: its attribute `elsewhere`."""
+    return model.elsewhere if isinstance(model, (SSD, ResNet, PooledForm)) else ()
+
+
 @dataclass(frozen=True)
 class _Rename:
-    """Names of the file as the network has them: without a prefix of the file, or with one of the network."""
+    """Names of the file as the network has them: without a prefix of the file, or with one of the network.
+
+    `table`: modules of the file, and where the network has them.
+    """
 
     off: str = ""
     on: str = ""
+    table: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, name: str) -> str:
-        return self.on + name.removeprefix(self.off)
+        bare = name.removeprefix(self.off)
+        parts = bare.split(".") if self.table else []
+        for n in range(len(parts) - 1, 0, -1):
+            if (module := ".".join(parts[:n])) in self.table:
+                return ".".join((self.table[module], *parts[n:]))
+        return self.on + bare
 
     @property
     def text(self) -> str:
         """What it does, to be read behind other words."""
-        return f"; without {self.off!r} before its names" * bool(self.off) + f"; with {self.on!r} before" * bool(
+        said = f"; without {self.off!r} before its names" * bool(self.off) + f"; with {self.on!r} before" * bool(
             self.on
         )
+        if self.table:
+            theirs, ours = next(iter(self.table.items()))
+            said += f"; its modules have other names, as {theirs!r} for {ours!r}"
+        return said
 
 
-def _renaming(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> _Rename:
-    """The prefix ("module." of DataParallel) by which most tensors fit; none unless half do, and more than without."""
+def _renaming(given: Mapping[str, Any], wanted: Mapping[str, Tensor], tables: Sequence[Names]) -> _Rename:
+    """The prefix ("module." of DataParallel) or the table by which most tensors fit, where more fit than without.
+
+    A prefix must serve half of the file's tensors; what a table names is known to be meant.
+    """
 
     def fitting(rename: _Rename) -> int:
         return sum(not _unfit(rename(name), given[name], wanted) for name in given)
 
-    choices = [*map(_Rename, _prefixes(given)), *(_Rename(on=prefix) for prefix in _prefixes(wanted))]
+    prefixes = _prefixes(given)
+    choices = [*map(_Rename, prefixes), *(_Rename(on=prefix) for prefix in _prefixes(wanted))]
+    common = [one for one in prefixes if 2 * sum(name.startswith(one) for name in given) >= len(given)]
+    choices += [_Rename(prefix, table=table) for table in tables for prefix in ("", *common)]
     best = max(choices, key=fitting, default=_Rename())
-    return best if 2 * fitting(best) >= len(given) and fitting(best) > fitting(_Rename()) else _Rename()
+    serves = bool(best.table) or 2 * fitting(best) >= len(given)
+    return best if serves and fitting(best) > fitting(_Rename()) else _Rename()
 
 
 def _prefixes(names: Mapping[str, Any]) -> list[str]:
