@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
-from bbg.engine import Engine
+import numpy as np
+
+from bbg.engine import Engine, boxes_of, mask_of
 from bbg.errors import BbgError
 from bbg.heads import Box
-from bbg.image import Source
+from bbg.image import Source, image_size
 from bbg.masks import Mask
+from bbg.scoring.stages import Stages
 from bbg.sources import Image, Url
 from bbg.threads import pool
 
+OVERLAP = 0.45  # of two boxes of one class, as `Engine.detect` has it
+
+Answer = TypeVar("Answer")
 Made = TypeVar("Made")
 
 
@@ -23,15 +30,16 @@ def masks(
     images: Iterable[tuple[str, Image]],
     make: Callable[[Mask, Source], Made],
     threads: int | None = None,
+    stages: Stages | None = None,
 ) -> Iterator[tuple[str, Made | BbgError]]:
     """For each named image, in their order, what `make` makes of its mask and the image, or why it cannot be read.
 
     `threads`: that decode images, call the engine and `make`; None: as many as the engine has. In memory are what was
-    made of two images more than there are threads, and these images. Raises BbgError as `Engine.segment` does for a
-    network that has no preprocessing or whose head is no segmentation.
+    made of two images more than there are threads, and these images. `stages` counts the time of each stage. Raises
+    BbgError as `Engine.segment` does for a network that has no preprocessing or whose head is no segmentation.
     """
     engine.segment([])  # raises where the network cannot
-    return _each(lambda image: make(engine.segment(image), image), images, threads or engine.threads)
+    return _each(engine, partial(mask_of, engine), make, images, threads, stages)
 
 
 def boxes(
@@ -40,15 +48,35 @@ def boxes(
     make: Callable[[list[Box], Source], Made],
     threads: int | None = None,
     score: float = 0.5,
+    stages: Stages | None = None,
 ) -> Iterator[tuple[str, Made | BbgError]]:
     """As `masks`, with the boxes whose probability is at least `score`; BbgError as `Engine.detect` raises it."""
     engine.detect([], score)
-    return _each(lambda image: make(engine.detect(image, score), image), images, threads or engine.threads)
+    return _each(engine, partial(boxes_of, engine, score=score, iou=OVERLAP), make, images, threads, stages)
 
 
 def _each(
-    answer: Callable[[Source], Made], images: Iterable[tuple[str, Image]], threads: int
+    engine: Engine,
+    answer: Callable[[dict[str, np.ndarray], tuple[int, int]], Answer],
+    make: Callable[[Answer, Source], Made],
+    images: Iterable[tuple[str, Image]],
+    threads: int | None,
+    stages: Stages | None,
 ) -> Iterator[tuple[str, Made | BbgError]]:
+    preprocess, threads = engine.preprocess, threads or engine.threads
+    clock = Stages() if stages is None else stages
+    assert preprocess is not None
+
+    def through(image: Source) -> Made:
+        with clock("decoding"):
+            pixels, size = preprocess.apply(image)[None], image_size(image)
+        with clock("network"):
+            outputs = engine.run(pixels)
+        with clock("answer"):
+            found = answer(outputs, size)
+        with clock("drawing"):
+            return make(found, image)
+
     def one(image: Image) -> Made | BbgError:
         try:
             if isinstance(image, BbgError):
@@ -57,7 +85,7 @@ def _each(
                 from bbg.sources.web import fetch  # its imports take longer than the engine's start
 
                 image = fetch(image)
-            return answer(image)
+            return through(image)
         except BbgError as error:
             return error
 
