@@ -26,16 +26,18 @@ CALIBRATION = 16  # images for int8
 
 
 class Network(NamedTuple):
-    """One network; `options` are those of the recipe."""
+    """One network; `options` are those of the recipe. `size`: of the input, (H, W); None: that of the preset."""
 
     classes: int
     preset: str
     options: dict[str, Any]
+    size: tuple[int, int] | None = None
 
     @property
     def preprocess(self) -> Preprocess:
         """From an image to the input."""
-        return Preprocess.of(self.preset)
+        preset = Preprocess.of(self.preset)
+        return preset if self.size is None else Preprocess(self.size, mean=preset.mean, std=preset.std)
 
 
 NETWORKS = {
@@ -50,12 +52,13 @@ SMALL = {
     "resnet18_cifar": Network(10, "cifar10", {"width": 16}),
     "squeezenet_cifar": Network(100, "cifar100", {}),
 }
+VOC = {"ssd300_vgg16": Network(20, "imagenet", {}, (300, 300))}
 IMAGENET = Network(1000, "imagenet", {})  # networks that are not listed are of this kind
 
 
 def entry_of(name: str) -> Network:
     """What is known of the network called `name`."""
-    return {**NETWORKS, **SMALL}.get(name, IMAGENET)
+    return {**NETWORKS, **SMALL, **VOC}.get(name, IMAGENET)
 
 
 def random_bytes(network: Network, images: int = 1, seed: int = 0) -> np.ndarray:
@@ -74,6 +77,19 @@ def normalised(network: Network, pixels: np.ndarray) -> np.ndarray:
     p = network.preprocess
     x = (pixels / np.float32(255) - np.float32(p.mean)) / np.float32(p.std)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+class Joined(nn.Module):
+    """A detector whose two outputs are one, `[N, 4 P + columns P]`: the offsets, then the logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images `[N, C, H, W]` to all numbers."""
+        found = self.network(x)
+        return torch.cat((found["boxes"].flatten(1), found["scores"].flatten(1)), 1)
 
 
 def build(name: str, method: str) -> nn.Module:
@@ -97,7 +113,7 @@ def settled(network: nn.Module, entry: Network) -> nn.Module:
 def pack(name: str, path: Path, edges: str = "int8") -> None:
     """The binary network as a packed file; `edges` as for bbg.convert."""
     example = torch.from_numpy(normalised(entry_of(name), bytes_of(name, 4, seed=2)))
-    bbg.convert(build(name, "bbg"), path, example, edges=edges, preprocess=entry_of(name).preset)
+    bbg.convert(build(name, "bbg"), path, example, edges=edges, preprocess=entry_of(name).preprocess)
 
 
 def twin(name: str, folder: Path) -> None:
