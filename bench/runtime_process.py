@@ -60,6 +60,7 @@ PRECISIONS = {
 def in_bbg(network: str, threads: int, folder: Path, precision: str) -> Ready:
     """The packed network on the bytes of an image: normalising them is part of its time."""
     import bbg
+
     path, judged = folder / f"{network}.{precision}.bbg", folder / f"{network}.{JUDGED}"
     path = path if path.exists() else folder / f"{network}.bbg"
     engine = bbg.load(path, threads=threads)

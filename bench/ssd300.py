@@ -1,4 +1,4 @@
-"""SSD300-VGG16: the packed detector beside its real-valued twin in other runtimes, its bytes, and the time of its boxes.
+"""SSD300-VGG16: packed, beside its real-valued twin in other runtimes; its bytes; the time of its boxes.
 
     python -m bench.ssd300 [--rounds 20] [--runtimes OpenVINO LiteRT] [--out FILE.json]
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,8 +133,6 @@ def decided(files: dict[str, Path], rounds: int) -> list[Result]:
         times: dict[str, list[float]] = {"network": [], **{name: [] for name in scenes}}
 
         def behind(name: str, engine: Any = engine, head: Any = head, image: Any = image, made: Any = scenes) -> float:
-            import time
-
             engine(image)
             began = time.perf_counter()
             head.decide(made[name], SCENES[name].score)
