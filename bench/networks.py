@@ -7,6 +7,7 @@ has a sensible scale.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from torch import nn
 
 import bbg
 from bbg.image import Preprocess
+from bbg.layers import Shortcut
 from bbg.models import NETWORKS as KNOWN
 from bench import litert
 
@@ -79,6 +81,14 @@ def normalised(network: Network, pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
+class Pooled(Shortcut):
+    """A shortcut whose pools have windows of one size."""
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """As `Shortcut`."""
+        return super().forward(litert.halved(x, size), size)
+
+
 class Joined(nn.Module):
     """A detector whose two outputs are one, `[N, 4 P + columns P]`: the offsets, then the logits."""
 
@@ -126,8 +136,12 @@ def twin(name: str, folder: Path) -> None:
 def export(network: nn.Module, name: str, x: np.ndarray, images: np.ndarray, folder: Path) -> None:
     """NAME.onnx, NAME.int8.onnx and NAME.int7.onnx, calibrated on `images`, and the same for LiteRT.
 
-    NAME.npz holds `x` and torch's output.
+    NAME.npz holds `x` and torch's output. Shortcuts that ONNX has no pool for get one (`litert.halved`).
     """
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, Shortcut):
+            module.__class__ = Pooled
     with torch.no_grad():
         y = network(torch.from_numpy(x)).numpy()
     litert.prepare(network, name, x, images, folder)
