@@ -3,8 +3,8 @@
     python -m bench.detectors [--list bench/detection.toml] [--records DIR] [--rows NAME ...] [--rounds 20]
 
 The list has a line per training, in the form of the study's (bench/study/rows.py), and RECORDS/NAME.json says what came
-of it: `recipe`, `finished`, `map` (that of the last epoch), and `packed`, a list of `{"edges", "map", "bytes"}`. A row
-without a record is timed all the same, and shown as not trained yet.
+of it (bench/study/row.py): `map`, that of the last epoch, and those of `packed` and `packed_int8`. A row without a
+record is timed all the same, and shown as not trained yet.
 
 A real-valued row runs in every int8 engine, quantised after training; all others run in bbg, with edges of 8 bits and
 of float32. Times need the shapes alone: they are those of untrained networks, one image at a time on one thread. The
@@ -75,15 +75,13 @@ def recorded(file: Path) -> Result | None:
     if not file.exists():
         return None
     found: Result = json.loads(file.read_text(encoding="utf-8"))
-    return found if found.get("finished", True) else None
+    return found if found["finished"] else None
 
 
 def figures(row: Row) -> Result:
     """What is told of a row: its shape and budget, and its mAP in torch and packed, None where it is not known."""
     recipe, record = row.recipe, row.record or {}
-    history = record.get("history") or [{}]
-    packed = record.get("packed", [])
-    by_edges = {one["edges"]: one.get("map") for one in (packed if isinstance(packed, list) else [packed])}
+    packed = {"fp32": record.get("packed", {}), "int8": record.get("packed_int8", {})}
     return {
         "network": row.name,
         "architecture": recipe.network,
@@ -93,13 +91,13 @@ def figures(row: Row) -> Result:
         "epochs": recipe.epochs,
         "seed": recipe.seed,
         "float": row.is_float,
-        "map": record.get("map", history[-1].get("test_map")),
-        "packed": {edges: by_edges.get(edges) for edges in ("fp32", "int8")},
+        "map": record.get("map"),
+        "packed": {edges: found.get("map") for edges, found in packed.items()},
     }
 
 
-def prepare(row: Row, classes: int, folder: Path) -> tuple[Entrant, ...]:
-    """The files of all runtimes, of untrained weights; returns who runs them."""
+def prepare(row: Row, classes: int, folder: Path, peers: bool) -> tuple[Entrant, ...]:
+    """The files of all runtimes, of untrained weights; returns who runs them. `peers`: whether others are to run."""
     size = row.recipe.sides() or (240, 320)
     preset = PRESETS["imagenet"]
     entry = Network(classes, "imagenet", {}, size)
@@ -111,6 +109,8 @@ def prepare(row: Row, classes: int, folder: Path) -> tuple[Entrant, ...]:
         bbg.convert(network, folder / f"{row.name}.{precision}.bbg", example, edges=edges, preprocess=preprocess)
     if not row.is_float:
         return tuple(Entrant("bbg", precision) for precision in ONE_BIT)
+    if not peers:
+        return EIGHT
     images = normalised(entry, random_bytes(entry, CALIBRATION, seed=3))
     export(Joined(network).eval(), row.name, normalised(entry, random_bytes(entry)), images, folder)
     return EIGHT
@@ -124,7 +124,8 @@ def rows(arguments: Namespace) -> Result:
     }  # fmt: skip
     for row in chosen:
         with tempfile.TemporaryDirectory() as place:
-            entrants = prepare(row, arguments.classes, Path(place))
+            entrants = prepare(row, arguments.classes, Path(place), bool(arguments.runtimes))
+            entrants = tuple(one for one in entrants if one.runtime in ("bbg", *arguments.runtimes))
             found, absent = compare(row.name, 1, entrants, arguments.rounds, Path(place), LEAST)
         result["trainings"].append(figures(row))
         result["times"] += found
@@ -283,6 +284,8 @@ def main() -> None:
     parser.add_argument("--list", type=Path, default=LIST, help="the trainings; default: bench/detection.toml")
     parser.add_argument("--records", type=Path, default=RECORDS, help="default: bench/results/detection")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="of the list; default: all")
+    names = [name for name in dict.fromkeys(entrant.runtime for entrant in EIGHT) if name != "bbg"]
+    parser.add_argument("--runtimes", nargs="*", choices=names, default=names, help="the peers; default: all")
     parser.add_argument("--classes", type=int, default=3, help="without the background; default: %(default)s")
     run(parser, rows, ("numpy", "torch", "openvino", "onnxruntime"))
 

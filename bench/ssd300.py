@@ -67,8 +67,8 @@ SCENES = {
 def outputs_of(head: Detection, classes: int, scene: Scene, seed: int = 0) -> dict[str, np.ndarray]:
     """Outputs as a trained detector makes them of a scene.
 
-    A prior that overlaps with an object by more than 0.35 has its box, with errors, and its class is likelier than the
-    background from an overlap of a half on. All others are background: `e^9` times as likely as any class.
+    Priors that overlap with an object 0.6 times as much as its best one, or more, have its box, with errors. From 0.85
+    times on its class is likelier than the background. All others are background, `e^9` times as likely as any class.
     """
     draws, all_priors = np.random.default_rng(seed), priors(head.levels)
     number = count(head.levels)
@@ -81,9 +81,10 @@ def outputs_of(head: Detection, classes: int, scene: Scene, seed: int = 0) -> di
         corner = draws.uniform(0, 0.7, (scene.objects, 2))
         truth = np.concatenate((corner, np.minimum(corner + draws.uniform(0.05, 0.4, corner.shape), 1)), 1)
         for box, overlaps in zip(truth, iou(truth, corners(all_priors)), strict=True):
-            near = np.flatnonzero(overlaps > 0.35)
+            share = overlaps / overlaps.max()
+            near = np.flatnonzero(share > 0.6)
             offsets[near] = encode(box[None], all_priors[near]) + draws.normal(0, 0.3, (len(near), 4))
-            logits[near, draws.integers(1, 1 + classes)] = logits[near, 0] + 20 * (overlaps[near] - 0.5)
+            logits[near, draws.integers(1, 1 + classes)] = logits[near, 0] + 20 * (share[near] - 0.85)
     return {"boxes": offsets[None].astype(np.float32), "scores": logits[None].astype(np.float32)}
 
 
