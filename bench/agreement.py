@@ -25,7 +25,7 @@ from rich.table import Table
 import bbg
 from bbg.conversion.lowering import lower_network
 from bbg.conversion.oracle import Lowered, run_free
-from bbg.conversion.verify import TOLERANCE
+from bbg.conversion.verify import TOLERANCE, Terms
 from bbg.data import open_data
 from bbg.data.loader import Loader
 from bbg.engine import Engine
@@ -35,19 +35,28 @@ from bbg.training.checkpoint import Checkpoint
 
 
 def first_difference(
-    lowered: Lowered, graph: Graph, engine: Mapping[str, torch.Tensor], free: Mapping[str, torch.Tensor], image: int
+    lowered: Lowered,
+    graph: Graph,
+    engine: Mapping[str, torch.Tensor],
+    free: Mapping[str, torch.Tensor],
+    image: int,
+    terms: Terms | None = None,
 ) -> dict[str, Any]:
-    """The first bits of `image` on which the engine's values and those of torch's own run of the batch differ."""
-    for op in graph.ops:
-        if op.bits not in lowered.oracle:
+    """The first bits or bytes of `image` on which the engine's values and those of torch's own run of the batch differ.
+
+    Values that `engine` has not are passed over. `terms`: how large the numbers are that a value is a sum of; then the
+    distance from the tie is over these, where they are larger than the layer's largest value.
+    """
+    for name in (name for op in graph.ops for name in op.written):
+        if name not in lowered.oracle or name not in engine or not lowered.oracle[name].is_discrete:
             continue
-        torch_op = lowered.oracle[op.bits]
-        x = free[torch_op.inputs[0].name]
-        distance = torch_op.divergence(engine[op.bits], x)[image]
+        torch_op = lowered.oracle[name]
+        source = torch_op.inputs[0].name
+        distance = torch_op.divergence(engine[name], free[source], terms and terms.of(source))[image]
         if distance.any():
             nearest = float(distance.max())
             return {
-                "value": op.bits,
+                "value": name,
                 "bits": int(distance.count_nonzero()),
                 "distance": nearest,
                 "near_tie": nearest <= TOLERANCE,
@@ -55,7 +64,7 @@ def first_difference(
     return {"value": None, "bits": 0, "distance": 0.0, "near_tie": False}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict[str, Any]:
     """Both accuracies over all test images, the differences of the logits, and the first difference of each image."""
     split = open_data(trained.recipe.dataset, data, preprocess=trained.preprocess)
@@ -91,7 +100,7 @@ def compare(trained: Checkpoint, data: Path | None, packed: Path | None) -> dict
             values = {name: torch.from_numpy(value) for name, value in shown(x.numpy()).items()}
             free = run_free(lowered.oracle, {"input": x})
             for i in others:
-                rows.append({"image": done + int(i), **first_difference(lowered, model.graph, values, free, i)})
+                rows.append({"image": done + int(i), **first_difference(lowered, model.graph, values, free, int(i))})
         done += len(x)
     per_image = np.concatenate(differences)
     return {

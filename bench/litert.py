@@ -22,6 +22,24 @@ def python() -> str:
     return str(environment("litert", PACKAGES))
 
 
+def halved(x: Any, size: tuple[int, int]) -> Any:
+    """`x` `[N, C, H, W]` pooled to `size` by windows of one size, where those of an adaptive pool would differ.
+
+    ONNX knows no adaptive pool of such sizes (19 to 10). The numbers are others than the shortcut's, the shapes and the
+    work are the same.
+    """
+    import torch.nn.functional as F
+
+    sides = tuple(x.shape[2:])
+    if all(have % want == 0 for have, want in zip(sides, size, strict=True)):
+        return x
+    if size == tuple(-(-have // 2) for have in sides):
+        return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
+    if size == tuple(have - 2 for have in sides):
+        return F.avg_pool2d(x, 3, 1)
+    raise RuntimeError(f"a shortcut from {sides} to {size} has no pool of one window")
+
+
 def prepare(network: Any, name: str, x: np.ndarray, images: np.ndarray, folder: Path) -> None:
     """NAME.pt2 for `flat`, and the calibration images."""
     import copy
@@ -31,11 +49,20 @@ def prepare(network: Any, name: str, x: np.ndarray, images: np.ndarray, folder: 
     from bbg.layers import Shortcut
 
     class Joined(Shortcut):
-        """Wider by a concatenation: LiteRT's converter (0.10) loses the order of the axes at a repetition."""
+        """Wider by a concatenation, narrower by sums: else LiteRT's converter (0.10) loses the order of the axes."""
 
         def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+            x = halved(x, size)
             x = x if x.shape[2:] == size else torch.nn.functional.adaptive_avg_pool2d(x, size)
-            return torch.cat([x] * (self.channels // x.shape[1]), 1) if self.channels > x.shape[1] else x
+            have, want = x.shape[1], self.channels
+            if have % want and want % have:
+                return super().forward(x, size)
+            if have <= want:
+                return torch.cat([x] * (want // have), 1) if have < want else x
+            first, *others = x.split(want, 1)
+            for other in others:
+                first = first + other
+            return first * (want / have)
 
     network = copy.deepcopy(network)
     for module in network.modules():

@@ -7,6 +7,7 @@ has a sensible scale.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from torch import nn
 
 import bbg
 from bbg.image import Preprocess
+from bbg.layers import Shortcut
 from bbg.models import NETWORKS as KNOWN
 from bench import litert
 
@@ -26,16 +28,18 @@ CALIBRATION = 16  # images for int8
 
 
 class Network(NamedTuple):
-    """One network; `options` are those of the recipe."""
+    """One network; `options` are those of the recipe. `size`: of the input, (H, W); None: that of the preset."""
 
     classes: int
     preset: str
     options: dict[str, Any]
+    size: tuple[int, int] | None = None
 
     @property
     def preprocess(self) -> Preprocess:
         """From an image to the input."""
-        return Preprocess.of(self.preset)
+        preset = Preprocess.of(self.preset)
+        return preset if self.size is None else Preprocess(self.size, mean=preset.mean, std=preset.std)
 
 
 NETWORKS = {
@@ -50,12 +54,13 @@ SMALL = {
     "resnet18_cifar": Network(10, "cifar10", {"width": 16}),
     "squeezenet_cifar": Network(100, "cifar100", {}),
 }
+VOC = {"ssd300_vgg16": Network(20, "imagenet", {}, (300, 300))}
 IMAGENET = Network(1000, "imagenet", {})  # networks that are not listed are of this kind
 
 
 def entry_of(name: str) -> Network:
     """What is known of the network called `name`."""
-    return {**NETWORKS, **SMALL}.get(name, IMAGENET)
+    return {**NETWORKS, **SMALL, **VOC}.get(name, IMAGENET)
 
 
 def random_bytes(network: Network, images: int = 1, seed: int = 0) -> np.ndarray:
@@ -74,6 +79,27 @@ def normalised(network: Network, pixels: np.ndarray) -> np.ndarray:
     p = network.preprocess
     x = (pixels / np.float32(255) - np.float32(p.mean)) / np.float32(p.std)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+class Pooled(Shortcut):
+    """A shortcut whose pools have windows of one size."""
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """As `Shortcut`."""
+        return super().forward(litert.halved(x, size), size)
+
+
+class Joined(nn.Module):
+    """A detector whose two outputs are one, `[N, 4 P + columns P]`: the offsets, then the logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images `[N, C, H, W]` to all numbers."""
+        found = self.network(x)
+        return torch.cat((found["boxes"].flatten(1), found["scores"].flatten(1)), 1)
 
 
 def build(name: str, method: str) -> nn.Module:
@@ -97,7 +123,7 @@ def settled(network: nn.Module, entry: Network) -> nn.Module:
 def pack(name: str, path: Path, edges: str = "int8") -> None:
     """The binary network as a packed file; `edges` as for bbg.convert."""
     example = torch.from_numpy(normalised(entry_of(name), bytes_of(name, 4, seed=2)))
-    bbg.convert(build(name, "bbg"), path, example, edges=edges, preprocess=entry_of(name).preset)
+    bbg.convert(build(name, "bbg"), path, example, edges=edges, preprocess=entry_of(name).preprocess)
 
 
 def twin(name: str, folder: Path) -> None:
@@ -110,8 +136,12 @@ def twin(name: str, folder: Path) -> None:
 def export(network: nn.Module, name: str, x: np.ndarray, images: np.ndarray, folder: Path) -> None:
     """NAME.onnx, NAME.int8.onnx and NAME.int7.onnx, calibrated on `images`, and the same for LiteRT.
 
-    NAME.npz holds `x` and torch's output.
+    NAME.npz holds `x` and torch's output. Shortcuts that ONNX has no pool for get one (`litert.halved`).
     """
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, Shortcut):
+            module.__class__ = Pooled
     with torch.no_grad():
         y = network(torch.from_numpy(x)).numpy()
     litert.prepare(network, name, x, images, folder)

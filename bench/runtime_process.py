@@ -60,12 +60,13 @@ PRECISIONS = {
 def in_bbg(network: str, threads: int, folder: Path, precision: str) -> Ready:
     """The packed network on the bytes of an image: normalising them is part of its time."""
     import bbg
-    from bench.networks import bytes_of
 
     path, judged = folder / f"{network}.{precision}.bbg", folder / f"{network}.{JUDGED}"
-    image = np.load(judged)["pixels"][:1] if judged.exists() else bytes_of(network)
     path = path if path.exists() else folder / f"{network}.bbg"
     engine = bbg.load(path, threads=threads)
+    channels, *size = engine.input_shape
+    made = np.random.default_rng(0).integers(0, 256, (1, *size, channels), dtype=np.uint8)
+    image = np.load(judged)["pixels"][:1] if judged.exists() else made
     facts = {"kernels": engine.kernels, "bytes": path.stat().st_size}
     return Ready(lambda: engine(image), None, facts, engine)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bbg.boxes import Level, corners, count, decode, encode, iou, kept, priors
+from bbg.boxes import Level, chosen, corners, count, decode, encode, iou, kept, priors
 from bbg.errors import BbgError
 from bbg.heads import Detection, head_from_json
 
@@ -184,3 +184,36 @@ def test_a_network_of_other_outputs_is_refused() -> None:
     ):
         with pytest.raises(BbgError, match="a detection with 13 priors"):
             head.check(structure, shapes)
+
+
+def plainly_chosen(
+    boxes: np.ndarray, shares: np.ndarray, score: float, overlap: float, each: int, most: int
+) -> list[tuple[int, int]]:
+    """Class by class, then the best of all."""
+    found = []
+    for number in range(shares.shape[1]):
+        own = [i for i in np.argsort(-shares[:, number], kind="stable") if shares[i, number] >= score][:each]
+        found += [(int(own[i]), number) for i in kept(boxes[own], shares[own, number], overlap)]
+    return sorted(found, key=lambda one: -shares[one])[:most]
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 70, 900])
+@pytest.mark.parametrize("spread", [0.02, 1.0])  # most boxes on each other, or hardly any
+@pytest.mark.parametrize(("each", "most"), [(400, 200), (30, 200), (50, 7)])
+def test_boxes_of_all_classes_are_those_chosen_class_by_class(number: int, spread: float, each: int, most: int) -> None:
+    draws = np.random.default_rng(number)
+    boxes = (random_boxes(number, number) * [spread, spread, 1, 1]).astype(np.float32)
+    shares = draws.integers(0, 40, (number, 5)) / 40  # with many ties
+    for score, overlap in ((0.0, 0.45), (0.3, 0.0), (0.9, 0.7), (0.3, 1.0)):
+        places, classes = chosen(boxes, shares, score, overlap, each, most)
+        wanted = plainly_chosen(boxes, shares, score, overlap, each, most)
+        assert list(zip(places.tolist(), classes.tolist(), strict=True)) == wanted
+
+
+def test_boxes_on_one_place_are_one_of_each_class() -> None:
+    """Thousands of candidates that all fall to the first."""
+    boxes = np.tile(np.float32([0.1, 0.1, 0.6, 0.6]), (3000, 1))
+    shares = np.random.default_rng(0).uniform(0.1, 1, (3000, 3))
+    places, classes = chosen(boxes, shares, 0.05, 0.45, 400, 200)
+    assert sorted(classes.tolist()) == [0, 1, 2]
+    assert (places == shares.argmax(0)[classes]).all()

@@ -56,9 +56,13 @@ class Tile(NamedTuple):
 
 
 def encoded(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """The picture as a PNG file.
+
+    Packed with little effort: it takes a fifth of the time that Pillow's default takes, which for a photograph is
+    thirty times that of decoding it, and a fifth more bytes.
+    """
     file = BytesIO()
-    picture.save(file, "png")
+    picture.save(file, "png", compress_level=1)
     return file.getvalue()
 
 

@@ -186,10 +186,7 @@ class Engine:
             raise BbgError(f'{came}; to segment an image takes a network that was converted with head="segmentation"')
         if isinstance(image, (list, tuple)):
             return [self.segment(one) for one in image]
-        (logits,) = self.run(self.preprocess.apply(image)[None]).values()
-        (classes,) = self.head.decide(logits, self.preprocess.size)
-        labels = self.labels or tuple(str(i) for i in range(logits.shape[1]))
-        return Mask(self.preprocess.restored(classes, image_size(image)), labels)
+        return mask_of(self, self.run(self.preprocess.apply(image)[None]), image_size(image))
 
     @overload
     def detect(self, image: Source, score: float = 0.5, iou: float = 0.45) -> list[Box]: ...
@@ -216,11 +213,7 @@ class Engine:
         if isinstance(image, (list, tuple)):
             return [self.detect(one, score, iou) for one in image]
         outputs = self.run(self.preprocess.apply(image)[None])
-        (found,) = self.head.decide(outputs, score, iou)
-        labels = self.labels or tuple(str(i) for i in range(outputs["scores"].shape[2] - 1))
-        places = self.preprocess.located(found.boxes, image_size(image)).tolist()
-        rows = zip(found.classes.tolist(), found.scores.tolist(), places, strict=True)
-        return [Box(labels[number], share, (place[0], place[1], place[2], place[3])) for number, share, place in rows]
+        return boxes_of(self, outputs, image_size(image), score, iou)
 
     def profile(self, images: np.ndarray) -> list[OpTime]:
         """Run a batch and return the time of every op, in order; inputs as for a call."""
@@ -272,6 +265,29 @@ class Engine:
         allowed = " or ".join(f"{name} [N, {', '.join(map(str, shape))}]" for name, shape in taken.items())
         why = "" if len(self._takes) == 2 else " (this network was packed without preprocessing)"
         raise BbgError(f"the input is {came}; give a numpy array, {allowed}, with N at least 1{why}")
+
+
+def mask_of(engine: Engine, outputs: Mapping[str, np.ndarray], size: tuple[int, int]) -> Mask:
+    """What `engine.segment` makes of the network's outputs for one image of `size` (H, W)."""
+    assert isinstance(engine.head, Segmentation)
+    assert engine.preprocess is not None
+    (logits,) = outputs.values()
+    (classes,) = engine.head.decide(logits, engine.preprocess.size)
+    labels = engine.labels or tuple(str(i) for i in range(logits.shape[1]))
+    return Mask(engine.preprocess.restored(classes, size), labels)
+
+
+def boxes_of(
+    engine: Engine, outputs: Mapping[str, np.ndarray], size: tuple[int, int], score: float, iou: float
+) -> list[Box]:
+    """What `engine.detect` makes of the network's outputs for one image of `size` (H, W)."""
+    assert isinstance(engine.head, Detection)
+    assert engine.preprocess is not None
+    (found,) = engine.head.decide(outputs, score, iou)
+    labels = engine.labels or tuple(str(i) for i in range(outputs["scores"].shape[2] - 1))
+    places = engine.preprocess.located(found.boxes, size).tolist()
+    rows = zip(found.classes.tolist(), found.scores.tolist(), places, strict=True)
+    return [Box(labels[number], share, (place[0], place[1], place[2], place[3])) for number, share, place in rows]
 
 
 def kernel_sets() -> list[KernelSet]:

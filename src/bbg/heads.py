@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bbg import metrics
-from bbg.boxes import Boxes, Level, count, decode, kept, priors
+from bbg.boxes import Boxes, Level, chosen, count, decode, priors
 from bbg.errors import BbgError
 from bbg.maps import IGNORED, best_classes
 
@@ -209,25 +209,20 @@ class Detection:
     def _image(
         self, offsets: np.ndarray, logits: np.ndarray, all_priors: np.ndarray, least: float, score: float, iou: float
     ) -> Boxes:
-        # A probability is below its ratio to that of the background, so most priors need no softmax.
-        rows = np.flatnonzero((logits[:, 1:] >= logits[:, :1] + np.float32(least - 1e-3)).any(1))
-        shares = metrics.probabilities(logits[rows])[:, 1:] if len(rows) else np.empty((0, logits.shape[1] - 1))
+        # A probability is below its ratio to that of the background, so most priors need no softmax. All numbers in a
+        # row of memory are compared at once: by rows of a few classes it takes five times as long.
+        columns = logits.shape[1]
+        bounds = np.repeat(logits[:, 0] + np.float32(least - 1e-3), columns)
+        bounds[::columns] = np.inf
+        likely = np.zeros(len(logits), bool)
+        likely[np.flatnonzero(logits.ravel() >= bounds) // columns] = True
+        rows = np.flatnonzero(likely)
+        shares = metrics.probabilities(logits[rows])[:, 1:] if len(rows) else np.empty((0, columns - 1))
         found = np.clip(decode(offsets[rows], all_priors[rows]), 0, 1)
         seen = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])  # not wholly outside
-        likely = (shares >= score) & seen[:, None]
-        parts = []
-        for number in np.flatnonzero(likely.any(0)):
-            own = np.flatnonzero(likely[:, number])
-            if len(own) > MOST_CANDIDATES:
-                own = own[np.argsort(-shares[own, number], kind="stable")[:MOST_CANDIDATES]]
-            own = own[kept(found[own], shares[own, number], iou)]
-            parts.append((own, np.full(len(own), number)))
-        if not parts:
-            return Boxes(np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0))
-        place, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
-        best = np.argsort(-shares[place, numbers], kind="stable")[:MOST_BOXES]
-        place, numbers = place[best], numbers[best]
-        return Boxes(found[place], numbers, shares[place, numbers])
+        shares, found = (shares, found) if seen.all() else (shares[seen], found[seen])
+        places, classes = chosen(found, shares, score, iou, MOST_CANDIDATES, MOST_BOXES)
+        return Boxes(found[places], classes, shares[places, classes])
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this head."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,12 @@ def test_no_image_is_written_over(folder: Path, capsys: Any) -> None:
 def test_scores_are_of_networks_that_detect(folder: Path, capsys: Any) -> None:
     refused(folder, capsys, "makes no boxes", "predict", "a", "--model", "resnet20-cifar10", "--score", "0.5")
     refused(folder, capsys, "'2' is no number from 0 to 1", "predict", "a", "--model", "net.bbg", "--score", "2")
+
+
+def test_the_time_of_each_stage_is_told_where_more_is_asked(folder: Path, capsys: Any) -> None:
+    assert run("predict", "a/1.png", "a/2.png", "--model", "net.bbg", "--out", "drawn", "--verbose") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("2 images in ")]
+    stages = re.findall(r"(\w+) ([\d.]+) ms \(([\d.]+) on a core\)", line)
+    assert [name for name, _, _ in stages] == ["decoding", "network", "answer", "drawing", "writing"]
+    assert run("predict", "a/1.png", "a/2.png", "--model", "net.bbg") == 0
+    assert "on a core" not in capsys.readouterr().out

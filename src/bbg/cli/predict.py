@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain, islice
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from bbg.cli.output import lines, rows_to
 from bbg.cli.parser import LIMITS, MODEL, STDOUT, argument, count, new_folder, share, text_file, thread_count, verb
 from bbg.errors import BbgError, visible
-from bbg.log import track
+from bbg.log import LOGGER, track
 from bbg.sources import CAMERA, STDIN, find
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from bbg.engine import Engine, Prediction
     from bbg.limits import Limits
+    from bbg.scoring import Stages
     from bbg.sources import Image
 
     Answer = list[Prediction] | BbgError
@@ -90,7 +92,7 @@ def predict(
     from bbg.cpu import cores
     from bbg.engine import load
     from bbg.heads import Classification, Detection
-    from bbg.scoring import BATCH, predictions
+    from bbg.scoring import BATCH, Stages, predictions
 
     live = any(image.startswith(CAMERA) for image in images)  # ends when the user ends it
     written = [file for file in (json, csv, coco) if file is not None and file != STDOUT]
@@ -112,7 +114,7 @@ def predict(
         raise BbgError(f"{model!r} makes no boxes, whose least score --score is; leave it out")
     if (xml or coco) is not None and not isinstance(engine.head, Detection):
         raise BbgError(f"{model!r} makes no boxes, which {'--coco' if xml is None else '--xml'} writes; leave it out")
-    bad = 0
+    bad, count, stages, began = 0, 0, Stages(), time.perf_counter()
     with (
         lines(json) as json_file,
         lines(csv) as csv_file,
@@ -123,20 +125,24 @@ def predict(
         if draws:
             kind = _boxes(score, top) if isinstance(engine.head, Detection) else _masks(top or TOP)
             files = (json_file, csv_file, print_text)
-            answers, writers = _drawn(kind, engine, chain(first, stream), images, workers, out, *files)
+            answers, writers = _drawn(kind, engine, chain(first, stream), images, workers, out, stages, *files)
         else:
-            answers = predictions(engine, chain(first, stream), top or TOP, batch or (1 if live else BATCH), workers)
+            some = batch or (1 if live else BATCH)
+            answers = predictions(engine, chain(first, stream), top or TOP, some, workers, stages)
             writers = [
                 *([_json(json_file)] if json_file else []),
                 *([_csv(csv_file)] if csv_file else []),
                 *([_text] if print_text else []),
             ]
         for name, answer in track(answers, "predicting", found.total()):
+            count += 1
             if isinstance(answer, BbgError):
                 bad += 1
                 print("bbg:", answer, file=sys.stderr)
             for write in (*writers, *more):
                 write(name, answer)
+    took = time.perf_counter() - began
+    LOGGER.debug("%d images in %.2f s, on %d threads; per image: %s", count, took, workers or 1, stages.told(count))
     if bad:
         sys.exit(1)
 
@@ -144,7 +150,7 @@ def predict(
 class Kind(NamedTuple):
     """What is done where an answer can be drawn: a stream of answers, the endings of its files, and the writers."""
 
-    stream: Callable[[Engine, Iterable[tuple[str, Image]], bool, int | None], Answers]
+    stream: Callable[[Engine, Iterable[tuple[str, Image]], bool, int | None, Stages], Answers]
     endings: Sequence[str]
     json: Callable[[TextIO], Writer]
     csv: Callable[[TextIO], Writer]
@@ -158,7 +164,7 @@ def _masks(top: int) -> Kind:
     from bbg.scoring import masks
 
     return Kind(
-        lambda engine, images, drawn, threads: masks(engine, images, made(drawn), threads),
+        lambda engine, images, drawn, threads, stages: masks(engine, images, made(drawn), threads, stages),
         ENDINGS,
         partial(as_json, top=top),
         partial(as_csv, top=top),
@@ -170,9 +176,11 @@ def _boxes(score: float | None, top: int | None) -> Kind:
     from bbg.cli.boxes import ENDINGS, as_csv, as_json, as_text, made
     from bbg.scoring import boxes
 
-    def stream(engine: Engine, images: Iterable[tuple[str, Image]], drawn: bool, threads: int | None) -> Answers:
+    def stream(
+        engine: Engine, images: Iterable[tuple[str, Image]], drawn: bool, threads: int | None, stages: Stages
+    ) -> Answers:
         make = made(drawn, engine.labels or (), top)
-        return boxes(engine, images, make, threads, 0.5 if score is None else score)
+        return boxes(engine, images, make, threads, 0.5 if score is None else score, stages)
 
     return Kind(stream, ENDINGS, as_json, as_csv, as_text)
 
@@ -184,6 +192,7 @@ def _drawn(
     sources: list[str],
     threads: int | None,
     out: Path | None,
+    stages: Stages,
     json: TextIO | None,
     csv: TextIO | None,
     print_text: bool,
@@ -192,12 +201,14 @@ def _drawn(
     from bbg.cli.folder import Folder
 
     folder = None if out is None else Folder(out, sources, kind.endings)
-    found = kind.stream(engine, stream if folder is None else folder.apart(stream), folder is not None, threads)
+    found = kind.stream(engine, stream if folder is None else folder.apart(stream), folder is not None, threads, stages)
 
     def stored() -> Answers:
         for name, answer in found:
-            is_good = folder is not None and not isinstance(answer, BbgError)
-            yield name, answer._replace(file=folder.write(name, answer.pictures)) if is_good else answer  # type: ignore[union-attr]
+            if folder is not None and not isinstance(answer, BbgError):
+                with stages("writing"):
+                    answer = answer._replace(file=folder.write(name, answer.pictures))  # noqa: PLW2901
+            yield name, answer
 
     writers = [
         *([kind.json(json)] if json else []),

@@ -6,6 +6,7 @@ from bbg.scoring.detection import BOX_COLUMNS, SHOWN, BoxEvaluation, BoxScore, b
 from bbg.scoring.evaluation import COLUMNS, Evaluation, ImageScore, image_scores, row_of
 from bbg.scoring.pictures import boxes, masks
 from bbg.scoring.segmentation import MASK_COLUMNS, MaskEvaluation, MaskScore, mask_scores, row_of_mask
+from bbg.scoring.stages import Stages
 from bbg.scoring.stream import BATCH, predictions
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ImageScore",
     "MaskEvaluation",
     "MaskScore",
+    "Stages",
     "box_scores",
     "boxes",
     "image_scores",

@@ -18,6 +18,7 @@ from bbg.cpu import cores
 from bbg.engine import Engine, Prediction
 from bbg.errors import BbgError
 from bbg.heads import Classification
+from bbg.scoring.stages import Stages
 from bbg.sources import Image, Url
 from bbg.threads import pool
 
@@ -33,15 +34,18 @@ def predictions(
     top: int = 5,
     batch: int = BATCH,
     threads: int | None = None,
+    stages: Stages | None = None,
 ) -> Iterator[tuple[str, list[Prediction] | BbgError]]:
     """For each named image, in their order, the `top` classes, or the error that says why it cannot be read.
 
     `threads`: that decode images and call the engine; None: as many as the engine has. Memory is that of `through`.
-    Raises BbgError as `Engine.predict` does for a network that has no preprocessing or no scores.
+    `stages` counts the time of each stage. Raises BbgError as `Engine.predict` does for a network that has no
+    preprocessing or no scores.
     """
     engine.predict([], top)  # raises where the network cannot
     preprocess, head, labels = engine.preprocess, engine.head, engine.labels
     assert preprocess is not None
+    clock = Stages() if stages is None else stages
     if not isinstance(head, Classification):
         raise BbgError("the network names no class of an image; bbg.scoring.masks and .boxes give what it makes")
 
@@ -63,11 +67,14 @@ def predictions(
             from bbg.sources.web import fetch  # its imports take longer than the engine's start
 
             image = fetch(image)
-        return preprocess.apply(image)
+        with clock("decoding"):
+            return preprocess.apply(image)
 
     def run(pixels: np.ndarray) -> list[list[Prediction]]:
-        (logits,) = engine.run(pixels).values()
-        return head.predict(logits, labels, top)
+        with clock("network"):
+            (logits,) = engine.run(pixels).values()
+        with clock("answer"):
+            return head.predict(logits, labels, top)
 
     for (name, _), answer in through(read, run, small(images), batch, threads or engine.threads):
         yield name, answer
