@@ -73,4 +73,13 @@ def norms(draw: Draw) -> None:
     draw.traits.add("norm of an image")
 
 
-PARTS = (softmax, softmax, largest, resize, resize, depth, depth, norms)
+def logarithms(draw: Draw) -> None:
+    """Softplus, logarithms of what is positive, and powers."""
+    power = draw.one(0.3, 1.5, 2.7, 4, -0.6)
+    ways: list[nn.Module] = [nn.Softplus(draw.one(0.5, 1, 3)), nn.LogSigmoid()]
+    ways += [Functional(lambda x: torch.log(x.abs() + 0.1)), Functional(lambda x: torch.log1p(x.relu()))]
+    draw.add(draw.one(*ways, Functional(lambda x: (x.abs() + 0.1) ** power)))
+    draw.traits.add("logarithm")
+
+
+PARTS = (softmax, softmax, largest, resize, resize, depth, depth, norms, logarithms)

@@ -41,6 +41,7 @@ GROUPS = nn.GroupNorm(3, 6)
 nn.init.normal_(GROUPS.weight), nn.init.normal_(GROUPS.bias)
 SLIDE = nn.Conv1d(1, 1, 3, padding=1)
 WEIGHT = torch.randn(6)
+EXPONENTS = torch.tensor([0.1, 0.7, 1.0, 2.0, 3.3, 0.24]).reshape(6, 1, 1)
 
 MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "softmax": lambda x, c: F.softmax(c(x), 1),
@@ -110,6 +111,16 @@ MAPS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "selu": lambda x, c: F.selu(3 * c(x)),
     "mish": lambda x, c: F.mish(3 * c(x)),
     "roots and powers": lambda x, c: c(x).abs() ** 0.5 + c(x) ** 3 + (c(x).square() + 1).rsqrt(),
+    "logarithms": lambda x, c: (
+        torch.log(c(x).abs() + 0.01) + torch.log1p(c(x).relu()) + x.abs().add(1).log10() + torch.log2(x.square() + 3)
+    ),
+    "a logarithm of 1 and little more": lambda x, c: torch.log1p(1e-5 * c(x)),
+    "softplus": lambda x, c: F.softplus(9 * c(x)) + nn.Softplus(beta=3, threshold=20)(c(x)) + F.softplus(c(x), -0.5),
+    "log-sigmoid": lambda x, c: F.logsigmoid(9 * c(x)) + nn.LogSigmoid()(x),
+    "whole powers": lambda x, c: c(x) ** 4 + c(x).pow(5) - torch.pow(x, 8) / 99 + (x.square() + 1) ** -3 + x**0 + x**1,
+    "any power": lambda x, c: c(x).relu() ** 0.45 + (x.abs() + 0.1) ** -1.7 + c(x).abs().pow(2.5) + x.abs() ** 0.02,
+    "a power for each channel": lambda x, c: (c(x).relu() + 0.01) ** EXPONENTS + x.relu() ** EXPONENTS.flip(0),
+    "powers of constants": lambda x, c: 2 ** c(x) + torch.pow(0.3, x) + EXPONENTS.exp() ** c(x),
     "zeros and ones of a shape": lambda x, c: c(torch.zeros_like(x)) + c(x) * (torch.ones_like(x) - 0.25 * x),
     "variances": lambda x, c: c(x).var((2, 3), keepdim=True) * x + x.var(1, unbiased=False, keepdim=True),
     "a deviation": lambda x, c: (c(x) - c(x).mean(1, keepdim=True)) / (c(x).std(1, keepdim=True) + 0.1),
@@ -219,6 +230,36 @@ def test_the_engine_computes_what_torch_does(case: str, tmp_path: Path) -> None:
     assert np.abs(given - wanted).max() <= 2e-5 * np.abs(wanted).max()
 
 
+class GeM(nn.Module):
+    """Generalized-mean pooling, as networks for retrieval have it: the power is a parameter."""
+
+    def __init__(self, power: Tensor) -> None:
+        super().__init__()
+        self.conv, self.p, self.eps = nn.Conv2d(6, 6, 3), nn.Parameter(power), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x = F.avg_pool2d(x.clamp(min=self.eps).pow(self.p), (x.size(-2), x.size(-1))).pow(1.0 / self.p)
+        return F.normalize(x.flatten(1))
+
+
+POWERS = {"as it starts": 3 * torch.ones(1), "trained": torch.tensor([2.93]), "of each channel": EXPONENTS + 1}
+
+
+@pytest.mark.parametrize("power", POWERS)
+def test_gem_pooling(power: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = GeM(POWERS[power]).eval()
+    bbg.convert(model, tmp_path / "net.bbg", IMAGES)
+    with torch.no_grad():
+        wanted = model(IMAGES).numpy()
+    given = bbg.load(tmp_path / "net.bbg")(IMAGES.numpy())
+    assert np.abs(given - wanted).max() <= 2e-5 * np.abs(wanted).max()
+    functions = [op.attributes["function"] for op in read(tmp_path / "net.bbg").graph.ops if op.kind == "unary"]
+    first = [] if power == "as it starts" else ["log", "exp"]  # whose whole power is a product
+    assert functions == [*first, "log", "exp", "rsqrt"]
+
+
 def test_one_number_a_channel_is_not_repeated_for_a_product(tmp_path: Path) -> None:
     """The engine multiplies a map by `[N, C, 1, 1]` itself."""
     bbg.convert(Functional(MAPS["expand_as"], nn.Conv2d(6, 6, 1)), tmp_path / "net.bbg", IMAGES)
@@ -257,7 +298,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Module], Tensor], str]] = {
     "maxima of no size": (lambda x, c: F.adaptive_max_pool2d(c(x), (0, 5)), "no number"),
     "places of the largest": (lambda x, c: c(x) * c(x).max(1).indices.unsqueeze(1), "of several tensors"),
     "bicubic": (lambda x, c: F.interpolate(c(x), (15, 24), mode="bicubic"), "[14, 12] to [15, 24] by 'bicubic'"),
-    "a fourth power": (lambda x, c: c(x) ** 4, "raises to the power 4; use 2, 3"),
     "a softmax of rows": (lambda x, c: F.softmax(c(x), 2), "is none of channels"),
     "a rolled map": (lambda x, c: c(torch.cat([x[:, :, 3:], x[:, :, :3]], 2)), "give it whole channels of one map"),
 }

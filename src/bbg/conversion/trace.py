@@ -79,7 +79,6 @@ _INSTEAD = {
     **dict.fromkeys(("conv3d", "max_pool1d", "avg_pool1d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
     **dict.fromkeys(("FractionalMaxPool2d", "LPPool2d", "fractional_max_pool2d", "lp_pool2d"), "use nn.MaxPool2d"),
     **dict.fromkeys(("MaxUnpool2d", "grid_sample"), "use nn.Upsample"),
-    **dict.fromkeys(("softplus", "LogSigmoid", "logsigmoid"), "use nn.SiLU"),
     **dict.fromkeys(("Hardshrink", "hardshrink"), "use nn.Softshrink"),
     **dict.fromkeys(("Tanhshrink", "tanhshrink"), "use x - torch.tanh(x)"),
     "CrossMapLRN2d": "use nn.LocalResponseNorm",
@@ -143,7 +142,7 @@ def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: 
 
 def _at_the_end(name: str) -> str:
     """The advice for what stands behind the logits of many networks; empty for anything else."""
-    ends = ("softmin", "logsigmoid", "gumbelsoftmax", "argmax", "topk")
+    ends = ("softmin", "gumbelsoftmax", "argmax", "topk")
     if name.replace("_", "").lower() not in ends:
         return ""
     return "end the network at its logits, of which predict makes probabilities"

@@ -214,6 +214,9 @@ class Walk:
             return type(lowered)(self._as_in_torch(*pair, largest) for pair in pairs)
         if not isinstance(lowered, View):
             return lowered
+        if not self.dry and not tensor.isfinite().all():
+            came = "gives numbers that are not finite on these images, as the logarithm of 0 is"
+            raise self.builder.error(f"{came}; bound its input, as x.clamp(min=1e-6) does")
         alike = _shape(lowered) == tensor.shape if self.dry else agree(lowered.tensor, tensor, largest)
         if not alike:
             came = "the traced network computes something else than torch does"

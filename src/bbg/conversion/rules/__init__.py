@@ -14,6 +14,7 @@ from bbg.conversion.rules import (  # noqa: F401  (each registers its own)
     functional,
     norm,
     pool,
+    powers,
     shape,
     softmax,
     transposed,

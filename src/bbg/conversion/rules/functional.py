@@ -201,6 +201,8 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.gelu,): nn.GELU,
     (F.mish,): lambda inplace=False: nn.Mish(),
     (F.softshrink,): nn.Softshrink,
+    (F.softplus,): nn.Softplus,
+    (F.logsigmoid,): nn.LogSigmoid,
     (F.elu, F.elu_): lambda alpha=1.0, inplace=False: nn.ELU(alpha),
     (F.celu, F.celu_): lambda alpha=1.0, inplace=False: nn.CELU(alpha),
     (F.selu, F.selu_): lambda inplace=False: nn.SELU(),

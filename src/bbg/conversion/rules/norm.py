@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
-from bbg.conversion.rules.elementwise import add, mul, power, sub
+from bbg.conversion.rules.elementwise import add, mul, sub
 from bbg.conversion.rules.pool import mean, total
+from bbg.conversion.rules.powers import power
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor
 
