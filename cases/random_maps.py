@@ -82,4 +82,15 @@ def logarithms(draw: Draw) -> None:
     draw.traits.add("logarithm")
 
 
-PARTS = (softmax, softmax, largest, resize, resize, depth, depth, norms, logarithms)
+def sequences(draw: Draw) -> None:
+    """A convolution along rows or columns of means, which weighs the map, or over the rows as channels."""
+    c, k, axis = draw.channels, draw.one(1, 3, 5), draw.one(2, 3)
+    groups = draw.one(*(g for g in (1, 2, c) if c % g == 0))
+    along = nn.Conv1d(c, c, k, padding=k // 2, groups=groups, bias=draw.likely(0.5))
+    weighed = Functional(lambda x, s: x * s(x.mean(axis)).sigmoid().unsqueeze(axis), along)
+    over = nn.Conv1d(c * draw.height, c, k, padding=k // 2)
+    draw.add(draw.one(weighed, Functional(lambda x, s: s(x.flatten(1, 2)).unsqueeze(2), over)))
+    draw.traits.add("sequence")
+
+
+PARTS = (softmax, softmax, largest, resize, resize, depth, depth, norms, logarithms, sequences)

@@ -76,7 +76,7 @@ _INSTEAD = {
         "products of activations with each other stay out: use a network without attention",
     ),
     **dict.fromkeys(("LSTM", "GRU", "RNN", "RNNBase"), "recurrence stays out: use convolutions in its place"),
-    **dict.fromkeys(("conv3d", "max_pool1d", "avg_pool1d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
+    **dict.fromkeys(("conv3d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
     **dict.fromkeys(("FractionalMaxPool2d", "LPPool2d", "fractional_max_pool2d", "lp_pool2d"), "use nn.MaxPool2d"),
     **dict.fromkeys(("MaxUnpool2d", "grid_sample"), "use nn.Upsample"),
     **dict.fromkeys(("Hardshrink", "hardshrink"), "use nn.Softshrink"),

@@ -15,6 +15,7 @@ from bbg.conversion.rules import (  # noqa: F401  (each registers its own)
     norm,
     pool,
     powers,
+    sequences,
     shape,
     softmax,
     transposed,
