@@ -93,4 +93,5 @@ def sequences(draw: Draw) -> None:
     draw.traits.add("sequence")
 
 
-PARTS = (softmax, softmax, largest, resize, resize, depth, depth, norms, logarithms, sequences)
+PARTS = (softmax, softmax, largest, resize, resize, depth, depth, norms)
+BEHIND = (logarithms, sequences)  # those that stand behind all others, in every fourth network
