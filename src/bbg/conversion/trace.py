@@ -82,16 +82,13 @@ _INSTEAD = {
     **dict.fromkeys(("Hardshrink", "hardshrink"), "use nn.Softshrink"),
     **dict.fromkeys(("Tanhshrink", "tanhshrink"), "use x - torch.tanh(x)"),
     "CrossMapLRN2d": "use nn.LocalResponseNorm",
-    **dict.fromkeys(
-        ("gt", "lt", "ge", "le", "eq", "ne", "where", "masked_fill"), "use a factor, as torch.sigmoid gives"
-    ),
+    **dict.fromkeys(("eq", "ne"), "compare by > or <, or use a factor, as torch.sigmoid gives"),
     "fmin": "use torch.minimum",
     "fmax": "use torch.maximum",
     **dict.fromkeys(("sign", "sgn"), "leave it out: bbg.layers.BinaryConv2d takes the signs itself"),
     **dict.fromkeys(("rot90", "unfold", "fold", "Unfold", "Fold"), "use a convolution in its place"),
     **dict.fromkeys(("cumsum", "cumprod", "sort", "argsort", "gather", "scatter"), "leave it out"),
     "rrelu": "use nn.LeakyReLU",
-    "Threshold": "use nn.ReLU",
     "GLU": "use x.chunk(2, 1), and a product with torch.sigmoid",
     "glu": "use x.chunk(2, 1), and a product with torch.sigmoid",
 }

@@ -8,6 +8,7 @@ torch: the layer itself.
 from __future__ import annotations
 
 from bbg.conversion.rules import (  # noqa: F401  (each registers its own)
+    comparisons,
     composed,
     conv,
     elementwise,
