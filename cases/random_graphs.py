@@ -11,7 +11,7 @@ from bbg.errors import BbgError
 from bbg.graph import Graph, Op, Output, Part, Structure, Value, pack_bits
 from bbg.graph.file import PackedModel
 from bbg.graph.formulas import per_channel
-from bbg.graph.kinds import ATTRIBUTES, KINDS, REQUIRED, TENSORS, Attribute, Kind
+from bbg.graph.kinds import ATTRIBUTES, FUNCTIONS, KINDS, REQUIRED, TENSORS, Attribute, Kind
 from bbg.graph.reference import byte_position, parameter, real_of
 from bbg.image import Preprocess
 
@@ -64,7 +64,7 @@ def random_graph(seed: int, ops: int = 6, channels: Sequence[int] = (1, 3, 8, 16
         kind = "binary_conv" if "bits" in types and rng.random() < 0.4 else str(rng.choice(allowed))
         begin = "byte_conv" if byte_input else "conv"
         op = _random_op(rng, f"op{len(drawn)}", kind if drawn else begin, values, channels, first=not drawn)
-        if op is not None:
+        if op is not None and _has_numbers(op, drawn):
             drawn.append(op)
             values = Graph("x", first.shape, tuple(drawn), (), first.type).shapes(first.height, first.width)
     read = {name for op in drawn for name in op.inputs}
@@ -302,6 +302,8 @@ def _random_op(
     inputs = (*operands, str(rng.choice(shortcuts))) if added else operands
     parameters = tuple(r for r in rng.permutation(rule.epilogue) if rng.random() < 0.5 and (r != "gate" or added))
     clip = (None, None) if plain or rng.random() < 0.3 else (-2.0, float(rng.integers(0, 4)))
+    if clip[0] is not None and rng.random() < 0.2:
+        clip = (0.1, 3.0)
     op = Op(
         name,
         kind,
@@ -314,6 +316,13 @@ def _random_op(
         bytes=f"{name}.bytes" if byte else None,
     )
     return _with_tensors(rng, op, values[main], shape[0], integer)
+
+
+def _has_numbers(op: Op, drawn: Sequence[Op]) -> bool:
+    """Whether the clip of what it reads keeps `op` from what its function has no number of."""
+    least = FUNCTIONS[op.attributes["function"]].least if op.kind == "unary" else -math.inf
+    lows = [other.clip[0] for other in drawn if other.real == op.inputs[0]]
+    return least == -math.inf or any(low is not None and low > least for low in lows)
 
 
 def _of_form(rng: np.random.Generator, attribute: Attribute) -> bool | float | str:

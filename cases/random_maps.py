@@ -73,4 +73,25 @@ def norms(draw: Draw) -> None:
     draw.traits.add("norm of an image")
 
 
+def logarithms(draw: Draw) -> None:
+    """Softplus, logarithms of what is positive, and powers."""
+    power = draw.one(0.3, 1.5, 2.7, 4, -0.6)
+    ways: list[nn.Module] = [nn.Softplus(draw.one(0.5, 1, 3)), nn.LogSigmoid()]
+    ways += [Functional(lambda x: torch.log(x.abs() + 0.1)), Functional(lambda x: torch.log1p(x.relu()))]
+    draw.add(draw.one(*ways, Functional(lambda x: (x.abs() + 0.1) ** power)))
+    draw.traits.add("logarithm")
+
+
+def sequences(draw: Draw) -> None:
+    """A convolution along rows or columns of means, which weighs the map, or over the rows as channels."""
+    c, k, axis = draw.channels, draw.one(1, 3, 5), draw.one(2, 3)
+    groups = draw.one(*(g for g in (1, 2, c) if c % g == 0))
+    along = nn.Conv1d(c, c, k, padding=k // 2, groups=groups, bias=draw.likely(0.5))
+    weighed = Functional(lambda x, s: x * s(x.mean(axis)).sigmoid().unsqueeze(axis), along)
+    over = nn.Conv1d(c * draw.height, c, k, padding=k // 2)
+    draw.add(draw.one(weighed, Functional(lambda x, s: s(x.flatten(1, 2)).unsqueeze(2), over)))
+    draw.traits.add("sequence")
+
+
 PARTS = (softmax, softmax, largest, resize, resize, depth, depth, norms)
+BEHIND = (logarithms, sequences)  # those that stand behind all others, in every fourth network

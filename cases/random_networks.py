@@ -47,6 +47,8 @@ TRAITS = (
     "resize",
     "depth and space",
     "norm of an image",
+    "logarithm",
+    "sequence",
 )
 CURVES = (nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.GELU, partial(nn.GELU, "tanh"))
 BINARY = [method for method in METHODS.values() if method.weight is not None]
@@ -400,6 +402,8 @@ def random_network(seed: int) -> tuple[nn.Module, Tensor, set[str]]:
         draw.conv(False)
         for _ in range(draw.one(1, 2, 4, 6, 8)):
             draw.one(*parts)()
+        if seed % 4 == 1:
+            draw.one(*random_maps.BEHIND)(draw)
         if draw.likely(0.6):
             draw.head()
         network = nn.Sequential(*draw.layers).eval()

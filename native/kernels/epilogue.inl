@@ -205,7 +205,7 @@ BBG_INLINE void apply_epilogue(const Epilogue& e, F (&value)[P][V], const RowPoi
   if (e.clip) {
     const F low = splat(e.low), high = splat(e.high);
     BBG_FOR(v, V) {
-      BBG_FOR(p, P) value[p][v] = min(max(value[p][v], low), high);
+      BBG_FOR(p, P) value[p][v] = min(high, max(low, value[p][v]));  // the second where it is no number
     }
   }
   if (kNumbers && e.function) {

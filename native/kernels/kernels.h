@@ -236,6 +236,8 @@ struct GatherBytes {
 };
 constexpr uint8_t kNoByte = 0x80;
 
+constexpr int32_t kBitsOfRootHalf = 0x3f3504f3;  // of sqrt(1/2) as a float: see split_power
+
 struct Multiply {
   Layout input, factor;  // the factor's row and pixel are 0 where it has one number per channel
   Epilogue out;

@@ -9,6 +9,7 @@
 //   add mul div fma max min          arithmetic; fma(a, b, c) = a * b + c
 //   select_by_sign(v, above, below)  v >= 0 ? above : below
 //   ge_mask(a, b)                    bit i: lane i of a >= lane i of b
+//   split_power(x, f)                the n of x = 2^n f, with f from sqrt(1/2) to sqrt(2); x > 0 and normal
 //   to_float                         int32 -> float
 //   Counter<P, V, CountMethod>       the innermost loop: base - 2 * differing bits, for P pixels and V vectors
 //   load_words splat_word            32-bit words as I

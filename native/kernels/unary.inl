@@ -121,6 +121,62 @@ struct Rsqrt {  // 1 / sqrt(x)
   static BBG_INLINE F apply(F x) { return div(splat(1), sqrt(max(x, splat(kSmallest)))); }
 };
 
+// ---- the logarithm ----
+//
+// x = 2^n f with f from sqrt(1/2) to sqrt(2), and log(x) = n ln 2 + log(f). With t = f - 1, which is exact,
+// log(f) = t - t^2 / 2 + t^3 P(t), so that near 1 the error is small beside the result, too. P is made like those
+// above, by the relative error of log(f), of which 6e-9 is left. ln 2 is added in two parts, as for exp: n times the
+// first is exact. So the result has a relative error of at most 2e-7, and so do log1p and softplus.
+
+constexpr float kLog[] = {3.333333171e-01f, -2.500082104e-01f, 2.000122687e-01f, -1.662335724e-01f,
+                          1.420175803e-01f, -1.316018346e-01f, 1.276157739e-01f, -7.634494182e-02f};
+
+// log(x) + rest for normal x > 0, with a rest that is small beside the result.
+BBG_INLINE F log_of_normal(F x, F rest) {
+  constexpr float kLn2 = 0.693359375f, kLn2Rest = -2.12194440e-4f;
+  F fraction;
+  const F n = split_power(x, fraction), t = add(fraction, splat(-1)), square = mul(t, t);
+  F sum = fma(mul(square, t), polynomial(kLog, t), fma(n, splat(kLn2Rest), rest));
+  sum = add(fma(square, splat(-0.5f), sum), t);
+  return fma(n, splat(kLn2), sum);
+}
+
+// log(1 + x) for x > -1: what u = 1 + x has lost by rounding, x - (u - 1), is exact; over u it is the rest.
+BBG_INLINE F log_of_one_plus(F x) {
+  const F u = add(x, splat(1)), lost = fma(add(u, splat(-1)), splat(-1), x);
+  return log_of_normal(u, div(lost, u));
+}
+
+// What a logarithm is of `x`, given its value inside: -inf of 0, no number of what is negative, inf of inf.
+BBG_INLINE F with_ends(F x, F inside) {
+  constexpr float kInfinite = __builtin_huge_valf();
+  const F beyond = fma(x, splat(0.5f), splat(-2e38f));  // negative for all numbers
+  const F open = select_by_sign(beyond, splat(kInfinite), inside);
+  const F least = select_by_sign(mul(x, splat(-1)), splat(-kInfinite), open);
+  return select_by_sign(x, least, splat(__builtin_nanf("")));
+}
+
+struct Log {  // of 2^25 x, less 25 ln 2, where x is below the normal numbers
+  static constexpr const char* name = "log";
+  static BBG_INLINE F apply(F x) {
+    const F normal = add(x, splat(-kSmallest)), far = select_by_sign(normal, x, mul(x, splat(33554432)));
+    return with_ends(x, log_of_normal(far, select_by_sign(normal, splat(0), splat(-17.3286795f))));
+  }
+};
+
+struct Log1p {  // log(1 + x)
+  static constexpr const char* name = "log1p";
+  static BBG_INLINE F apply(F x) { return with_ends(add(x, splat(1)), log_of_one_plus(x)); }
+};
+
+struct Softplus {  // log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), two numbers that are not negative
+  static constexpr const char* name = "softplus";
+  static BBG_INLINE F apply(F x) {
+    const F e = exp_of_negative(min(x, mul(x, splat(-1))));
+    return add(max(x, splat(0)), log_of_one_plus(e));
+  }
+};
+
 struct Silu {  // x sigmoid(x)
   static constexpr const char* name = "silu";
   static BBG_INLINE F apply(F x) { return mul(x, Sigmoid::apply(x)); }
@@ -141,4 +197,5 @@ struct Gelu {  // x times the normal distribution 1/2 + 1/2 erf(x / sqrt 2)
 template <class... Functions>
 struct FunctionList {};
 
-using UnaryFunctions = FunctionList<Tanh, Sigmoid, Silu, Hardswish, Gelu, Elu, Mish, Exp, Reciprocal, Sqrt, Rsqrt>;
+using UnaryFunctions =
+    FunctionList<Tanh, Sigmoid, Silu, Hardswish, Gelu, Elu, Mish, Exp, Reciprocal, Sqrt, Rsqrt, Log, Log1p, Softplus>;

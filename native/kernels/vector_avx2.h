@@ -33,6 +33,13 @@ inline F select_by_sign(F v, F above, F below) {
 
 inline F as_exponent(F v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }
 
+inline F split_power(F x, F& fraction) {
+  const I bits = _mm256_castps_si256(x);
+  const I n = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(kBitsOfRootHalf)), 23);
+  fraction = _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(n, 23)));
+  return _mm256_cvtepi32_ps(n);
+}
+
 inline uint32_t ge_mask(F a, F b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
 inline uint32_t ge_mask(I a, I b) {
   return ~uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)))) & 0xff;

@@ -30,6 +30,13 @@ inline F select_by_sign(F v, F above, F below) {
 
 inline F as_exponent(F v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
 
+inline F split_power(F x, F& fraction) {
+  const I bits = _mm512_castps_si512(x);
+  const I n = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(kBitsOfRootHalf)), 23);
+  fraction = _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(n, 23)));
+  return _mm512_cvtepi32_ps(n);
+}
+
 inline uint32_t ge_mask(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline uint32_t ge_mask(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 

@@ -47,6 +47,14 @@ inline float32x4_t as_exponent(float32x4_t v) {
 }
 inline F as_exponent(F v) { return {as_exponent(v.a), as_exponent(v.b)}; }
 
+inline float32x4_t split_power(float32x4_t x, float32x4_t& fraction) {
+  const int32x4_t bits = vreinterpretq_s32_f32(x);
+  const int32x4_t n = vshrq_n_s32(vsubq_s32(bits, vdupq_n_s32(kBitsOfRootHalf)), 23);
+  fraction = vreinterpretq_f32_s32(vsubq_s32(bits, vshlq_n_s32(n, 23)));
+  return vcvtq_f32_s32(n);
+}
+inline F split_power(F x, F& fraction) { return {split_power(x.a, fraction.a), split_power(x.b, fraction.b)}; }
+
 inline uint32_t bits_of(uint32x4_t a, uint32x4_t b) {
   const uint32_t low[4] = {1, 2, 4, 8}, high[4] = {16, 32, 64, 128};
   return vaddvq_u32(vorrq_u32(vandq_u32(a, vld1q_u32(low)), vandq_u32(b, vld1q_u32(high))));

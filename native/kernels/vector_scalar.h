@@ -49,6 +49,18 @@ inline F as_exponent(F v) {
   }
   return v;
 }
+inline F split_power(F x, F& fraction) {
+  F n;
+  BBG_LANES {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x.lane[i], sizeof bits);
+    const int32_t above = int32_t(bits - uint32_t(kBitsOfRootHalf)), power = above >> 23;
+    bits -= uint32_t(power) << 23;
+    __builtin_memcpy(&fraction.lane[i], &bits, sizeof bits);
+    n.lane[i] = float(power);
+  }
+  return n;
+}
 inline F to_float(I a) { F r; BBG_LANES r.lane[i] = float(a.lane[i]); return r; }
 
 inline uint32_t ge_mask(F a, F b) { uint32_t r = 0; BBG_LANES r |= uint32_t(a.lane[i] >= b.lane[i]) << i; return r; }

@@ -71,10 +71,12 @@ void check_network(int number) {
   window(depthwise, 3, 1, 1), depthwise.attributes.channels = depthwise.attributes.groups = c,
                               depthwise.weight = array(taps);
   add("layer_norm", {"d0"}, "d1", nullptr);
-  window(add("avg_pool", {"d1"}, "d2", nullptr), 3, 1, 1);
   const auto functions = unary_functions();
-  add("unary", {"d2"}, "d3", nullptr).attributes.function =
-      functions[static_cast<size_t>(number) % functions.size()].c_str();
+  const std::string& function = functions[static_cast<size_t>(number) % functions.size()];
+  bbg_op& local_mean = add("avg_pool", {"d1"}, "d2", nullptr);
+  window(local_mean, 3, 1, 1);
+  if (function.rfind("log", 0) == 0) local_mean.low = 0.1F;  // of which a logarithm is a number
+  add("unary", {"d2"}, "d3", nullptr).attributes.function = function.c_str();
   add("multiply", {"d3", "d0"}, "d4", nullptr).shortcut = "d3";
   add("concat", {"d4", "d0", "d3"}, "d5", nullptr);
   bbg_op& select = add("select", {"d5"}, "d6", nullptr);

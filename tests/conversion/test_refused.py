@@ -98,10 +98,17 @@ REFUSED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
         Functional(lambda x: torch.maximum(x, torch.ones(3, 1, 1))),
         ("maximum (Functional)", "torch.clamp"),
     ),
-    "a power of several exponents": (
-        Functional(lambda x: x ** torch.full((3, 1, 1), 2.0)),
-        ("pow_1 (Functional)", "a power that is no number"),
+    "a power of the images": (
+        Functional(lambda x: x ** x.mean(1, keepdim=True)),
+        ("pow_1 (Functional)", "a power that depends on the images"),
     ),
+    "a power without end": (Functional(lambda x: x ** float("inf")), ("pow_1 (Functional)", "the power inf")),
+    "a logarithm of what is negative": (Functional(torch.log), ("log (Functional)", "not finite", "clamp(min=1e-6)")),
+    "a logarithm of zeros": (Functional(lambda x: x.relu().log()), ("log (Functional)", "not finite")),
+    "a root of what is negative": (Functional(lambda x: x**0.3), ("pow_1 (Functional)", "not finite")),
+    "a negative base": (Functional(lambda x: (-2.0) ** x), ("use a positive base",)),
+    "a softplus that jumps": (nn.Sequential(nn.Softplus(threshold=3)), ("0 (Softplus)", "threshold is 3", "use 20")),
+    "a softplus of nothing": (nn.Sequential(nn.Softplus(beta=0)), ("0 (Softplus)", "beta is 0")),
     "a division by zero": (Functional(lambda x: x / 0), ("truediv (Functional)", "divides by 0")),
     "a tensor changed of which a view is read again": (
         Functional(_reads_a_view, nn.Conv2d(3, 4, 3)),
@@ -351,7 +358,6 @@ def test_torchs_error_is_one_line(step: str, tmp_path: Path) -> None:
 
 ENDS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "Softmin": lambda m: nn.Sequential(m, nn.Softmin(1)),
-    "LogSigmoid": lambda m: nn.Sequential(m, nn.LogSigmoid()),
     "argmax": lambda m: End(m, lambda x: x.argmax(1)),
 }
 

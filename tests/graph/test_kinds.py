@@ -86,6 +86,7 @@ def test_a_row_names_what_there_is(name: str) -> None:
 def test_no_function_exceeds_its_bound(name: str) -> None:
     function = FUNCTIONS[name]
     x = np.concatenate([np.linspace(-30, 30, 6001), [-1e4, 1e4]])
+    x = x[x >= function.least]
     assert (np.abs(function.formula(x)) <= function.bound(x)).all()
 
 

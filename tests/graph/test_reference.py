@@ -54,6 +54,8 @@ def torch_unary(op: Op, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(max=88).exp()
     if function in ("sqrt", "rsqrt"):
         return getattr(torch, function)(x.clamp(min=2.0**-126 if function == "rsqrt" else 0))
+    if function == "softplus":
+        return F.softplus(x, threshold=40)
     return getattr(torch if hasattr(torch, function) else F, function)(x)
 
 

@@ -37,7 +37,7 @@ def test_a_damaged_tensor_is_said_to_be_damaged() -> None:
 NEWER = {
     "a kind": (entry(0, kind="gather"), "op 'stem' has the kind 'gather'"),
     "an attribute": (entry(0, attributes={**ATTRIBUTES, "axis": 1}), "op 'stem' has the attribute 'axis'"),
-    "a word": (entry(0, kind="unary", attributes={"function": "softplus"}), "op 'stem' has the function 'softplus'"),
+    "a word": (entry(0, kind="unary", attributes={"function": "erf"}), "op 'stem' has the function 'erf'"),
     "an epilogue parameter": (entry(0, epilogue=["scale", "tint"]), "op 'stem' has the epilogue parameter 'tint'"),
     "a key of an op": (entry(1, fused=True), "op 'gated' has the key 'fused'"),
     "a key of an output": (lambda d: d["outputs"][0].update(scale=2), "output '' has the key 'scale'"),

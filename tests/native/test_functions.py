@@ -8,6 +8,7 @@ from support.kernel_runs import THREADS, check, run
 
 from bbg import _native
 from bbg.graph import Graph, Op
+from bbg.graph.kinds import FUNCTIONS as RULES
 from cases.convolutions import Case, conv_op
 
 FUNCTIONS = _native.functions()
@@ -34,7 +35,7 @@ def graph_of(name: str, function: str, results: dict[str, str], rng: np.random.G
         inputs=("u" if kind == "byte_conv" else "x",),
         epilogue=("scale", "bias", "below"),
         tensors={"epilogue": rows},
-        clip=(-3.0, 3.0),
+        clip=(max(-3.0, RULES[function].least + 0.01), 3.0),
     )
     ends = np.stack([np.full(case.outputs, 30), np.linspace(0, 120, case.outputs)]).astype(np.float32)
     then = Op(

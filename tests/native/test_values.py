@@ -92,6 +92,9 @@ def test_values(kind: str, channels: int, size: Pair, isa: str) -> None:
     more: dict[str, object] = {"attributes": {"function": kind}} if kind in FUNCTIONS else {}
     kind_name = "unary" if kind in FUNCTIONS else kind.split(maxsplit=1)[0]
     graph = between(kind_name, [channels] * (2 if "multiply" in kind else 1), size, rng, **more)
+    if kind in FUNCTIONS and np.isfinite(FUNCTIONS[kind].least):
+        first = replace(graph.ops[0], clip=(FUNCTIONS[kind].least + 0.01, None))
+        graph = replace(graph, ops=(first, *graph.ops[1:]))
     if "one number" in kind:
         mean = Op("mean", "adaptive_avg_pool", ("v1",), "m", None, {"size": (1, 1)})
         last = graph.ops[-1]
@@ -108,9 +111,15 @@ def test_functions_everywhere(function: str, isa: str) -> None:
     op = Op("y", "unary", ("x",), "y", None, {"function": function})
     graph = Graph("x", x.shape[1:], (op,), ()).with_outputs("y")
     got = run(graph, x, 1, isa)["y"]
-    error = np.abs(got.astype(np.float64) - reference.run(graph, x)["y"])
-    assert (error <= 5e-7 * np.maximum(1, FUNCTIONS[function].bound(x))).all()
-    if function in ("sigmoid", "silu"):  # relative to themselves, down to the smallest normal numbers
+    wanted = reference.run(graph, x)["y"]
+    finite = np.isfinite(wanted)
+    np.testing.assert_array_equal(got[~finite], wanted[~finite])
+    error = np.abs(np.where(finite, got, 0).astype(np.float64) - np.where(finite, wanted, 0))
+    assert (error <= 5e-7 * np.maximum(1, FUNCTIONS[function].bound(x)))[finite].all()
+    if function in ("log", "log1p"):  # relative to themselves, also near 1 and below the normal numbers
+        assert (error[finite] <= 2e-7 * np.abs(wanted[finite])).all()
+        assert finite.sum() == ((x > 0) if function == "log" else (x > -1)).sum()
+    if function in ("sigmoid", "silu", "softplus"):  # relative to themselves, down to the smallest normal numbers
         wanted = np.abs(reference.run(graph, x)["y"])
         normal = (np.abs(x) < 80) & (wanted > 1e-37)
         assert (error[normal] <= 5e-7 * wanted[normal]).all()
@@ -120,6 +129,27 @@ def test_functions_everywhere(function: str, isa: str) -> None:
         assert np.abs(got).max() == 1
         half = got.size // 2
         np.testing.assert_array_equal(got.ravel()[:half], -got.ravel()[half:])
+
+
+@pytest.mark.parametrize("function", ["log", "log1p"])
+def test_logarithms_at_their_ends(function: str, isa: str) -> None:
+    """-inf at the least number, NaN below, inf of what has overflowed; a clip passes what is no number."""
+    least = np.float32(FUNCTIONS[function].least)
+    below = np.nextafter(least, np.float32(-2))
+    x = np.float32([least, -0.0 + least, below, -3e38, 3e38, 1 + least]).reshape(1, 6, 1, 1)
+    scale = {"epilogue": np.full((1, 6), 2, np.float32)}
+    ops = (
+        Op("twice", "pointwise", ("x",), "t", None, {}, scale, ("scale",), (2 * float(below), None)),
+        Op("half", "unary", ("x",), "y", None, {"function": function}),
+        Op("over", "unary", ("t",), "z", None, {"function": "log"}),
+        Op("clipped", "pointwise", ("y",), "c", clip=(-5.0, 5.0)),
+    )
+    got = run(Graph("x", (6, 1, 1), ops, ()).with_outputs("yzc"), x, 1, isa)
+    y = got["y"].ravel()
+    np.testing.assert_array_equal(y[[0, 2, 3, 5]], [-np.inf, np.nan, np.nan, 0])
+    assert y[4] == pytest.approx(np.log(3e38), rel=3e-7)
+    assert got["z"].ravel()[4] == np.inf
+    np.testing.assert_array_equal(got["c"].ravel()[[0, 2, 3, 4, 5]], [-5, np.nan, np.nan, 5, 0])
 
 
 def test_layer_norm_of_equal_numbers_and_far_from_zero(isa: str) -> None:

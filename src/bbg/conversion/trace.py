@@ -76,23 +76,19 @@ _INSTEAD = {
         "products of activations with each other stay out: use a network without attention",
     ),
     **dict.fromkeys(("LSTM", "GRU", "RNN", "RNNBase"), "recurrence stays out: use convolutions in its place"),
-    **dict.fromkeys(("conv3d", "max_pool1d", "avg_pool1d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
+    **dict.fromkeys(("conv3d", "max_pool3d", "avg_pool3d"), "use its 2-D kind"),
     **dict.fromkeys(("FractionalMaxPool2d", "LPPool2d", "fractional_max_pool2d", "lp_pool2d"), "use nn.MaxPool2d"),
     **dict.fromkeys(("MaxUnpool2d", "grid_sample"), "use nn.Upsample"),
-    **dict.fromkeys(("softplus", "LogSigmoid", "logsigmoid"), "use nn.SiLU"),
     **dict.fromkeys(("Hardshrink", "hardshrink"), "use nn.Softshrink"),
     **dict.fromkeys(("Tanhshrink", "tanhshrink"), "use x - torch.tanh(x)"),
     "CrossMapLRN2d": "use nn.LocalResponseNorm",
-    **dict.fromkeys(
-        ("gt", "lt", "ge", "le", "eq", "ne", "where", "masked_fill"), "use a factor, as torch.sigmoid gives"
-    ),
+    **dict.fromkeys(("eq", "ne"), "compare by > or <, or use a factor, as torch.sigmoid gives"),
     "fmin": "use torch.minimum",
     "fmax": "use torch.maximum",
     **dict.fromkeys(("sign", "sgn"), "leave it out: bbg.layers.BinaryConv2d takes the signs itself"),
     **dict.fromkeys(("rot90", "unfold", "fold", "Unfold", "Fold"), "use a convolution in its place"),
     **dict.fromkeys(("cumsum", "cumprod", "sort", "argsort", "gather", "scatter"), "leave it out"),
     "rrelu": "use nn.LeakyReLU",
-    "Threshold": "use nn.ReLU",
     "GLU": "use x.chunk(2, 1), and a product with torch.sigmoid",
     "glu": "use x.chunk(2, 1), and a product with torch.sigmoid",
 }
@@ -143,7 +139,7 @@ def _instead(node: fx.Node, modules: Mapping[str, nn.Module], name: str, known: 
 
 def _at_the_end(name: str) -> str:
     """The advice for what stands behind the logits of many networks; empty for anything else."""
-    ends = ("softmin", "logsigmoid", "gumbelsoftmax", "argmax", "topk")
+    ends = ("softmin", "gumbelsoftmax", "argmax", "topk")
     if name.replace("_", "").lower() not in ends:
         return ""
     return "end the network at its logits, of which predict makes probabilities"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, permutations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,6 +163,15 @@ class TracedTensor:
     def describe(self) -> str:
         """Value and layout, for a sentence."""
         return f"a map {list(self.shape)} rearranged to [N, {', '.join(map(str, self.indices.shape))}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition(TracedTensor):
+    """1 where what is compared, `of`, is `above` its threshold `[C]`, or below, and 0 elsewhere."""
+
+    of: TracedTensor
+    threshold: np.ndarray
+    above: bool
 
 
 @dataclass(frozen=True)

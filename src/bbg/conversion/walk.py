@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from bbg.conversion.appender import IMAGES
@@ -214,13 +216,17 @@ class Walk:
             return type(lowered)(self._as_in_torch(*pair, largest) for pair in pairs)
         if not isinstance(lowered, View):
             return lowered
+        tensor = tensor.float() if tensor.dtype == torch.bool else tensor
+        if not self.dry and not tensor.isfinite().all():
+            came = "gives numbers that are not finite on these images, as the logarithm of 0 is"
+            raise self.builder.error(f"{came}; bound its input, as x.clamp(min=1e-6) does")
         alike = _shape(lowered) == tensor.shape if self.dry else agree(lowered.tensor, tensor, largest)
         if not alike:
             came = "the traced network computes something else than torch does"
             raise self.builder.error(f"{came}; {ADVICE}", of_input=True)
         if self.dry or not isinstance(lowered, TracedTensor) or not lowered.is_complete:
             return lowered
-        return TracedTensor(lowered.name, to_value(tensor.clone(), lowered.layout, lowered.shape), lowered.layout)
+        return replace(lowered, value=to_value(tensor.clone(), lowered.layout, lowered.shape))
 
 
 def agree(a: Tensor, b: Tensor, largest: float = 0.0) -> bool:

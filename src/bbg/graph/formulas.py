@@ -194,6 +194,18 @@ def rsqrt(x: np.ndarray) -> np.ndarray:
     return np.asarray(1 / np.sqrt(np.maximum(x, SMALLEST)))
 
 
+def log(x: np.ndarray) -> np.ndarray:
+    """`log(x)`: -inf of 0, NaN of what is negative, without a warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log(x))
+
+
+def log1p(x: np.ndarray) -> np.ndarray:
+    """`log(1 + x)`, the same around -1."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log1p(x))
+
+
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """`1 / (1 + exp(-x))`, without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0, -x)))

@@ -50,11 +50,12 @@ class Function(NamedTuple):
     """A scalar function: its formula, and how large its results could be at inputs of that size.
 
     An error is judged relative to that `bound`: far out the results of a bounded function are nearly 0 or 1, and
-    relative to these alone rounding would look large.
+    relative to these alone rounding would look large. `least`: where a logarithm is -inf; below it is no number (NaN).
     """
 
     formula: Callable[[np.ndarray], np.ndarray]
     bound: Callable[[np.ndarray], np.ndarray]
+    least: float = -math.inf
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -69,6 +70,9 @@ FUNCTIONS: dict[str, Function] = {
     "reciprocal": Function(formulas.reciprocal, lambda x: np.abs(formulas.reciprocal(x))),
     "sqrt": Function(lambda x: np.sqrt(np.maximum(x, 0)), lambda x: np.sqrt(np.maximum(x, 0))),
     "rsqrt": Function(formulas.rsqrt, formulas.rsqrt),
+    "log": Function(formulas.log, lambda x: np.abs(formulas.log(x)), 0.0),
+    "log1p": Function(formulas.log1p, lambda x: np.abs(formulas.log1p(x)), -1.0),
+    "softplus": Function(lambda x: np.logaddexp(0, x), lambda x: np.logaddexp(0, x)),
 }
 
 

@@ -18,6 +18,7 @@ from bbg.conversion.passes.fuse import fuse_epilogues, fuse_gate_into_add, fuse_
 from bbg.graph import Graph
 
 PASSES = (
+    drop_unread,  # the steps of a choice that became a hinge
     fuse_gate_into_add,
     fuse_epilogues,
     fuse_gates,

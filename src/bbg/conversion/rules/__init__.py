@@ -8,12 +8,15 @@ torch: the layer itself.
 from __future__ import annotations
 
 from bbg.conversion.rules import (  # noqa: F401  (each registers its own)
+    comparisons,
     composed,
     conv,
     elementwise,
     functional,
     norm,
     pool,
+    powers,
+    sequences,
     shape,
     softmax,
     transposed,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
+from bbg.conversion.lines import Lines, lines_of
 from bbg.conversion.oracle import QuantParams
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor, channels_last, to_value
@@ -24,13 +25,18 @@ def conv(builder: Builder, layer: nn.Conv2d, x: TracedTensor) -> TracedTensor:
     x = builder.as_nchw(x)
     weight = layer.weight.detach().permute(0, 2, 3, 1).numpy()
     parameters = {"bias": _double(layer.bias)}
-    window = _window(builder, layer)
+    window = window_of(builder, layer)
     return builder.add("conv", (x,), layer, tensors={"weight": weight}, parameters=parameters, **window)
 
 
 @lowers(nn.Linear)
 def linear(builder: Builder, layer: nn.Linear, x: TracedTensor) -> TracedTensor:
-    """Linear layer -> conv: of features, with the map as kernel; of a map `[N, H, W, C]`, with a kernel of 1x1."""
+    """Linear layer -> conv: of features, with the map as kernel; of a map `[N, H, W, C]`, with a kernel of 1x1.
+
+    Of a sequence `[N, L, C]` the kernel has all lines of a channel.
+    """
+    if x.indices.ndim == 2:
+        return _linear_of_sequence(builder, layer, lines_of(builder, x.with_layout(x.indices.T)))
     x = builder.in_channel_order(x)
     weight = _filters(builder, layer.weight.detach(), x).permute(0, 2, 3, 1).numpy()
     parameters = {"bias": _double(layer.bias)}
@@ -38,10 +44,29 @@ def linear(builder: Builder, layer: nn.Linear, x: TracedTensor) -> TracedTensor:
     return builder.add("conv", (x,), layer, tensors={"weight": weight}, parameters=parameters, **window)
 
 
+def _linear_of_sequence(builder: Builder, layer: nn.Linear, lines: Lines) -> TracedTensor:
+    weight = torch.empty_like(layer.weight)
+    weight[:, lines.order] = layer.weight.detach()
+    kernel = lines.pair(1, lines.across)
+    x, outputs = lines.x, layer.out_features
+    filters = weight.reshape(outputs, x.shape[0], *kernel).permute(0, 2, 3, 1).numpy()
+    length = x.indices.shape[1]
+    return builder.add(
+        "conv",
+        (x.with_layout(x.indices.T),),
+        layer,
+        tensors={"weight": np.ascontiguousarray(filters)},
+        parameters={"bias": _double(layer.bias)},
+        layout=torch.arange(outputs * length).reshape(outputs, length).T,
+        kernel=kernel,
+        channels=outputs,
+    )
+
+
 @lowers(BinaryConv2d)
 def binary_conv(builder: Builder, layer: BinaryConv2d, x: TracedTensor) -> TracedTensor:
     """Binary convolution -> pointwise that writes bits, binary_conv."""
-    return _binary(builder, layer, builder.as_nchw(x), lambda weight: weight, **_window(builder, layer))
+    return _binary(builder, layer, builder.as_nchw(x), lambda weight: weight, **window_of(builder, layer))
 
 
 @lowers(BinaryLinear)
@@ -104,7 +129,7 @@ def _binary(
 def byte_conv(builder: Builder, layer: ByteConv2d, x: TracedTensor) -> TracedTensor:
     """8-bit convolution -> pointwise that writes bytes, byte_conv."""
     x = builder.as_nchw(x)
-    return _byte(builder, layer, x, lambda weight: weight, **_window(builder, layer))
+    return _byte(builder, layer, x, lambda weight: weight, **window_of(builder, layer))
 
 
 @lowers(ByteLinear)
@@ -182,7 +207,7 @@ def _shift_of_taps(shift: Tensor, x: TracedTensor, filters: int, groups: int) ->
     return _vector(shift, 0.0, x.shape[0]).reshape(groups, -1).repeat(filters // groups, axis=0)[:, :, None, None]
 
 
-def _window(builder: Builder, layer: nn.Conv2d) -> dict[str, Any]:
+def window_of(builder: Builder, layer: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
     """The attributes of a convolution."""
     if layer.padding_mode != "zeros":
         raise builder.error(f"padding_mode is {layer.padding_mode!r}; use 'zeros'")

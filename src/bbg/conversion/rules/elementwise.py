@@ -285,22 +285,6 @@ def _affine(builder: Builder, x: Any, y: Any, function: Callable[..., Tensor], p
     return builder.add("pointwise", (traced,), lambda v: function(v, given), parameters=parameters)
 
 
-@lowers(operator.pow, torch.pow, "pow", "pow_")
-def power(builder: Builder, input: TracedTensor, exponent: Any) -> TracedTensor:
-    """A square or a third power -> multiply; a root or a reciprocal -> unary."""
-    if isinstance(exponent, Tensor) and exponent.numel() == 1:
-        exponent = exponent.item()
-    if not isinstance(exponent, (int, float)):
-        raise builder.error("raises to a power that is no number; use 2, 3, 1/2, -1/2 or -1")
-    if isinstance(input, TracedTensor) and exponent in (2, 3):
-        square = _product(builder, input, input, ".square" if exponent == 3 else "")
-        return square if exponent == 2 else _product(builder, square, input)
-    name = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}.get(exponent)
-    if name is None or not isinstance(input, TracedTensor):
-        raise builder.error(f"raises to the power {exponent}; use 2, 3, 1/2, -1/2 or -1")
-    return builder.add("unary", (input,), getattr(torch, name), function=name)
-
-
 @lowers(torch.maximum, "maximum")
 def maximum(builder: Builder, input: TracedTensor, other: TracedTensor) -> TracedTensor:
     """The larger of two -> `x + relu(y - x)`, made of sums."""

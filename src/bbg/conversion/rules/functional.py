@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
-from bbg.conversion.rules.registry import lowers, rule_of
-from bbg.conversion.views import TracedTensor
+from bbg.conversion.rules.registry import TAKE_VIEWS, lowers, rule_of
+from bbg.conversion.views import TracedTensor, View
 
 
 def _max_pool2d(
@@ -23,6 +23,17 @@ def _max_pool2d(
     return_indices: bool = False,
 ) -> nn.MaxPool2d:
     return nn.MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+
+
+def _max_pool1d(
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> nn.MaxPool1d:
+    return nn.MaxPool1d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
 
 
 def _interpolate(
@@ -190,6 +201,10 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.leaky_relu, F.leaky_relu_): lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
     (F.max_pool2d,): _max_pool2d,
     (F.avg_pool2d,): nn.AvgPool2d,
+    (F.max_pool1d, torch.max_pool1d): _max_pool1d,
+    (F.avg_pool1d, torch.avg_pool1d): nn.AvgPool1d,
+    (F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d): nn.AdaptiveAvgPool1d,
+    (F.adaptive_max_pool1d,): nn.AdaptiveMaxPool1d,
     (F.adaptive_avg_pool2d,): nn.AdaptiveAvgPool2d,
     (F.adaptive_max_pool2d,): nn.AdaptiveMaxPool2d,
     (F.interpolate,): _interpolate,
@@ -201,6 +216,8 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.gelu,): nn.GELU,
     (F.mish,): lambda inplace=False: nn.Mish(),
     (F.softshrink,): nn.Softshrink,
+    (F.softplus,): nn.Softplus,
+    (F.logsigmoid,): nn.LogSigmoid,
     (F.elu, F.elu_): lambda alpha=1.0, inplace=False: nn.ELU(alpha),
     (F.celu, F.celu_): lambda alpha=1.0, inplace=False: nn.CELU(alpha),
     (F.selu, F.selu_): lambda inplace=False: nn.SELU(),
@@ -223,13 +240,15 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
 def _as_layer(build: Callable[..., nn.Module]) -> Callable[..., TracedTensor]:
     """The rule of a function that does what the layer `build(*arguments)` does."""
 
-    def rule(builder: Builder, input: TracedTensor, *args: Any, **kwargs: Any) -> TracedTensor:
+    def rule(builder: Builder, input: View, *args: Any, **kwargs: Any) -> TracedTensor:
         try:
             layer = build(*args, **kwargs).eval()
         except TypeError as error:
             raise builder.error(f"with these arguments it cannot be converted ({error}); call it otherwise") from None
         lower = rule_of(layer)
         assert lower is not None
+        if lower not in TAKE_VIEWS:
+            input = builder.materialize(input)
         result: TracedTensor = lower(builder, layer, input)
         return result
 
@@ -237,4 +256,4 @@ def _as_layer(build: Callable[..., nn.Module]) -> Callable[..., TracedTensor]:
 
 
 for _targets, _build in LAYER_OF.items():
-    lowers(*_targets)(_as_layer(_build))
+    lowers(*_targets, takes_views=True)(_as_layer(_build))

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
-from bbg.conversion.rules.elementwise import add, mul, power, sub
+from bbg.conversion.rules.elementwise import add, mul, sub
 from bbg.conversion.rules.pool import mean, total
+from bbg.conversion.rules.powers import power
 from bbg.conversion.rules.registry import lowers
 from bbg.conversion.views import TracedTensor
 
@@ -21,6 +22,8 @@ def batch_norm(builder: Builder, layer: nn.BatchNorm2d | nn.InstanceNorm2d, x: T
     """Batch norm -> pointwise: `gamma (x - mean) / sqrt(var + eps) + beta` is `scale x + bias`."""
     if layer.running_mean is None or layer.running_var is None:
         raise builder.error("it has no running statistics; train it with track_running_stats=True")
+    if x.tensor.ndim == 4 and x.channel_indices() is None:  # as a pixel unshuffle leaves it
+        x = builder.as_nchw(x)
     scale = (layer.running_var.double() + layer.eps).rsqrt()
     scale = scale if layer.weight is None else scale * layer.weight
     bias = -layer.running_mean * scale

@@ -125,6 +125,8 @@ def _over_branches(builder: Builder, x: View, how: Any, dim: Any, keepdim: bool)
     if x.indices.shape[axis] > MOST_PARTS:
         raise builder.error(f"{how.__name__} over {x.indices.shape[axis]} branches; use at most {MOST_PARTS}")
     slices = x.along(axis) if isinstance(x, JoinedTensor) else None
+    if slices is not None and x.indices.ndim == 3 and not all(part.is_complete for part in slices):
+        return None  # channels of maps that are joined, which are one value
     if slices is None:
         whole = builder.materialize(x)
         slices = [whole.with_layout(layout) for layout in whole.indices.unbind(axis)]

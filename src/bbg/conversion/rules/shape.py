@@ -198,3 +198,12 @@ def _concat_channels(builder: Builder, tensors: tuple[TracedTensor, ...], axis: 
 def copied(builder: Builder, x: View, *others: Any) -> View:
     """Copies and casts -> no op: all numbers are float32."""
     return x
+
+
+@lowers("to", takes_views=True)
+def cast(builder: Builder, x: View, *others: Any, **options: Any) -> View:
+    """A cast to float32, as of a comparison -> no op."""
+    found = [other for other in (*others, *options.values()) if isinstance(other, torch.dtype)]
+    if any(dtype != torch.float32 for dtype in found):
+        raise builder.error(f"casts to {found[0]}; stay in float32")
+    return x

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bbg.conversion.builder import Builder
 from bbg.conversion.rules.registry import lowers
-from bbg.conversion.views import TracedTensor
+from bbg.conversion.views import TracedTensor, View
 
 
 class _Axis(NamedTuple):
@@ -92,13 +92,18 @@ def conv_transpose(builder: Builder, layer: nn.ConvTranspose2d, x: TracedTensor,
     return builder.as_nchw(result.with_layout(result.indices[:, : rows.size, : columns.size]))
 
 
-@lowers(nn.Conv1d)
+def slides_over_channels(layer: nn.Conv1d, x: View) -> bool:
+    """Whether it is one filter over the channels of `[N, 1, C]`, as ECA has it."""
+    if not isinstance(x, TracedTensor) or (layer.in_channels, layer.out_channels) != (1, 1) or x.shape[0] == 1:
+        return False
+    return x.shape[1:] == (1, 1) and x.indices.shape == (1, x.shape[0]) and x.is_complete
+
+
 def conv_over_channels(builder: Builder, layer: nn.Conv1d, x: TracedTensor) -> TracedTensor:
     """One filter that slides over the channels, `[N, 1, C]` (ECA) -> conv of 1x1 whose weight is a band."""
     channels = x.shape[0]
-    slides = x.shape[1:] == (1, 1) and x.indices.shape == (1, channels) and x.is_complete
-    if not slides or (layer.in_channels, layer.out_channels) != (1, 1) or layer.padding_mode != "zeros":
-        raise builder.error(f"its input is {x.describe()}; use nn.Conv2d", of_input=True)
+    if layer.padding_mode != "zeros":
+        raise builder.error(f"padding_mode is {layer.padding_mode!r}; use 'zeros'")
     x = builder.in_channel_order(x.with_layout(x.indices.flatten()))
     x = x.with_layout(x.indices[None])
     band = layer(torch.eye(channels)[:, None])[:, 0].detach().T  # [C', C], with the bias in each
