@@ -1,0 +1,147 @@
+"""ImageNet, and every set of its size: class folders or tar shards, listed at once and decoded when they are read.
+
+    DIR/train/<class>/*.JPEG  DIR/val/<class>/*.JPEG           DIR/train-000000.tar ...  DIR/val-000000.tar ...
+
+The names of the classes are those of the folders, or those that `DIR/LOC_synset_mapping.txt` (as it comes with
+ImageNet) or `DIR/classes.txt` gives the folders: `n01440764 tench, Tinca tinca` in a line. Shards are those of
+webdataset (`bbg.data.shards`); their `DIR/classes.txt` names the classes in the order of their numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bbg.data.damage import Skipped
+from bbg.data.encoded import EncodedSet, Store
+from bbg.data.folders import class_names, classes_of, loose
+from bbg.data.labelled import Labelled
+from bbg.data.listing import listed
+from bbg.data.sets import Entry, Split, Wanted
+from bbg.errors import BbgError
+from bbg.image import Preprocess
+from bbg.log import LOGGER
+from bbg.reading import TEXT, contents
+
+MAPPINGS = ("LOC_synset_mapping.txt", "classes.txt")
+TESTS = ("val", "test")  # folders of the images for testing; the first that is there
+CROPPED = 7 / 8  # of the short side, as 224 of 256
+READING = ("random", "sequential")
+
+Half = tuple[Store, np.ndarray, tuple[Skipped, ...]]  # where the images lie, their labels, and what is left out
+
+
+def imagenet(root: Path, wanted: Wanted) -> Split:
+    """The images of `root`, in class folders or in shards, decoded when they are read and never kept in memory.
+
+    Pixels are 224 x 224 out of the middle of the picture, its short side scaled to 256, with ImageNet's mean and std,
+    unless `wanted` says otherwise; for another size the short side is 8/7 of it. No file is opened at the start, or
+    asked for its size. Files in class folders that do not end as an image does are skipped, and the set says why.
+
+    A damaged image is skipped when it is read, and another of its class stands in for it (`EncodedSet`); with
+    `wanted.strict` it is an error.
+
+    Raises BbgError for a missing half, a class folder without an image or in only one of the halves, fewer than two
+    classes, and for `reading = "sequential"` of folders.
+    """
+    if wanted.cache is not None:
+        LOGGER.warning("a set of this kind is not kept in a cache: leave --cache out")
+    classes, train, test = _halves(root)
+    size = wanted.size or Preprocess.of("imagenet").size
+    preprocess = wanted.over(replace(Preprocess.of("imagenet"), size=size, resize=round(max(size) / CROPPED)))
+    sets = [
+        EncodedSet(store, np.arange(len(labels)), labels, classes, preprocess, left_out, wanted.strict)
+        for store, labels, left_out in (train, test)
+    ]
+    if wanted.reading == "sequential":
+        sets[0] = _sequential(sets[0], root)
+    return Split(*sets)
+
+
+def labelled(root: Path, preprocess: Preprocess, part: str) -> Labelled:
+    """The images of `part` (test, train, all) for evaluation, none of them read yet; a damaged one is an error."""
+    classes, *halves = _halves(root)
+    chosen = {"train": halves[:1], "test": halves[1:], "all": halves}[part]
+    sets = [EncodedSet(store, np.arange(len(labels)), labels, classes, preprocess) for store, labels, _ in chosen]
+    places = [(data, index) for data in sets for index in range(len(data))]
+
+    def read(number: int) -> np.ndarray:
+        data, index = places[number]
+        return data.decode(index, preprocess.apply)
+
+    names = [data.name(index) for data, index in places]
+    return Labelled(names, np.concatenate([data.labels for data in sets]), classes, read)
+
+
+IMAGENET = Entry(imagenet, labelled=labelled)
+
+
+def _halves(root: Path) -> tuple[tuple[str, ...], Half, Half]:
+    """The classes, and the images for training and for testing."""
+    train_dir = root / "train"
+    if not train_dir.is_dir():
+        raise BbgError(f"no folder {str(train_dir)!r}; images in this layout lie in train/<class>/* and val/<class>/*")
+    test_dir = next((root / name for name in TESTS if (root / name).is_dir()), None)
+    if test_dir is None:
+        raise BbgError(
+            f"no folder {str(root / TESTS[0])!r}; it holds the images for testing, by class as those of train"
+        )
+    names = classes_of(train_dir)
+    if odd := sorted(set(class_names(test_dir)).symmetric_difference(names)):
+        raise BbgError(f"class {odd[0]!r} is in only one split, see {str(test_dir)!r}; give both the same classes")
+    halves = []
+    for folder, beside in ((train_dir, (*loose(root), *loose(train_dir))), (test_dir, loose(test_dir))):
+        files, others = listed([folder / name for name in names])
+        halves.append((files, files.labels, (*others, *beside)))
+    return readable(root, names), halves[0], halves[1]
+
+
+def readable(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
+    """What people call the classes of these `folders`, by the first of `MAPPINGS` that `root` has; else the folders.
+
+    Two classes of the same name (ImageNet has two cranes) have the folder behind it.
+    """
+    file = next((root / name for name in MAPPINGS if (root / name).is_file()), None)
+    if file is None:
+        return tuple(folders)
+    lines = [line.split(maxsplit=1) for line in lines_of(file)]
+    told = {words[0]: words[1].strip() for words in lines if len(words) == 2}
+    if not set(folders).intersection(words[0] for words in lines if words):
+        LOGGER.warning("no line of %s begins with the name of a class folder: the classes are called as these", file)
+    names = [told.get(folder, folder) for folder in folders]
+    often = Counter(names)
+    return tuple(
+        name if often[name] == 1 else f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)
+    )
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a file of text; BbgError where it cannot be read."""
+    try:
+        return contents(file, TEXT).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise BbgError(f"cannot read {str(file)!r} ({why}); it names the classes, one in a line") from error
+
+
+def _sequential(data: EncodedSet, root: Path) -> EncodedSet:
+    """`data`, read shard after shard; a warning where the images of a class lie behind each other in the shards."""
+    data = replace(data, sequential=True)
+    places = data.stream()
+    if places is None:
+        raise BbgError(
+            f"recipe key 'reading' is 'sequential', and {str(root)!r} has folders, not shards; write shards of them by "
+            "bbg shard, or leave the key out"
+        )
+    along = data.labels[np.lexsort(places[::-1])]
+    if len(along) > 1 and (along[1:] == along[:-1]).mean() > 0.5:
+        LOGGER.warning(
+            "images of a class lie behind each other in the shards of %s, so batches of a sequential reading have few "
+            'classes each; write them anew by bbg shard, or train by reading = "random"',
+            root,
+        )
+    return data
