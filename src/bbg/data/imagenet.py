@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,17 +23,25 @@ from bbg.data.folders import class_names, classes_of, loose
 from bbg.data.labelled import Labelled
 from bbg.data.listing import listed
 from bbg.data.sets import Entry, Split, Wanted
+from bbg.data.shards import HALVES, open_shards, shard_files
 from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.log import LOGGER
 from bbg.reading import TEXT, contents
 
-MAPPINGS = ("LOC_synset_mapping.txt", "classes.txt")
+NAMES = "classes.txt"
+MAPPINGS = ("LOC_synset_mapping.txt", NAMES)
 TESTS = ("val", "test")  # folders of the images for testing; the first that is there
 CROPPED = 7 / 8  # of the short side, as 224 of 256
-READING = ("random", "sequential")
 
-Half = tuple[Store, np.ndarray, tuple[Skipped, ...]]  # where the images lie, their labels, and what is left out
+
+class Half(NamedTuple):
+    """Images of a half: where they lie, their classes, what is left out, and which ones of the store they are."""
+
+    store: Store
+    labels: np.ndarray
+    left_out: tuple[Skipped, ...]
+    numbers: np.ndarray
 
 
 def imagenet(root: Path, wanted: Wanted) -> Split:
@@ -54,8 +63,8 @@ def imagenet(root: Path, wanted: Wanted) -> Split:
     size = wanted.size or Preprocess.of("imagenet").size
     preprocess = wanted.over(replace(Preprocess.of("imagenet"), size=size, resize=round(max(size) / CROPPED)))
     sets = [
-        EncodedSet(store, np.arange(len(labels)), labels, classes, preprocess, left_out, wanted.strict)
-        for store, labels, left_out in (train, test)
+        EncodedSet(half.store, half.numbers, half.labels, classes, preprocess, half.left_out, wanted.strict)
+        for half in (train, test)
     ]
     if wanted.reading == "sequential":
         sets[0] = _sequential(sets[0], root)
@@ -66,7 +75,7 @@ def labelled(root: Path, preprocess: Preprocess, part: str) -> Labelled:
     """The images of `part` (test, train, all) for evaluation, none of them read yet; a damaged one is an error."""
     classes, *halves = _halves(root)
     chosen = {"train": halves[:1], "test": halves[1:], "all": halves}[part]
-    sets = [EncodedSet(store, np.arange(len(labels)), labels, classes, preprocess) for store, labels, _ in chosen]
+    sets = [EncodedSet(half.store, half.numbers, half.labels, classes, preprocess) for half in chosen]
     places = [(data, index) for data in sets for index in range(len(data))]
 
     def read(number: int) -> np.ndarray:
@@ -84,7 +93,12 @@ def _halves(root: Path) -> tuple[tuple[str, ...], Half, Half]:
     """The classes, and the images for training and for testing."""
     train_dir = root / "train"
     if not train_dir.is_dir():
-        raise BbgError(f"no folder {str(train_dir)!r}; images in this layout lie in train/<class>/* and val/<class>/*")
+        if any(shard_files(root, half) for half in HALVES):
+            return _of_shards(root)
+        raise BbgError(
+            f"no folder {str(train_dir)!r}; images in this layout lie in train/<class>/* and val/<class>/*, or in the "
+            "shards train-000000.tar and val-000000.tar"
+        )
     test_dir = next((root / name for name in TESTS if (root / name).is_dir()), None)
     if test_dir is None:
         raise BbgError(
@@ -96,8 +110,27 @@ def _halves(root: Path) -> tuple[tuple[str, ...], Half, Half]:
     halves = []
     for folder, beside in ((train_dir, (*loose(root), *loose(train_dir))), (test_dir, loose(test_dir))):
         files, others = listed([folder / name for name in names])
-        halves.append((files, files.labels, (*others, *beside)))
+        halves.append(Half(files, files.labels, (*others, *beside), np.arange(len(files.labels))))
     return readable(root, names), halves[0], halves[1]
+
+
+def _of_shards(root: Path) -> tuple[tuple[str, ...], Half, Half]:
+    """The same of shards. Without a file that names the classes they are called by their numbers."""
+    found = [open_shards(root, half) for half in HALVES]
+    if (root / NAMES).is_file():
+        classes = tuple(filter(None, lines_of(root / NAMES)))
+    else:
+        classes = tuple(map(str, range(1 + max(int(store.labels.max()) for store, _ in found))))
+    halves: list[Half] = []
+    for store, left_out in found:
+        known = np.flatnonzero(store.labels < len(classes))
+        strange = np.flatnonzero(store.labels >= len(classes)).tolist()
+        reason = f"its class is none of the {len(classes):,} of {NAMES}"
+        odd = tuple(Skipped(store.name(number), f"{reason} ({store.labels[number]})") for number in strange)
+        if not len(known):
+            raise BbgError(f"no image has a class that {str(root / NAMES)!r} names; it has {len(classes):,} of them")
+        halves.append(Half(store, store.labels[known], (*left_out, *odd), known))
+    return classes, halves[0], halves[1]
 
 
 def readable(root: Path, folders: Sequence[str]) -> tuple[str, ...]:

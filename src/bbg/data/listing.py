@@ -25,6 +25,15 @@ class Names:
         self.bytes = b"".join(names)
         self.ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
 
+    @classmethod
+    def of(cls, data: bytes, ends: np.ndarray) -> Names:
+        """The names in `data`, the first from 0 to `ends[1]`; ValueError where they do not fill it."""
+        if ends[0] != 0 or ends[-1] != len(data) or (np.diff(ends) < 0).any():
+            raise ValueError("ends of names that are not there")
+        names = cls(())
+        names.bytes, names.ends = data, ends
+        return names
+
     def __len__(self) -> int:
         return len(self.ends) - 1
 
