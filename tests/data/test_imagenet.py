@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.imagenet import CLASSES, write_imagenet
+from support.pictures import picture
 
 from bbg.data import found, open_data, open_labelled, open_recipe, write_skipped
 from bbg.data.damage import Damage, damage_of
@@ -193,6 +195,30 @@ def test_a_class_without_a_readable_image_is_an_error(root: Path) -> None:
     train, _ = opened(root)
     with pytest.raises(BbgError, match=r"5 others of its class, which would stand in, cannot be read either"):
         train.read(14)
+
+
+def test_odd_images_are_images(root: Path) -> None:
+    """Only a picture whose short side cannot be scaled is none, and only where it is scaled."""
+    here = root / "train" / CLASSES[0]
+    grey = Image.fromarray(picture(30, 40)[..., 0])
+    grey.save(here / "a_grey.jpg")
+    grey.convert("CMYK").save(here / "b_cmyk.jpg")
+    Image.fromarray((picture(30, 40)[..., 0].astype(np.uint16) << 8) + 255).save(here / "c_deep.png")
+    Image.fromarray(picture(1, 1)).save(here / "d_one.jpg")
+    frames = [Image.fromarray(picture(20, 20, seed)) for seed in range(3)]
+    frames[0].save(here / "e_moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(picture(9, 9)).save(here / "f_named_otherwise.jpg", "PNG")
+    Image.fromarray(picture(2, 20_000)).save(here / "g_wide.jpg")
+    train, _ = opened(root, size=224)
+    crops = Pictures(scale=0.2)
+    for index in range(7):
+        assert crops.read(train, index, 0, 0).shape == (224, 224, 3)
+    assert not train.damage.reasons
+    for index in range(7):
+        assert train.read(index)[0].shape == (224, 224, 3)
+    ((path, reason),) = train.skipped
+    assert path.endswith("g_wide.jpg")
+    assert "pixels; allowed are at most" in reason
 
 
 def test_a_part_notes_for_the_whole(root: Path) -> None:
