@@ -125,6 +125,8 @@ def test_parts_for_evaluation(root: Path) -> None:
     images = open_labelled("imagenet", root, pixels, "all")
     assert images.read(24).shape == (16, 16, 3)
     assert np.array_equal(images.read(24), pixels.apply(images.names[24]))
+    (root / "train").rename(root.with_name("elsewhere"))
+    assert open_labelled("imagenet", root, pixels).labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3], "val alone is enough"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import numpy as np
 from bbg.data.damage import Skipped
 from bbg.data.encoded import EncodedSet, Store
 from bbg.data.folders import class_names, classes_of, loose
-from bbg.data.labelled import Labelled
+from bbg.data.labelled import Labelled, labelled_files
 from bbg.data.listing import listed
 from bbg.data.sets import Entry, Split, Wanted
 from bbg.data.shards import HALVES, open_shards, shard_files
@@ -72,10 +72,15 @@ def imagenet(root: Path, wanted: Wanted) -> Split:
 
 
 def labelled(root: Path, preprocess: Preprocess, part: str) -> Labelled:
-    """The images of `part` (test, train, all) for evaluation, none of them read yet; a damaged one is an error."""
-    classes, *halves = _halves(root)
-    chosen = {"train": halves[:1], "test": halves[1:], "all": halves}[part]
-    sets = [EncodedSet(half.store, half.numbers, half.labels, classes, preprocess) for half in chosen]
+    """The images of `part` (test, train, all) for evaluation, none of them read yet; a damaged one is an error.
+
+    The other part need not be there.
+    """
+    if not _has_shards(root):
+        files = labelled_files(root, preprocess, part)
+        return replace(files, classes=readable(root, files.classes))
+    classes, halves = _of_shards(root, [half for half in HALVES if part in (half, "all")])
+    sets = [EncodedSet(half.store, half.numbers, half.labels, classes, preprocess) for half in halves]
     places = [(data, index) for data in sets for index in range(len(data))]
 
     def read(number: int) -> np.ndarray:
@@ -92,9 +97,10 @@ IMAGENET = Entry(imagenet, labelled=labelled)
 def _halves(root: Path) -> tuple[tuple[str, ...], Half, Half]:
     """The classes, and the images for training and for testing."""
     train_dir = root / "train"
+    if _has_shards(root):
+        classes, (train, test) = _of_shards(root, [*HALVES])
+        return classes, train, test
     if not train_dir.is_dir():
-        if any(shard_files(root, half) for half in HALVES):
-            return _of_shards(root)
         raise BbgError(
             f"no folder {str(train_dir)!r}; images in this layout lie in train/<class>/* and val/<class>/*, or in the "
             "shards train-000000.tar and val-000000.tar"
@@ -114,9 +120,16 @@ def _halves(root: Path) -> tuple[tuple[str, ...], Half, Half]:
     return readable(root, names), halves[0], halves[1]
 
 
-def _of_shards(root: Path) -> tuple[tuple[str, ...], Half, Half]:
-    """The same of shards. Without a file that names the classes they are called by their numbers."""
-    found = [open_shards(root, half) for half in HALVES]
+def _has_shards(root: Path) -> bool:
+    """Whether the images of `root` are in shards: there are some, and no folder of images."""
+    if any((root / name).is_dir() for name in ("train", *TESTS)):
+        return False
+    return any(shard_files(root, half) for half in HALVES)
+
+
+def _of_shards(root: Path, words: Sequence[str]) -> tuple[tuple[str, ...], list[Half]]:
+    """Classes, and the images of these halves. Where no file names the classes, they are called by their numbers."""
+    found = [open_shards(root, word) for word in words]
     if (root / NAMES).is_file():
         classes = tuple(filter(None, lines_of(root / NAMES)))
     else:
@@ -130,13 +143,13 @@ def _of_shards(root: Path) -> tuple[tuple[str, ...], Half, Half]:
         if not len(known):
             raise BbgError(f"no image has a class that {str(root / NAMES)!r} names; it has {len(classes):,} of them")
         halves.append(Half(store, store.labels[known], (*left_out, *odd), known))
-    return classes, halves[0], halves[1]
+    return classes, halves
 
 
 def readable(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     """What people call the classes of these `folders`, by the first of `MAPPINGS` that `root` has; else the folders.
 
-    Two classes of the same name (ImageNet has two cranes) have the folder behind it.
+    Names that the file has twice (ImageNet has two cranes) have the folder behind them.
     """
     file = next((root / name for name in MAPPINGS if (root / name).is_file()), None)
     if file is None:
@@ -145,11 +158,9 @@ def readable(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     told = {words[0]: words[1].strip() for words in lines if len(words) == 2}
     if not set(folders).intersection(words[0] for words in lines if words):
         LOGGER.warning("no line of %s begins with the name of a class folder: the classes are called as these", file)
-    names = [told.get(folder, folder) for folder in folders]
-    often = Counter(names)
-    return tuple(
-        name if often[name] == 1 else f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)
-    )
+    often = Counter(told.values())
+    names = [(folder, told.get(folder, folder)) for folder in folders]
+    return tuple(name if often[name] < 2 else f"{name} ({folder})" for folder, name in names)
 
 
 def lines_of(file: Path) -> list[str]:
