@@ -52,7 +52,8 @@ class Recipe:
     mean: list[float] | str | None = None  # of each channel, 0 to 1; "measured": and std, of the training images
     std: list[float] | None = None  # of each channel, beside mean; none: the data set's own
     decode: str | None = None  # whole, scaled (large JPEGs at 1/2, 1/4, 1/8 of their sides); none: the data set's own
-    strict: bool = False  # of sets with boxes: a file or a box that would be left out ends the training
+    strict: bool = False  # a box or a file that would be left out, or a damaged image, ends the training
+    reading: str = "random"  # order of the images: random, sequential (along the shards, for slow and remote disks)
     epochs: int = 30  # passes over the training images
     batch_size: int = 128  # images per step
     optimizer: str = "adam"  # adam, sgd (Nesterov)
@@ -102,6 +103,7 @@ class Recipe:
             "crop": ("auto", "padded", "resized", "none"),
             "mode": (None, "RGB", "L"),
             "decode": (None, "whole", "scaled"),
+            "reading": ("random", "sequential"),
         }
         for key, values in allowed_words.items():
             if (value := getattr(self, key)) not in values:

@@ -74,6 +74,7 @@ RUNTIME |= {"__init__"}
 LOADING = {
     "bbg.data.loader",
     "bbg.data.augment",
+    "bbg.data.order",
     "bbg.data.transforms",
     "bbg.data.box_crops",
 }  # of the room data, what feeds a training

@@ -33,6 +33,7 @@ MODULES = {
     "plan": "plan",
     "predict": "predict",
     "recipe": "recipe",
+    "shard": "shard",
     "train": "train",
     "zoo": "zoo",
 }

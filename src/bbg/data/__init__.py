@@ -13,6 +13,7 @@ from bbg.data.cifar import CIFAR10, CIFAR100
 from bbg.data.coco import COCO
 from bbg.data.digits import DIGITS
 from bbg.data.folders import FOLDERS
+from bbg.data.imagenet import IMAGENET
 from bbg.data.labelled import PARTS, Labelled, labelled_files, labelled_images
 from bbg.data.layout import Layout, boxed_images
 from bbg.data.masks import MASKED, MaskedImages, open_masked
@@ -55,6 +56,7 @@ DATASETS: dict[str, Entry] = {
     "cifar100": CIFAR100,
     "folders": FOLDERS,
     "digits": DIGITS,
+    "imagenet": IMAGENET,
     "masks": MASKED,
     "voc": VOC,
     "yolo": YOLO,
@@ -73,8 +75,8 @@ def open_data(
 
     `root`: the folder that holds `cifar-10-batches-py` (or `cifar-100-python`) or, for `folders`, `train/<class>/*` and
     `test/<class>/*`. A CIFAR `root` that holds class folders instead is read as such. `masks` is read as
-    `bbg.data.masks.masks` says, `voc`, `coco` and `yolo` as the functions of these
-    names say. `digits` needs no folder.
+    `bbg.data.masks.masks` says, `voc`, `coco`, `yolo` and `imagenet` as the functions of these names say. `digits`
+    needs no folder.
 
     `size`: of the images, a side or (H, W); None: the set's own, which for `folders` follows from the pictures
     (`bbg.data.folders.choice`). `preprocess`: that of the model which the images are for, as its file or checkpoint
@@ -94,7 +96,7 @@ def open_recipe(recipe: Recipe, root: Path | None, cache: Path | None = None) ->
 
 def wanted_by(recipe: Recipe) -> Wanted:
     """What the keys of `recipe` ask of the pixels."""
-    keys = {name: getattr(recipe, name) for name in ("resize", "mode", "mean", "std", "decode", "strict")}
+    keys = {name: getattr(recipe, name) for name in ("resize", "mode", "mean", "std", "decode", "strict", "reading")}
     return Wanted(recipe.sides(), **keys, pictures=None if recipe.crop == "auto" else recipe.crop == "resized")
 
 
@@ -114,7 +116,7 @@ def open_labelled(dataset: str, root: Path | None, preprocess: Preprocess, part:
         published = entry.archive is not None and (root / entry.archive).is_dir() and not (root / "train").is_dir()
         if not published:
             try:
-                return labelled_files(root, preprocess, part)
+                return (entry.labelled or labelled_files)(root, preprocess, part)
             except OSError as e:
                 raise unreadable(root, e) from e
     if entry is not None and not entry.needs_folder and root is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, SHIFT_Y, SHIFT_X, MIRROR, STEP, PICTURE, MIX = range(7)  # what a draw is for
+ORDER, SHIFT_Y, SHIFT_X, MIRROR, STEP, PICTURE, MIX, SHARD = range(8)  # what a draw is for
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

@@ -54,8 +54,8 @@ def folders(root: Path, wanted: Wanted) -> Split:
         for folder in (train_dir, test_dir):
             if not folder.is_dir():
                 raise BbgError(f"no folder {str(folder)!r}; an image set has train/<class>/* and test/<class>/*")
-        classes = _classes(train_dir)
-        if odd := sorted(set(_class_names(test_dir)).symmetric_difference(classes)):
+        classes = classes_of(train_dir)
+        if odd := sorted(set(class_names(test_dir)).symmetric_difference(classes)):
             raise BbgError(f"class {odd[0]!r} is in only one split, see {str(test_dir)!r}; give both the same classes")
         train, test = (
             {folder / name: files_below(folder / name) for name in classes} for folder in (train_dir, test_dir)
@@ -103,7 +103,7 @@ def _spread(paths: list[Path], count: int) -> Iterator[Path]:
 
 def _split(root: Path) -> tuple[dict[Path, list[Path]], dict[Path, list[Path]]]:
     """The images of one folder per class, split by their names."""
-    _classes(root)
+    classes_of(root)
     files = class_files(root)
     kept = held_out(root, files)
     test = {root / name: [p for p in found if p in kept] for name, found in files.items()}
@@ -113,7 +113,7 @@ def _split(root: Path) -> tuple[dict[Path, list[Path]], dict[Path, list[Path]]]:
 
 def class_files(folder: Path) -> dict[str, list[Path]]:
     """The visible files of each class folder in `folder`, at any depth, in order; none is opened."""
-    return {name: files_below(folder / name) for name in _class_names(folder)}
+    return {name: files_below(folder / name) for name in class_names(folder)}
 
 
 def loose(folder: Path) -> tuple[Skipped, ...]:
@@ -138,8 +138,9 @@ def _share(name: str) -> float:
     return int.from_bytes(sha256(name.encode(errors="surrogateescape")).digest()[:7]) / 2**56
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    classes = tuple(_class_names(folder))
+def classes_of(folder: Path) -> tuple[str, ...]:
+    """The classes that `folder` has folders of, sorted; BbgError for fewer than two, and for a name that is no text."""
+    classes = tuple(class_names(folder))
     for name in classes:
         if not name.isprintable():
             raise BbgError(
@@ -153,7 +154,8 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return classes
 
 
-def _class_names(folder: Path) -> list[str]:
+def class_names(folder: Path) -> list[str]:
+    """The visible folders in `folder`, sorted."""
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
 
 

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bbg.cpu import cores
-from bbg.data.augment import Crops, crop_flip, draw_crops, mix, normalize, permutation, shares
+from bbg.data.augment import Crops, crop_flip, draw_crops, mix, normalize, shares
 from bbg.data.box_crops import BoxPictures
+from bbg.data.damage import Skipped, damage_of
+from bbg.data.order import order_of
 from bbg.data.sets import Dataset, ImageSet, has_boxes, has_masks, read_batch
 from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
@@ -85,7 +87,7 @@ class Loader:
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch number `epoch` (from 0), from step `start` on."""
-        order = permutation(self.seed, epoch, len(self.data)) if self.shuffle else np.arange(len(self.data))
+        order = order_of(self.data, self.seed, epoch) if self.shuffle else np.arange(len(self.data))
         batches = [
             order[step * self.batch_size : (step + 1) * self.batch_size]
             if not self.mixup  # then each batch has one image more, the partner of its last one
@@ -138,11 +140,14 @@ class Loader:
         for found in workers:
             if isinstance(found, str):
                 raise BbgError(found)
+            damage_of(self.data).add(found[2])
             yield found[0].to(self.device, non_blocking=True), found[1].to(self.device, non_blocking=True)
 
 
-class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor] | str]):
-    """What a worker does: it reads a whole batch. An image that cannot be read makes a sentence instead.
+class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, list[Skipped]] | str]):
+    """What a worker does: it reads a whole batch, and tells of the images that others stood in for while it did.
+
+    An image that cannot be read makes a sentence instead.
 
     An exception would reach the training wrapped into the worker's traceback.
     """
@@ -150,7 +155,8 @@ class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor] | str]):
     def __init__(self, data: Dataset, pictures: Pictures | BoxPictures | None, seed: int, epoch: int) -> None:
         self.data, self.pictures, self.seed, self.epoch = data, pictures, seed, epoch
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | str:
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, list[Skipped]] | str:
+        known = len(damage_of(self.data))
         try:
             if self.pictures is None:
                 images, targets = read_batch(self.data, indices)
@@ -163,4 +169,4 @@ class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor] | str]):
                 images, targets = (np.stack(part) for part in zip(*found, strict=True))
         except BbgError as error:
             return str(error)
-        return torch.from_numpy(images), torch.from_numpy(targets)
+        return torch.from_numpy(images), torch.from_numpy(targets), damage_of(self.data).since(known)

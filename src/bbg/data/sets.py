@@ -17,10 +17,13 @@ import numpy as np
 
 from bbg.data.boxed import COLUMNS, BoxSet
 from bbg.data.cache import Cache
+from bbg.data.damage import Skipped as Skipped  # noqa: PLC0414  # the other modules take it from here
+from bbg.data.encoded import EncodedSet
 from bbg.data.pairs import PairSet
 from bbg.image import Preprocess
 
 if TYPE_CHECKING:
+    from bbg.data.labelled import Labelled
     from bbg.data.layout import Layout
 
 READ = 100  # files of a set whose contents tell it from others
@@ -29,13 +32,6 @@ READ = 100  # files of a set whose contents tell it from others
 # `[H, W]`, as the image is, is a mask: the class of each pixel, 255 for none. It is cropped and mirrored as its image.
 # Boxes are float32 `[M, 6]` (`bbg.data.boxed`).
 Target = Any
-
-
-class Skipped(NamedTuple):
-    """A file that is not part of its set, and why."""
-
-    path: str
-    reason: str
 
 
 class Dataset(Protocol):
@@ -191,7 +187,7 @@ def part(data: Dataset, indices: np.ndarray) -> Dataset:
         pixels, pictures = (cache and cache.part(indices) for cache in (data.pixels, data.pictures))
         paths, labels = [data.paths[i] for i in indices], data.labels[indices]
         return replace(data, paths=paths, labels=labels, pixels=pixels, pictures=pictures)
-    if isinstance(data, (PairSet, BoxSet)):
+    if isinstance(data, (PairSet, BoxSet, EncodedSet)):
         return data.part(indices)
     return Part(data, indices)
 
@@ -220,7 +216,8 @@ class Wanted:
     The names are those of `Preprocess`, but a `resize` of 0 resizes the whole picture, and a `mean` of "measured" means
     that mean and std are those of the training images. `pictures`: the training images are wanted whole, for random
     crops of their own; None: where they are photographs. `cache`: the folder in which decoded images are kept.
-    `strict`: what a set with boxes would leave out is an error.
+    `strict`: what a set with boxes would leave out is an error, and so is a damaged image of `imagenet`. `reading`:
+    "sequential" trains along the shards of a set that has some.
     """
 
     size: tuple[int, int] | None = None
@@ -232,6 +229,7 @@ class Wanted:
     pictures: bool | None = False
     cache: Path | None = None
     strict: bool = False
+    reading: str = "random"
 
     @staticmethod
     def of(preprocess: Preprocess) -> Wanted:
@@ -263,6 +261,7 @@ class Entry(NamedTuple):
     folder has inside where it holds the set as published; None for a set that is always one folder per class.
     `title`: what people call the set. `task`: of those in `bbg.training.tasks`, the one that its targets are for.
     `layout`: of images with boxes, how they lie in the folder.
+    `labelled(folder, preprocess, part)`: its images for evaluation, where they are not those of class folders.
     """
 
     open: Callable[[Path, Wanted], Split]
@@ -271,13 +270,14 @@ class Entry(NamedTuple):
     title: str = ""
     task: str = "classification"
     layout: Layout | None = None
+    labelled: Callable[[Path, Preprocess, str], Labelled] | None = None
 
 
 def brought(data: Dataset, preprocess: Preprocess) -> Dataset:
     """The images of `data` as `preprocess` brings them to pixels, and with its statistics of the colours."""
     if data.preprocess == preprocess:
         return data
-    if isinstance(data, (PairSet, BoxSet)):
+    if isinstance(data, (PairSet, BoxSet, EncodedSet)):
         return replace(data, preprocess=preprocess)
     if isinstance(data, FileSet):
         kept = data if _pixels(data.preprocess) == _pixels(preprocess) else replace(data, pixels=None, pictures=None)

@@ -6,7 +6,7 @@ last.ckpt     the training at its last checkpoint; a folder without one holds no
 best.ckpt     where the recipe says `keep_best`: at its best epoch
 float_self.pt where it is its own teacher (`bbg.training.teacher`): the float weights, a state dict
 history.csv   curves.png   tensorboard/
-skipped.csv   the files of the data that are left out, with the reasons, where there are some
+skipped.csv   the files of the data that are left out or damaged, with the reasons, where there are some
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 
 from bbg._version import __version__
 from bbg.cpu import name_of_cpu
+from bbg.data.damage import damage_of
 from bbg.data.report import write_skipped
 from bbg.data.sets import Split
 from bbg.errors import BbgError
@@ -154,6 +155,20 @@ def keep(folder: Path | None, state: Checkpoint, best: bool = False) -> None:
         LOGGER.debug("kept %s: epoch %d, step %d", folder / (BEST if best else LAST), state.epoch, state.step)
         if state.step == 0 and not best:
             write_history(state.history, folder)
+
+
+def tell_damaged(folder: Path | None, split: Split) -> None:
+    """Say which images turned out damaged since it was said last, and write them down beside those left out before."""
+    halves = {"training": split.train, "test": split.test}
+    damaged = {name: damage for name, data in halves.items() if len(damage := damage_of(data)) > damage.told}
+    for name, damage in damaged.items():
+        new, damage.told = damage.since(damage.told), len(damage)
+        LOGGER.warning(
+            "%d %s images could not be read, and others of their class stood in for them, such as for %s: %s",
+            len(new), name, *new[0],
+        )  # fmt: skip
+    if damaged and folder is not None:
+        write_skipped(split, folder / SKIPPED)
 
 
 def identity(split: Split) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from bbg.training.compiled import compile_network
 from bbg.training.device import choose_device, fabric_on, warn_of_slow_bf16
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_statistics
 from bbg.training.factory import binarized, build, call_factory, find_factory
-from bbg.training.folder import LAST, keep, refuse_own, session
+from bbg.training.folder import LAST, keep, refuse_own, session, tell_damaged
 from bbg.training.images import check_images, check_targets
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
@@ -253,12 +253,12 @@ def run(
             monitor.end_epoch(epoch * steps + steps - 1, row)
             state.history.append(row)
             state.epoch, state.step = epoch + 1, 0
-            if state.epoch == recipe.epochs:
-                state.ranges = recorded_ranges(model, split)
+            state.ranges = recorded_ranges(model, split) if state.epoch == recipe.epochs else state.ranges
             keep_state(state, model, optimizer, out, epoch, epoch * steps + steps - 1)
             if held_out is not None and last_is_best(state.history, task.figure, recipe.activation_epochs):
                 keep(out, replace(state, ranges=state.ranges or recorded_ranges(model, split)), best=True)
             bar.epoch(row, images)
+            tell_damaged(out, split)
             end_if_asked()
 
 
