@@ -7,9 +7,11 @@ and not used it, since an import takes seconds.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +21,20 @@ from torch import Tensor, nn
 
 from bbg.data import ImageSet, Split, open_data
 from bbg.data.loader import Loader, Part
+from bbg.errors import BbgError
 from bbg.image import Preprocess
 from bbg.recipe import Recipe
+from bbg.training import step as step_of
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.device import fabric_on
 from bbg.training.evaluate import reestimate_statistics
 from bbg.training.factory import build
-from bbg.training.loop import training_loader
+from bbg.training.loop import train, training_loader
 from bbg.training.processes import Processes, joined
 from bbg.training.step import Step, make_step
 from bbg.training.tasks import make_task
 from support.detectors import Spots, head
+from support.paths import ROOT
 
 DIGITS = Recipe(
     dataset="digits", network="resnet8", width=4, batch_size=33, crop_padding=1, flip=False, optimizer="sgd", lr=0.1
@@ -185,6 +190,65 @@ def statistics(sync: bool) -> Callable[[Processes], Any]:
     return run
 
 
+TRAINED = DIGITS.changed({"epochs": 3, "checkpoint_steps": 4, "bn_batches": 2})
+
+
+class Place:
+    """Where the cases leave their files."""
+
+    folder = Path()
+
+
+def trained(processes: Processes) -> Any:
+    """A whole training, whose folder stays."""
+    train(TRAINED, open_data("digits", None), Place.folder / "undisturbed", progress=False, processes=processes)
+
+
+def stopped(processes: Processes) -> Any:
+    """A training of 6 steps in which one process is asked to end within the third; every image that was seen."""
+    whole = random_set(50)
+    return {"seen": seen_in(RECORDED, Split(whole, whole), Place.folder / "stopped", processes, 3)}
+
+
+RECORDED = DIGITS.changed({"batch_size": 8, "crop": "none", "epochs": 1})
+
+
+def seen_in(
+    recipe: Recipe, split: Split, out: Path, processes: Processes, ask: int = 0, resume: bool = False
+) -> Tensor:
+    """The images that this process trains on, as they came in; the last process gets SIGTERM within step `ask`."""
+    seen: list[Tensor] = []
+    name = "train_step" if processes.alone else "shared_step"
+    step = getattr(step_of, name)
+
+    def recorded(*args: Any) -> Any:
+        seen.append(args[-4].flatten(1).clone())
+        if len(seen) == ask and processes.rank == processes.count - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args)
+
+    setattr(step_of, name, recorded)
+    try:
+        with suppress(KeyboardInterrupt):
+            train(recipe, split, out, progress=False, processes=processes, resume=resume)
+    finally:
+        setattr(step_of, name, step)
+    return torch.cat(seen)
+
+
+def diverged(processes: Processes) -> Any:
+    """What each process says where the images of the last one are no numbers."""
+    torch.manual_seed(1)
+    split = Split(random_set(100), random_set(10))
+    model, recipe = Net(), Recipe("digits", batch_size=20, optimizer="sgd")
+    step, loader, _ = stepping(model, recipe, split, processes)
+    x, y = next(loader.epoch())
+    try:
+        step(x * np.nan if processes.rank == processes.count - 1 else x, y, 0, 6)
+    except BbgError as error:
+        return {"error": str(error)}
+
+
 class Case(NamedTuple):
     """What is done, and by how many processes."""
 
@@ -204,7 +268,16 @@ CASES: dict[str, Case] = {
     "smooth": Case(smooth),
     "evaluation": Case(evaluation, 3),
     "statistics": Case(statistics(True)),
+    "trained": Case(trained),
+    "stopped": Case(stopped),
+    "diverged": Case(diverged),
 }
+
+
+def paths() -> dict[str, str]:
+    """The environment of a process that finds the package and the tests."""
+    known = [str(ROOT / "src"), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(known), "OMP_NUM_THREADS": "1"}
 
 
 def free_port() -> int:
@@ -228,26 +301,31 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
     }
 
 
+def run_case(name: str, folder: Path) -> list[int]:
+    """The exit statuses of its processes."""
+    case, port, children = CASES[name], free_port(), []
+    for rank in range(case.count):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.environ.update(environment(rank, case.count, port))
+                torch.set_num_threads(1)
+                with joined() as processes:
+                    torch.save(case.run(processes), folder / f"{name}.{rank}.pt")
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 def main() -> None:
-    folder = Path(sys.argv[1])
-    for name, case in CASES.items():
-        port, children = free_port(), []
-        for rank in range(case.count):
-            child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    os.environ.update(environment(rank, case.count, port))
-                    torch.set_num_threads(1)
-                    with joined() as processes:
-                        torch.save(case.run(processes), folder / f"{name}.{rank}.pt")
-                    status = 0
-                finally:
-                    sys.stderr.flush()
-                    os._exit(status)
-            children.append(child)
-        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(name, statuses, flush=True)
+    Place.folder = Path(sys.argv[1])
+    for name in CASES:
+        if name != "trained":  # which takes seconds
+            print(name, run_case(name, Place.folder), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.paths import ROOT
-from support.processes import CASES, random_set
+from support.processes import CASES, RECORDED, paths, random_set, seen_in
 
+from bbg.data import Split
 from bbg.data.loader import Loader, Part
 from bbg.errors import BbgError
 from bbg.training.check import check_parts
+from bbg.training.checkpoint import Checkpoint
+from bbg.training.folder import LAST
 from bbg.training.processes import ALONE, Processes
 
 torch.set_num_threads(1)
-
-
-def paths() -> dict[str, str]:
-    """The environment of a process that finds the package and the tests."""
-    known = [str(ROOT / "src"), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(known), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +125,28 @@ def test_the_parts_of_a_batch_are_the_batch(count: int, mixup: float) -> None:
     for (x, y), step in zip(behind, parts, strict=True):
         assert torch.equal(torch.cat([images for images, _ in step]), x)
         assert torch.equal(torch.cat([targets for _, targets in step]), y)
+
+
+def test_a_run_of_two_processes_is_ended_by_one_and_resumed_by_one(folder: Path, tmp_path: Path) -> None:
+    """The signal ends both behind the same step, and each image of the epoch is trained on once."""
+    shutil.copytree(folder / "stopped", tmp_path / "run")
+    halves = [torch.load(folder / f"stopped.{rank}.pt", weights_only=True)["seen"] for rank in range(2)]
+    assert Checkpoint.load(tmp_path / "run" / LAST).step == 3
+    assert [len(half) for half in halves] == [12, 12]
+    data = random_set(50)
+    rest = seen_in(RECORDED, Split(data, data), tmp_path / "run", ALONE, resume=True)
+    assert len(rest) == 24
+    images = torch.cat([x.flatten(1) for x, _ in Loader(data, 50).epoch()])
+    places = (torch.cat([*halves, rest])[:, None] == images).all(2).nonzero()[:, 1]
+    assert len(set(places.tolist())) == 48
+    sessions = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]
+    assert [(s["processes"], s["end"]) for s in sessions] == [(2, "stopped"), (1, "finished")]
+
+
+def test_all_processes_end_where_one_diverges(folder: Path) -> None:
+    said = [torch.load(folder / f"diverged.{rank}.pt", weights_only=True)["error"] for rank in range(2)]
+    assert said[0] == said[1]
+    assert said[0].startswith("the loss is nan in step 7 (epoch 1)")
 
 
 @pytest.mark.parametrize("images", [0, 1, 5, 8, 9])

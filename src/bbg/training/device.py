@@ -22,7 +22,8 @@ def choose_device(name: str | None = None, processes: Processes = ALONE) -> torc
     device = _found(name)
     if not processes.alone and device.type != "cpu":
         check_kind(device, name, processes.local_count)
-        return torch.device("cuda", processes.local_rank)
+        device = torch.device("cuda", processes.local_rank)
+        torch.cuda.set_device(device)
     return device
 
 

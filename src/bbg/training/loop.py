@@ -227,6 +227,7 @@ def run(
     def end_if(asked: bool) -> None:
         if asked:
             kept = "" if out is None else f", and kept {str(out / LAST)!r}; go on with --resume"
+            processes.wait()  # for the one that writes
             LOGGER.info("stopped%s", kept)
             raise KeyboardInterrupt
 

@@ -104,7 +104,7 @@ class Processes:
             return decide()
         found: list[Any] = [decide() if self.first else None]
         with _told():
-            dist.broadcast_object_list(found)
+            dist.broadcast_object_list(found, device=torch.device("cpu"))
         decision: T = found[0]
         return decision
 
