@@ -178,7 +178,7 @@ def _watch(workers: list[subprocess.Popen[bytes]], plan: Plan, store: Any, attem
             return _ended(workers, plan, store, attempt, asked)
         if plan.nodes > 1 and time.monotonic() - looked > REMOTE:
             looked = time.monotonic()
-            if (end := _of_others(store, attempt)) is not None:
+            if (end := _of_others(store, attempt, workers)) is not None:
                 return end
         time.sleep(POLL)
 
@@ -198,9 +198,10 @@ def _ended(workers: list[subprocess.Popen[bytes]], plan: Plan, store: Any, attem
     key, value = (f"bbg/end/{attempt}", str(said[0])) if said else (f"bbg/lost/{attempt}", "1")
     with suppress(RuntimeError):
         if plan.nodes > 1:
-            if not said and (end := _of_others(store, attempt)) is not None:
+            if not said and (end := _of_others(store, attempt, workers)) is not None:
                 return end
             store.set(key, value)
+            time.sleep(2 * REMOTE if said else 0)  # the others look at it here
     if said:
         return End(said[0])
     dead = [(i, status) for i, status in enumerate(statuses) if status is not None and status < 0]
@@ -210,14 +211,19 @@ def _ended(workers: list[subprocess.Popen[bytes]], plan: Plan, store: Any, attem
     return End(None, f"process {rank} was ended by {signal.Signals(number).name}")
 
 
-def _of_others(store: Any, attempt: int) -> End | None:
+def _of_others(store: Any, attempt: int, workers: list[subprocess.Popen[bytes]]) -> End | None:
     """How the attempt has ended on another machine, None where it has not."""
     try:
         if store.check([f"bbg/end/{attempt}"]):
             return End(int(store.get(f"bbg/end/{attempt}")))
         if store.check([f"bbg/lost/{attempt}"]):
             return End(None, "a process of another machine was ended")
-    except RuntimeError as e:
+    except RuntimeError as e:  # its launcher has ended, perhaps well
+        until = time.monotonic() + GRACE
+        while any(worker.poll() is None for worker in workers) and time.monotonic() < until:
+            time.sleep(POLL)
+        if all(worker.poll() == 0 for worker in workers):
+            return End(0)
         raise BbgError("the first machine is gone; start all of them again, with --resume") from e
     return None
 

@@ -260,7 +260,11 @@ def run(
             if state.epoch == recipe.epochs and processes.first:
                 state.ranges = recorded_ranges(model, split)
             keep_state(state, model, optimizer, out, epoch, epoch * steps + steps - 1)
-            if held_out is not None and last_is_best(state.history, task.figure, recipe.activation_epochs):
+            if (
+                out is not None
+                and held_out is not None
+                and last_is_best(state.history, task.figure, recipe.activation_epochs)
+            ):
                 keep(out, replace(state, ranges=state.ranges or recorded_ranges(model, split)), best=True)
             bar.epoch(row, images)
             end_if(processes.any(stop.asked))

@@ -10,13 +10,13 @@ Who started them says so in the environment, by the names of torchrun, whose job
 from __future__ import annotations
 
 import os
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -129,16 +129,16 @@ class Processes:
 
     # What lasts from one attempt to the next. -------------------------------------------------------------------------
 
-    def begin(self, folder: object) -> None:
+    def begin(self, folder: Path | None) -> None:
         """Note that the run in `folder` has begun: who starts again goes on with it."""
-        if self.store is not None and self.first:
-            self.store.set("bbg/began", pickle.dumps(folder))
+        if self.store is not None and self.first and folder is not None:
+            self.store.set("bbg/began", os.fsencode(folder))
 
-    def begun(self) -> Any:
+    def begun(self) -> Path | None:
         """The folder of the run that an earlier attempt has begun, None for none."""
         if self.store is None or not self.store.check(["bbg/began"]):
             return None
-        return pickle.loads(self.store.get("bbg/began"))  # that this job wrote itself
+        return Path(os.fsdecode(self.store.get("bbg/began")))
 
     def tells(self) -> bool:
         """Whether this process says why the attempt ends: the one that comes first."""
@@ -157,7 +157,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostError(str(error)) from error
+        raise LostError("another process is gone") from error
 
 
 def started() -> bool:

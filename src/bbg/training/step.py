@@ -36,6 +36,8 @@ def make_step(
     optimizer = make_optimizer(model, recipe)
     forward, stepper = fabric.setup(model, optimizer)
     network = model
+    if recipe.compile and recipe.sync_bn and not processes.alone:
+        raise BbgError("recipe keys 'compile' and 'sync_bn' do not go together; turn one of them off")
     if recipe.compile:
         set_stage(model, schedule, state.epoch - state.since)
         draws = torch.Generator().manual_seed(recipe.seed)
