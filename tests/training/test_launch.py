@@ -189,7 +189,7 @@ def test_a_killed_process_changes_no_bit(undisturbed: dict[str, bytes], tmp_path
     process = begin(words)
     when_kept(out, process)
     os.kill(children(process.pid)[1], signal.SIGKILL)
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=900)
     assert process.returncode == 0, error
     assert "process 1 was ended by SIGKILL: all processes start again from the last checkpoint (restart 1" in error
     assert "Traceback" not in error
@@ -204,7 +204,7 @@ def test_a_signal_ends_all_behind_the_same_step_with_a_checkpoint(
     process = begin(["bbg", *command(out, "--processes", "2", "--device", "cpu")])
     when_kept(out, process)
     process.send_signal(signal.SIGINT)
-    told, error = process.communicate(timeout=300)
+    told, error = process.communicate(timeout=900)
     assert process.returncode == 130
     assert error == "bbg: interrupted\n"
     assert "go on with --resume" in told
@@ -220,7 +220,7 @@ def test_torchrun_starts_the_processes_and_starts_them_again(undisturbed: dict[s
     process = begin([*words, "-m", "bbg", *command(out, "--device", "cpu")])
     when_kept(out, process)
     os.kill(children(process.pid)[1], signal.SIGKILL)
-    told, error = process.communicate(timeout=300)
+    told, error = process.communicate(timeout=900)
     assert process.returncode == 0, error
     assert "started again, from" in told
     assert bits(Checkpoint.load(out / LAST).model) == undisturbed
@@ -230,7 +230,7 @@ def test_torchrun_starts_the_processes_and_starts_them_again(undisturbed: dict[s
 def test_missing_images_are_told_once(tmp_path: Path) -> None:
     words = ["bbg", "train", "cifar10_resnet20", "--data", str(tmp_path), "--processes", "2", "--device", "cpu"]
     process = begin(words, cwd=tmp_path)
-    told, error = process.communicate(timeout=300)
+    told, error = process.communicate(timeout=900)
     assert process.returncode == 2
     assert error.startswith("bbg: ")
     assert error.count("\n") == 1, error
