@@ -14,6 +14,7 @@ neither as right nor as wrong.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +93,16 @@ class Matches:
             states = self._compare(found.boxes[ours][order], truth.boxes[theirs], difficult)
             counts = states >= 0
             self._found[number].append((scores[order][counts], states[counts]))
+
+    @staticmethod
+    def joined(parts: Sequence[Matches]) -> Matches:
+        """The pictures of all `parts`, one after the other, as if one had seen them all."""
+        whole = Matches(parts[0].classes, parts[0].least)
+        for part in parts:
+            whole.objects += part.objects
+            for number in range(whole.classes):
+                whole._found[number] += part._found[number]
+        return whole
 
     def _compare(self, boxes: np.ndarray, true: np.ndarray, difficult: np.ndarray) -> np.ndarray:
         """Of each box, from the best score down: 1 it is right, 0 it is wrong, -1 it does not count."""

@@ -83,6 +83,11 @@ def terminal(level: int = logging.INFO, stream: str = "stdout") -> Iterator[None
         LOGGER.propagate, _SCREEN.bars = before[1:]
 
 
+def hush() -> None:
+    """Say nothing more in this process, which is one of several that do the same: another one speaks."""
+    LOGGER.disabled, _SCREEN.bars = True, False
+
+
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """The `items`, one after the other, with a bar of how many are done; `total`: how many there are."""
     if total is None and isinstance(items, Sequence):

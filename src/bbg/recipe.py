@@ -84,6 +84,7 @@ class Recipe:
     precision: str = "fp32"  # of training: fp32, bf16 (autocast); validation is always float32
     compile: bool = False  # train through torch.compile, where it works and gives the same gradients
     evaluation: str = "torch"  # of the epochs: torch, packed (on CPUs by the engine, but the last one by torch)
+    sync_bn: bool = False  # several processes: batch statistics over the images of all of them; else each has its own
     bn_batches: int = 0  # re-estimate the BN statistics over this many batches, in float32, after the last epoch
     keep_best: bool = False  # keep best.ckpt too, the epoch that is best on images held out of the training set
     held_out: float = 0.1  # share of the training images of each class that keep_best holds out, drawn by seed

@@ -21,6 +21,7 @@ from bbg.data import open_data
 from bbg.drafts import SUFFIX
 from bbg.recipe import Recipe
 from bbg.training import loop
+from bbg.training import step as step_of
 from bbg.training.checkpoint import Checkpoint
 
 RECIPE = Recipe(
@@ -40,7 +41,7 @@ RECIPE = Recipe(
 
 def train(out: Path, resume: bool, pipe: int, slow_save: int) -> None:
     """A training that tells of every step; at checkpoint number `slow_save` it writes half of the file and waits."""
-    train_step = loop.train_step
+    train_step = step_of.train_step
     save, saves = torch.save, 0
 
     def step(*args: Any) -> Any:
@@ -58,7 +59,7 @@ def train(out: Path, resume: bool, pipe: int, slow_save: int) -> None:
             os.write(pipe, b"h")
             time.sleep(600)
 
-    loop.train_step = step
+    step_of.train_step = step
     torch.save = half
     torch.set_num_threads(1)
     loop.train(RECIPE, open_data("digits", None), out, resume=resume, progress=False)

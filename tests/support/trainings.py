@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 from bbg.data import ImageSet, Split
-from bbg.training import loop
+from bbg.training import step as step_of
 
 
 def bits(state: dict[str, Tensor]) -> dict[str, bytes]:
@@ -40,7 +40,7 @@ def around_steps(
 
     `after` is called when the weights have changed and before the training has counted the step.
     """
-    step, count = loop.train_step, 0
+    step, count = step_of.train_step, 0
 
     def wrapped(fabric: Any, forward: Any, *args: Any) -> Any:
         nonlocal count
@@ -52,7 +52,7 @@ def around_steps(
             after(count)
         return figures
 
-    monkeypatch.setattr(loop, "train_step", wrapped)
+    monkeypatch.setattr(step_of, "train_step", wrapped)
 
 
 def after(steps: int, then: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:

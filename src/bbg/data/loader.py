@@ -6,7 +6,9 @@ each picture by itself (`bbg.data.transforms`) is done by the worker processes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,22 @@ ON_DEVICE = 4 * 2**30  # bytes of pixels that are kept on an accelerator; larger
 MOST_WORKERS = 8
 
 
+@dataclass(frozen=True)
+class Part:
+    """Of several processes that share the images, number `rank` of `count`; `here`: how many are on this machine."""
+
+    rank: int = 0
+    count: int = 1
+    here: int = 1
+
+    def of(self, whole: int) -> tuple[int, int]:
+        """The first of `whole` things that is its own, and the first behind that is not."""
+        return whole * self.rank // self.count, whole * (self.rank + 1) // self.count
+
+
+WHOLE = Part()
+
+
 class Loader:
     """Epochs of `(images float32 [N, C, H, W] normalised, targets [N, ...])`, both on `device`.
 
@@ -43,6 +61,10 @@ class Loader:
     the classes, float32 `[N, classes]`. An image is mixed with the one behind it in the order of the epoch, which is a
     function of (seed, epoch, its index) too. Masks (uint8 `[H, W]`) are cropped and mirrored as their images; the frame
     of a crop is 255 there, which is no class. Boxes are changed by `BoxPictures`, picture by picture.
+
+    `part`: of a training with several processes, which this one is. It gets a part of every batch, the batches being
+    those of one process; of an evaluation, a part of the images. `batch_size` and `steps` of a training are those of
+    all of them, `len(data)` is too.
     """
 
     def __init__(
@@ -59,6 +81,7 @@ class Loader:
         mixup: float = 0.0,
         workers: int | None = None,
         device: torch.device | str = "cpu",
+        part: Part = WHOLE,
     ) -> None:
         self.data, self.shuffle, self.seed, self.padding, self.flip = data, shuffle, seed, padding, flip
         self.pictures = (pictures or None) if shuffle else None
@@ -72,7 +95,8 @@ class Loader:
             raise BbgError("recipe key 'randaugment' turns images and not their masks; leave it out")
         self.batch_size = min(batch_size, len(data)) if shuffle else batch_size
         self.device = torch.device(device)
-        self.workers = min(cores(), MOST_WORKERS) if workers is None else workers
+        self.part = part
+        self.workers = max(1, min(cores() // part.here, MOST_WORKERS)) if workers is None else workers
         stated = preprocess or data.preprocess
         self.mean, self.std = (torch.tensor(v, device=device).reshape(-1, 1, 1) for v in (stated.mean, stated.std))
         self.arrays: tuple[Tensor, Tensor] | None = None
@@ -82,18 +106,19 @@ class Loader:
 
     @property
     def steps(self) -> int:
-        """Batches in a whole epoch."""
-        return len(self.data) // self.batch_size if self.shuffle else -(-len(self.data) // self.batch_size)
+        """Batches in a whole epoch; in evaluation, those of this process."""
+        begin, end = (0, len(self.data)) if self.shuffle else self.part.of(len(self.data))
+        return len(self.data) // self.batch_size if self.shuffle else -(-(end - begin) // self.batch_size)
+
+    def whole(self) -> Loader:
+        """The same, with all images for this process."""
+        loader = copy.copy(self)
+        loader.part = WHOLE
+        return loader
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch number `epoch` (from 0), from step `start` on."""
-        order = order_of(self.data, self.seed, epoch) if self.shuffle else np.arange(len(self.data))
-        batches = [
-            order[step * self.batch_size : (step + 1) * self.batch_size]
-            if not self.mixup  # then each batch has one image more, the partner of its last one
-            else order[np.arange(step * self.batch_size, (step + 1) * self.batch_size + 1) % len(order)]
-            for step in range(start, self.steps)
-        ]
+        batches = self._indices(epoch, start)
         if not batches:
             return
         whole = np.concatenate(batches)
@@ -116,6 +141,17 @@ class Loader:
             begin += len(pixels)
             # Channels last: the order that the pixels come in, and the faster one for convolutions on CPUs.
             yield images.contiguous(memory_format=torch.channels_last), targets
+
+    def _indices(self, epoch: int, start: int) -> list[np.ndarray]:
+        """The images of each batch. Of mixed ones each has one image more, the partner of its last one."""
+        size, images = self.batch_size, len(self.data)
+        if not self.shuffle:
+            order = np.arange(*self.part.of(images))
+            return [order[step * size : (step + 1) * size] for step in range(start, self.steps)]
+        order = order_of(self.data, self.seed, epoch)
+        begin, end = self.part.of(size)
+        places = np.arange(begin, end + (1 if self.mixup else 0))
+        return [order[(step * size + places) % images] for step in range(start, self.steps)]
 
     def _batches(self, batches: list[np.ndarray], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """uint8 pixels `[N, H, W, C]` and targets of the images in each of `batches`, on the device."""

@@ -7,6 +7,8 @@ the sum (arXiv 2003.03488).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,11 +21,13 @@ class BalancedActivation(Binarizer):
 
     In training mode the mean is that of the batch, `[C]` over all other axes in float32, and `running_mean` follows it
     as that of a BatchNorm does: `momentum` is its pace, None for the plain mean of all batches since the last reset.
-    Otherwise the threshold is `running_mean`.
+    Otherwise the threshold is `running_mean`. `across`: takes the mean in the batches of several processes that train
+    together, of a tensor over these axes; None: that of the batch which is here.
     """
 
     running_mean: Tensor
     num_batches_tracked: Tensor
+    across: Callable[[Tensor, list[int]], Tensor] | None = None
 
     def __init__(self, in_channels: int) -> None:
         super().__init__(axis=1)
@@ -39,7 +43,8 @@ class BalancedActivation(Binarizer):
     def form(self, x: Tensor) -> BinarizerForm:
         if not self.training:
             return BinarizerForm(threshold=self.running_mean)
-        mean = x.mean([axis for axis in range(x.ndim) if axis != self.axis], dtype=self.running_mean.dtype)
+        axes, dtype = [axis for axis in range(x.ndim) if axis != self.axis], self.running_mean.dtype
+        mean = x.mean(axes, dtype=dtype) if self.across is None else self.across(x, axes).to(dtype)
         with torch.no_grad():
             self.num_batches_tracked += 1
             pace = 1 / self.num_batches_tracked if self.momentum is None else self.momentum

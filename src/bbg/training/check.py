@@ -14,6 +14,7 @@ from bbg.image import PRESETS, Preprocess
 from bbg.recipe import Recipe
 from bbg.training.factory import build, find_factory
 from bbg.training.folder import LAST
+from bbg.training.processes import Processes
 from bbg.training.tasks import make_task
 from bbg.training.teacher import check_teacher
 
@@ -57,6 +58,15 @@ def check_start(recipe: Recipe, out: Path | None, init: Path | str | None, resum
     weights = recipe.weights if init is None else init
     if weights is not None and not resume and not os.path.isfile(weights):
         raise BbgError(f"cannot read weights {str(weights)!r}: no such file; give a checkpoint or a state dict")
+
+
+def check_parts(batch_size: int, processes: Processes) -> None:
+    """Raise BbgError where a batch is too small for so many processes: batch norm takes two images in each."""
+    if not processes.alone and batch_size < 2 * processes.count:
+        raise BbgError(
+            f"{processes.count} processes share a batch of {batch_size}, allowed are two images for each and more; "
+            "give fewer processes, or a larger batch_size"
+        )
 
 
 def check_width(model: nn.Module) -> None:

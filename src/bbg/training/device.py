@@ -1,4 +1,4 @@
-"""The device that a training or an evaluation runs on: one, chosen by its name, whatever a cluster's variables say."""
+"""The device that a training or an evaluation runs on: one for each process, chosen by its name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,36 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from bbg.environment import hidden
 from bbg.errors import BbgError, allowed
 from bbg.log import LOGGER
+from bbg.training.processes import ALONE, Processes
 
 ALLOWED = ("cpu", "cuda", "cuda:N", "mps")
 
 
-def choose_device(name: str | None = None) -> torch.device:
-    """The device called `name`; None: a GPU where torch sees one, else the CPU. BbgError for one that is not there."""
+def choose_device(name: str | None = None, processes: Processes = ALONE) -> torch.device:
+    """The device called `name`; None: a GPU where torch sees one, else the CPU. BbgError for one that is not there.
+
+    Of several processes on a machine each takes the GPU of its own number.
+    """
+    device = _found(name)
+    if not processes.alone and device.type != "cpu":
+        check_kind(device, name, processes.local_count)
+        device = torch.device("cuda", processes.local_rank)
+        torch.cuda.set_device(device)
+    return device
+
+
+def check_kind(device: torch.device, name: str | None, processes: int) -> None:
+    """Raise BbgError where so many processes of a machine cannot train on such devices; `name`: as it was asked for."""
+    if device.type == "mps":
+        raise BbgError("device 'mps': there is one only, and several processes take one each; give --device cpu")
+    if device.type == "cuda" and name not in (None, "cuda"):
+        raise BbgError(f"device {name!r}: several processes take a GPU each, by their numbers; give --device cuda")
+    if device.type == "cuda" and processes > (there := torch.cuda.device_count()):
+        raise BbgError(f"{processes} processes take a GPU each, torch sees {there}; give --processes {there}, or cpu")
+
+
+def _found(name: str | None) -> torch.device:
+    """The device of a process alone."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -14,6 +14,9 @@ from bbg.data.sets import Dataset
 from bbg.image import Preprocess
 from bbg.log import track
 from bbg.methods.bbg_plus import BalancedActivation
+from bbg.training.processes import ALONE, Processes
+from bbg.training.synchronised import synchronised
+from bbg.training.together import Buffers
 
 EVALUATION_BATCH = 250
 
@@ -32,10 +35,18 @@ def full_precision() -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_statistics(model: nn.Module, loader: Loader, epoch: int, count: int) -> None:
+def reestimate_statistics(
+    model: nn.Module,
+    loader: Loader,
+    epoch: int,
+    count: int,
+    processes: Processes = ALONE,
+    synchronise: bool = False,
+) -> None:
     """Replace the running statistics of every BatchNorm and balanced activation by their mean over `count` batches.
 
-    They are the first `count` batches of epoch number `epoch`, in float32.
+    They are the first `count` batches of epoch number `epoch`, in float32. Of several processes each has a part of
+    every batch: the variance is then the mean of theirs, or with `synchronise` that of the whole batch.
     """
     running = [m for m in model.modules() if isinstance(m, _RUNNING)]
     was_training, momenta = model.training, [m.momentum for m in running]
@@ -43,8 +54,12 @@ def reestimate_statistics(model: nn.Module, loader: Loader, epoch: int, count: i
         module.reset_running_stats()
         module.momentum = None  # a plain mean over the batches
     model.train()
+    network = synchronised(model, model, processes) if synchronise and not processes.alone else model
     for x, _ in itertools.islice(loader.epoch(epoch), count):
-        model(x)
+        buffers = None if processes.alone else Buffers(model)
+        network(x)
+        if buffers is not None:
+            buffers.settle(len(x) / loader.batch_size, processes)
     for module, momentum in zip(running, momenta, strict=True):
         module.momentum = momentum
     model.train(was_training)

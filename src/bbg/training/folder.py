@@ -105,7 +105,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 @contextmanager
 def session(
-    folder: Path | None, state: Checkpoint, split: Split, device: torch.device, overwrite: bool
+    folder: Path | None, state: Checkpoint, split: Split, device: torch.device, overwrite: bool, processes: int = 1
 ) -> Iterator[None]:
     """A training that begins at `state` and writes into `folder` (None: nothing is written).
 
@@ -121,13 +121,15 @@ def session(
     except OSError as e:
         raise BbgError(f"cannot make folder {str(folder)!r}: {e.strerror}; give a writable --out folder") from e
     with locked(folder):
-        yield from _session(folder, state, split, device, overwrite)
+        yield from _session(folder, state, split, device, overwrite, processes)
 
 
-def _session(folder: Path, state: Checkpoint, split: Split, device: torch.device, overwrite: bool) -> Iterator[None]:
+def _session(
+    folder: Path, state: Checkpoint, split: Split, device: torch.device, overwrite: bool, processes: int
+) -> Iterator[None]:
     """`session` in a folder that is there and held."""
     new = overwrite or not (folder / LAST).exists()
-    facts = _facts(folder, new, state, split, device)
+    facts = _facts(folder, new, state, split, device, processes)
     if new:
         _remove(folder)
     _write(folder, state, facts)
@@ -177,7 +179,9 @@ def identity(split: Split) -> dict[str, Any]:
     return {name: {"images": len(data), "digest": data.digest()} for name, data in halves.items()}
 
 
-def _facts(folder: Path, new: bool, state: Checkpoint, split: Split, device: torch.device) -> dict[str, Any]:
+def _facts(
+    folder: Path, new: bool, state: Checkpoint, split: Split, device: torch.device, processes: int
+) -> dict[str, Any]:
     """What run.json holds while this session runs."""
     skipped = {"training": len(split.train.skipped), "test": len(split.test.skipped)}
     data = {half: {**facts, "skipped": skipped[half]} for half, facts in state.data.items()}
@@ -193,6 +197,7 @@ def _facts(folder: Path, new: bool, state: Checkpoint, split: Split, device: tor
         "cpu": name_of_cpu(),
         "threads": torch.get_num_threads(),
         "device": described(device),
+        "processes": processes,
     }
     before = [] if new else _sessions(folder)
     return {"dataset": state.recipe.dataset, "classes": state.classes, "data": data, "sessions": [*before, here]}

@@ -11,22 +11,18 @@ history tells of a resumed epoch are those of its steps since then.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bbg.data.augment import STEP, draw
 from bbg.data.box_crops import BoxPictures
-from bbg.data.loader import Loader
-from bbg.data.sets import Split, has_boxes
+from bbg.data.loader import WHOLE, Loader, Part
+from bbg.data.sets import Dataset, Split, has_boxes
 from bbg.data.transforms import Pictures
 from bbg.errors import BbgError
 from bbg.layers.byte import fix_pixels
@@ -34,10 +30,8 @@ from bbg.log import LOGGER, terminal
 from bbg.recipe import Recipe
 from bbg.tracing.neutral import neutral, refuse_untrainable
 from bbg.training.best import hold_out, last_is_best
-from bbg.training.captured import CapturedStep
-from bbg.training.check import check_start, check_width
+from bbg.training.check import check_parts, check_start, check_width
 from bbg.training.checkpoint import Checkpoint
-from bbg.training.compiled import compile_network
 from bbg.training.device import choose_device, fabric_on, warn_of_slow_bf16
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_statistics
 from bbg.training.factory import binarized, build, call_factory, find_factory
@@ -45,17 +39,17 @@ from bbg.training.folder import LAST, keep, refuse_own, session, tell_damaged
 from bbg.training.images import check_images, check_targets
 from bbg.training.interrupt import stop_request
 from bbg.training.monitor import LOG_STEPS, Monitor
-from bbg.training.optimizer import make_capturable, make_fused, make_optimizer, portable_state, restore
+from bbg.training.optimizer import portable_state
 from bbg.training.packed import pack, recorded_ranges
 from bbg.training.plots import write_history
+from bbg.training.processes import ALONE, Processes
 from bbg.training.progress import Progress
 from bbg.training.resume import first_state
-from bbg.training.schedule import present_schedule, set_lr, set_stage, stage_of
+from bbg.training.schedule import present_schedule, set_lr, set_stage
+from bbg.training.step import diverged, make_step
 from bbg.training.tasks import Task, make_task
 from bbg.training.teacher import SELF, keep_teacher, passed_by, read_by, teacher_of
 from bbg.training.transfer import Weights
-
-Step = Callable[[Tensor, Any, int, int], dict[str, Tensor]]  # images, targets, epoch and number of the step
 
 
 @neutral(grad=True)
@@ -71,10 +65,12 @@ def train(
     progress: bool = True,
     name: str = "",
     teacher: nn.Module | None = None,
+    processes: Processes = ALONE,
 ) -> Checkpoint:
     """Train the recipe's network, or what its `factory` makes, binarized, on `split`; see `fit` for the rest.
 
-    `name`: what its lines begin with, where it is one training of many.
+    `name`: what its lines begin with, where it is one training of many. `processes`: those that train together, each
+    of which calls this; the first one writes. All of them return the last checkpoint.
     """
     torch.manual_seed(recipe.seed)
     check_start(recipe, out, init, resume, overwrite)
@@ -88,7 +84,8 @@ def train(
             weights = None
         model = binarized(model, recipe, split.preprocess)
     custom = recipe.factory is not None
-    return _fit(model, recipe, split, out, weights, resume, overwrite, device, teacher, progress, name, custom)
+    given = (resume, overwrite, device, teacher, progress, name, custom)
+    return _fit(model, recipe, split, out, weights, *given, processes)
 
 
 @neutral(grad=True)
@@ -153,7 +150,9 @@ def _fit(
     progress: bool,
     name: str,
     custom: bool,
+    processes: Processes = ALONE,
 ) -> Checkpoint:
+    kept = out if processes.first else None  # where this process writes
     with terminal() if progress else nullcontext():
         check_images(split)
         refuse_untrainable(model)
@@ -163,27 +162,28 @@ def _fit(
         if out is not None and not resume:
             source = None if weights is None else weights.source
             refuse_own(out, [("the weights", source), ("the teacher", read_by(recipe))])
-        place = choose_device(device)
+        place = choose_device(device, processes)
         own = teacher is None and recipe.teacher == SELF
         if own and weights is not None:
             raise passed_by(weights.source)
         teacher = teacher_of(recipe, split, model, out if resume else None) if teacher is None else teacher
-        task = make_task(recipe, len(split.classes), teacher, model)
+        task = make_task(recipe, len(split.classes), teacher, model, processes)
         check_targets(split, task)
         model.to(memory_format=torch.channels_last)
         if weights is not None:
             _give(weights, model, split)
-        state = first_state(model, recipe, split, out, resume, overwrite, custom, teacher)
+        state = first_state(model, recipe, split, out, resume, overwrite or kept is None, custom, teacher)
         mean, std = torch.tensor(split.preprocess.mean), torch.tensor(split.preprocess.std)
         fix_pixels(model, torch.zeros(1, len(mean), *split.preprocess.size), mean, std)
-        with session(out, state, split, place, overwrite):
-            if own and out is not None and teacher is not None:
-                keep_teacher(teacher, out)
+        with session(kept, state, split, place, overwrite, processes.count):
+            processes.begin(out)
+            if own and kept is not None and teacher is not None:
+                keep_teacher(teacher, kept)
             del teacher  # the task has a copy
             if state.epoch < recipe.epochs:
-                run(model, task, split, state, out, place, name)
-            elif out is not None:
-                write_history(state.history, out)  # a run may have been killed behind its last checkpoint
+                run(model, task, split, state, kept, place, name, processes)
+            elif kept is not None:
+                write_history(state.history, kept)  # a run may have been killed behind its last checkpoint
     return state
 
 
@@ -202,7 +202,14 @@ def _give(weights: Weights, model: nn.Module, split: Split) -> None:
 
 
 def run(
-    model: nn.Module, task: Task, split: Split, state: Checkpoint, out: Path | None, device: torch.device, name: str
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    state: Checkpoint,
+    out: Path | None,
+    device: torch.device,
+    name: str,
+    processes: Processes = ALONE,
 ) -> None:
     """The training itself, from `state` on."""
     recipe, schedule = state.recipe, present_schedule(state.recipe, state.since)
@@ -210,21 +217,18 @@ def run(
     if recipe.precision == "bf16":
         warn_of_slow_bf16(device)
     split, held_out = hold_out(split, recipe)
-    loader = training_loader(split, recipe, device)
-    optimizer, step_on = make_step(fabric, model, task, state, loader.batch_size)
-    sets = {"test": split.test} if held_out is None else {"test": split.test, "held_out": held_out}
-    judged = {
-        name: Loader(data, EVALUATION_BATCH, preprocess=split.preprocess, device=device) for name, data in sets.items()
-    }
+    loader, judged = loaders(split, held_out, recipe, device, processes)
+    optimizer, step_on = make_step(fabric, model, task, state, loader.batch_size, processes)
     steps = loader.steps
     if state.step >= steps:
         raise BbgError(f"the checkpoint is at step {state.step:,} of an epoch of {steps:,}; give one of these images")
     monitor = Monitor(model, state, None if out is None else out / "tensorboard")
     bar = Progress(recipe.epochs, steps, state.epoch * steps + state.step, name)
 
-    def end_if_asked() -> None:
-        if stop.asked:
+    def end_if(asked: bool) -> None:
+        if asked:
             kept = "" if out is None else f", and kept {str(out / LAST)!r}; go on with --resume"
+            processes.wait()  # for the one that writes
             LOGGER.info("stopped%s", kept)
             raise KeyboardInterrupt
 
@@ -236,102 +240,65 @@ def run(
             model.train()
             for step, (x, y) in enumerate(loader.epoch(epoch, state.step), state.step):
                 total = epoch * steps + step
-                seed_step(recipe.seed, epoch, step)
+                seed_step(recipe.seed, epoch, step, processes.rank)
                 lr = set_lr(optimizer, schedule, total - state.since * steps, schedule.epochs * steps)
                 figures = step_on(x, y, epoch, total)
-                state.step, images = step + 1, images + len(x)
-                totals.add(figures, len(x))
+                state.step, images = step + 1, images + loader.batch_size
+                totals.add(figures, loader.batch_size)
+                asked = processes.any(stop.asked)
                 speed = images / (time.monotonic() - began)
                 if (total + 1) % LOG_STEPS == 0:
                     monitor.log_step(total, {"loss_step": figures["loss"], "lr": lr, "images/s": speed})
                 bar.trained(epoch, step, speed, figures)
-                if state.step < steps and (stop.asked or state.step % recipe.checkpoint_steps == 0):
+                if state.step < steps and (asked or state.step % recipe.checkpoint_steps == 0):
                     keep_state(state, model, optimizer, out, epoch, total)
-                    end_if_asked()
-            tested = figures_of(model, task, loader, judged, recipe, epoch)
+                    end_if(asked)
+            tested = figures_of(model, task, loader, judged, recipe, epoch, processes)
             row = {"epoch": epoch + 1, **totals.means(), **tested, "lr": lr, "seconds": time.monotonic() - began}
             monitor.end_epoch(epoch * steps + steps - 1, row)
             state.history.append(row)
             state.epoch, state.step = epoch + 1, 0
-            state.ranges = recorded_ranges(model, split) if state.epoch == recipe.epochs else state.ranges
+            if state.epoch == recipe.epochs and processes.first:
+                state.ranges = recorded_ranges(model, split)
             keep_state(state, model, optimizer, out, epoch, epoch * steps + steps - 1)
-            if held_out is not None and last_is_best(state.history, task.figure, recipe.activation_epochs):
+            if (
+                out is not None
+                and held_out is not None
+                and last_is_best(state.history, task.figure, recipe.activation_epochs)
+            ):
                 keep(out, replace(state, ranges=state.ranges or recorded_ranges(model, split)), best=True)
             bar.epoch(row, images)
             tell_damaged(out, split)
-            end_if_asked()
+            end_if(processes.any(stop.asked))
 
 
-def make_step(
-    fabric: Fabric, model: nn.Module, task: Task, state: Checkpoint, batch_size: int
-) -> tuple[torch.optim.Optimizer, Step]:
-    """The optimizer as `state` has it, and the step that trains `model` with it, on the device of `fabric`."""
-    recipe, schedule = state.recipe, present_schedule(state.recipe, state.since)
-    optimizer = make_optimizer(model, recipe)
-    forward, stepper = fabric.setup(model, optimizer)
-    network = model
-    if recipe.compile:
-        set_stage(model, schedule, state.epoch - state.since)
-        draws = torch.Generator().manual_seed(recipe.seed)
-        noise = torch.randn(batch_size, len(state.preprocess.mean), *state.preprocess.size, generator=draws)
-        images = noise.to(fabric.device, memory_format=torch.channels_last)
-        network = compile_network(model.train(), images, recipe.precision == "bf16")
-        forward = forward if network is model else network
-    if state.optimizer:
-        restore(optimizer, state.optimizer)
-    if fabric.device.type in ("cpu", "cuda"):
-        make_fused(optimizer)
-    if fabric.device.type == "cuda":
-        make_capturable(optimizer, fabric.device)
-        step = partial(gpu_step, network, optimizer, task, recipe)
-        return optimizer, CapturedStep(step, model, optimizer, lambda epoch: stage_of(schedule, epoch - state.since))
-    return optimizer, partial(train_step, fabric, forward, stepper, task, recipe)
-
-
-def train_step(
-    fabric: Fabric, forward: Any, optimizer: Any, task: Task, recipe: Recipe, x: Tensor, y: Any, epoch: int, step: int
-) -> dict[str, Tensor]:
-    """One step: the loss of a batch and its figures; BbgError where it is not finite, before the weights take harm."""
-    loss, outputs = loss_of(forward, task, x, y, recipe)
-    if not torch.isfinite(loss):
-        raise diverged(f"the loss is {loss.item()}", epoch, step)
-    optimizer.zero_grad()
-    fabric.backward(loss)
-    optimizer.step()
-    return {"loss": loss.detach(), **task.metrics(outputs, y)}
-
-
-def gpu_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, task: Task, recipe: Recipe, x: Tensor, y: Any
-) -> dict[str, Tensor]:
-    """The same step without a look at its numbers, which would make the processor wait for the GPU.
-
-    Whether they are finite is seen at the next checkpoint, which is not written then.
-    """
-    loss, outputs = loss_of(network, task, x, y, recipe)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return {"loss": loss.detach(), **task.metrics(outputs, y)}
-
-
-def loss_of(network: Any, task: Task, x: Tensor, y: Any, recipe: Recipe) -> tuple[Tensor, Any]:
-    """The loss and the outputs of a batch; the forward pass runs in bf16 autocast where the recipe says so.
-
-    (Fabric's own bf16 would round the images too.)
-    """
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-        outputs = network(x)
-    return task.loss(outputs, y, x), outputs
+def loaders(
+    split: Split, held_out: Dataset | None, recipe: Recipe, device: torch.device, processes: Processes
+) -> tuple[Loader, dict[str, Loader]]:
+    """What the network is trained on, and what it is judged by, by name: of all that, the part of this process."""
+    part = Part(processes.rank, processes.count, processes.local_count)
+    training = training_loader(split, recipe, device, part)
+    check_parts(training.batch_size, processes)
+    sets = {"test": split.test} if held_out is None else {"test": split.test, "held_out": held_out}
+    return training, {
+        name: Loader(data, EVALUATION_BATCH, preprocess=split.preprocess, device=device, part=part)
+        for name, data in sets.items()
+    }
 
 
 def figures_of(
-    model: nn.Module, task: Task, loader: Loader, judged: dict[str, Loader], recipe: Recipe, epoch: int
+    model: nn.Module,
+    task: Task,
+    loader: Loader,
+    judged: dict[str, Loader],
+    recipe: Recipe,
+    epoch: int,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """The task's figures behind epoch number `epoch` on each set of `judged`, called `<set>_<figure>`."""
     with full_precision():
         if recipe.bn_batches and (recipe.keep_best or epoch + 1 == recipe.epochs):
-            reestimate_statistics(model, loader, epoch, recipe.bn_batches)
+            reestimate_statistics(model, loader, epoch, recipe.bn_batches, processes, recipe.sync_bn)
         by_engine = recipe.evaluation == "packed" and loader.device.type == "cpu"
         middle = recipe.activation_epochs <= epoch < recipe.epochs - 1
         network = pack(model, judged["test"]) if by_engine and middle else model
@@ -351,13 +318,13 @@ def keep_state(
     keep(out, state)
 
 
-def training_loader(split: Split, recipe: Recipe, device: torch.device | str = "cpu") -> Loader:
+def training_loader(split: Split, recipe: Recipe, device: torch.device | str = "cpu", part: Part = WHOLE) -> Loader:
     """The training images of `split`, shuffled and augmented as the recipe says."""
     crop = recipe.crop
     if crop == "auto":  # photographs are those images that a larger picture is cropped to
         crop = "padded" if split.preprocess.resize is None else "resized"
     if has_boxes(split.train):
-        return boxes_loader(split, recipe, device)
+        return boxes_loader(split, recipe, device, part)
     pictures = Pictures(
         scale=recipe.crop_scale if crop == "resized" else None,
         operations=recipe.randaugment,
@@ -374,10 +341,11 @@ def training_loader(split: Split, recipe: Recipe, device: torch.device | str = "
         pictures=pictures,
         mixup=recipe.mixup,
         device=device,
+        part=part,
     )
 
 
-def boxes_loader(split: Split, recipe: Recipe, device: torch.device | str) -> Loader:
+def boxes_loader(split: Split, recipe: Recipe, device: torch.device | str, part: Part) -> Loader:
     """The training images of `split` with their boxes."""
     if recipe.randaugment or recipe.crop == "padded":
         raise BbgError(
@@ -394,20 +362,14 @@ def boxes_loader(split: Split, recipe: Recipe, device: torch.device | str) -> Lo
         pictures=pictures,
         mixup=recipe.mixup,
         device=device,
+        part=part,
     )
 
 
-def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Make what the network itself draws, such as its dropout, a function of (seed, epoch, step)."""
-    torch.manual_seed(int(draw(seed, epoch, np.array([step]), STEP)[0] >> np.uint64(1)))
-
-
-def diverged(what: str, epoch: int, step: int) -> BbgError:
-    """The error that ends a training whose numbers are no longer finite; `epoch` and `step` count from 0."""
-    return BbgError(
-        f"{what} in step {step + 1} (epoch {epoch + 1}), only finite numbers can be trained on; lower lr and train "
-        "again, the last checkpoint is from before"
-    )
+def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
+    """Make what the network itself draws, such as its dropout, a function of (seed, epoch, step, process)."""
+    number = np.array([step + (rank << 40)])
+    torch.manual_seed(int(draw(seed, epoch, number, STEP)[0] >> np.uint64(1)))
 
 
 class Totals:

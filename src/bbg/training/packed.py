@@ -43,7 +43,7 @@ def pack(model: nn.Module, loader: Loader) -> nn.Module:
 
     `loader`: the images that will be tested; the first ones check the conversion.
     """
-    images, _ = next(loader.epoch())
+    images, _ = next(loader.whole().epoch())
     try:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "network.bbg"

@@ -8,6 +8,7 @@ from torch import nn
 
 from bbg.errors import BbgError, allowed
 from bbg.recipe import Recipe
+from bbg.training.processes import ALONE, Processes
 from bbg.training.tasks.base import Task
 from bbg.training.tasks.classification import Classification
 from bbg.training.tasks.detection import Detection
@@ -22,11 +23,21 @@ TASKS: dict[str, Callable[[Recipe, int, nn.Module | None], Task]] = {
 }
 
 
-def make_task(recipe: Recipe, classes: int, teacher: nn.Module | None = None, network: nn.Module | None = None) -> Task:
-    """The recipe's task; BbgError for an unknown name. `network`: what is trained; a detection takes its priors."""
+def make_task(
+    recipe: Recipe,
+    classes: int,
+    teacher: nn.Module | None = None,
+    network: nn.Module | None = None,
+    processes: Processes = ALONE,
+) -> Task:
+    """The recipe's task; BbgError for an unknown name. `network`: what is trained; a detection takes its priors.
+
+    `processes`: those that have a part of every batch each.
+    """
     if recipe.task not in TASKS:
         raise BbgError(f"recipe key 'task' is {recipe.task!r}, {allowed(recipe.task, TASKS)}")
     task = TASKS[recipe.task](recipe, classes, teacher)
     if network is not None and isinstance(task, Detection):
         task.of(network)
+    task.processes = processes
     return task

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bbg.data.loader import Loader
 from bbg.heads import Head
+from bbg.training.processes import Processes
 
 
 class Task(Protocol):
@@ -24,15 +25,24 @@ class Task(Protocol):
 
     head: Head | None
     figure: str  # of those of `evaluate`, the one by which an epoch is better than others: the higher the better
+    processes: Processes  # that have a part of every batch each
 
     def loss(self, outputs: Any, targets: Any, inputs: Tensor) -> Tensor:
-        """The loss of a batch, a scalar; `inputs` are the images, for tasks with a teacher."""
+        """The loss of a batch, a scalar; `inputs` are the images, for tasks with a teacher.
+
+        Of several processes each has a part of the batch, and its part of the loss: they add up to that of the whole.
+        """
 
     def metrics(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
-        """Figures of a training batch beside its loss, means over its images, as scalars on the device."""
+        """Figures of a training batch beside its loss, means over its images, as scalars on the device.
+
+        Those of several processes are averaged, by their images.
+        """
 
     def evaluate(self, model: nn.Module, loader: Loader) -> dict[str, float]:
         """The figures over all images of `loader`, one of them the `loss`, by the network in evaluation mode.
+
+        Of several processes each has a part of the images, and all of them the figures of all.
 
         The history has each of them as column `test_<name>`, beside `loss` and the columns of `metrics`.
         """

@@ -12,6 +12,7 @@ from bbg import heads
 from bbg.data.loader import Loader
 from bbg.log import track
 from bbg.recipe import Recipe
+from bbg.training.processes import ALONE, Processes
 
 
 def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
@@ -28,6 +29,7 @@ class Classification:
 
     head: heads.Head | None = heads.Classification()
     figure = "accuracy"
+    processes: Processes = ALONE
 
     def __init__(self, recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> None:
         self.recipe, self.classes = recipe, classes
@@ -39,11 +41,12 @@ class Classification:
         logits = outputs.float()
         loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
         if self.teacher is None:
-            return loss
+            return self.processes.part(loss, len(targets))
         with torch.no_grad():
             taught = self.teacher.to(inputs.device)(inputs)
         share = self.recipe.distill
-        return (1 - share) * loss + share * distillation(logits, taught.float(), self.recipe.temperature)
+        loss = (1 - share) * loss + share * distillation(logits, taught.float(), self.recipe.temperature)
+        return self.processes.part(loss, len(targets))
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Top-1 accuracy; the label of a mixed image is the class with the largest share."""
@@ -60,4 +63,5 @@ class Classification:
             logits = model(x).float()
             loss = loss.to(x.device) + F.cross_entropy(logits, labels, reduction="sum")
             right = right.to(x.device) + (logits.argmax(1) == labels).sum()
-        return {"loss": float(loss) / len(loader.data), "accuracy": int(right) / len(loader.data)}
+        total, count = self.processes.total(loss, right)
+        return {"loss": total / len(loader.data), "accuracy": count / len(loader.data)}

@@ -16,6 +16,7 @@ from bbg.errors import BbgError
 from bbg.log import track
 from bbg.recipe import Recipe
 from bbg.scoring.detection import OVERLAP, SURE, truth_of
+from bbg.training.processes import ALONE, Processes
 
 LEAST = 0.5  # the IoU from which on a prior is taken for a box
 NEGATIVES = 3  # priors of the background that are learned for each that is taken
@@ -53,6 +54,7 @@ class Detection:
 
     head: heads.Head | None = None
     figure = "map"
+    processes: Processes = ALONE
 
     def __init__(self, recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> None:
         if teacher is not None:
@@ -77,7 +79,7 @@ class Detection:
         """
         boxes, scores, all_priors = self._outputs(outputs)
         total, taken = self._loss(boxes, scores, match(targets, all_priors), all_priors)
-        return total / taken.clamp(min=1)
+        return total / self.processes.add(taken).clamp(min=1)
 
     def metrics(self, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
         """The share of the priors taken for a box whose best class is that of the box."""
@@ -95,7 +97,7 @@ class Detection:
         """
         model.eval()
         assert isinstance(self.head, heads.Detection)
-        matches, loss, taken = Matches(self.classes), 0.0, 0
+        matches, loss, taken = Matches(self.classes), 0.0, 0.0
         for images, targets in track(loader.epoch(), "evaluating", loader.steps):
             some = max(1, PIXELS // (images.shape[2] * images.shape[3]))
             for x, truth in zip(images.split(some), targets.split(some), strict=True):
@@ -106,6 +108,8 @@ class Detection:
                 arrays = {"boxes": boxes.cpu().numpy(), "scores": scores.cpu().numpy()}
                 for answer, rows in zip(self.head.decide(arrays, SURE, OVERLAP), truth.cpu().numpy(), strict=True):
                     matches.add(answer, truth_of(rows))
+        matches = Matches.joined(self.processes.gather(matches))
+        loss, taken = self.processes.total(loss, taken)
         return {"loss": loss / max(taken, 1), "map": matches.mean_area, "map_11": matches.mean_eleven}
 
     def _outputs(self, outputs: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from bbg.errors import BbgError
 from bbg.log import track
 from bbg.maps import IGNORED
 from bbg.recipe import Recipe
+from bbg.training.processes import ALONE, Processes
 from bbg.training.tasks.classification import distillation
 
 PIXELS = 2**18  # that are evaluated at a time: a network that segments keeps large maps
@@ -29,6 +30,7 @@ class Segmentation:
 
     head: heads.Head | None = heads.Segmentation()
     figure = "miou"
+    processes: Processes = ALONE
 
     def __init__(self, recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> None:
         self.recipe, self.classes = recipe, classes
@@ -43,14 +45,15 @@ class Segmentation:
         """
         maps = self._maps(outputs, targets)
         total = self._cross_entropy(maps, targets, self.recipe.label_smoothing)
-        loss = total / (targets != IGNORED).sum().clamp(min=1)
+        loss = total / self.processes.add((targets != IGNORED).sum()).clamp(min=1)
         if self.teacher is None:
             return loss
         with torch.no_grad():
             taught = self._maps(self.teacher.to(inputs.device)(inputs), targets)
         ours, theirs = (x.movedim(1, -1).flatten(0, 2) for x in (maps, taught))
         share = self.recipe.distill
-        return (1 - share) * loss + share * distillation(ours, theirs, self.recipe.temperature)
+        learned = distillation(ours, theirs, self.recipe.temperature)
+        return (1 - share) * loss + share * self.processes.part(learned, len(targets))
 
     def metrics(self, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
         """The share of the pixels that count whose class is right."""
@@ -75,9 +78,10 @@ class Segmentation:
                 loss = loss.to(x.device) + self._cross_entropy(maps, targets, 0.0)
                 pairs = targets[counts].long() * count + maps.argmax(1)[counts]
                 table = table.to(x.device) + torch.bincount(pairs, minlength=count * count)
-        found = metrics.overlap(table.cpu().reshape(count, count).numpy())
+        table = self.processes.add(table.cpu())
+        found = metrics.overlap(table.reshape(count, count).numpy())
         pixels = max(int(table.sum()), 1)
-        return {"loss": float(loss) / pixels, "miou": found.mean, "pixel_accuracy": found.accuracy}
+        return {"loss": self.processes.total(loss)[0] / pixels, "miou": found.mean, "pixel_accuracy": found.accuracy}
 
     def _maps(self, outputs: Any, targets: Tensor) -> Tensor:
         """The logits in float32, at the size of the masks."""
