@@ -261,15 +261,17 @@ def run(
             if state.epoch == recipe.epochs and processes.first:
                 state.ranges = recorded_ranges(model, split)
             keep_state(state, model, optimizer, out, epoch, epoch * steps + steps - 1)
-            if (
-                out is not None
-                and held_out is not None
-                and last_is_best(state.history, task.figure, recipe.activation_epochs)
-            ):
-                keep(out, replace(state, ranges=state.ranges or recorded_ranges(model, split)), best=True)
+            if out is not None and held_out is not None:
+                keep_best(state, model, task, split, out)
             bar.epoch(row, images)
             tell_damaged(out, split)
             end_if(processes.any(stop.asked))
+
+
+def keep_best(state: Checkpoint, model: nn.Module, task: Task, split: Split, out: Path) -> None:
+    """Write the best checkpoint to `out` where the last epoch is the best by the task's figure."""
+    if last_is_best(state.history, task.figure, state.recipe.activation_epochs):
+        keep(out, replace(state, ranges=state.ranges or recorded_ranges(model, split)), best=True)
 
 
 def loaders(
