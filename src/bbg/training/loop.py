@@ -32,7 +32,7 @@ from bbg.tracing.neutral import neutral, refuse_untrainable
 from bbg.training.best import hold_out, last_is_best
 from bbg.training.check import check_parts, check_start, check_width
 from bbg.training.checkpoint import Checkpoint
-from bbg.training.device import choose_device, fabric_on, warn_of_slow_bf16
+from bbg.training.device import choose_device, fabric_on
 from bbg.training.evaluate import EVALUATION_BATCH, full_precision, reestimate_statistics
 from bbg.training.factory import binarized, build, call_factory, find_factory
 from bbg.training.folder import LAST, keep, refuse_own, session, tell_damaged
@@ -214,8 +214,6 @@ def run(
     """The training itself, from `state` on."""
     recipe, schedule = state.recipe, present_schedule(state.recipe, state.since)
     fabric = fabric_on(device)
-    if recipe.precision == "bf16":
-        warn_of_slow_bf16(device)
     split, held_out = hold_out(split, recipe)
     loader, judged = loaders(split, held_out, recipe, device, processes)
     optimizer, step_on = make_step(fabric, model, task, state, loader.batch_size, processes)

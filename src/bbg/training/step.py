@@ -15,6 +15,7 @@ from bbg.recipe import Recipe
 from bbg.training.captured import CapturedStep
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.compiled import compile_network
+from bbg.training.device import warn_of_slow_bf16
 from bbg.training.optimizer import make_capturable, make_fused, make_optimizer, restore
 from bbg.training.processes import ALONE, Processes
 from bbg.training.schedule import present_schedule, set_stage, stage_of
@@ -33,6 +34,8 @@ def make_step(
     `batch_size`: images of a whole batch, of which each of the `processes` has a part.
     """
     recipe, schedule = state.recipe, present_schedule(state.recipe, state.since)
+    if recipe.precision == "bf16":
+        warn_of_slow_bf16(fabric.device)
     optimizer = make_optimizer(model, recipe)
     forward, stepper = fabric.setup(model, optimizer)
     network = model
