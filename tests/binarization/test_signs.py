@@ -25,7 +25,9 @@ SOURCES: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "a curve behind it": (lambda x: F.silu(F.relu(x)), ["relu"]),
     "a clamp behind it": (lambda x: F.relu(x).clamp(max=1), ["relu"]),
     "an attribute": (lambda x: F.relu(x).mT, []),
-    "a convolution behind it": (lambda x: F.conv2d(F.relu(x), torch.ones(2, 3, 1, 1)), []),
+    "a convolution behind it": (lambda x: F.conv2d(F.relu(x), -torch.ones(2, 3, 1, 1)), []),
+    "a blur behind it": (lambda x: F.conv2d(F.relu(x), torch.ones(3, 1, 2, 2), groups=3), ["relu"]),
+    "a blur with a bias": (lambda x: F.conv2d(F.relu(x), torch.ones(3, 1, 2, 2), -torch.ones(3), groups=3), []),
     "moved": (lambda x: F.relu(x).permute(0, 2, 3, 1).flatten(1), ["relu"]),
     "pooled": (lambda x: F.avg_pool2d(F.max_pool2d(F.relu(x), 2), 2), ["relu"]),
     "resized": (lambda x: F.interpolate(F.relu(x), scale_factor=2), ["relu"]),
@@ -128,7 +130,7 @@ ASSUMPTIONS: dict[str, tuple[Callable[[Any], Any], int]] = {
     "behind a curve": (lambda x: F.silu(torch.special.entr(x)), 1),
     "an attribute": (lambda x: F.silu(x).mT, 1),
     "behind a difference": (lambda x: torch.special.entr(x) - 1, 0),
-    "behind a convolution": (lambda x: F.conv2d(torch.special.entr(x), torch.ones(2, 3, 1, 1)), 0),
+    "behind a convolution": (lambda x: F.conv2d(torch.special.entr(x), -torch.ones(2, 3, 1, 1)), 0),
     "two": (lambda x: torch.cat([torch.special.entr(x), x.square()], 1), 2),
 }
 

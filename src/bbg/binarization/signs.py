@@ -10,7 +10,9 @@ about the inputs to the fact about the output, by the first line that fits:
 
     trait of the operation         sources of its output
     ACTIVATION, and never < 0      the activation itself
-    KEEPS_SIGN                     those of its input
+    KEEPS_SIGN, or a convolution   those of its input
+    by constants that are not
+    negative, as a blur is
     JOINS                          those of all inputs together: each fills channels of its own
     ADDS                           those of all inputs, if every input has some; a constant may be negative: none
     MULTIPLIES                     those of all factors, if every factor has some; constants do not count. A factor that
@@ -97,11 +99,25 @@ class SignFlow:
             return (node,)
         op = self._op(node)
         inputs = self.network.inputs(node)
+        if op is not None and inputs and self._blurs(node):
+            return self._of_input(node, inputs)
         if op is not None and inputs:
             for trait, transfer in _TRANSFERS:
                 if trait in op:
                     return transfer(self, node, inputs)
         return ()
+
+    def _blurs(self, node: fx.Node) -> bool:
+        """Whether it is the call of a convolution by constants of which none is negative."""
+        if node.op != "call_function" or not self.network.has(node, Trait.LAYER):
+            return False
+        given: dict[str, Any] = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
+        weight = given.get("weight")
+        if given.get("bias") is not None or not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            return False
+        value = self.network.attribute(weight)
+        constant = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+        return constant and bool((value >= 0).all())
 
     def _of_input(self, node: fx.Node, inputs: list[fx.Node]) -> Sources:
         return self.nonnegative_sources(inputs[0])
