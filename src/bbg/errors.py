@@ -64,4 +64,4 @@ def not_installed(what: str, module: str) -> BbgError:
     """The error that `what` needs `module`; it names all packages of the extra that the module belongs to."""
     name = PACKAGES.get(top := module.partition(".")[0], top.replace("_", "-"))
     packages = next((packages for packages in EXTRAS.values() if name in packages), (name,))
-    return BbgError(f"{what} needs {module}, which is not installed; run pip install {' '.join(packages)}")
+    return BbgError(f"{what} needs {top}, which is not installed; run pip install {' '.join(packages)}")
