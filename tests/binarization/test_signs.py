@@ -21,7 +21,8 @@ torch.set_num_threads(1)
 SOURCES: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "the images": (lambda x: x, []),
     "an activation": (lambda x: F.relu(x), ["relu"]),
-    "the last of two": (lambda x: torch.sigmoid(F.relu(x)), ["sigmoid"]),
+    "both of two": (lambda x: torch.sigmoid(F.relu(x)), ["relu", "sigmoid"]),
+    "a sum of two behind a third": (lambda x: F.relu(F.relu(x) + F.softplus(x)), ["relu", "softplus", "relu_1"]),
     "a curve behind it": (lambda x: F.silu(F.relu(x)), ["relu"]),
     "a clamp behind it": (lambda x: F.relu(x).clamp(max=1), ["relu"]),
     "an attribute": (lambda x: F.relu(x).mT, []),
@@ -92,7 +93,7 @@ def test_where_there_are_sources_no_number_is_negative(name: str) -> None:
         assert not (result > 0).all()
 
 
-PRODUCTS = {"a product of two", "two gates", "the last of two"}  # two negative numbers, or one of another activation
+PRODUCTS = {"a product of two", "two gates"}  # of two negative numbers
 
 
 @pytest.mark.parametrize("name", [name for name, (_, sources) in SOURCES.items() if sources and name not in PRODUCTS])

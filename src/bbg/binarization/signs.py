@@ -9,7 +9,8 @@ channels) is negative; none where a number may be. Each trait of an operation ha
 about the inputs to the fact about the output, by the first line that fits:
 
     trait of the operation         sources of its output
-    ACTIVATION, and never < 0      the activation itself
+    ACTIVATION, and never < 0      those of its input and the activation itself: what takes its
+                                   place gives negative numbers of negative ones alone
     KEEPS_SIGN, or a convolution   those of its input
     by constants that are not
     negative, as a blur is
@@ -95,10 +96,10 @@ class SignFlow:
     # ---- the transfer functions, in the order of the table above
 
     def _transfer(self, node: fx.Node) -> Sources:
-        if self.is_nonnegative_activation(node):
-            return (node,)
-        op = self._op(node)
         inputs = self.network.inputs(node)
+        if self.is_nonnegative_activation(node):
+            return _union((*map(self.nonnegative_sources, inputs[:1]), (node,)))
+        op = self._op(node)
         if op is not None and inputs and self._blurs(node):
             return self._of_input(node, inputs)
         if op is not None and inputs:
