@@ -20,7 +20,8 @@ from bbg.recipe import Recipe
 # Statements that are not run here, by page, each with the reason; none may be listed in vain.
 ELSEWHERE = "it sets up an environment: tests/house/test_install.py runs it"
 MANY = "it starts more processes than a small machine has cores: tests/training/test_launch.py starts two"
-NODE = "bbg train cifar10_resnet20 --data DIR --out runs/wide --processes 8 --nodes 2 --node-rank {} --master 10.0.0.1:29500"
+WIDE = "bbg train cifar10_resnet20 --data DIR --out runs/wide"
+NODE = f"{WIDE} --processes 8 --nodes 2 --node-rank {{}} --master 10.0.0.1:29500"
 NOT_RUN = {
     "README.md": {
         "make demo": ELSEWHERE,
@@ -34,7 +35,7 @@ NOT_RUN = {
         "bbg train cifar10_resnet20 --data DIR --processes 4": MANY,
         "bbg train cifar10_resnet20 --data DIR --processes 4 --set sync_bn=true": MANY,
         **{NODE.format(number): "it waits for another machine" for number in (0, 1)},
-        "torchrun --nproc-per-node 8 --max-restarts 3 -m bbg train cifar10_resnet20 --data DIR --out runs/wide": MANY,
+        f"torchrun --nproc-per-node 8 --max-restarts 3 -m {WIDE}": MANY,
     },
     "deploy.md": {"uvicorn app:app --workers 2": "it serves until it is stopped; the block before it calls the app"},
 }
