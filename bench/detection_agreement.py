@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,23 +25,22 @@ import torch
 
 import bbg
 from bbg.boxes import Boxes, iou
-from bbg.cli.convert import example
-from bbg.cli.scoring import engine_boxes, torch_boxes, trained_network, trained_task
+from bbg.cli.scoring import box_figures, engine_boxes, torch_boxes, trained_network, trained_task
 from bbg.conversion.lowering import lower_network
 from bbg.conversion.oracle import INPUT, run_free
-from bbg.conversion.ranges import Ranges
 from bbg.conversion.verify import Terms, outputs_of
-from bbg.data import BoxSet, Split, open_boxed, open_data
+from bbg.data import BoxSet, open_boxed, open_data
 from bbg.engine import Engine
 from bbg.graph.file import read
 from bbg.heads import Detection
 from bbg.limits import UNLIMITED
-from bbg.scoring import SHOWN, BoxEvaluation, box_scores
+from bbg.scoring import SHOWN
 from bbg.scoring.detection import OVERLAP, SURE
 from bbg.training.checkpoint import Checkpoint
 from bench.agreement import first_difference
 from bench.markdown import plain, table
 from bench.record import Result, parser_of, run
+from bench.study.row import pack
 
 TITLE = "Detectors, packed against torch"
 SAME, NEAR = 0.99, 1e-3  # the IoU, and the difference of scores, of what is one box
@@ -110,28 +108,6 @@ def compared(network: torch.nn.Module, packed: Path, images: BoxSet) -> Result:
     }
 
 
-def average_precision(run: Callable[[np.ndarray], list[Boxes]], images: BoxSet) -> float:
-    """The mAP on the images, the area below the curves."""
-    evaluation = BoxEvaluation(images.classes)
-    for score in box_scores(images, run):
-        evaluation.add(score)
-    return evaluation.matches.mean_area
-
-
-def convert(trained: Checkpoint, network: torch.nn.Module, split: Split, path: Path, edges: str) -> None:
-    """The packed file, as `bbg convert` makes it."""
-    bbg.convert(
-        network,
-        path,
-        example(trained, split),
-        calibration=Ranges.from_dict(trained.ranges) or split.train,
-        edges=edges,
-        preprocess=trained.preprocess,
-        labels=trained.classes,
-        head=trained_task(trained, network).head,
-    )
-
-
 def measured(path: Path, data: Path, part: str, most: int | None) -> Result:
     """The row of a checkpoint."""
     trained = Checkpoint.load(path)
@@ -143,11 +119,11 @@ def measured(path: Path, data: Path, part: str, most: int | None) -> Result:
     with tempfile.TemporaryDirectory() as place:
         files = {edges: Path(place) / f"{edges}.bbg" for edges in ("fp32", "int8")}
         for edges, file in files.items():
-            convert(trained, network, split, file, edges)
-        figures: dict[str, Any] = {"torch": average_precision(torch_boxes(network, head, trained.preprocess), images)}
+            pack(trained, network, split, file, edges)
+        figures: dict[str, Any] = {"torch": box_figures(images, torch_boxes(network, head, trained.preprocess))["map"]}
         for edges, file in files.items():
             engine = bbg.load(file, limits=UNLIMITED)
-            figures[edges] = average_precision(engine_boxes(engine, head), images)
+            figures[edges] = box_figures(images, engine_boxes(engine, head))["map"]
             figures[f"{edges}_bytes"] = file.stat().st_size
         return {
             "checkpoint": path.parent.name,

@@ -20,16 +20,14 @@ import torch
 from torch import nn
 
 from bbg.cli.convert import example, provenance
-from bbg.cli.scoring import engine_boxes, engine_figures, trained_network
+from bbg.cli.scoring import engine_figures, trained_network, trained_task
 from bbg.conversion import Ranges, convert
 from bbg.cpu import cores
 from bbg.data import Split, open_recipe
-from bbg.engine import Engine, load
+from bbg.engine import load
 from bbg.errors import BbgError
 from bbg.files import write_bytes, write_json
-from bbg.heads import Detection
 from bbg.recipe import Recipe
-from bbg.scoring import BoxEvaluation, box_scores
 from bbg.training.checkpoint import Checkpoint, digest_of
 from bbg.training.device import choose_device, described
 from bbg.training.loop import train
@@ -104,17 +102,8 @@ def outcome(state: Checkpoint, recipe: Recipe, split: Split, folder: Path) -> di
     network, found = trained_network(state, recipe.factory), {}
     for name, edges in (("packed", "fp32"), ("packed_int8", "int8"))[: 2 if recipe.task == "detection" else 1]:
         file = folder / f"{name}.bbg"
-        convert(
-            network,
-            file,
-            example(state, split),
-            calibration=Ranges.from_dict(state.ranges) or split.train,
-            edges=edges,
-            preprocess=state.preprocess,
-            labels=state.classes,
-            provenance=provenance(state),
-        )
-        found[name] = {"edges": edges, **packed_figures(load(file), split), "bytes": file.stat().st_size}
+        pack(state, network, split, file, edges)
+        found[name] = {"edges": edges, **engine_figures(load(file), split), "bytes": file.stat().st_size}
     last = {name.removeprefix("test_"): value for name, value in state.history[-1].items() if name.startswith("test_")}
     return {
         "data": state.data,
@@ -128,14 +117,19 @@ def outcome(state: Checkpoint, recipe: Recipe, split: Split, folder: Path) -> di
     }
 
 
-def packed_figures(engine: Engine, split: Split) -> dict[str, float]:
-    """The accuracy of a packed classifier, or the mAP of a detector, over the test images."""
-    if not isinstance(engine.head, Detection):
-        return engine_figures(engine, split)
-    evaluation = BoxEvaluation(split.classes)
-    for score in box_scores(split.test, engine_boxes(engine, engine.head)):
-        evaluation.add(score)
-    return {"map": evaluation.matches.mean_area, "map_11": evaluation.matches.mean_eleven}
+def pack(state: Checkpoint, network: nn.Module, split: Split, file: Path, edges: str) -> None:
+    """The packed `file` of a trained network, as `bbg convert` makes it."""
+    convert(
+        network,
+        file,
+        example(state, split),
+        calibration=Ranges.from_dict(state.ranges) or split.train,
+        edges=edges,
+        preprocess=state.preprocess,
+        labels=state.classes,
+        provenance=provenance(state),
+        head=trained_task(state, network).head,
+    )
 
 
 def _commits(folder: Path, commit: str) -> list[str]:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.voc import write_voc
 
 from bbg.conversion import convert
+from bbg.data import open_recipe
 from bbg.errors import BbgError
 from bbg.graph import file as packed
 from bbg.image import Preprocess
@@ -24,7 +26,7 @@ from bbg.training.checkpoint import Checkpoint
 from bbg.training.factory import find_factory
 from bench.record import ROOT
 from bench.study import networks, rows
-from bench.study.row import check_finished, lock, trained
+from bench.study.row import check_finished, lock, trained, work
 
 LIST = """
 rows = [
@@ -205,3 +207,27 @@ def test_networks_of_the_study_learn_and_convert(name: str, tmp_path: Path) -> N
     convert(network.eval(), tmp_path / "n.bbg", x, edges="fp32")
     kinds = [op.kind for op in packed.read(tmp_path / "n.bbg").graph.ops]
     assert (kinds.count("binary_conv"), kinds.count("byte_conv")) == WIDTHS[name]
+
+
+def test_the_record_of_a_detector_has_its_map(tmp_path: Path) -> None:
+    list_ = tmp_path / "list.toml"
+    list_.write_text(
+        """
+        rows = [ { name = "tiny", recipe = "light", epochs = 1, seed = 0, tier = "A", width = 8 } ]
+        [recipes.light]
+        dataset = "voc"
+        task = "detection"
+        network = "ssd_light"
+        size = "64x96"
+        batch_size = 4
+        """
+    )
+    (row,) = rows.read(list_)
+    split, records = open_recipe(row.recipe, write_voc(tmp_path / "voc", 8, 4)), tmp_path / "records"
+    for folder in (records, tmp_path / "tiny"):
+        folder.mkdir()
+    assert work(row, split, tmp_path / "tiny", records)
+    record = json.loads((records / "tiny.json").read_text())
+    assert record["map"] == record["history"][-1]["test_map"]
+    assert record["packed"]["map"] == pytest.approx(record["map"], abs=0.005)
+    assert record["packed_int8"]["bytes"] < record["packed"]["bytes"]

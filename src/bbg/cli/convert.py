@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bbg.cli.output import tell
 from bbg.cli.parser import DATA, FACTORY, JSON, argument, packed_file, verb
 from bbg.cli.scoring import (
+    box_figures,
     engine_boxes,
     engine_logits,
     held_out,
@@ -169,19 +170,10 @@ def compare_boxes(
     head: Detection, model: nn.Module, trained: Checkpoint, engine: Engine, split: Split
 ) -> dict[str, Any]:
     """The mAP of both sides on the test images."""
-    from bbg.data import BoxSet
-    from bbg.log import track
-    from bbg.scoring import BoxEvaluation, box_scores
-
-    assert isinstance(split.test, BoxSet)
     figures: dict[str, float] = {}
     runs = {"torch": torch_boxes(model, head, trained.preprocess), "engine": engine_boxes(engine, head)}
     for side, run in runs.items():
-        evaluation = BoxEvaluation(split.classes)
-        for score in track(box_scores(split.test, run), "evaluating", len(split.test)):
-            evaluation.add(score)
-        figures |= {f"map_{side}": evaluation.matches.mean_area, f"map_11_{side}": evaluation.matches.mean_eleven}
-        figures[f"map_50_95_{side}"] = evaluation.coco.mean
+        figures |= {f"{name}_{side}": value for name, value in box_figures(split.test, run).items()}
     return {"test_images": len(split.test), **figures}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bbg.boxes import Boxes
-    from bbg.data import BoxSet, Labelled, MaskedImages, Split
+    from bbg.data import BoxSet, Dataset, Labelled, MaskedImages, Split
     from bbg.engine import Engine
     from bbg.image import Preprocess
     from bbg.limits import Limits
@@ -225,6 +225,19 @@ def engine_boxes(engine: Engine, head: Detection) -> Callable[[np.ndarray], list
     return lambda pixels: head.decide(engine.run(pixels), SURE, OVERLAP)
 
 
+def box_figures(images: Dataset, run: Callable[[np.ndarray], list[Boxes]]) -> dict[str, float]:
+    """The mAP of the boxes that `run` makes of all images: `map`, `map_11` and `map_50_95`."""
+    from bbg.data import BoxSet
+    from bbg.scoring import BoxEvaluation, box_scores
+
+    assert isinstance(images, BoxSet)
+    evaluation = BoxEvaluation(images.classes)
+    for score in track(box_scores(images, run), "evaluating", len(images)):
+        evaluation.add(score)
+    matches = evaluation.matches
+    return {"map": matches.mean_area, "map_11": matches.mean_eleven, "map_50_95": evaluation.coco.mean}
+
+
 def torch_boxes(network: nn.Module, head: Detection, preprocess: Preprocess) -> Callable[[np.ndarray], list[Boxes]]:
     """What makes boxes of uint8 pixels, by torch on the device of the network, in float32."""
     import torch
@@ -271,6 +284,8 @@ def torch_figures(network: nn.Module, trained: Checkpoint, split: Split) -> dict
 
 def engine_figures(engine: Engine, split: Split) -> dict[str, float]:
     """The figures of the engine's head over all test images, without torch."""
+    if isinstance(engine.head, Detection):
+        return box_figures(split.test, engine_boxes(engine, engine.head))
     if not isinstance(engine.head, Classification):
         raise BbgError(HEADLESS)
     return engine.head.score(engine_logits(engine, split), split.test.labels)

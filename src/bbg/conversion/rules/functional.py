@@ -14,26 +14,20 @@ from bbg.conversion.rules.registry import TAKE_VIEWS, lowers, rule_of
 from bbg.conversion.views import TracedTensor, View
 
 
-def _max_pool2d(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> nn.MaxPool2d:
-    return nn.MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+def _max_pool(layer: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """What makes the layer by the arguments of its function, whose last two come in another order."""
 
+    def made(
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> nn.Module:
+        return layer(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
 
-def _max_pool1d(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> nn.MaxPool1d:
-    return nn.MaxPool1d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+    return made
 
 
 def _interpolate(
@@ -199,9 +193,9 @@ LAYER_OF: dict[tuple[Any, ...], Callable[..., nn.Module]] = {
     (F.relu6,): lambda inplace=False: nn.ReLU6(),
     (F.hardtanh, F.hardtanh_): lambda min_val=-1.0, max_val=1.0, inplace=False: nn.Hardtanh(min_val, max_val),
     (F.leaky_relu, F.leaky_relu_): lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
-    (F.max_pool2d,): _max_pool2d,
+    (F.max_pool2d,): _max_pool(nn.MaxPool2d),
     (F.avg_pool2d,): nn.AvgPool2d,
-    (F.max_pool1d, torch.max_pool1d): _max_pool1d,
+    (F.max_pool1d, torch.max_pool1d): _max_pool(nn.MaxPool1d),
     (F.avg_pool1d, torch.avg_pool1d): nn.AvgPool1d,
     (F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d): nn.AdaptiveAvgPool1d,
     (F.adaptive_max_pool1d,): nn.AdaptiveMaxPool1d,
