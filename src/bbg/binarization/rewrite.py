@@ -9,8 +9,8 @@ Every convolution and linear layer `conv` (and the BN behind it) becomes the uni
     y = BN( bconv(x) ) + gate * shortcut(x),      bconv(x) = conv( q(x), q(w) ),
 
 and every activation that would leave `q(x) = sign(x)` nothing but +1, as a ReLU does, the method's own. Behind a
-max-pool hardly a number is negative either: a BN is added there, which balances the signs again. The rest of the
-network stays as it was: its sums, joins, pools and gates.
+max-pool hardly a number is negative either, nor wherever else a run of the network shows it: a BN is added there, which
+balances the signs again. The rest of the network stays as it was: its sums, joins, pools and gates.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from bbg.binarization.containers import containers_of, restore
 from bbg.binarization.float_self import FloatSelf
 from bbg.binarization.modes import follow_modes
 from bbg.binarization.network import TracedNetwork
+from bbg.binarization.one_sign import constant_sign_layers, unbalanced_inputs
 from bbg.binarization.proof import Proof, Real, RealUnit, prove
 from bbg.binarization.report import ACTIONS, BinarizeReport, LayerRow
-from bbg.binarization.signs import SignFlow, constant_sign_layers
+from bbg.binarization.signs import SignFlow
 from bbg.binarization.widths import BINARY, BYTES, widths
 from bbg.errors import BbgError
 from bbg.layers import Bits, ByteConv2d, ByteLinear, FixedSize, Unit, pointwise
@@ -103,7 +104,7 @@ def binarize(
         result.meta["report"] = replace(result.report, proof=rewriter.proof(result, undone, example))
         result.meta["detection"] = getattr(model, "detection", None)
         result.meta["float_self"] = FloatSelf(undone)
-        result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images.clone()))
+        result.meta["report"] = _with_warnings(result.report, constant_sign_layers(result, network.images))
     return result
 
 
@@ -153,7 +154,7 @@ class Rewriter:
         activations = [node for node in self.order if signs.is_nonnegative_activation(node)]
         staying = {node.target for node in activations if node not in blamed}
         for pool in pools:
-            self.insert_batch_norm(pool)
+            self.insert_batch_norm(pool, "a max-pool before a sign")
         for name, calls in network.calls.items():
             bits, why = width[name]
             macs = sum(map(network.macs, calls))
@@ -170,7 +171,7 @@ class Rewriter:
                 self.record(node, network.name(node), "kept", why_kept)
         if network.decisions:
             self.fix_size()
-        return self.assemble()
+        return self.balance(self.assemble(), chosen)
 
     def record(self, node: fx.Node, name: str, action: str, why: str) -> None:
         """Add a row for what became of the call `node`."""
@@ -216,16 +217,33 @@ class Rewriter:
             self.modules[name] = ByteConv2d.of(layer)
         self.undone[name] = Real(self.modules[name])
 
-    def insert_batch_norm(self, pool: fx.Node) -> None:
-        """A BN behind a max-pool: the largest of some numbers is rarely negative, and the next sign would be +1."""
-        name = self.network.unique_name(f"{self.network.name(pool)}_norm")
-        like = self.like()
-        norm = nn.BatchNorm2d(self.network.shapes[pool][1], device=like.device, dtype=like.dtype)
+    def insert_batch_norm(self, node: fx.Node, why: str) -> None:
+        """A BN behind a node where hardly a number is negative: every next sign would be +1."""
+        name = self.network.unique_name(f"{self.network.name(node)}_norm")
+        like, shape = self.like(), self.network.shapes[node]
+        kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
+        norm = kind(shape[1], device=like.device, dtype=like.dtype)
         norm.training = self.network.model.training
         self.undone[name] = nn.Identity()
-        self.rows.setdefault(pool, []).append(LayerRow(name, "BatchNorm2d", "added", "a max-pool before a sign"))
-        new = self.network.insert_call(pool, pool, name, norm)
-        pool.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        self.rows.setdefault(node, []).append(LayerRow(name, kind.__name__, "added", why))
+        new = self.network.insert_call(node, node, name, norm)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    def balance(self, result: Binarized, chosen: list[str]) -> Binarized:
+        """The result with a BN wherever a run of it shows that a binary layer would see one sign, nearly, and no other."""
+        network = self.network
+        sources = {network.inputs(node)[0] for name in chosen for node in network.calls[name]}
+        movable = {node.name: node for node in sources if self.can_be_normed(node)}
+        found = unbalanced_inputs(result, network.images, movable)
+        for name in found:
+            self.insert_batch_norm(movable[name], "one sign only, nearly, without it")
+        return self.assemble() if found else result
+
+    def can_be_normed(self, node: fx.Node) -> bool:
+        """Whether a BN can stand behind the node: it is a map, or features, that the network computes."""
+        network = self.network
+        ranks = len(network.shapes[node]) in (2, 4) and network.channel_axis[node] == 1
+        return ranks and node.op != "placeholder" and node in network.live
 
     def fix_size(self) -> None:
         """Refuse images of another size than the example: what the forwards decided by it is in the graph for good."""
@@ -246,8 +264,10 @@ class Rewriter:
         node.args, node.kwargs = (moved,), {}
         with self.graph.inserting_after(node):
             result = self.graph.call_function(torch.permute, (node, tuple(back)))
-        for new, like in ((moved, source), (result, node)):
-            self.network.add(new, like)
+        self.network.add(moved, source)
+        self.network.shapes[moved] = tuple(self.network.shapes[source][i] for i in there)
+        self.network.channel_axis[moved] = 1
+        self.network.add(result, node)
         node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
 
     def replace_activation(self, node: fx.Node, staying: set[Any]) -> None:

@@ -30,15 +30,12 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from bbg.binarization.by_mode import ByMode
 from bbg.binarization.network import TracedNetwork, is_bare
-from bbg.layers import BinaryConv2d, BinaryLinear
 from bbg.methods import Pointwise
-from bbg.tracing.state import kept
-from bbg.tracing.tracer import in_mode, reads_mode
+from bbg.tracing.tracer import reads_mode
 from bbg.tracing.vocabulary import Op, Trait
 
 Sources = tuple[fx.Node, ...]
@@ -172,29 +169,3 @@ _TRANSFERS: tuple[tuple[Trait, _Transfer], ...] = (
 
 def _union(lists: Iterable[Sources]) -> Sources:
     return tuple(dict.fromkeys(itertools.chain.from_iterable(lists)))
-
-
-@torch.no_grad()
-def constant_sign_layers(model: nn.Module, example: Tensor) -> set[str]:
-    """The binary layers whose input, with the example, becomes the same sign everywhere.
-
-    In training mode, with the statistics of the example: those of a network that was not trained say nothing yet.
-    """
-    found: set[str] = set()
-
-    def look(name: str, binarizer: Any, x: Tensor) -> None:
-        signs = binarizer.signs(x, binarizer.form(x))
-        if signs.min() == signs.max():
-            found.add(name)
-
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (BinaryConv2d, BinaryLinear))]
-    handles = [
-        m.register_forward_pre_hook(lambda m, args, n=n: look(n, m.activation_binarizer, args[0])) for n, m in layers
-    ]
-    try:
-        with in_mode(model, True), kept(model):
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
