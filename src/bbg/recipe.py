@@ -45,6 +45,7 @@ class Recipe:
     act: str | None = None  # nonlinearity of the units; none: the method's own
     width: int | None = None  # channels of the first stage; none: the network's own
     shortcut: str | None = None  # of ImageNet-form resnets, where the map is halved: conv, pool
+    stem: str | None = None  # first layers of resnets and ssd_light: imagenet, patch, cifar; none: the network's own
     heads: str | None = None  # of detectors: conv, separable, binary; none: conv
     size: int | str | list[int] | None = None  # of the images: a side, "HxW" or [H, W]; none: the data set's own
     resize: int | None = None  # short side before the centre crop; 0: the whole picture is resized; none: the set's own

@@ -119,6 +119,19 @@ def test_heads_of_other_methods(heads: str) -> None:
         assert small("ssd_light", method, heads=heads)(torch.zeros(1, 3, 72, 100))["boxes"].shape[2] == 4
 
 
+@pytest.mark.parametrize("method", ["bbg", "float"])
+def test_the_stem_of_patches_makes_the_same_maps(method: str, tmp_path: Path) -> None:
+    """A convolution of stride 4 in the place of two times 2: the same priors, and a fourth of the products."""
+    usual, patches = (small("ssd_light", method, stem=stem) for stem in ("imagenet", "patch"))
+    images = torch.randn(2, 3, 72, 100)
+    shapes = [{key: value.shape for key, value in model(images).items()} for model in (usual, patches)]
+    assert shapes[0] == shapes[1]
+    assert patches.stages[0][0][0].stride == (4, 4)  # type: ignore[index]
+    bbg.convert(patches.eval(), tmp_path / "patch.bbg", images, edges="fp32")
+    with pytest.raises(BbgError, match="stride 1"):
+        small("ssd_light", stem="cifar")
+
+
 def test_unknown_heads_are_refused() -> None:
     with pytest.raises(BbgError, match=r"heads is 'seperable'; allowed are .*did you mean 'separable'"):
         small("ssd_light", heads="seperable")

@@ -230,7 +230,7 @@ class Rewriter:
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
     def balance(self, result: Binarized, chosen: list[str]) -> Binarized:
-        """The result with a BN wherever a run of it shows that a binary layer would see one sign, nearly, and no other."""
+        """The result with a BN wherever a run shows that a binary layer would see one sign, nearly, and no other."""
         network = self.network
         sources = {network.inputs(node)[0] for name in chosen for node in network.calls[name]}
         movable = {node.name: node for node in sources if self.can_be_normed(node)}

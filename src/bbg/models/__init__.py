@@ -45,7 +45,7 @@ def create(
         resnet18        blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
         resnet18_cifar  blocks=(2, 2, 2, 2) width=64 in_channels=3 act=None shortcut='conv' stem='cifar'
         resnet34        blocks=(3, 4, 6, 3) width=64 in_channels=3 act=None shortcut='conv' stem='imagenet'
-        resnet_light    width=32 in_channels=3 act='rprelu'
+        resnet_light    width=32 in_channels=3 act='rprelu' stem='imagenet'
         vgg_small       width=128 in_channels=3 size=32 act=None
         vgg16           width=64 in_channels=3 act=None
         bbgnet_xs       width=16 in_channels=3 act=None
@@ -53,7 +53,7 @@ def create(
         bbgnet_m        width=32 in_channels=3 act=None
         bbgnet_l        width=32 in_channels=3 act=None
         bbgnet_224      width=64 in_channels=3 act=None
-        ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu' heads='conv'
+        ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu' heads='conv' stem='imagenet'
         ssd300_vgg16    width=64 in_channels=3 size=300 act=None heads='conv'
         ssd300_resnet18 blocks=(2, 2, 2, 2) width=64 in_channels=3 size=300 act=None heads='conv'
         ssd300_resnet34 blocks=(3, 4, 6, 3) width=64 in_channels=3 size=300 act=None heads='conv'

@@ -22,7 +22,7 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from bbg.errors import BbgError
+from bbg.errors import BbgError, allowed
 from bbg.layers import Projection, Shortcut, Unit, pointwise, set_bits
 from bbg.methods import Method, get
 from bbg.models.names import Names, of_resnet
@@ -97,11 +97,18 @@ def stages_of(parts: Sequence[Stage], method: Method, act: str | None) -> list[n
     return found
 
 
+STEMS = {"imagenet": (7, 2), "patch": (7, 4), "cifar": (3, 1)}  # kernel and stride of the first convolution
+
+
 def stem_of(stem: str, in_channels: int, width: int, act: str) -> nn.Sequential:
-    """The real-valued first layers: "imagenet", a 7x7 of stride 2 and a max-pool of stride 2, or "cifar", a 3x3."""
-    if stem not in ("imagenet", "cifar"):
-        raise BbgError(f"stem is {stem!r}, allowed are 'imagenet' and 'cifar'")
-    size, stride = (7, 2) if stem == "imagenet" else (3, 1)
+    """The real-valued first layers, one of STEMS; "imagenet" has a max-pool of stride 2 behind its convolution.
+
+    "patch" reaches the same stride 4 with a fourth of the products: a stem of 8 bits takes half the time of a small
+    network whose other layers have 1 bit.
+    """
+    if stem not in STEMS:
+        raise BbgError(f"stem is {stem!r}; {allowed(stem, STEMS)}")
+    size, stride = STEMS[stem]
     return nn.Sequential(
         nn.Conv2d(in_channels, width, size, stride=stride, padding=size // 2, bias=False),
         nn.BatchNorm2d(width),
@@ -202,11 +209,11 @@ class ResNet(nn.Module):
         return logits
 
 
-def light_stages(method: Method, width: int, in_channels: int, act: str | None) -> list[nn.Sequential]:
+def light_stages(method: Method, width: int, in_channels: int, act: str | None, stem: str) -> list[nn.Sequential]:
     """The light form at strides 8, 16, 32 and 64, each from the one before; the first from the images."""
     units = stages_of([Stage(factor * width, blocks) for factor, blocks in LIGHT], method, act)
-    stem = stem_of("imagenet", in_channels, width, method.act if act is None else act)
-    return [nn.Sequential(stem, *units[:2]), *units[2:]]
+    first = stem_of(stem, in_channels, width, method.act if act is None else act)
+    return [nn.Sequential(first, *units[:2]), *units[2:]]
 
 
 class ResNetLight(PooledForm):
@@ -220,8 +227,9 @@ class ResNetLight(PooledForm):
         width: int = 32,
         in_channels: int = 3,
         act: str | None = "rprelu",
+        stem: str = "imagenet",
     ) -> None:
-        stages = light_stages(get(method), width, in_channels, act)
+        stages = light_stages(get(method), width, in_channels, act, stem)
         super().__init__(stages, LIGHT[-1][0] * width, num_classes)
 
 

@@ -175,10 +175,16 @@ def ssd_light(
     size: int | tuple[int, int] = (240, 320),
     act: str | None = "rprelu",
     heads: str = "conv",
+    stem: str = "imagenet",
 ) -> SSD:
-    """The light variant: `width` channels at stride 4, twice as many at 8, four times at 16, 32 and 64."""
+    """The light variant: `width` channels at stride 4, twice as many at 8, four times at 16, 32 and 64.
+
+    `stem`: one of `bbg.models.resnet.STEMS`, of stride 4.
+    """
     chosen, sides = get(method), _sides("ssd_light", size, 64)
-    stages = light_stages(chosen, width, in_channels, act)
+    if stem == "cifar":
+        raise BbgError("ssd_light: stem is 'cifar', of stride 1; allowed are 'imagenet' and 'patch'")
+    stages = light_stages(chosen, width, in_channels, act, stem)
     channels = [factor * width for factor, _ in LIGHT[1:]]
     maps = [_halved(sides, times) for times in (3, 4, 5, 6)]
     detection = levels(maps, sides, (0.1, 0.2, 0.4, 0.7, 1.0), ((2.0,),) * 4)

@@ -44,6 +44,7 @@ def build(recipe: Recipe, classes: int, preprocess: Preprocess) -> nn.Module:
         "act": recipe.act,
         "width": recipe.width,
         "shortcut": recipe.shortcut,
+        "stem": recipe.stem,
         "heads": recipe.heads,
         "size": sides if "size" in allowed_options(recipe.network) else None,
         "bits": recipe.bits,
