@@ -65,7 +65,8 @@ study-update: $(STUDY)/clone
 study-report: $(VENV)/ready
 	$(BIN)/python -m bench.study.report
 
-SANITIZED := tests/test_engine.py tests/test_engine_threads.py tests/native/test_kernels.py tests/native/test_values.py
+SANITIZED := tests/test_engine.py tests/test_engine_threads.py tests/native/test_kernels.py tests/native/test_values.py \
+	tests/test_boxes.py
 
 # A process that a test starts anew finds the installed module, whose locks ThreadSanitizer does not see.
 sanitize: $(VENV)/ready $(VENV)/dev

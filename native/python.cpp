@@ -15,6 +15,8 @@
 #include <stdexcept>
 
 #include "bbg.h"
+#include "boxes.h"
+#include "errors.h"
 #include "interpreter.h"
 #include "kinds.h"
 
@@ -311,6 +313,41 @@ nb::list functions() {
   return names;
 }
 
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+template <class T, class... Sizes>
+nb::ndarray<nb::numpy, T> given_away(std::vector<T> numbers, Sizes... sizes) {
+  auto* kept = new std::vector<T>(std::move(numbers));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T>(kept->data(), {size_t(sizes)...}, owner);
+}
+
+nb::tuple detect(const Rows& offsets, const Rows& logits, const Rows& priors, float move, float scale, double score,
+                 double overlap, int64_t each, int64_t most) {
+  const size_t count = priors.shape(0), columns = logits.shape(1);
+  if (offsets.shape(0) != count || logits.shape(0) != count || offsets.shape(1) != 4 || priors.shape(1) != 4 ||
+      !columns)
+    throw nb::value_error("offsets and priors must be [P, 4], logits [P, 1 + classes]");
+  const bbg::Seen seen{offsets.data(), logits.data(), priors.data(), int64_t(count), int64_t(columns) - 1};
+  std::vector<bbg::Detected> found;
+  try {
+    found = bbg::detect(seen, {move, scale, score, overlap, each, most});
+  } catch (const bbg::InvalidArgument& error) {
+    throw nb::value_error(error.what());
+  }
+  std::vector<float> boxes;
+  std::vector<int64_t> classes;
+  std::vector<double> shares;
+  for (const bbg::Detected& one : found) {
+    boxes.insert(boxes.end(), {one.box.left, one.box.top, one.box.right, one.box.bottom});
+    classes.push_back(one.number);
+    shares.push_back(one.share);
+  }
+  const size_t kept = found.size();
+  return nb::make_tuple(given_away(std::move(boxes), kept, 4), given_away(std::move(classes), kept),
+                        given_away(std::move(shares), kept));
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -320,6 +357,9 @@ NB_MODULE(_native, m) {
   m.def("choose", choose, "name"_a.none(),
         "The kernel set that an engine asked for by `name` gets (None: what BBG_ISA says, else the best).");
   m.def("roofline", roofline, "kernel_set"_a, "GMAC/s of the plain xor, popcount and addition loop, measured now.");
+
+  m.def("detect", detect, "offsets"_a, "logits"_a, "priors"_a, "move"_a, "scale"_a, "score"_a, "overlap"_a, "each"_a,
+        "most"_a, "The boxes of one image: [K, 4] in shares of its sides, classes and probabilities, the best first.");
 
   m.def("kinds", kinds, "The table of native/kinds.h: a dict per op kind.");
   m.def("attributes", attributes, "Name of each attribute and its form.");

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bbg.boxes import Level, chosen, corners, count, decode, encode, iou, kept, priors
+from bbg.boxes import Level, corners, count, detect, encode, iou, priors
 from bbg.errors import BbgError
 from bbg.heads import Detection, head_from_json
 
@@ -52,43 +52,102 @@ def test_priors_lie_row_by_row_at_the_middles_of_cells() -> None:
     np.testing.assert_allclose(corners(found[12]), [0.05, 0.1, 0.95, 0.9], atol=1e-6)
 
 
+def decoded(offsets: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The inverse of `encode`, written down once more."""
+    middle = start[:, :2] + 0.1 * offsets[:, :2] * start[:, 2:]
+    half = np.exp(0.2 * offsets[:, 2:]) * start[:, 2:] / 2
+    return np.concatenate((middle - half, middle + half), 1)
+
+
 def test_offsets_lead_from_priors_to_boxes_and_back() -> None:
     boxes = random_boxes(13, 2)
     offsets = encode(boxes, priors(LEVELS))
-    np.testing.assert_allclose(decode(offsets, priors(LEVELS)), boxes, atol=1e-6)
+    np.testing.assert_allclose(decoded(offsets, priors(LEVELS)), boxes, atol=1e-6)
     theirs = encode(torch.from_numpy(boxes), torch.from_numpy(priors(LEVELS).copy()), torch)
     np.testing.assert_allclose(theirs.numpy(), offsets, atol=1e-5)
+    logits = np.tile(np.float32([0, 3]), (13, 1))
+    found = detect(offsets, logits, priors(LEVELS), 0.5, 1, 400, 200)
+    np.testing.assert_allclose(found.boxes, boxes, atol=1e-6)
     # By hand: a prior of 0.2 x 0.1 in the middle; moved by 0.1 * 1 * 0.2, twice as high.
-    found = decode(np.array([1.0, 0, 0, np.log(2) / 0.2]), np.array([0.5, 0.5, 0.2, 0.1]))
-    np.testing.assert_allclose(found, [0.42, 0.4, 0.62, 0.6])
-    assert np.isfinite(decode(np.full((13, 4), 3e4, np.float32), priors(LEVELS))).all()
+    found = detect(np.array([[1.0, 0, 0, np.log(2) / 0.2]]), logits[:1], np.array([[0.5, 0.5, 0.2, 0.1]]), 0.5, 1, 1, 1)
+    np.testing.assert_allclose(found.boxes, [[0.42, 0.4, 0.62, 0.6]], rtol=1e-6)
+    far = detect(np.full((13, 4), 3e4, np.float32) * [0, 0, 1, 1], logits, priors(LEVELS), 0.5, 1, 400, 200)
+    assert far.boxes.tolist() == [[0, 0, 1, 1]] * 13
 
 
-def plainly_kept(boxes: np.ndarray, scores: np.ndarray, most: float) -> list[int]:
-    left = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
-    found: list[int] = []
-    for i in left:
-        if all(overlap_of(boxes[i], boxes[j]) <= most for j in found):
-            found.append(i)
-    return found
+def plainly(
+    offsets: np.ndarray, logits: np.ndarray, start: np.ndarray, score: float, most_overlap: float, each: int, most: int
+) -> list[tuple[int, int]]:
+    """(prior, class) of what is kept: class by class, by loops, then the best of all."""
+    odds = np.exp((logits - logits.max(1, keepdims=True)).astype(np.float64))
+    shares = (odds / odds.sum(1, keepdims=True))[:, 1:]
+    boxes = np.clip(decoded(offsets, start), 0, 1)
+    inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    found = []
+    for number in range(shares.shape[1]):
+        own = [i for i in np.argsort(-shares[:, number], kind="stable") if shares[i, number] >= score and inside[i]]
+        kept: list[int] = []
+        for i in own[:each]:
+            if all(overlap_of(boxes[i], boxes[j]) <= most_overlap for j in kept):
+                kept.append(i)
+        found += [(int(i), number) for i in kept]
+    return sorted(found, key=lambda one: (-shares[one], one[1], one[0]))[:most]
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 9, 60, 300])
-def test_suppression_is_that_of_a_loop(number: int) -> None:
-    boxes = random_boxes(number, number)
-    scores = np.random.default_rng(1).integers(0, 20, number) / 20  # with many ties
-    for most in (0.0, 0.3, 0.45, 1.0):
-        assert kept(boxes, scores, most).tolist() == plainly_kept(boxes, scores, most)
+@pytest.mark.parametrize("number", [0, 1, 3, 70, 700])
+@pytest.mark.parametrize("spread", [0.02, 1.0])  # most boxes on each other, or hardly any
+@pytest.mark.parametrize(("each", "most"), [(400, 200), (30, 200), (50, 7)])
+def test_boxes_of_all_classes_are_those_of_a_loop(number: int, spread: float, each: int, most: int) -> None:
+    draws = np.random.default_rng(number)
+    boxes = (random_boxes(number, number) * [spread, spread, 1, 1]).astype(np.float32)
+    start = draws.uniform(0.1, 0.4, (number, 4)).astype(np.float32)
+    offsets = encode(boxes, start).astype(np.float32)
+    logits = draws.integers(-4, 5, (number, 6)).astype(np.float32)  # with many ties
+    for score, overlap in ((0.0, 0.45), (0.1, 0.0), (0.6, 0.7), (0.1, 1.0)):
+        found = detect(offsets, logits, start, score, overlap, each, most)
+        wanted = plainly(offsets, logits, start, score, overlap, each, most)
+        assert found.classes.tolist() == [number for _, number in wanted]
+        np.testing.assert_allclose(
+            found.boxes,
+            np.clip(decoded(offsets[[i for i, _ in wanted]], start[[i for i, _ in wanted]]), 0, 1),
+            atol=1e-6,
+        )
+        assert (np.diff(found.scores) <= 0).all()
 
 
-def test_suppression_takes_far_less_than_a_millisecond() -> None:
-    boxes, scores = random_boxes(200).astype(np.float32), np.random.default_rng(0).random(200)
+def test_boxes_on_one_place_are_one_of_each_class() -> None:
+    """Thousands of candidates that all fall to the first."""
+    draws = np.random.default_rng(0)
+    start, logits = np.tile(np.float32([0.3, 0.3, 0.5, 0.5]), (3000, 1)), draws.normal(0, 1, (3000, 4))
+    found = detect(np.zeros((3000, 4)), logits, start, 0.05, 0.45, 400, 200)
+    assert sorted(found.classes.tolist()) == [0, 1, 2]
+
+
+def wide_detector() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What SSD300 says: 8,732 priors, 20 classes, of which 1,500 boxes are likely to be something."""
+    draws = np.random.default_rng(0)
+    start = draws.uniform(0.05, 0.4, (8732, 4)).astype(np.float32)
+    logits = draws.normal(0, 1, (8732, 21)).astype(np.float32)
+    logits[:, 0] += 8
+    logits[:1500, 5] += 12
+    return draws.normal(0, 1, (8732, 4)).astype(np.float32), logits, start
+
+
+def test_deciding_takes_far_less_than_a_millisecond() -> None:
+    arguments = wide_detector()
     best = 1.0
     for _ in range(30):
         begin = time.perf_counter()
-        kept(boxes, scores, 0.45)
+        detect(*arguments, 0.5, 0.45, 400, 200)
         best = min(best, time.perf_counter() - begin)
     assert best < 1e-3
+
+
+def test_arrays_of_other_shapes_are_refused() -> None:
+    offsets, logits, start = wide_detector()
+    for given in ((offsets[1:], logits, start), (offsets, logits[1:], start), (offsets[:, :3], logits, start)):
+        with pytest.raises(ValueError, match="must be"):
+            detect(*given, 0.5, 0.45, 400, 200)
 
 
 def outputs_of(rows: list[tuple[int, list[float], list[float]]], classes: int = 2) -> dict[str, np.ndarray]:
@@ -184,36 +243,3 @@ def test_a_network_of_other_outputs_is_refused() -> None:
     ):
         with pytest.raises(BbgError, match="a detection with 13 priors"):
             head.check(structure, shapes)
-
-
-def plainly_chosen(
-    boxes: np.ndarray, shares: np.ndarray, score: float, overlap: float, each: int, most: int
-) -> list[tuple[int, int]]:
-    """Class by class, then the best of all."""
-    found = []
-    for number in range(shares.shape[1]):
-        own = [i for i in np.argsort(-shares[:, number], kind="stable") if shares[i, number] >= score][:each]
-        found += [(int(own[i]), number) for i in kept(boxes[own], shares[own, number], overlap)]
-    return sorted(found, key=lambda one: -shares[one])[:most]
-
-
-@pytest.mark.parametrize("number", [0, 1, 3, 70, 900])
-@pytest.mark.parametrize("spread", [0.02, 1.0])  # most boxes on each other, or hardly any
-@pytest.mark.parametrize(("each", "most"), [(400, 200), (30, 200), (50, 7)])
-def test_boxes_of_all_classes_are_those_chosen_class_by_class(number: int, spread: float, each: int, most: int) -> None:
-    draws = np.random.default_rng(number)
-    boxes = (random_boxes(number, number) * [spread, spread, 1, 1]).astype(np.float32)
-    shares = draws.integers(0, 40, (number, 5)) / 40  # with many ties
-    for score, overlap in ((0.0, 0.45), (0.3, 0.0), (0.9, 0.7), (0.3, 1.0)):
-        places, classes = chosen(boxes, shares, score, overlap, each, most)
-        wanted = plainly_chosen(boxes, shares, score, overlap, each, most)
-        assert list(zip(places.tolist(), classes.tolist(), strict=True)) == wanted
-
-
-def test_boxes_on_one_place_are_one_of_each_class() -> None:
-    """Thousands of candidates that all fall to the first."""
-    boxes = np.tile(np.float32([0.1, 0.1, 0.6, 0.6]), (3000, 1))
-    shares = np.random.default_rng(0).uniform(0.1, 1, (3000, 3))
-    places, classes = chosen(boxes, shares, 0.05, 0.45, 400, 200)
-    assert sorted(classes.tolist()) == [0, 1, 2]
-    assert (places == shares.argmax(0)[classes]).all()

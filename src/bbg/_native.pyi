@@ -45,6 +45,19 @@ def choose(name: str | None) -> str:
 def roofline(kernel_set: str) -> float:
     """GMAC/s of the plain xor, popcount and addition loop with this set's instructions, measured now on this thread."""
 
+def detect(
+    offsets: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    priors: NDArray[np.float32],
+    move: float,
+    scale: float,
+    score: float,
+    overlap: float,
+    each: int,
+    most: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+    """What `bbg.boxes.detect` gives. ValueError where an output is not finite."""
+
 class Graph:
     """A builder: ops are added in execution order and checked one by one. Arrays are kept, not copied."""
 

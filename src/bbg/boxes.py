@@ -1,10 +1,10 @@
-"""Boxes in plain numpy: overlap, the priors that a detector starts from, offsets from them, and which boxes are kept.
+"""Boxes: overlap, the priors that a detector starts from, offsets from them, and which boxes it saw.
 
 A box is `(left, top, right, bottom)`. Its sides lie at the edges of pixels: the first pixel of a picture is
 `(0, 0, 1, 1)`. A prior is `(x, y, width, height)` with its middle at (x, y), in shares of the sides of the input.
 
-    found = decode(offsets, priors(levels))    # boxes in shares of the sides
-    found[kept(found, scores, 0.45)]           # the best ones, no two of which are of one object
+    encode(boxes, priors)                                            # offsets, which training learns
+    detect(offsets, logits, priors(levels), 0.5, 0.45, 400, 200)     # Boxes, no two of which are of one object
 
 `iou` and `encode` take numpy arrays, or the tensors of another library, which is then given as `lib`: training and
 engine share one formula.
@@ -12,15 +12,14 @@ engine share one formula.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bbg import _native
+
 VARIANCES = (0.1, 0.2)  # an offset of 1 moves a box by this share of its prior's side, and scales it by exp(this)
-FEW, MANY = 64, 1024  # boxes that are compared with each other, and that are sorted, at a time
-FARTHEST = 10.0  # the logarithm of a side over its prior's is held below this, where exp stays finite
 
 
 class Level(NamedTuple):
@@ -109,112 +108,27 @@ def encode(boxes: Any, priors: Any, lib: Any = np) -> Any:
     )
 
 
-def decode(offsets: np.ndarray, priors: np.ndarray) -> np.ndarray:
-    """The boxes `[..., 4]` that lie at these offsets from the priors: the inverse of `encode`.
+def detect(
+    offsets: np.ndarray,
+    logits: np.ndarray,
+    priors: np.ndarray,
+    score: float,
+    overlap: float,
+    each: int,
+    most: int,
+) -> Boxes:
+    """The boxes that a detector saw in one image, in shares of its sides, cut at its edges, the best first.
 
-    A side is at most exp(10) times its prior's, so that no offset makes it infinite.
+    float32 `offsets` `[P, 4]` from the `priors` `[P, 4]`, the inverse of `encode`, where a side is at most exp(10)
+    times its prior's; `logits` `[P, 1 + classes]`, the background first, whose softmax are the probabilities. A box
+    outside of the image is none.
+
+    Of each class, the `each` best boxes with a probability of at least `score` are looked at; one is dropped where its
+    IoU with a better one that is kept is above `overlap` (non-maximum suppression). Of all these the `most` best are
+    kept. Of equal probabilities the lower class is the better one, then the first prior.
+
+    Raises ValueError where a number is not finite.
     """
+    given, seen, start = (np.ascontiguousarray(numbers, np.float32) for numbers in (offsets, logits, priors))
     move, scale = VARIANCES
-    middle = priors[..., :2] + move * offsets[..., :2] * priors[..., 2:]
-    half = np.exp(np.minimum(scale * offsets[..., 2:], FARTHEST)) * priors[..., 2:] / 2
-    return np.concatenate((middle - half, middle + half), -1)
-
-
-def kept(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
-    """Which of `boxes` `[K, 4]` are kept, their indices from the best score down: non-maximum suppression.
-
-    A box is dropped where its IoU with a better one that is kept is above `overlap`; of equal scores the first is the
-    better one.
-    """
-    order = np.argsort(-scores, kind="stable")
-    return order[_standing(_overlaps(boxes[order], boxes[order], overlap))]
-
-
-def chosen(
-    boxes: np.ndarray, shares: np.ndarray, score: float, overlap: float, each: int, most: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which boxes of which classes are kept, int64 `[K]` each, the best first.
-
-    `boxes` `[P, 4]`, `shares` `[P, classes]`. Of each class those that are `kept` among its `each` best boxes with a
-    share of at least `score`; of all these the `most` best. Of equal shares the lower class is the better one, then the
-    first box.
-
-    All classes are worked off together from the best share down, a few boxes at a time, and no further than needed: a
-    network that is sure of nothing has 100,000 candidates.
-    """
-    classes, places = np.nonzero(np.ascontiguousarray((shares >= score).T))
-    values, whole = shares[places, classes], len(places)
-    done = np.zeros(shares.shape[1], np.int64)  # candidates so far, of each class
-    found = np.empty(0, np.int64)
-    for candidates in _best_first(values):
-        part = candidates
-        if whole > each:
-            part = part[_ranks(classes[part], done) < each]
-            done += np.bincount(classes[candidates], minlength=len(done))
-        at, size = 0, FEW
-        while at < len(part) and len(found) < most:
-            block = part[at : at + size]
-            if len(found):
-                drops = _overlaps(boxes[places[found]], boxes[places[block]], overlap)
-                alive = np.flatnonzero(~(drops & (classes[found][:, None] == classes[block])).any(0))
-            else:
-                alive = np.arange(len(block))
-            if len(alive) > FEW:  # those behind are compared once more, with what is kept of these
-                at, alive, size = at + int(alive[FEW]), alive[:FEW], 2 * FEW
-            else:
-                at, size = at + size, 2 * size
-            block = block[alive]
-            own, kinds = boxes[places[block]], classes[block]
-            drops = _overlaps(own, own, overlap) & (kinds[:, None] == kinds)
-            found = np.concatenate((found, block[_standing(drops)]))
-        if len(found) >= most:
-            break
-    return places[found[:most]], classes[found[:most]]
-
-
-def _best_first(values: np.ndarray) -> Iterator[np.ndarray]:
-    """The indices from the largest value down, of equal ones the first, in two parts: few sort faster than all."""
-    left = len(values) - MANY
-    if left <= 0:
-        yield np.argsort(-values, kind="stable")
-        return
-    least = np.partition(values, left)[left]
-    for some in (values >= least, values < least):
-        part = np.flatnonzero(some)
-        yield part[np.argsort(-values[part], kind="stable")]
-
-
-def _ranks(classes: np.ndarray, done: np.ndarray) -> np.ndarray:
-    """How many of its class come before each, with the `done` ones `[classes]`."""
-    order = np.argsort(classes, kind="stable")
-    ordered = classes[order]
-    ranks = np.empty(len(classes), np.int64)
-    ranks[order] = np.arange(len(classes)) - np.searchsorted(ordered, ordered) + done[ordered]
-    return ranks
-
-
-def _overlaps(a: np.ndarray, b: np.ndarray, overlap: float) -> np.ndarray:
-    """Whether the IoU of each of `a` `[A, 4]` with each of `b` `[B, 4]` is above `overlap`, bool `[A, B]`."""
-    left, top, right, bottom = a.T[:, :, None]
-    across = np.minimum(right, b[:, 2]) - np.maximum(left, b[:, 0])
-    np.maximum(across, 0, out=across)
-    down = np.minimum(bottom, b[:, 3]) - np.maximum(top, b[:, 1])
-    np.maximum(down, 0, out=down)
-    both = np.multiply(across, down, out=across)
-    areas = (right - left) * (bottom - top) + (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
-    # IoU > overlap, without a division: both > overlap (a + b - both).
-    found: np.ndarray = (1 + overlap) * both > overlap * areas
-    return found
-
-
-def _standing(drops: np.ndarray) -> list[int]:
-    """Which of K boxes stand, the best first, where each that stands drops those behind it that `drops` `[K, K]` has.
-
-    Row by row as the bits of one integer of Python: its operations take a tenth of numpy's on so few bits.
-    """
-    dropped, found = 0, []
-    for i, row in enumerate(np.packbits(drops, axis=1, bitorder="little")):
-        if not dropped >> i & 1:
-            found.append(i)
-            dropped |= int.from_bytes(row.tobytes(), "little")
-    return found
+    return Boxes(*_native.detect(given, seen, start, move, scale, score, overlap, each, most))

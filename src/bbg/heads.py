@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bbg import metrics
-from bbg.boxes import Boxes, Level, chosen, count, decode, priors
+from bbg.boxes import Boxes, Level, count, detect, priors
 from bbg.errors import BbgError
 from bbg.maps import IGNORED, best_classes
 
@@ -197,32 +197,16 @@ class Detection:
         stays. At most 400 of a class are compared, and 200 of an image are kept. Raises BbgError where an output is not
         finite.
         """
-        scores = outputs["scores"]
-        _finite_rows(scores)
-        _finite_rows(outputs["boxes"])
-        all_priors, least = priors(self.levels), math.log(max(score, 1e-9))
-        return [
-            self._image(offsets, logits, all_priors, least, score, iou)
-            for offsets, logits in zip(outputs["boxes"], scores, strict=True)
-        ]
-
-    def _image(
-        self, offsets: np.ndarray, logits: np.ndarray, all_priors: np.ndarray, least: float, score: float, iou: float
-    ) -> Boxes:
-        # A probability is below its ratio to that of the background, so most priors need no softmax. All numbers in a
-        # row of memory are compared at once: by rows of a few classes it takes five times as long.
-        columns = logits.shape[1]
-        bounds = np.repeat(logits[:, 0] + np.float32(least - 1e-3), columns)
-        bounds[::columns] = np.inf
-        likely = np.zeros(len(logits), bool)
-        likely[np.flatnonzero(logits.ravel() >= bounds) // columns] = True
-        rows = np.flatnonzero(likely)
-        shares = metrics.probabilities(logits[rows])[:, 1:] if len(rows) else np.empty((0, columns - 1))
-        found = np.clip(decode(offsets[rows], all_priors[rows]), 0, 1)
-        seen = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])  # not wholly outside
-        shares, found = (shares, found) if seen.all() else (shares[seen], found[seen])
-        places, classes = chosen(found, shares, score, iou, MOST_CANDIDATES, MOST_BOXES)
-        return Boxes(found[places], classes, shares[places, classes])
+        scores, boxes, own = outputs["scores"], outputs["boxes"], priors(self.levels)
+        try:
+            return [
+                detect(offsets, logits, own, score, iou, MOST_CANDIDATES, MOST_BOXES)
+                for offsets, logits in zip(boxes, scores, strict=True)
+            ]
+        except ValueError:
+            _finite_rows(scores)
+            _finite_rows(boxes)
+            raise
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this head."""

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "bbg"
 
 # A room is a file or a folder of the package. It imports from rooms on lower floors, and from no other.
 FLOORS = {
-    "errors": 0, "_version": 1, "recipes": 1, "_native": 1, "metrics": 1, "boxes": 1, "log": 1, "environment": 1,
+    "errors": 0, "_native": 0, "_version": 1, "recipes": 1, "metrics": 1, "boxes": 1, "log": 1, "environment": 1,
     "reading": 1, "formats": 1, "maps": 1, "drafts": 1, "threads": 1,
     "files": 2, "sources": 2, "heads": 2, "image": 2, "tables": 2, "cpu": 2, "recipe": 2, "methods": 2, "style": 2,
     "budget": 2, "limits": 2, "average_precision": 2,
