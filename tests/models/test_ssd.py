@@ -16,7 +16,7 @@ from bbg.boxes import count, priors
 from bbg.errors import BbgError
 from bbg.graph.file import read
 from bbg.heads import Detection
-from bbg.layers import BinaryConv2d
+from bbg.layers import BinaryConv2d, ByteConv2d, ByteLinear
 from bbg.models.ssd import SSD, L2Norm
 
 torch.set_num_threads(1)
@@ -88,6 +88,39 @@ def test_stem_and_heads_are_real_and_the_rest_is_binary(name: str) -> None:
         assert len(real) == 1
         (dilated,) = (m for _, m in convolutions if m.dilation == (6, 6))
         assert isinstance(dilated, BinaryConv2d)
+
+
+def test_the_mixed_one_has_8_bits_where_the_map_is_largest_and_in_the_heads() -> None:
+    torch.manual_seed(0)
+    model = bbg.create("ssd_mixed", num_classes=3, width=2, size=(72, 100))
+    widths = {key: type(m).__name__ for key, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    eight = {key for key, kind in widths.items() if kind == "ByteConv2d"}
+    places = (
+        *(f"{what}.{i}" for what in ("boxes", "scores") for i in range(4)),
+        *(f"stages.0.1.{i}.conv" for i in (0, 1)),
+    )
+    assert eight == {"stages.0.0.0", *places}
+    real = {key for key, kind in widths.items() if kind == "Conv2d"}
+    assert all(".shortcut." in key for key in real)
+    twin = bbg.create("ssd_mixed", "float", num_classes=3, width=2, size=(72, 100))
+    assert {type(m).__name__ for m in twin.modules() if isinstance(m, nn.Conv2d)} == {"Conv2d"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_heads_of_one_map_share_its_bytes(seed: int, tmp_path: Path) -> None:
+    """Rounded to the same bytes, they read them once; where torch rounds a near-tie the other way, neither is wrong."""
+    torch.manual_seed(seed)
+    model = bbg.create("ssd_mixed", num_classes=3, size=(144, 192))
+    for module in model.modules():
+        if isinstance(module, (ByteConv2d, ByteLinear)):
+            module.recording = True
+    images = torch.randn(8, 3, 144, 192)
+    with torch.no_grad():
+        for _ in range(2):
+            model.train()(images)
+    bbg.convert(model.eval(), tmp_path / "n.bbg", images, edges="int8")
+    ops = {op.name: op for op in read(tmp_path / "n.bbg").graph.ops}
+    assert all(ops[f"boxes.{i}"].inputs == ops[f"scores.{i}"].inputs for i in range(4))
 
 
 HEADS = [

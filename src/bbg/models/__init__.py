@@ -54,6 +54,7 @@ def create(
         bbgnet_l        width=32 in_channels=3 act=None
         bbgnet_224      width=64 in_channels=3 act=None
         ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu' heads='conv' stem='imagenet'
+        ssd_mixed       width=16 in_channels=3 size=(240, 320) act='rprelu' heads='conv' stem='patch'
         ssd300_vgg16    width=64 in_channels=3 size=300 act=None heads='conv'
         ssd300_resnet18 blocks=(2, 2, 2, 2) width=64 in_channels=3 size=300 act=None heads='conv'
         ssd300_resnet34 blocks=(3, 4, 6, 3) width=64 in_channels=3 size=300 act=None heads='conv'
@@ -63,14 +64,14 @@ def create(
     - `act`: nonlinearity of the units, a name of `bbg.methods.ACTIVATIONS` such as "rprelu"; None takes the method's,
       and RPReLU in `bbgnet_*`.
     - `shortcut`: where the map is halved, "conv" (average pooling, a real-valued 1x1 convolution, BN) or "pool".
-    - `stem`: "imagenet" (7x7 of stride 2, max-pool) or "cifar" (3x3).
+    - `stem`: "imagenet" (7x7 of stride 2, max-pool), "patch" (7x7 of stride 4) or "cifar" (3x3).
     - `heads`: of a detector, "conv", "separable" or "binary" (`bbg.models.ssd`).
     - `size`: side of the images, or (H, W); of vgg_small multiples of 8. A detector takes images of this size alone.
 
     `bits`: the width of layers, 1, 8 or 32 bits, one number for all or by pattern over qualified names, as in
     `{"first": 8, "units.0": 8, "last": 8}` (`bbg.layers.set_bits`). Without it the units have 1 bit (with method
     "float" 32), and the rest 32; in `bbgnet_*` the first and last layers and the first stages have 8
-    (`bbg.models.bbgnet`).
+    (`bbg.models.bbgnet`), in `ssd_mixed` the stem, the first stage and the heads.
 
     Raises BbgError for an unknown name, method or option, and for `bits` that cannot be.
     """

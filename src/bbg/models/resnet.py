@@ -27,7 +27,9 @@ from bbg.layers import Projection, Shortcut, Unit, pointwise, set_bits
 from bbg.methods import Method, get
 from bbg.models.names import Names, of_resnet
 
-LIGHT = ((1, 1), (2, 2), (4, 2), (4, 1), (4, 1))  # of the light form: multiples of the width, pairs of convolutions
+# Stages of the light form: multiples of the width, pairs of convolutions, bits.
+LIGHT = ((1, 1, 1), (2, 2, 1), (4, 2, 1), (4, 1, 1), (4, 1, 1))
+MIXED = ((1, 1, 8), (4, 2, 1), (8, 2, 1), (8, 1, 1), (8, 1, 1))  # few channels in 8 bits, where the map is largest
 
 
 class Residual(nn.Module):
@@ -209,9 +211,17 @@ class ResNet(nn.Module):
         return logits
 
 
-def light_stages(method: Method, width: int, in_channels: int, act: str | None, stem: str) -> list[nn.Sequential]:
-    """The light form at strides 8, 16, 32 and 64, each from the one before; the first from the images."""
-    units = stages_of([Stage(factor * width, blocks) for factor, blocks in LIGHT], method, act)
+def light_stages(
+    method: Method,
+    width: int,
+    in_channels: int,
+    act: str | None,
+    stem: str,
+    form: Sequence[tuple[int, int, int]] = LIGHT,
+) -> list[nn.Sequential]:
+    """The stages of `form` at strides 8, 16, 32 and 64, each from the one before; the first from the images."""
+    parts = [Stage(factor * width, blocks, bits if method.weight else 1) for factor, blocks, bits in form]
+    units = stages_of(parts, method, act)
     first = stem_of(stem, in_channels, width, method.act if act is None else act)
     return [nn.Sequential(first, *units[:2]), *units[2:]]
 

@@ -4,6 +4,7 @@ one before.
 The backbone and the layers behind it are units of the method; the first convolution and the heads stay real-valued.
 
 - `ssd_light`: residual units at strides 4, 8, 16, 32 and 64, the last four of which are read; for few images.
+- `ssd_mixed`: the same with 8 bits in the stem, the first stage and the heads, and more channels in the 1-bit stages.
 - `ssd300_resnet18`, `ssd300_resnet34`: a ResNet of the ImageNet form, read at strides 8, 16, 32, and three more maps.
 - `ssd300_vgg16`: VGG-16 with the dilated conv6 and conv7, read at conv4_3 (L2 norm) and conv7, and four more.
 
@@ -34,11 +35,11 @@ from torch import Tensor, nn
 from bbg.boxes import Level
 from bbg.errors import BbgError, allowed
 from bbg.heads import Detection
-from bbg.layers import Unit, pointwise
+from bbg.layers import Unit, pointwise, set_bits
 from bbg.methods import Method, get
 from bbg.models.maps import maps_of, run
 from bbg.models.names import Names, moved, of_resnet, resnet_in_stages
-from bbg.models.resnet import LIGHT, PooledForm, ResNet, Stage, light_stages, stages_of, stem_of
+from bbg.models.resnet import LIGHT, MIXED, PooledForm, ResNet, Stage, light_stages, stages_of, stem_of
 from bbg.models.vgg import vgg16_elsewhere, vgg16_stages
 
 NORM = 20.0  # what the L2 norm of conv4_3 is scaled to at first
@@ -181,15 +182,50 @@ def ssd_light(
 
     `stem`: one of `bbg.models.resnet.STEMS`, of stride 4.
     """
-    chosen, sides = get(method), _sides("ssd_light", size, 64)
+    return _light(num_classes, get(method), LIGHT, width, in_channels, size, act, heads, stem)
+
+
+def ssd_mixed(
+    num_classes: int,
+    method: str | Method = "bbg-plus",
+    *,
+    width: int = 16,
+    in_channels: int = 3,
+    size: int | tuple[int, int] = (240, 320),
+    act: str | None = "rprelu",
+    heads: str = "conv",
+    stem: str = "patch",
+) -> SSD:
+    """The light variant of two widths: 8 bits in the stem, the stage at stride 4 and the heads, 1 bit in all others.
+
+    `width` channels at stride 4, four times as many at 8, eight times at 16, 32 and 64.
+    """
+    network = _light(num_classes, get(method), MIXED, width, in_channels, size, act, heads, stem)
+    if get(method).weight:
+        set_bits(network, {"first": 8, "boxes.*": 8, "scores.*": 8})
+    return network
+
+
+def _light(
+    num_classes: int,
+    method: Method,
+    form: Sequence[tuple[int, int, int]],
+    width: int,
+    in_channels: int,
+    size: int | tuple[int, int],
+    act: str | None,
+    heads: str,
+    stem: str,
+) -> SSD:
+    sides = _sides("ssd_light", size, 64)
     if stem == "cifar":
-        raise BbgError("ssd_light: stem is 'cifar', of stride 1; allowed are 'imagenet' and 'patch'")
-    stages = light_stages(chosen, width, in_channels, act, stem)
-    channels = [factor * width for factor, _ in LIGHT[1:]]
+        raise BbgError("stem is 'cifar', of stride 1; a light detector takes 'imagenet' or 'patch'")
+    stages = light_stages(method, width, in_channels, act, stem, form)
+    channels = [factor * width for factor, _, _ in form[1:]]
     maps = [_halved(sides, times) for times in (3, 4, 5, 6)]
     detection = levels(maps, sides, (0.1, 0.2, 0.4, 0.7, 1.0), ((2.0,),) * 4)
     norms = [nn.BatchNorm2d(have) for have in channels]
-    head = partial(head_of, heads, method=chosen, act=act)
+    head = partial(head_of, heads, method=method, act=act)
     return SSD(stages, channels, norms, detection, num_classes, head, shared=4)
 
 
@@ -330,6 +366,7 @@ def ssd_on(
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ssd_light": ssd_light,
+    "ssd_mixed": ssd_mixed,
     "ssd300_vgg16": ssd300_vgg16,
     "ssd300_resnet18": ssd300_resnet,
     "ssd300_resnet34": partial(ssd300_resnet, blocks=(3, 4, 6, 3)),
