@@ -223,8 +223,38 @@ def test_images_and_task_fit_each_other(tmp_path: Path) -> None:
     other = bbg.create("ssd_light", num_classes=3, width=2, size=(72, 96))
     with pytest.raises(BbgError, match=r"the network returns .*; its priors and classes take"):
         fit(other, RECIPE, split, progress=False)
-    with pytest.raises(BbgError, match="learns from no teacher"):
-        fit(light, RECIPE, split, teacher=other, progress=False)
+    pupil, smaller = (bbg.create("ssd_light", num_classes=2, width=2, size=size) for size in ((72, 96), 64))
+    with pytest.raises(BbgError, match="the teacher has other priors than the network"):
+        fit(pupil, RECIPE, split, teacher=smaller, progress=False)
+
+
+def test_a_teacher_is_learned_from_and_stays_as_it_is(tmp_path: Path) -> None:
+    """By hand: the divergence of the classes of all priors, and offsets where the teacher sees an object."""
+    torch.manual_seed(0)
+    recipe = RECIPE.changed({"distill": 0.75, "temperature": 2.0})
+    teacher, pupil = (bbg.create("ssd_light", "float", num_classes=2, width=2, size=(72, 96)).eval() for _ in range(2))
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    images, targets = torch.randn(3, 3, 72, 96), torch.full((3, 1, 6), -1.0)
+    targets[:2, 0] = torch.tensor([1, 0.1, 0.2, 0.6, 0.7, 0])
+    losses = {}
+    for name, given in (("taught", teacher), ("own", pupil), ("alone", None)):
+        task = Detection(recipe, 2, given)
+        task.of(pupil)
+        losses[name] = float(task.loss(pupil(images), targets, images))
+    ours, theirs = pupil(images), teacher(images)
+    taken = int((match(targets, torch.tensor(priors(pupil.detection.levels))).classes > 0).sum())
+    p, q = ((out["scores"] / 2).softmax(2) for out in (theirs, ours))
+    naming = 4 * (p * (p.log() - q.log())).sum()
+    apart = (ours["boxes"] - theirs["boxes"]).abs()
+    smooth = torch.where(apart < 1, apart**2 / 2, apart - 0.5).sum(2)
+    place = (smooth * (1 - theirs["scores"].softmax(2)[..., 0])).sum()
+    wanted = 0.25 * losses["alone"] + 0.75 * float(naming + place) / taken
+    assert losses["taught"] == pytest.approx(wanted, rel=1e-4)
+    assert losses["own"] == pytest.approx(0.25 * losses["alone"], rel=1e-4)  # nothing is left to learn from itself
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+    split = open_data("voc", write_voc(tmp_path, 4, 2), (72, 96))
+    state = fit(pupil.train(), recipe, split, teacher=teacher, progress=False)
+    assert np.isfinite([row["loss"] for row in state.history]).all()
 
 
 def test_images_without_boxes_are_trained_on(tmp_path: Path) -> None:

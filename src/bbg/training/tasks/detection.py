@@ -1,7 +1,10 @@
-"""Detection: priors matched with true boxes, smooth L1 and cross-entropy with hard negatives, average precision."""
+"""Detection: priors matched with true boxes, smooth L1 and cross-entropy with hard negatives, average precision, and
+distillation from a teacher.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +52,8 @@ def match(targets: Tensor, all_priors: Tensor) -> Match:
 class Detection:
     """`{"boxes": [N, P, 4], "scores": [N, P, 1 + classes]}` against targets `[N, M, 6]` (`bbg.data.boxed`).
 
-    `head`: that of the network, its attribute `detection`, which `of` takes.
+    `head`: that of the network, its attribute `detection`, which `of` takes. `teacher`: a detector of the same priors
+    whose offsets and logits are learned too.
     """
 
     head: heads.Head | None = None
@@ -57,29 +61,50 @@ class Detection:
     processes: Processes = ALONE
 
     def __init__(self, recipe: Recipe, classes: int, teacher: nn.Module | None = None) -> None:
-        if teacher is not None:
-            raise BbgError("a detection learns from no teacher; leave the recipe key 'teacher' out")
         self.recipe, self.classes = recipe, classes
+        # A copy, so that the caller's network keeps its mode and its place.
+        self.teacher = None if teacher is None else copy.deepcopy(teacher).eval().requires_grad_(False)
 
     def of(self, network: nn.Module) -> None:
-        """Take the priors of `network`; BbgError where it has none."""
+        """Take the priors of `network`; BbgError where it has none, or others than the teacher."""
         found = getattr(network, "detection", None)
         if not isinstance(found, heads.Detection):
             raise BbgError(
                 "a network that detects has its priors as the attribute 'detection', a bbg.heads.Detection, and this "
                 f"{type(network).__name__} has none; give it one, or take one of bbg's (ssd_light)"
             )
+        if self.teacher is not None and getattr(self.teacher, "detection", None) != found:
+            raise BbgError("the teacher has other priors than the network; give a detector with maps of the same sizes")
         self.head = found
 
-    def loss(self, outputs: Any, targets: Tensor, inputs: Tensor) -> Tensor:  # noqa: ARG002 (for tasks with a teacher)
+    def loss(self, outputs: Any, targets: Tensor, inputs: Tensor) -> Tensor:
         """Smooth L1 of the offsets of the priors that are taken, and cross-entropy of their classes and of the hardest
         negatives, three for each; both over the number of priors taken in the batch.
+
+        With a teacher, the recipe's share `distill` of what is learned from it: of all priors the divergence of the
+        classes, `T^2 KL(softmax(taught / T) || softmax(scores / T))`, and smooth L1 of the offsets, by the teacher's
+        probability that there is an object; over the same number.
 
         Raises BbgError where the network returns something else than offsets and logits of its priors.
         """
         boxes, scores, all_priors = self._outputs(outputs)
         total, taken = self._loss(boxes, scores, match(targets, all_priors), all_priors)
+        if self.teacher is not None:
+            share = self.recipe.distill
+            total = (1 - share) * total + share * self._taught(boxes, scores, inputs)
         return total / self.processes.add(taken).clamp(min=1)
+
+    def _taught(self, boxes: Tensor, scores: Tensor, inputs: Tensor) -> Tensor:
+        """What is learned from the teacher, the sum over the batch."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            their_boxes, their_scores, _ = self._outputs(self.teacher.to(inputs.device)(inputs))
+        heat = self.recipe.temperature
+        ours, theirs = F.log_softmax(scores / heat, 2), F.log_softmax(their_scores / heat, 2)
+        naming = F.kl_div(ours, theirs, reduction="sum", log_target=True) * heat**2
+        object_there = 1 - their_scores.softmax(2)[..., 0]
+        place = F.smooth_l1_loss(boxes, their_boxes, reduction="none").sum(2)
+        return naming + (place * object_there).sum()
 
     def metrics(self, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
         """The share of the priors taken for a box whose best class is that of the box."""
