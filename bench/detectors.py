@@ -87,6 +87,7 @@ def figures(row: Row) -> Result:
         "architecture": recipe.network,
         "method": recipe.method,
         "width": recipe.width,
+        "stem": recipe.stem,
         "size": recipe.size,
         "epochs": recipe.epochs,
         "seed": recipe.seed,
@@ -157,11 +158,11 @@ def cost(row: Mapping[str, Any]) -> float:
 
 
 def verdicts(result: Result) -> list[Result]:
-    """For each int8 detector that is trained: the best 1-bit one that is no slower, and the costs at its mAP."""
+    """For each int8 detector: the best 1-bit one of its epochs that is no slower, and the costs at its mAP."""
     known = [point for point in points(result) if point["accuracy"] is not None]
-    ours = [point for point in known if not point["float"]]
     found = []
     for peer in (point for point in known if point["float"]):
+        ours = [point for point in known if not point["float"] and point["epochs"] == peer["epochs"]]
         fast = [point for point in ours if cost(point) <= cost(peer)]
         match = max(fast, key=lambda point: float(point["accuracy"]), default=None)
         same = {what: read_off(ours, peer["accuracy"], what) for what in ("min_us", "bytes")}
@@ -184,7 +185,7 @@ def groups(result: Result) -> list[list[Result]]:
     """The trainings that differ by their method alone, where there are several of them, the best first."""
     by_shape: dict[tuple[Any, ...], list[Result]] = {}
     for row in result["trainings"]:
-        key = tuple(str(row[name]) for name in ("architecture", "width", "size", "epochs", "seed"))
+        key = tuple(str(row[name]) for name in ("architecture", "width", "stem", "size", "epochs", "seed"))
         by_shape.setdefault(key, []).append(row)
     several = [own for own in by_shape.values() if len({row["method"] for row in own}) >= METHODS]
     return [sorted(own, key=lambda row: -(row["map"] or 0)) for own in several]
@@ -220,6 +221,7 @@ def render(result: Result) -> str:
             sorted(points(result), key=lambda row: (not row["float"], cost(row))),
             plain("network", "training"),
             plain("method"),
+            plain("epochs"),
             plain("runtime"),
             plain("precision"),
             figure("min_us", "min, us"),

@@ -18,7 +18,7 @@ from bench import detection_agreement, detectors, predict_boxes, ssd300
 def training(name: str, method: str, value: float | None, width: int = 16) -> Any:
     return {
         "network": name, "architecture": "ssd_light", "method": method, "width": width, "size": "144x192", "epochs": 3,
-        "seed": 0, "float": method == "float", "map": value, "packed": {"fp32": None, "int8": value and value - 0.01},
+        "stem": None, "seed": 0, "float": method == "float", "map": value, "packed": {"fp32": None, "int8": value and value - 0.01},
     }  # fmt: skip
 
 
@@ -63,9 +63,15 @@ def test_a_detector_of_8_bits_is_judged_with_its_fastest_peer() -> None:
     assert second["times"] is None
 
 
+def test_only_detectors_of_one_budget_are_compared() -> None:
+    longer = {**training("longer", "bbg", 0.95), "epochs": 6}
+    result = {**RESULT, "trainings": [*RESULT["trainings"], longer], "times": [*RESULT["times"], time("longer", 10)]}
+    assert detectors.verdicts(result) == detectors.verdicts(RESULT)
+
+
 def test_what_is_not_trained_is_told_and_judged_by_nobody() -> None:
     text = detectors.render(RESULT)
-    assert "| later | float | OpenVINO | int8 | 100 | 100 | 100 | not trained yet |" in text
+    assert "| later | float | 3 | OpenVINO | int8 | 100 | 100 | 100 | not trained yet |" in text
     assert "Of 2 int8 detectors 0 have" in text
     methods = text.partition("Methods: ")[2]
     assert methods.startswith("ssd_light, width 16, 144x192, 3 epochs.")
