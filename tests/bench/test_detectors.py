@@ -18,7 +18,8 @@ from bench import detection_agreement, detectors, predict_boxes, ssd300
 def training(name: str, method: str, value: float | None, width: int = 16) -> Any:
     return {
         "network": name, "architecture": "ssd_light", "method": method, "width": width, "size": "144x192", "epochs": 3,
-        "stem": None, "seed": 0, "float": method == "float", "map": value, "packed": {"fp32": None, "int8": value and value - 0.01},
+        "stem": None, "seed": 0, "float": method == "float", "map": value,
+        "packed": {"fp32": None, "int8": value and value - 0.01},
     }  # fmt: skip
 
 
