@@ -90,14 +90,15 @@ def test_stem_and_heads_are_real_and_the_rest_is_binary(name: str) -> None:
         assert isinstance(dilated, BinaryConv2d)
 
 
-def test_the_mixed_one_has_8_bits_where_the_map_is_largest_and_in_the_heads() -> None:
+def test_the_mixed_one_has_8_bits_up_to_stride_8_and_in_the_heads() -> None:
     torch.manual_seed(0)
     model = bbg.create("ssd_mixed", num_classes=3, width=2, size=(72, 100))
     widths = {key: type(m).__name__ for key, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     eight = {key for key, kind in widths.items() if kind == "ByteConv2d"}
     places = (
         *(f"{what}.{i}" for what in ("boxes", "scores") for i in range(4)),
-        *(f"stages.0.1.{i}.conv" for i in (0, 1)),
+        *(f"stages.0.1.{i}.conv" for i in range(2)),
+        *(f"stages.0.2.{i}.conv" for i in range(4)),
     )
     assert eight == {"stages.0.0.0", *places}
     real = {key for key, kind in widths.items() if kind == "Conv2d"}

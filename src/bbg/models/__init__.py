@@ -54,7 +54,7 @@ def create(
         bbgnet_l        width=32 in_channels=3 act=None
         bbgnet_224      width=64 in_channels=3 act=None
         ssd_light       width=32 in_channels=3 size=(240, 320) act='rprelu' heads='conv' stem='imagenet'
-        ssd_mixed       width=16 in_channels=3 size=(240, 320) act='rprelu' heads='conv' stem='patch'
+        ssd_mixed       width=16 in_channels=3 size=(240, 320) act='rprelu' heads='conv' stem='imagenet'
         ssd300_vgg16    width=64 in_channels=3 size=300 act=None heads='conv'
         ssd300_resnet18 blocks=(2, 2, 2, 2) width=64 in_channels=3 size=300 act=None heads='conv'
         ssd300_resnet34 blocks=(3, 4, 6, 3) width=64 in_channels=3 size=300 act=None heads='conv'
@@ -71,7 +71,8 @@ def create(
     `bits`: the width of layers, 1, 8 or 32 bits, one number for all or by pattern over qualified names, as in
     `{"first": 8, "units.0": 8, "last": 8}` (`bbg.layers.set_bits`). Without it the units have 1 bit (with method
     "float" 32), and the rest 32; in `bbgnet_*` the first and last layers and the first stages have 8
-    (`bbg.models.bbgnet`), in `ssd_mixed` the stem, the first stage and the heads.
+    (`bbg.models.bbgnet`), in `ssd_mixed` all up to
+    stride 8 and the heads.
 
     Raises BbgError for an unknown name, method or option, and for `bits` that cannot be.
     """

@@ -29,7 +29,7 @@ from bbg.models.names import Names, of_resnet
 
 # Stages of the light form: multiples of the width, pairs of convolutions, bits.
 LIGHT = ((1, 1, 1), (2, 2, 1), (4, 2, 1), (4, 1, 1), (4, 1, 1))
-MIXED = ((1, 1, 8), (4, 2, 1), (8, 2, 1), (8, 1, 1), (8, 1, 1))  # few channels in 8 bits, where the map is largest
+MIXED = ((1, 1, 8), (2, 2, 8), (8, 2, 1), (8, 1, 1), (8, 1, 1))  # few channels in 8 bits, where the map is large
 
 
 class Residual(nn.Module):

@@ -4,7 +4,7 @@ one before.
 The backbone and the layers behind it are units of the method; the first convolution and the heads stay real-valued.
 
 - `ssd_light`: residual units at strides 4, 8, 16, 32 and 64, the last four of which are read; for few images.
-- `ssd_mixed`: the same with 8 bits in the stem, the first stage and the heads, and more channels in the 1-bit stages.
+- `ssd_mixed`: the same with 8 bits up to stride 8 and in the heads, and more channels in the 1-bit stages behind.
 - `ssd300_resnet18`, `ssd300_resnet34`: a ResNet of the ImageNet form, read at strides 8, 16, 32, and three more maps.
 - `ssd300_vgg16`: VGG-16 with the dilated conv6 and conv7, read at conv4_3 (L2 norm) and conv7, and four more.
 
@@ -194,11 +194,12 @@ def ssd_mixed(
     size: int | tuple[int, int] = (240, 320),
     act: str | None = "rprelu",
     heads: str = "conv",
-    stem: str = "patch",
+    stem: str = "imagenet",
 ) -> SSD:
-    """The light variant of two widths: 8 bits in the stem, the stage at stride 4 and the heads, 1 bit in all others.
+    """The light variant of two widths: 8 bits up to stride 8, where maps are large and channels few, and in the heads;
+    1 bit behind.
 
-    `width` channels at stride 4, four times as many at 8, eight times at 16, 32 and 64.
+    `width` channels at stride 4, twice as many at 8, and eight times at 16, 32 and 64.
     """
     network = _light(num_classes, get(method), MIXED, width, in_channels, size, act, heads, stem)
     if get(method).weight:
