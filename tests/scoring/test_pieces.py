@@ -57,7 +57,7 @@ def test_names_are_those_of_files_members_and_columns(here: Path) -> None:
         listing = listed([str(here / source)])
         return next(Reader().images(next(listing.pieces(8))))[0]
 
-    assert first("photos") == first("table.parquet") == first("hub.parquet") == str(here / "photos/a/00.jpg")
+    assert first("photos") == first("table.parquet") == first("hub.parquet") == str(here / "photos/a/0000.jpg")
     assert first("shards") == f"{here}/shards/some-0000.tar:0000.jpg"
 
 

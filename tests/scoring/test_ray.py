@@ -86,24 +86,47 @@ def killed_half_way(source: Path, out: Path, least: int, *options: object) -> in
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_every_row_is_there_once(tmp_path: Path) -> None:
-    files = pictures(tmp_path / "photos", 400, side=700)
+@pytest.mark.parametrize(
+    ("images", "side", "damaged", "each", "least"), [(400, 700, 2, 32, 3), (8000, 64, 20, 125, 32)]
+)
+def test_a_killed_run_goes_on_and_every_row_is_there_once(
+    tmp_path: Path, images: int, side: int, damaged: int, each: int, least: int
+) -> None:
+    files, total = pictures(tmp_path / "photos", images, side, damaged), -(-images // each)
     out = tmp_path / "out"
-    parts = killed_half_way(tmp_path / "photos", out, 3, "--workers", 2)
-    assert 3 <= parts < 13  # of 32 images each
+    parts = killed_half_way(tmp_path / "photos", out, least, "--workers", 2)
+    assert least <= parts < total
     before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     again = start(tmp_path / "photos", "--out", out, "--workers", 1)
     told, _ = again.communicate(timeout=300)
     assert again.returncode == 1
-    assert f"of an earlier run: {32 * parts}" in told
+    assert f"of an earlier run: {each * parts:,}" in told
     assert [row["path"] for row in rows(out)] == [str(path) for path in files]
-    assert sum(row["error"] is not None for row in rows(out)) == 2
+    assert sum(row["error"] is not None for row in rows(out)) == damaged
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert sorted(path.name for path in out.iterdir()) == [
         "_bbg.json",
         "_network.bbg",
-        *(f"part-{number:06}.parquet" for number in range(13)),
+        *(f"part-{number:06}.parquet" for number in range(total)),
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_leaves_no_process_and_goes_on(tmp_path: Path, number: int) -> None:
+    pictures(tmp_path / "photos", 400, side=700)
+    run = start(tmp_path / "photos", "--out", tmp_path / "out", "--workers", 2)
+    while not list((tmp_path / "out").glob("part-*")):
+        assert run.poll() is None
+        time.sleep(0.002)
+    assert start(tmp_path / "photos", "--out", tmp_path / "out").wait(60) == 2  # it is in use
+    worker = a_worker_of(run.pid)
+    run.send_signal(number)
+    run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    time.sleep(1)
+    assert not Path(f"/proc/{worker}").exists()
+    assert answer_all(MODEL, [str(tmp_path / "photos")], tmp_path / "out").images == 400
 
 
 @pytest.fixture
@@ -201,8 +224,10 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_give_the_same_rows(photos: Path, tmp_path: Path) -> None:
+def test_two_nodes_give_the_same_rows(tmp_path: Path) -> None:
     cluster_utils = pytest.importorskip("ray.cluster_utils")
+    photos = tmp_path / "photos"
+    pictures(photos, 100)
     wanted = predicted([photos], tmp_path / "wanted.json")
     options = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 2**27, "include_dashboard": False}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=options)
@@ -210,7 +235,7 @@ def test_two_nodes_give_the_same_rows(photos: Path, tmp_path: Path) -> None:
         cluster.add_node(**{key: value for key, value in options.items() if key != "include_dashboard"})
         cluster.wait_for_nodes()
         found: Scored = answer_all(MODEL, [str(photos)], tmp_path / "out", address=cluster.address)
-        assert found[:3] == (30, 2, 30)
+        assert found[:3] == (100, 2, 100)
         assert found.workers == 2
         assert rows(tmp_path / "out") == wanted
         assert not ray.is_initialized()
@@ -231,6 +256,44 @@ def test_a_folder_of_another_network_is_refused_before_ray_starts(photos: Path, 
     assert not ray.is_initialized()
 
 
+def test_a_network_that_says_neither_classes_nor_boxes_is_refused(photos: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import bbg
+
+    net = torch.nn.Conv2d(3, 4, 3, padding=1)
+    for name, head in (("maps", "segmentation"), ("plain", None)):
+        options = {"preprocess": bbg.Preprocess(16), "head": head, "labels": list("abcd") if head else None}
+        bbg.convert(net, tmp_path / f"{name}.bbg", torch.randn(2, 3, 16, 16), **options)
+        with pytest.raises(BbgError, match="--ray takes networks that name classes or boxes"):
+            answer_all(str(tmp_path / f"{name}.bbg"), [str(photos)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_cluster_that_is_not_there_is_one_sentence(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(BbgError, match="Ray cannot reach a cluster at 'nonsense'"):
         answer_all(MODEL, [str(photos)], tmp_path, address="nonsense")
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_takes_no_row_with_it(tmp_path: Path) -> None:
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    files, out = pictures(tmp_path / "photos", 400, side=700), tmp_path / "out"
+    options = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 2**27}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    try:
+        node = cluster.add_node(**options)
+        cluster.wait_for_nodes()
+
+        def kill() -> None:
+            while len(list(out.glob("part-*"))) < 4:
+                time.sleep(0.002)
+            cluster.remove_node(node, allow_graceful=False)
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        found = answer_all(MODEL, [str(tmp_path / "photos")], out, address=cluster.address)
+        killer.join(60)
+        assert found[:3] == (400, 2, 400)
+        assert [row["path"] for row in rows(out)] == [str(path) for path in files]
+    finally:
+        cluster.shutdown()

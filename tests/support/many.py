@@ -11,20 +11,20 @@ import numpy as np
 from PIL import Image
 
 MODEL = "resnet20-cifar10"
-DAMAGED = ("a/05.jpg", "b/c/07.jpg")
 
 
-def pictures(folder: Path, count: int = 30, side: int = 48) -> list[Path]:
-    """So many pictures in the folders a, b and b/c, two of them damaged; in the order of their names."""
+def pictures(folder: Path, count: int = 30, side: int = 48, damaged: int = 2) -> list[Path]:
+    """So many pictures in the folders a, b and b/c, some of them damaged; in the order of their names."""
     draws, found = np.random.default_rng(0), []
     for number in range(count):
-        path = folder / ("a", "b", "b/c")[number % 3] / f"{number // 3:02}.jpg"
+        path = folder / ("a", "b", "b/c")[number % 3] / f"{number // 3:04}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(draws.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         coarse.resize((side + number % 5, side)).save(path)
         found.append(path)
-    (folder / DAMAGED[0]).write_bytes(b"no image")
-    (folder / DAMAGED[1]).write_bytes((folder / DAMAGED[1]).read_bytes()[:200])
+    for number in range(damaged):
+        path = found[(2 * number + 1) * count // (2 * damaged)]
+        path.write_bytes(path.read_bytes()[:200] if number % 2 else b"no image")
     return sorted(found)
 
 

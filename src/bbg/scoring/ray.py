@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +36,7 @@ from bbg.limits import Limits
 from bbg.log import LOGGER, Bar
 from bbg.scoring.parts import NETWORK, Answer, Counts, begin, finished, make, write
 from bbg.scoring.pictures import boxes
-from bbg.scoring.pieces import IMAGES, Listing, Piece, Reader, listed
+from bbg.scoring.pieces import IMAGES, Piece, Reader, listed
 from bbg.scoring.stream import BATCH, predictions
 
 TOP = 5  # classes of an image
@@ -45,7 +48,10 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 
 class Scored(NamedTuple):
-    """What a folder of answers has: `images`, `errors` among them, and how many were done now, in how many seconds."""
+    """What a folder of answers has: `images`, `errors` among them, and how many were `done` now, in how many `seconds`.
+
+    These are counted from when the first of the `workers` was there.
+    """
 
     images: int
     errors: int
@@ -81,9 +87,8 @@ def answer_all(
     """Answer for all images of `sources` (`bbg.scoring.pieces.listed`) into the folder `out`; what is there stays.
 
     `top`: classes of an image, 5 by default, or boxes, by default all. `score`: the least one of a box, 0.5 by default.
-    `workers`: engines, None for one per core of this
-    machine, or per CPU that the cluster at `address` has free. With `address` the images and `out` must have the same
-    paths on all machines, and bbg the same version.
+    `workers`: engines, None for one per core of this machine, or per CPU that the cluster at `address` has free. With
+    `address` the images and `out` must have the same paths on all machines, and bbg the same version.
 
     Raises BbgError where Ray or pyarrow is not installed or cannot start, for a network that says neither classes nor
     boxes of an image, for a source or a folder as `listed` and `bbg.scoring.parts.begin` do, where another process
@@ -100,17 +105,15 @@ def answer_all(
     make(out)
     with locked(out):
         size = begin(out, network, listing, sources, options)
-        there = _there(out, listing, size)
-        done = Counts(*map(sum, zip(*there.values(), strict=True))) if there else Counts(0, 0)
-        left = (piece for piece in listing.pieces(size) if piece.number not in there)
-        first = next(left, None)
-        if first is None:
+        there = [finished(out, piece) for piece in listing.pieces(size)]
+        done = Counts(sum(one.images for one in there if one), sum(one.errors for one in there if one))
+        if not (left := there.count(None)):
             return Scored(*done, 0, 0.0, 0)
-        told = Options(out, os.getcwd(), options["top"], options.get("score", 0.0), batch, limits)
-        with _running(ray, address, workers) as count, Bar("predicting", len(listing), done.images) as bar:
-            began = time.perf_counter()
-            new = _all(ray, told, chain([first], left), count, bar)
-            took = time.perf_counter() - began
+        folder = "" if all(map(os.path.isabs, sources)) else os.getcwd()
+        told = Options(out, folder, options["top"], options.get("score", 0.0), batch, limits)
+        pieces = (piece for piece, one in zip(listing.pieces(size), there, strict=True) if one is None)
+        with _running(ray, address, workers, left) as count, Bar("predicting", len(listing), done.images) as bar:
+            new, took = _Run(ray, told, pieces, bar).all(count)
         images, errors = done.images + new.images, done.errors + new.errors
     if images != len(listing):
         raise BbgError(
@@ -120,7 +123,7 @@ def answer_all(
 
 
 def _ray() -> Any:
-    """The module ray, which is told to send nothing home."""
+    """The module ray, which is told to send nothing home where it is not told otherwise."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -142,81 +145,129 @@ def _checked(model: str, engine: Engine) -> Classification | Detection:
     return engine.head
 
 
-def _there(out: Path, listing: Listing, size: int) -> dict[int, Counts]:
-    """The pieces whose parts are finished, and what these have."""
-    found = ((piece.number, finished(out, piece)) for piece in listing.pieces(size))
-    return {number: counts for number, counts in found if counts is not None}
-
-
 @contextmanager
-def _running(ray: Any, address: str | None, workers: int | None) -> Iterator[int]:
+def _running(ray: Any, address: str | None, workers: int | None, most: int) -> Iterator[int]:
     """Ray, for the block, and how many workers there are to be. One that the program has started goes on after it."""
     if ray.is_initialized():
-        yield workers or _free(ray)
+        yield min(workers or _free(ray), most)
         return
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
             local = {"include_dashboard": False, "num_gpus": 0, "object_store_memory": STORE}
-            ray.init("local", num_cpus=workers or cores(), **local, **quiet)
+            ray.init("local", num_cpus=min(workers or cores(), most), **local, **quiet)
         else:
             ray.init(address, **quiet)
     except Exception as error:  # of many kinds, by what is missing
         what = "cannot start" if address is None else f"cannot reach a cluster at {address!r}"
         raise BbgError(f"Ray {what} ({first_line(error)}); see whether ray status works there") from error
     try:
-        yield workers or _free(ray)
+        with _terminable():
+            yield min(workers or _free(ray), most)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that Ray is stopped; Ray's own handler prints its stack."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: Any) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _free(ray: Any) -> int:
     return max(1, int(ray.available_resources().get("CPU", 1)))
 
 
-def _all(ray: Any, told: Options, pieces: Iterator[Piece], count: int, bar: Bar) -> Counts:
-    """Give out the pieces to `count` workers, as soon as these are there, and wait for all."""
-    made = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES, scheduling_strategy="SPREAD")(Worker)
-    pieces = iter(pieces)
-    waiting: dict[Any, tuple[Any, Piece | None]] = {}
-    for _ in range(count):
-        worker = made.remote(told)
-        waiting[worker.ready.remote()] = worker, None
-    new, out, ready, began = Counts(0, 0), 0, 0, time.monotonic()
-    more = next(pieces, None)
-    while more is not None or out:
-        found, _ = ray.wait(list(waiting), timeout=PATIENCE)
-        if not found:
-            if not ready:
-                LOGGER.warning("no CPU of the cluster has been free for %d s; waiting", time.monotonic() - began)
-            continue
-        worker, piece = waiting.pop(found[0])
-        answer = _answer(ray, found[0], piece)
+class _Hand:
+    """A worker as the run sees it: whether it is to get more."""
+
+    def __init__(self, worker: Any) -> None:
+        self.worker, self.good = worker, True
+
+
+class _Run:
+    """Gives the pieces to workers, and again where a worker or its machine died.
+
+    A worker for which nothing is left is let go: others may wait for its CPU, in the place of one that died.
+    """
+
+    def __init__(self, ray: Any, told: Options, pieces: Iterator[Piece], bar: Bar) -> None:
+        self.ray, self.told, self.pieces, self.bar = ray, told, pieces, bar
+        self.kind = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(Worker)
+        self.waiting: dict[Any, tuple[_Hand, Piece | None]] = {}  # answers that are to come; None: whether it is there
+        self.again: list[Piece] = []
+        self.died: Counter[int | None] = Counter()  # how often over a piece; None: before any
+        self.out, self.done, self.ready, self.since = 0, Counts(0, 0), 0, time.monotonic()
+
+    def all(self, count: int) -> tuple[Counts, float]:
+        """What all pieces have, by `count` workers, and the seconds since the first of these was there."""
+        for _ in range(count):
+            self._start()
+        more = next(self.pieces, None)
+        while more is not None or self.again or self.out:
+            found, _ = self.ray.wait(list(self.waiting), timeout=PATIENCE)
+            if not found:
+                if not self.ready:
+                    took = time.monotonic() - self.since
+                    LOGGER.warning("no worker of Ray is there after %d s; waiting for free CPUs", took)
+                continue
+            hand, piece = self.waiting.pop(found[0])
+            self._take(found[0], hand, piece)
+            for _ in range(AHEAD if piece is None else 1):
+                if hand.good and self.again:
+                    self._give(hand, self.again.pop())
+                elif hand.good and more is not None:
+                    self._give(hand, more)
+                    more = next(self.pieces, None)
+            del hand  # those that are waited for are all that hold a worker
+        return self.done, time.monotonic() - self.since
+
+    def _start(self) -> None:
+        hand = _Hand(self.kind.remote(self.told))
+        self.waiting[hand.worker.ready.remote()] = hand, None
+
+    def _give(self, hand: _Hand, piece: Piece) -> None:
+        self.waiting[hand.worker.answer.remote(piece)] = hand, piece
+        self.out += 1
+
+    def _take(self, reference: Any, hand: _Hand, piece: Piece | None) -> None:
+        """Count what a worker did; BbgError for what it refuses, and where workers died over and over."""
+        self.out -= piece is not None
+        try:
+            found = self.ray.get(reference)
+        except Exception as error:  # of many kinds: a machine that is gone, no memory, a fault of ours
+            number = None if piece is None else piece.number
+            self.died[number] += 1
+            if self.died[number] > TRIES:
+                what = "before any image" if piece is None else f"over images such as {piece.files[0]!r}"
+                why = first_line(getattr(error, "cause", None) or error)
+                raise BbgError(f"workers of Ray died {what} ({why}); run again, which goes on from here") from error
+            if hand.good:
+                hand.good = False
+                self._start()
+            if piece is not None:
+                self.again.append(piece)
+            return
+        if isinstance(found, str):
+            raise BbgError(found)
         if piece is None:
-            ready += 1
-        else:
-            out -= 1
-            new = Counts(new.images + answer.images, new.errors + answer.errors)
-            speed = new.images / (time.monotonic() - began)
-            bar.step(answer.images, figures=[f"{speed:,.0f} images/s"])
-        for _ in range(AHEAD if piece is None else 1):
-            if more is not None:
-                waiting[worker.answer.remote(more)] = worker, more
-                out, more = out + 1, next(pieces, None)
-    return new
-
-
-def _answer(ray: Any, reference: Any, piece: Piece | None) -> Counts:
-    """What a worker says; BbgError for what it refuses, and where it died over and over."""
-    try:
-        found = ray.get(reference)
-    except Exception as error:  # of many kinds: a machine that is gone, no memory, a fault of ours
-        what = "as it started" if piece is None else f"over {piece.images} images, the first of {piece.files[0]!r}"
-        why = first_line(getattr(error, "cause", None) or error)
-        raise BbgError(f"a worker of Ray failed {what} ({why}); run again, which goes on from here") from error
-    if isinstance(found, str):
-        raise BbgError(found)
-    return Counts(*found)
+            self.ready += 1
+            self.since = time.monotonic() if self.ready == 1 else self.since
+            return
+        self.done = Counts(self.done.images + found[0], self.done.errors + found[1])
+        speed = self.done.images / max(time.monotonic() - self.since, 1e-9)
+        self.bar.step(found[0], figures=[f"{speed:,.0f} images/s"])
 
 
 class Worker:
@@ -227,11 +278,12 @@ class Worker:
         self.engine: Engine | None = None
 
     def ready(self) -> tuple[int, int] | str:
-        """Load the network, and go to the folder that names of images begin in."""
+        """Load the network, and go to the folder that names of images begin in, where they do."""
         if self.told.version != __version__:
             return f"a machine of the cluster has bbg {__version__}, this one {self.told.version}; install the same"
         try:
-            os.chdir(self.told.folder)
+            if self.told.folder:
+                os.chdir(self.told.folder)
             self.engine = load(self.told.out / NETWORK, 1, self.told.limits)
         except BbgError as error:
             return str(error)
@@ -241,8 +293,6 @@ class Worker:
 
     def answer(self, piece: Piece) -> tuple[int, int] | str:
         """Write the part of a piece, and tell how many images it has, and how many of them are errors."""
-        if self.engine is None and isinstance(failed := self.ready(), str):  # it is a new one, after another one died
-            return failed
         assert self.engine is not None
         try:
             drawn = isinstance(self.engine.head, Detection)
