@@ -36,7 +36,7 @@ from bbg.limits import Limits
 from bbg.log import LOGGER, Bar
 from bbg.scoring.parts import NETWORK, Answer, Counts, begin, finished, make, write
 from bbg.scoring.pictures import boxes
-from bbg.scoring.pieces import IMAGES, Piece, Reader, listed
+from bbg.scoring.pieces import IMAGES, Piece, Reader, listed, parquet
 from bbg.scoring.stream import BATCH, predictions
 
 TOP = 5  # classes of an image
@@ -154,7 +154,8 @@ def _running(ray: Any, address: str | None, workers: int | None, most: int) -> I
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
-            local = {"include_dashboard": False, "num_gpus": 0, "object_store_memory": STORE}
+            local: dict[str, Any] = {"include_dashboard": False, "num_gpus": 0, "object_store_memory": STORE}
+            local["_system_config"] = {"worker_niceness": 0}  # Ray would let the work wait for all else on the machine
             ray.init("local", num_cpus=min(workers or cores(), most), **local, **quiet)
         else:
             ray.init(address, **quiet)
@@ -285,6 +286,7 @@ class Worker:
             if self.told.folder:
                 os.chdir(self.told.folder)
             self.engine = load(self.told.out / NETWORK, 1, self.told.limits)
+            parquet()  # its import takes as long as many images
         except BbgError as error:
             return str(error)
         except OSError as error:
