@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic, iglob
@@ -18,13 +19,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bbg.data.listing import Names
 from bbg.data.shards import pictures
 from bbg.data.tar import Member
 from bbg.errors import BbgError, not_installed
 from bbg.log import track
 from bbg.reading import regular_file
-from bbg.sources import CAMERA, STDIN, SUFFIXES, Image, files_below, video
+from bbg.sources import CAMERA, STDIN, SUFFIXES, Image, each_below, video
 
 IMAGES, SHARDS, TABLES = "images", "shards", "tables"
 SHARD_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # packed ones are refused by name
@@ -98,24 +101,39 @@ def listed(sources: Sequence[str], apart: Path | None = None) -> Listing:
     addresses.
     """
     below = "" if apart is None else os.path.join(os.path.realpath(apart), "")
-    found: dict[str, list[str]] = {}
+    found: dict[str, _Growing] = {}
     for source in sources:
         for path in _paths(source):
             if not (below and os.path.realpath(path).startswith(below)):
-                found.setdefault(_kind(path), []).append(path)
+                found.setdefault(_kind(path), _Growing()).add(path)
     if len(found) > 1:
         kinds = " and ".join(sorted(found))
         raise BbgError(f"{_shown(sources)} has {kinds}; give one of them, such as a pattern ('{sources[0]}/**/*.jpg')")
     if not found:
         raise BbgError(f"no image in {_shown(sources)}; give images, tar shards or Parquet files, or folders of them")
-    ((kind, paths),) = found.items()
-    names, groups = Names(map(os.fsencode, paths)), tuple(_groups(kind, paths))
+    ((kind, growing),) = found.items()
+    names = growing.names()
+    groups = () if kind == IMAGES else tuple(_groups(kind, [os.fsdecode(names[i]) for i in range(len(names))]))
     if kind != IMAGES and not groups:
         raise BbgError(f"the {kind} of {_shown(sources)} have no image; give some that have")
     digest = hashlib.blake2b(digest_size=16)
     for part in (kind.encode(), names.bytes, names.ends.astype("<i8").tobytes(), repr(groups).encode()):
         digest.update(hashlib.blake2b(part).digest())
     return Listing(kind, names, groups, digest.hexdigest())
+
+
+class _Growing:
+    """Names that come one after the other; of a million a list would take ten times the memory."""
+
+    def __init__(self) -> None:
+        self.bytes, self.ends = bytearray(), array("q", [0])
+
+    def add(self, name: str) -> None:
+        self.bytes += os.fsencode(name)
+        self.ends.append(len(self.bytes))
+
+    def names(self) -> Names:
+        return Names.of(bytes(self.bytes), np.array(self.ends, np.int64))
 
 
 def _shown(sources: Sequence[str]) -> str:
@@ -125,7 +143,7 @@ def _shown(sources: Sequence[str]) -> str:
 def _paths(source: str) -> Iterator[str]:
     """The files of one source."""
     if os.path.isdir(source):
-        files = map(str, files_below(Path(source)))
+        files = map(str, each_below(Path(source)))
         yield from (file for file in files if file.lower().endswith((*SUFFIXES, *SHARD_ENDINGS, *TABLE_ENDINGS)))
     elif os.path.lexists(source):
         yield source
@@ -145,8 +163,8 @@ def _kind(path: str) -> str:
 
 
 def _groups(kind: str, paths: Sequence[str]) -> Iterator[Group]:
-    """What lies together in each file, but for images."""
-    for number, path in enumerate(track(paths, f"indexing {kind}") if kind != IMAGES else ()):
+    """What lies together in each shard or table."""
+    for number, path in enumerate(track(paths, f"indexing {kind}")):
         try:
             if kind == SHARDS:
                 with regular_file(path) as file:
