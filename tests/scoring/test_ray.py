@@ -119,14 +119,28 @@ def test_a_run_that_is_ended_leaves_no_process_and_goes_on(tmp_path: Path, numbe
     while not list((tmp_path / "out").glob("part-*")):
         assert run.poll() is None
         time.sleep(0.002)
-    assert start(tmp_path / "photos", "--out", tmp_path / "out").wait(60) == 2  # it is in use
     worker = a_worker_of(run.pid)
+    with pytest.raises(BbgError, match="is in use"):
+        answer_all(MODEL, [str(tmp_path / "photos")], tmp_path / "out")
     run.send_signal(number)
     run.communicate(timeout=60)
     assert run.returncode == 128 + number
     time.sleep(1)
     assert not Path(f"/proc/{worker}").exists()
     assert answer_all(MODEL, [str(tmp_path / "photos")], tmp_path / "out").images == 400
+
+
+@pytest.mark.slow
+def test_nobody_else_gets_into_the_ray_of_a_command(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 400, side=700)
+    run = start(tmp_path / "photos", "--out", tmp_path / "out", "--workers", 1)
+    while not list((tmp_path / "out").glob("part-*")):
+        assert run.poll() is None
+        time.sleep(0.002)
+    words = Path(f"/proc/{a_worker_of(run.pid)}/environ").read_bytes().split(b"\0")
+    run.kill()
+    run.communicate()
+    assert b"RAY_AUTH_MODE=token" in words  # the secret itself is taken out of what a worker's environment shows
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from glob import has_magic, iglob
 from importlib import import_module
 from pathlib import Path
@@ -100,11 +101,16 @@ def listed(sources: Sequence[str], apart: Path | None = None) -> Listing:
     Raises BbgError where a source is missing, has nothing, or has several of these kinds, and for videos, cameras and
     addresses.
     """
-    below = "" if apart is None else os.path.join(os.path.realpath(apart), "")
+    below = None if apart is None else os.path.join(os.path.realpath(apart), "")
     found: dict[str, _Growing] = {}
+
+    @lru_cache(maxsize=1000)
+    def is_apart(folder: str) -> bool:
+        return below is not None and os.path.join(os.path.realpath(folder), "").startswith(below)
+
     for source in sources:
         for path in _paths(source):
-            if not (below and os.path.realpath(path).startswith(below)):
+            if not is_apart(os.path.dirname(path)):
                 found.setdefault(_kind(path), _Growing()).add(path)
     if len(found) > 1:
         kinds = " and ".join(sorted(found))
