@@ -59,6 +59,7 @@ def test_what_workers_cannot_do_is_refused(
 def test_without_ray_the_advice_names_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, module: str
 ) -> None:
+    pytest.importorskip("pyarrow")
     monkeypatch.setitem(sys.modules, module, None)
     reason = f"--ray needs {module}, which is not installed; run pip install ray pyarrow"
     refused(tmp_path, capsys, reason, "predict", "--ray", bbg.zoo.sample(), "--out", tmp_path / "o")

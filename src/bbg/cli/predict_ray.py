@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,10 +52,10 @@ def check(ray: bool, workers: int | None, address: str | None, out: Path | None,
 
 def predict_all(sources: list[str], model: str, out: Path, **options: Any) -> None:
     """Score all of `sources`, say how many, and end with status 1 where an image cannot be read."""
-    from bbg.scoring.ray import answer_all
-
     if options["address"] is None:
         _close()
+    from bbg.scoring.ray import answer_all
+
     found = answer_all(model, sources, out, **options)
     report: dict[str, Any] = {"out": str(out), "images": found.images, "errors": found.errors}
     if found.done < found.images:
@@ -72,7 +71,10 @@ def predict_all(sources: list[str], model: str, out: Path, **options: Any) -> No
 def _close() -> None:
     """Give a Ray of this machine alone a secret: it listens on all networks, and runs what it is sent.
 
-    It reads that when it is imported, and so do the processes that it starts. One that was imported before has none.
+    Ray reads that when it is imported, and so do the processes that it starts. One that was imported before has what
+    the program gave it.
     """
+    import secrets
+
     if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
