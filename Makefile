@@ -121,7 +121,7 @@ $(VENV)/ready: $(VENV)/torch $(SOURCES)
 
 # What tests and lint need besides, and what the benchmarks do.
 $(VENV)/dev: $(VENV)/torch pyproject.toml
-	$(REQUIREMENTS) dev tensorboard video > $(VENV)/dev.txt
+	$(REQUIREMENTS) dev tensorboard video ray > $(VENV)/dev.txt
 	$(BIN)/pip $(INSTALL) --requirement $(VENV)/dev.txt
 	touch $@
 
@@ -137,7 +137,7 @@ $(VENV)/release: $(VENV)/torch pyproject.toml
 
 .venv-oldest/ready: tools/requirements.py $(SOURCES)
 	$(PYTHON) -m venv .venv-oldest
-	$(REQUIREMENTS) --oldest train tensorboard video dev build > .venv-oldest/oldest.txt
+	$(REQUIREMENTS) --oldest train tensorboard video ray dev build > .venv-oldest/oldest.txt
 	.venv-oldest/bin/pip $(INSTALL) --requirement .venv-oldest/oldest.txt
 	.venv-oldest/bin/pip $(INSTALL) --no-build-isolation --no-deps --editable .
 	touch $@

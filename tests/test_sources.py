@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bbg.sources import find
+from bbg.sources import each_below, files_below, find
 
 
 def names(*sources: object, stdin: bytes = b"") -> list[str]:
@@ -80,3 +81,47 @@ def test_it_is_known_at_first_how_many_there_are(
     piped = find(sources, BytesIO(stdin), urls=urls)
     assert piped.total() == (None if "-" in sources else total)
     assert str(list(piped)) == str(images)
+
+
+def by_sorting(folder: Path) -> list[Path]:
+    """What `each_below` says, by the means of the library: all paths are listed and then sorted."""
+    found, entered, own = [], set(), os.path.realpath(folder)
+    for here, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if (place := os.path.realpath(here)) in entered or own.startswith(os.path.join(place, "")):
+            inner.clear()
+            continue
+        entered.add(place)
+        found += [Path(here, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file() or not path.exists())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_files_come_one_after_the_other_in_the_order_of_their_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """In trees of folders, files, pipes and links of all kinds, some of which lead nowhere or in circles."""
+    draws, folders = np.random.default_rng(seed), [tmp_path / "root"]
+    folders[0].mkdir()
+    for _ in range(60):
+        place = folders[draws.integers(len(folders))] / str(
+            draws.choice(["a", "a.jpg", "a b", "B", "\udcff", ".c", "z"])
+        )
+        if os.path.lexists(place):
+            continue
+        kind = draws.integers(6)
+        if kind < 2:
+            place.mkdir()
+            folders.append(place)
+        elif kind < 4:
+            place.touch()
+        elif kind == 4:
+            place.symlink_to([folders[draws.integers(len(folders))], place, tmp_path, "nowhere"][draws.integers(4)])
+        else:
+            os.mkfifo(place)
+    monkeypatch.chdir(tmp_path)
+    for root in (folders[0], Path("root"), Path("root/../root")):
+        assert list(each_below(root)) == files_below(root) == by_sorting(root)
+    monkeypatch.chdir(folders[0])
+    assert files_below(Path()) == by_sorting(Path())
+    assert files_below(Path("nothing")) == []

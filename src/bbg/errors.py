@@ -10,6 +10,7 @@ EXTRAS = {
     "train": ("torch", "torchvision", "lightning-fabric", "matplotlib"),
     "tensorboard": ("tensorboard",),
     "video": ("opencv-python-headless",),
+    "ray": ("ray", "pyarrow"),
 }
 PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow"}  # of modules that are called otherwise
 

@@ -56,6 +56,7 @@ def test_the_advice_to_install_names_the_packages_of_the_extras() -> None:
         ("lightning_fabric", "train"),
         ("tensorboard", "tensorboard"),
         ("cv2", "video"),
+        ("ray", "ray"),
     ):
         assert str(errors.not_installed("this", module)).endswith(f"run pip install {' '.join(errors.EXTRAS[extra])}")
     for module, package in {"nothing": "nothing", "PIL.Image": "pillow", "cv2": "opencv-python-headless"}.items():

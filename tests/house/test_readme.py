@@ -37,12 +37,16 @@ NOT_RUN = {
         **{NODE.format(number): "it waits for another machine" for number in (0, 1)},
         f"torchrun --nproc-per-node 8 --max-restarts 3 -m {WIDE}": MANY,
     },
+    "ray.md": {
+        "bbg predict --ray photos --model net.bbg --out answers --address auto": "it asks for a cluster: "
+        "tests/scoring/test_ray.py makes one"
+    },
     "deploy.md": {"uvicorn app:app --workers 2": "it serves until it is stopped; the block before it calls the app"},
 }
 # Blocks that are no commands: pictures of folders, and what a container is built of.
 SHOWN = {"text", "dockerfile"}
-# Packages that a page speaks of and that bbg has no use for: `make test` installs them.
-ASKS_FOR = {"deploy.md": ("fastapi", "httpx", "multipart")}
+# Packages that a page speaks of and that no other one needs: `make test` installs them.
+ASKS_FOR = {"deploy.md": ("fastapi", "httpx", "multipart"), "ray.md": ("ray", "pyarrow")}
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)

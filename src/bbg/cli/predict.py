@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from bbg.cli.output import lines, rows_to
 from bbg.cli.parser import LIMITS, MODEL, STDOUT, argument, count, new_folder, share, text_file, thread_count, verb
+from bbg.cli.predict_ray import ARGUMENTS, check, predict_all
 from bbg.errors import BbgError, visible
 from bbg.log import LOGGER, track
 from bbg.sources import CAMERA, STDIN, find
@@ -57,7 +58,8 @@ COLUMNS = ("image", "place", "label", "score", "error")
         type=new_folder,
         metavar="DIR",
         help="of one that segments: write each mask (NAME.png) and the picture under it (NAME-overlay.png) there; "
-        "of one that detects: each picture with its boxes (NAME-boxes.png); over no file that is there",
+        "of one that detects: each picture with its boxes (NAME-boxes.png); over no file that is there. With --ray: "
+        "the answers",
     ),
     argument(
         "--xml",
@@ -71,6 +73,7 @@ COLUMNS = ("image", "place", "label", "score", "error")
         metavar="FILE",
         help="of a network that detects: also write a data set of COCO, boxes with their scores; -: nothing else",
     ),
+    *ARGUMENTS,
 )
 def predict(
     images: list[str],
@@ -87,8 +90,16 @@ def predict(
     out: Path | None,
     xml: Path | None,
     coco: Path | None,
+    ray: bool,
+    workers: int | None,
+    address: str | None,
 ) -> None:
     """Say what is in images: classes, shares of the pixels, or boxes. Exit status 1 where an image cannot be read."""
+    check(ray, workers, address, out, locals())
+    if ray and out is not None:
+        options = {"top": top, "score": score, "limits": limits, "workers": workers, "address": address}
+        predict_all(images, model, out, **options, **({"batch": batch} if batch else {}))
+        return
     from bbg.cpu import cores
     from bbg.engine import load
     from bbg.heads import Classification, Detection
@@ -105,7 +116,7 @@ def predict(
     # wake others would cost more time than they save.
     several = len(first) > 1
     engine = load(model, 1 if several else threads or 1, limits)
-    workers = (threads or cores()) if several else None
+    callers = (threads or cores()) if several else None
     print_text = STDOUT not in (json, csv, coco)
     draws = engine.head is not None and not isinstance(engine.head, Classification)
     if out is not None and not draws:
@@ -125,10 +136,10 @@ def predict(
         if draws:
             kind = _boxes(score, top) if isinstance(engine.head, Detection) else _masks(top or TOP)
             files = (json_file, csv_file, print_text)
-            answers, writers = _drawn(kind, engine, chain(first, stream), images, workers, out, stages, *files)
+            answers, writers = _drawn(kind, engine, chain(first, stream), images, callers, out, stages, *files)
         else:
             some = batch or (1 if live else BATCH)
-            answers = predictions(engine, chain(first, stream), top or TOP, some, workers, stages)
+            answers = predictions(engine, chain(first, stream), top or TOP, some, callers, stages)
             writers = [
                 *([_json(json_file)] if json_file else []),
                 *([_csv(csv_file)] if csv_file else []),
@@ -142,7 +153,7 @@ def predict(
             for write in (*writers, *more):
                 write(name, answer)
     took = time.perf_counter() - began
-    LOGGER.debug("%d images in %.2f s, on %d threads; per image: %s", count, took, workers or 1, stages.told(count))
+    LOGGER.debug("%d images in %.2f s, on %d threads; per image: %s", count, took, callers or 1, stages.told(count))
     if bad:
         sys.exit(1)
 

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from bbg.data.damage import Skipped
 from bbg.data.listing import Names
-from bbg.data.tar import FILE, FOLDER, LINK, Broken, members
+from bbg.data.tar import FILE, FOLDER, LINK, Broken, Member, members
 from bbg.errors import BbgError
 from bbg.files import whole_file
 from bbg.log import track
@@ -145,6 +145,30 @@ def _made(paths: Sequence[Path]) -> Index:
 
 def samples(file: BinaryIO, path: Path) -> Iterator[Found | list[str]]:
     """The images of a shard in its order, and `[name, reason]` of what is left out of it."""
+    for one in _samples(file, path):
+        if isinstance(one, Broken):
+            yield [path.name, _damage(one)]
+        else:
+            yield _sample(path, *one)
+
+
+def pictures(file: BinaryIO, path: Path) -> Iterator[tuple[str, Member | str]]:
+    """The image of each sample of a shard, in its order, with a class or without, or why it cannot be read.
+
+    The name is that of the shard and, behind a colon, of the member. Damaged places of the shard have their turn too.
+    Raises BbgError for a compressed shard.
+    """
+    for one in _samples(file, path):
+        if isinstance(one, Broken):
+            yield str(path), _damage(one)
+            continue
+        key, image, _ = one
+        name = f"{path}:{(image.name if image else key).decode(errors='replace')}"
+        yield name, _why_not(image) or cast(Member, image)
+
+
+def _samples(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, Member | None, bytes | None] | Broken]:
+    """Key, image and class of each sample, as far as they are there, and the damaged places between them."""
     start = file.read(8)
     for mark, packing in PACKINGS.items():
         if start.startswith(mark):
@@ -152,7 +176,7 @@ def samples(file: BinaryIO, path: Path) -> Iterator[Found | list[str]]:
     key, image, label, seen = b"", None, None, set[bytes]()
     for member in members(file):
         if isinstance(member, Broken):
-            yield [path.name, f"is damaged at byte {member.offset:,}: {member.reason}"]
+            yield member
             continue
         if member.kind == FOLDER:
             continue
@@ -161,7 +185,8 @@ def samples(file: BinaryIO, path: Path) -> Iterator[Found | list[str]]:
             continue
         ending = split[2].lower()
         if split[1] != key or ending in seen:  # another sample, which may be called as the one before
-            yield from _sample(path, key, image, label)
+            if key:
+                yield key, image, label
             key, image, label, seen = split[1], None, None, set()
         seen.add(ending)
         if ending in ENDINGS and image is None:
@@ -169,27 +194,37 @@ def samples(file: BinaryIO, path: Path) -> Iterator[Found | list[str]]:
         elif ending == b"cls" and member.kind == FILE and member.size <= LONGEST_LABEL:
             file.seek(member.offset)
             label = file.read(member.size)
-    yield from _sample(path, key, image, label)
+    if key:
+        yield key, image, label
 
 
-def _sample(path: Path, key: bytes, image: Any, label: bytes | None) -> Iterator[Found | list[str]]:
-    """The image of a sample with its class, or why it is left out; nothing where there is no sample."""
+def _damage(place: Broken) -> str:
+    return f"is damaged at byte {place.offset:,}: {place.reason}"
+
+
+def _why_not(image: Member | None) -> str | None:
+    """Why a sample has no image that can be read; None where it has one."""
+    if image is None:
+        return "has no image"
+    if image.kind != FILE:
+        return "its image is a link" if image.kind == LINK else "its image is no plain file"
+    if image.size > MOST_IMAGE:
+        return f"its image has {image.size:,} bytes; at most {MOST_IMAGE:,} are read"
+    return None
+
+
+def _sample(path: Path, key: bytes, image: Member | None, label: bytes | None) -> Found | list[str]:
+    """The image of a sample with its class, or why it is left out."""
     name = f"{path.name}:{key.decode(errors='replace')}"
     digits = b"" if label is None else label.strip()
-    if not key:
-        return
-    if image is None:
-        yield [name, "has no image"]
-    elif image.kind != FILE:
-        yield [name, "its image is a link" if image.kind == LINK else "its image is no plain file"]
-    elif image.size > MOST_IMAGE:
-        yield [name, f"its image has {image.size:,} bytes; at most {MOST_IMAGE:,} are read"]
-    elif label is None:
-        yield [name, "has no .cls with the number of its class"]
-    elif not digits.isdigit() or int(digits) >= MOST_CLASSES:
-        yield [name, f"its .cls is {label.decode(errors='replace')!r}, no number from 0 to {MOST_CLASSES - 1}"]
-    else:
-        yield Found(key, image.name, image.offset, image.size, int(digits))
+    if reason := _why_not(image):
+        return [name, reason]
+    if label is None:
+        return [name, "has no .cls with the number of its class"]
+    if not digits.isdigit() or int(digits) >= MOST_CLASSES:
+        return [name, f"its .cls is {label.decode(errors='replace')!r}, no number from 0 to {MOST_CLASSES - 1}"]
+    assert image is not None
+    return Found(key, image.name, image.offset, image.size, int(digits))
 
 
 def _compressed(path: Path, packing: str) -> BbgError:

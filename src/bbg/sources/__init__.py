@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bbg.sources.find import STDIN, SUFFIXES, Image, Url, files_below, find
+from bbg.sources.find import STDIN, SUFFIXES, Image, Url, each_below, files_below, find
 from bbg.sources.video import CAMERA
 
-__all__ = ["CAMERA", "STDIN", "SUFFIXES", "Image", "Url", "files_below", "find"]
+__all__ = ["CAMERA", "STDIN", "SUFFIXES", "Image", "Url", "each_below", "files_below", "find"]

@@ -11,6 +11,7 @@ import stat
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from glob import has_magic, iglob
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -143,15 +144,45 @@ def files_below(folder: Path) -> list[Path]:
 
     A folder is entered once, and no link to one that `folder` lies in.
     """
-    found, entered, own = [], set(), os.path.realpath(folder)
-    for here, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if (place := os.path.realpath(here)) in entered or own.startswith(os.path.join(place, "")):
-            inner.clear()
-            continue
-        entered.add(place)
-        found += [Path(here, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file() or not path.exists())
+    return list(each_below(folder))
+
+
+def each_below(folder: Path) -> Iterator[Path]:
+    """The same ones, one after the other: what waits in memory is the names of one folder."""
+    entered, own = set[str](), os.path.realpath(folder)
+
+    def names(here: str) -> Iterator[tuple[str, bool, bool]]:
+        """The visible names in a folder in order, and whether each is a folder, and a file or a lost link."""
+        place = os.path.realpath(here)
+        found: list[tuple[str, bool, bool]] = []
+        if place not in entered and not own.startswith(os.path.join(place, "")):
+            entered.add(place)
+            with suppress(OSError), os.scandir(here) as entries:
+                found = [(e.name, *_kind(e)) for e in entries if not e.name.startswith(".")]
+        return iter(sorted(found))
+
+    here = os.fspath(folder)
+    ways = [(here, names(here))]  # down to where it is now
+    while ways:
+        here, inner = ways[-1]
+        name, is_folder, is_file = next(inner, ("", False, False))
+        if not name:
+            ways.pop()
+        elif is_folder:
+            below = os.path.join(here, name)
+            ways.append((below, names(below)))
+        elif is_file:
+            yield Path(here, name)
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether an entry is a folder, and whether it is a file or a link that leads nowhere."""
+    try:
+        if entry.is_dir():
+            return True, False
+        return False, entry.is_file() or not os.path.exists(entry.path)
+    except OSError:  # a link that leads to itself, or what may not be looked at
+        return False, not os.path.exists(entry.path)
 
 
 def _read(stream: BinaryIO, urls: bool) -> Iterator[_Place]:

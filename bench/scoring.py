@@ -1,0 +1,193 @@
+"""Images per second of `bbg predict`, alone and through Ray, beside decoding alone and the network alone.
+
+    python -m bench.scoring [FOLDER] [--images 1000 10000 100000] [--workers 2] [--rounds 3]
+
+FOLDER holds photographs; without one they are made, 400 pixels on a side. They are repeated under other names, by
+links. A round is three processes, one after the other: one core decodes some of them and then runs the network on their
+pixels; `bbg predict` goes over all of them on as many cores as there are workers; workers of Ray do. At best that many
+cores give `workers / (decode time + network time)`. Of Ray the seconds count from when the first worker is there; what
+is left of the time from the start to the end is told beside. Memory is that of all processes of a run, shared pages
+counted once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from PIL import Image
+
+from bench.markdown import figure, part, plain, table
+from bench.predict import ALONE, NETWORK, PARTS, WHOLE, measured, pack, photographs
+from bench.record import Result, parser_of, run
+from cases.images import photographs as made_by_formula
+
+TITLE = "Predicting very many photographs, with Ray"
+SIDE, MADE = 400, 16  # of the photographs that are made, and how many
+EVERY = 1.0  # seconds between two looks at the memory
+
+THROUGH_RAY = """
+import json, os, sys, time
+os.sched_setaffinity(0, set(map(int, sys.argv[1].split(","))))
+from pathlib import Path
+from bbg.scoring.ray import answer_all
+began = time.perf_counter()
+found = answer_all(sys.argv[5], [sys.argv[3]], Path(sys.argv[4]), workers=int(sys.argv[6]))
+with open(sys.argv[2], "w") as file:
+    json.dump({"seconds": found.seconds, "whole": time.perf_counter() - began, "images": found.done}, file)
+"""
+
+
+def make(folder: Path) -> list[Path]:
+    """Photographs by a formula, as JPEGs."""
+    for number, pixels in enumerate(made_by_formula(SIDE, MADE)):
+        Image.fromarray(pixels).save(folder / f"{number:02}.jpg", quality=90)
+    return photographs(folder)
+
+
+def repeated(found: list[Path], folder: Path, images: int) -> Path:
+    """A folder with so many links to the photographs, a thousand in a folder."""
+    for number in range(images):
+        place = folder / f"{number // 1000:04}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:06}.jpg").symlink_to(found[number % len(found)])
+    return folder
+
+
+def descendants(parent: int) -> list[int]:
+    """The process and all that come from it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [parent]
+    for one in found:
+        found += [child for child, above in parents.items() if above == one]
+    return found
+
+
+def memory(parent: int) -> int:
+    """Bytes that the process and all that come from it have in memory; of a page that several share, a part each."""
+    total = 0
+    for one in descendants(parent):
+        with suppress(OSError, IndexError, ValueError):
+            text = Path(f"/proc/{one}/smaps_rollup").read_text()
+            total += 1024 * int(text.partition("\nPss:")[2].split()[0])
+    return total
+
+
+def watched(code: str, *arguments: object) -> int:
+    """Run `code` in a process of its own; the most memory that was seen."""
+    most = 0
+    words = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            most = max(most, memory(process.pid))
+            time.sleep(EVERY)
+        assert process.stderr is not None
+        said = process.stderr.read().strip().splitlines()
+    if process.returncode:
+        raise RuntimeError(said[-1] if said else f"a process ended with {process.returncode}")
+    return most
+
+
+def rows(arguments: argparse.Namespace) -> Result:
+    """A row for each number of images: the medians over the rounds, and the most memory."""
+    cores = sorted(os.sched_getaffinity(0))[: arguments.workers]
+    if len(cores) < arguments.workers:
+        raise RuntimeError(f"{arguments.workers} cores are needed")
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        if arguments.photographs is None:
+            (place / "made").mkdir()
+        found = make(place / "made") if arguments.photographs is None else photographs(arguments.photographs)
+        model = arguments.model or pack(place / "net.bbg")
+        table_rows = []
+        for images in arguments.images:
+            many = repeated(found, place / f"many-{images}", images)
+            rounds = [one_round(place, found, model, many, images, cores, n) for n in range(arguments.rounds)]
+            middle = {key: median(one[key] for one in rounds) for key in rounds[0]}
+            middle |= {key: max(one[key] for one in rounds) for key in rounds[0] if key.endswith("_bytes")}
+            shares = {f"{way}_shares": [round(one[f"{way}_share"], 4) for one in rounds] for way in ("predict", "ray")}
+            row = {"network": arguments.model.stem if arguments.model else NETWORK, "images": images}
+            table_rows.append({**row, "workers": len(cores), **middle, **shares})
+    return {"threads": len(cores), "photographs": len(found), "scoring": table_rows}
+
+
+def one_round(
+    place: Path, found: list[Path], model: Path, many: Path, images: int, cores: list[int], number: int
+) -> dict[str, Any]:
+    """Times of the parts, of the command alone and of Ray."""
+    some = [str(found[i % len(found)]) for i in range(min(ALONE, images))]
+    alone = measured([PARTS, str(model), str(cores[number % len(cores)]), *some])
+    best = len(cores) / (alone["decode"] + alone["network"])
+    allowed, report, out = ",".join(map(str, cores)), place / "report.json", place / f"out-{images}-{number}"
+    words = [many, "--model", model, "--threads", len(cores), "--json", place / "out.json"]
+    predict_bytes = watched(WHOLE, allowed, report, *words)
+    predict = json.loads(report.read_text())
+    ray_bytes = watched(THROUGH_RAY, allowed, report, many, out, model, len(cores))
+    ray = json.loads(report.read_text())
+    if ray["images"] != images:
+        raise RuntimeError(f"Ray answered for {ray['images']} images of {images}")
+    speeds = {"predict": images / predict["seconds"], "ray": images / ray["seconds"]}
+    print(f"{images} images, round {number + 1}: {speeds}, at best {best:.1f}", file=sys.stderr, flush=True)
+    return {
+        "decode_us": 1e6 * alone["decode"],
+        "network_us": 1e6 * alone["network"],
+        "best_per_second": best,
+        **{f"{way}_per_second": speed for way, speed in speeds.items()},
+        **{f"{way}_share": speed / best for way, speed in speeds.items()},
+        "ray_start_s": ray["whole"] - ray["seconds"],
+        "predict_bytes": predict_bytes,
+        "ray_bytes": ray_bytes,
+    }
+
+
+def render(result: Result) -> str:
+    """A row per number of images."""
+    text = (
+        "`bbg predict` over a folder of photographs, and `bbg predict --ray` with one worker per core. Decoding (with "
+        "resizing) and the network are also measured alone on one core in the same round; at best that many cores "
+        "give workers / (decode + network). Starting and stopping Ray takes the seconds that stand by themselves. "
+        "Memory is that of all processes."
+    )
+    shown = table(
+        result["scoring"],
+        plain("network"),
+        plain("workers"),
+        ("images", lambda r: f"{r['images']:,}"),
+        figure("decode_us", "decode, us"),
+        figure("network_us", "network, us"),
+        figure("best_per_second", "at best, images/s"),
+        figure("predict_per_second", "predict"),
+        part("predict_share", "share"),
+        figure("ray_per_second", "Ray"),
+        part("ray_share", "share"),
+        figure("ray_start_s", "start and stop, s"),
+        ("predict, MB", lambda r: f"{r['predict_bytes'] / 1e6:.0f}"),
+        ("Ray, MB", lambda r: f"{r['ray_bytes'] / 1e6:.0f}"),
+    )
+    return f"{text}\n\n{shown}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = parser_of("scoring", __doc__, rounds=3)
+    made.add_argument("photographs", type=Path, metavar="FOLDER", nargs="?", help="default: some are made")
+    made.add_argument("--model", type=Path, help="a packed file; default: an untrained ResNet-18")
+    made.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    made.add_argument("--workers", type=int, default=2, help="and cores; default: %(default)s")
+    return made
+
+
+if __name__ == "__main__":
+    run(parser(), rows, ("numpy", "pillow", "ray", "pyarrow"))
