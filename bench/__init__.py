@@ -24,7 +24,21 @@ BENCHMARKS = (
     "footprint",
     "larq_engine",
     "bnn_lab",
+    "detectors",
+    "detection_agreement",
+    "ssd300",
+    "predict_boxes",
 )
 
 # Not among those that `python -m bench` runs: they need a folder of data or of trainings, or take hours.
-BY_NAME = ("eight_bit_accuracy", "finetuning", "generality", "mixed", "plans")
+BY_NAME = (
+    "detection_agreement",
+    "detectors",
+    "eight_bit_accuracy",
+    "finetuning",
+    "generality",
+    "mixed",
+    "plans",
+    "predict_boxes",
+    "ssd300",
+)

@@ -40,6 +40,7 @@ from bench.study.rows import read as listed
 TITLE = "Detectors at photo size"
 PLOT = "detectors.svg"
 LIST, RECORDS = ROOT / "bench" / "detection.toml", RESULTS / "detection"
+PHOTOGRAPHS = ROOT / "bench" / "detection_voc.toml"  # trainings that are told, and not timed
 WIDTHS = (16, 24, 32)  # of the rows that are timed where there is no list yet
 ONE_BIT = {"1 bit, int8": "int8", "1 bit, fp32": "fp32"}  # what a 1-bit detector is timed as, and its edges
 EIGHT = tuple(entrant for entrant in unheld() if entrant.precision != "default")
@@ -92,7 +93,10 @@ def figures(row: Row) -> Result:
         "epochs": recipe.epochs,
         "seed": recipe.seed,
         "float": row.is_float,
+        "start": record.get("start"),
+        "images": record.get("data", {}).get("training", {}).get("images"),
         "map": record.get("map"),
+        "map_11": record.get("map_11"),
         "packed": {edges: found.get("map") for edges, found in packed.items()},
     }
 
@@ -132,6 +136,8 @@ def rows(arguments: Namespace) -> Result:
         result["times"] += found
         result["absent"] += absent
         print(table(found, plain("network"), plain("runtime"), plain("precision"), figure("min_us")), flush=True)
+    photographs = [row for row in planned(PHOTOGRAPHS, arguments.records) if row.recipe.task == "detection"]
+    result["photographs"] = [figures(row) for row in photographs if row.record]
     return result
 
 
@@ -254,6 +260,20 @@ def render(result: Result) -> str:
         parts += [
             f"Methods: {first['architecture']}, width {first['width']}, {first['size']}, {first['epochs']} epochs.",
             table(own, plain("method"), share("map", "mAP in torch"), packed_with("fp32"), packed_with("int8")),
+        ]
+    if result["photographs"]:
+        parts += [
+            "On a sample of Pascal VOC 2012 ([detection_voc.toml](../bench/detection_voc.toml)), last epoch. The "
+            "training of 20 images is tested on these same 20: it shows that the network can learn them.",
+            table(
+                result["photographs"],
+                plain("network", "training"),
+                plain("images"),
+                plain("epochs"),
+                ("start", lambda row: row["start"] or "random"),
+                share("map", "mAP, area"),
+                share("map_11", "mAP, eleven points"),
+            ),
         ]
     return "\n\n".join(parts) + not_measured(result["absent"])
 

@@ -32,6 +32,7 @@ def time(name: str, cost: float, runtime: str = "bbg", precision: str = "1 bit, 
 
 RESULT = {
     "absent": [],
+    "photographs": [{**training("by heart", "bbg", 0.95), "start": None, "images": 20, "map_11": 0.94}],
     "trainings": [
         training("small", "bbg", 0.6),
         training("large", "bbg", 0.8, 32),
@@ -74,7 +75,8 @@ def test_what_is_not_trained_is_told_and_judged_by_nobody() -> None:
     text = detectors.render(RESULT)
     assert "| later | float | 3 | OpenVINO | int8 | 100 | 100 | 100 | not trained yet |" in text
     assert "Of 2 int8 detectors 0 have" in text
-    methods = text.partition("Methods: ")[2]
+    assert "| by heart | 20 | 3 | random | 95.00 % | 94.00 % |" in text
+    methods = text.partition("Methods: ")[2].partition("\n\nOn a sample")[0]
     assert methods.startswith("ssd_light, width 16, 144x192, 3 epochs.")
     assert [line.split(" | ")[0] for line in methods.splitlines()[4:]] == [
         "| float", "| bbg", "| reactnet", "| float"
