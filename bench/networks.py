@@ -160,12 +160,19 @@ def to_onnx(network: nn.Module, name: str, x: np.ndarray, folder: Path, any_batc
     with torch.no_grad():
         y = network(torch.from_numpy(x)).numpy()
     np.savez(folder / f"{name}.npz", x=x, y=y)
-    names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamo": False}
-    if any_batch:
-        names["dynamic_axes"] = {"x": {0: BATCH}, "y": {0: BATCH}}
+    plain = folder / f"{name}.onnx"
+    x = x[:1] if any_batch else x
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (torch.from_numpy(x),), folder / f"{name}.onnx", **names)
+        torch.onnx.export(network, (torch.from_numpy(x),), plain, input_names=["x"], output_names=["y"], dynamo=False)
+    if any_batch:  # by the exporter's own dynamic axes the sizes of pools would no longer be constants
+        import onnx
+
+        model = onnx.load(plain)
+        del model.graph.value_info[:]
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_param = BATCH
+        onnx.save(model, plain)
 
 
 def quantize(plain: Path, to: Path, images: np.ndarray, bits: int) -> None:
