@@ -107,8 +107,9 @@ def main() -> None:
     if not agreement >= PRECISIONS[PRECISION].least_correlation:
         raise RuntimeError(f"{runtime}, {PRECISION}: the output correlates with torch's by {agreement:.4f} only")
     answers: list[list[int]] = []
+    loader = loader_of(files, facts, batch, loaders)  # which imports, and starts nothing yet
     began = time.perf_counter()
-    for tensor in loader_of(files, facts, batch, loaders):
+    for tensor in loader:
         pixels = tensor.numpy()
         for at in range(0, len(pixels), batch):
             some = pixels[at : at + batch]
