@@ -23,6 +23,7 @@ from bbg.image import Preprocess
 from bbg.layers import Shortcut
 from bbg.models import NETWORKS as KNOWN
 from bench import litert
+from bench.runtime_process import BATCH
 
 CALIBRATION = 16  # images for int8
 
@@ -138,20 +139,40 @@ def export(network: nn.Module, name: str, x: np.ndarray, images: np.ndarray, fol
 
     NAME.npz holds `x` and torch's output. Shortcuts that ONNX has no pool for get one (`litert.halved`).
     """
+    network = pooled(network)
+    litert.prepare(network, name, x, images, folder)
+    to_onnx(network, name, x, folder)
+    for bits in (8, 7):
+        quantize(folder / f"{name}.onnx", folder / f"{name}.int{bits}.onnx", images, bits)
+
+
+def pooled(network: nn.Module) -> nn.Module:
+    """A copy whose shortcuts have pools that ONNX knows."""
     network = copy.deepcopy(network)
     for module in network.modules():
         if isinstance(module, Shortcut):
             module.__class__ = Pooled
+    return network
+
+
+def to_onnx(network: nn.Module, name: str, x: np.ndarray, folder: Path, any_batch: bool = False) -> None:
+    """NAME.onnx for as many images as `x` has, or for any number, and NAME.npz with `x` and torch's output."""
     with torch.no_grad():
         y = network(torch.from_numpy(x)).numpy()
-    litert.prepare(network, name, x, images, folder)
     np.savez(folder / f"{name}.npz", x=x, y=y)
     plain = folder / f"{name}.onnx"
+    x = x[:1] if any_batch else x
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(network, (torch.from_numpy(x),), plain, input_names=["x"], output_names=["y"], dynamo=False)
-    for bits in (8, 7):
-        quantize(plain, folder / f"{name}.int{bits}.onnx", images, bits)
+    if any_batch:  # by the exporter's own dynamic axes the sizes of pools would no longer be constants
+        import onnx
+
+        model = onnx.load(plain)
+        del model.graph.value_info[:]
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_param = BATCH
+        onnx.save(model, plain)
 
 
 def quantize(plain: Path, to: Path, images: np.ndarray, bits: int) -> None:

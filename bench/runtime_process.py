@@ -48,6 +48,7 @@ class Precision(NamedTuple):
 
 
 JUDGED = "test.npz"
+BATCH = "images"  # what the first axis of an ONNX file is called that takes any number
 PRECISIONS = {
     "float32": Precision("onnx", "f32", {"f32"}, 0.999999),
     "default": Precision("onnx", "", {"f32", "bf16", "f16"}, 0.99),
@@ -71,21 +72,25 @@ def in_bbg(network: str, threads: int, folder: Path, precision: str) -> Ready:
     return Ready(lambda: engine(image), None, facts, engine)
 
 
-def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Ready:
-    """OpenVINO in its latency mode."""
+def by_openvino(model: Path, threads: int, precision: str, batch: int | None = None) -> tuple[Any, dict[str, int]]:
+    """The compiled network and how many convolutions have which kernel; RuntimeError for another precision.
+
+    `batch`: images at a time, for a file that takes any number. Where OpenVINO chooses the precision, that counts too.
+    """
     import openvino as ov
 
-    x = np.load(folder / f"{network}.npz")["x"]
     asked = PRECISIONS[precision]
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     if asked.hint:
         settings["INFERENCE_PRECISION_HINT"] = asked.hint
     settings["ENABLE_CPU_PINNING"] = False  # where something else runs, a pinned thread cannot step aside
-    core, model = ov.Core(), folder / f"{network}.{asked.file}"
-    compiled = core.compile_model(core.read_model(model), "CPU", settings)
-    request = compiled.create_infer_request()
-    request.set_input_tensor(ov.Tensor(x, shared_memory=True))
-    request.infer()
+    core = ov.Core()
+    network = core.read_model(model)
+    if batch is not None:
+        shape = network.input(0).partial_shape
+        shape[0] = batch
+        network.reshape(shape)
+    compiled = core.compile_model(network, "CPU", settings)
 
     def fact(node: Any, key: str) -> str:
         return str(node.get_rt_info()[key].astype(str))
@@ -95,6 +100,19 @@ def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Rea
     ran = Counter(fact(n, "runtimePrecision") for n in nodes)
     if not set(ran) <= asked.runs_in:
         raise RuntimeError(f"OpenVINO runs its convolutions in {dict(ran)}, not in {precision}")
+    return compiled, {**kernels, **ran} if asked.hint == "" else dict(kernels)
+
+
+def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Ready:
+    """OpenVINO in its latency mode."""
+    import openvino as ov
+
+    x = np.load(folder / f"{network}.npz")["x"]
+    model = folder / f"{network}.{PRECISIONS[precision].file}"
+    compiled, kernels = by_openvino(model, threads, precision)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(ov.Tensor(x, shared_memory=True))
+    request.infer()
 
     def call(_borrowed: np.ndarray = x) -> None:  # the tensor does not keep the array alive
         request.infer()
@@ -105,22 +123,24 @@ def in_openvino(network: str, threads: int, folder: Path, precision: str) -> Rea
         found: np.ndarray = request.get_output_tensor().data
         return found
 
-    facts = {"kernels": {**kernels, **ran} if asked.hint == "" else dict(kernels), "bytes": model.stat().st_size}
+    facts = {"kernels": kernels, "bytes": model.stat().st_size}
     return Ready(call, np.array(request.get_output_tensor().data), facts, answer)
 
 
-def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> Ready:
-    """ONNX Runtime with everything optimised."""
+def by_onnxruntime(model: Path, threads: int, precision: str, batch: int | None = None) -> tuple[Any, dict[str, int]]:
+    """The session and how many convolutions there are of each kind; RuntimeError for int8 that is none.
+
+    `batch`: images at a time, for a file that takes any number.
+    """
     import onnx
     import onnxruntime as ort
 
-    stored = np.load(folder / f"{network}.npz")
-    x, y = stored["x"], np.empty_like(stored["y"])
-    model = folder / f"{network}.{PRECISIONS[precision].file}"
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if batch is not None:
+        options.add_free_dimension_override_by_name(BATCH, batch)
     with tempfile.TemporaryDirectory() as place:
         options.optimized_model_filepath = str(Path(place) / "optimized.onnx")
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -128,6 +148,17 @@ def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> 
     convolutions = {kind: count for kind, count in nodes.items() if "Conv" in kind}
     if precision == "int8" and set(convolutions) != {"QLinearConv"}:
         raise RuntimeError(f"ONNX Runtime's convolutions are {convolutions}, not int8")
+    return session, convolutions
+
+
+def in_onnxruntime(network: str, threads: int, folder: Path, precision: str) -> Ready:
+    """ONNX Runtime with everything optimised."""
+    import onnxruntime as ort
+
+    stored = np.load(folder / f"{network}.npz")
+    x, y = stored["x"], np.empty_like(stored["y"])
+    model = folder / f"{network}.{PRECISIONS[precision].file}"
+    session, convolutions = by_onnxruntime(model, threads, precision)
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x))
     binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)

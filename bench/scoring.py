@@ -7,7 +7,8 @@ links. A round is three processes, one after the other: one core decodes some of
 pixels; `bbg predict` goes over all of them on as many cores as there are workers; workers of Ray do. At best that many
 cores give `workers / (decode time + network time)`. Of Ray the seconds count from when the first worker is there; what
 is left of the time from the start to the end is told beside. Memory is that of all processes of a run, shared pages
-counted once.
+counted once. Without --model, other runtimes run the real-valued twin of the network over the same photographs
+(scoring_peers.py).
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
-from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from PIL import Image
 
-from bench.markdown import figure, part, plain, table
+from bench import scoring_peers
+from bench.markdown import figure, not_measured, part, percent, plain, table
+from bench.memory import watched
 from bench.predict import ALONE, NETWORK, PARTS, WHOLE, measured, pack, photographs
 from bench.record import Result, parser_of, run
 from cases.images import photographs as made_by_formula
 
 TITLE = "Predicting very many photographs, with Ray"
 SIDE, MADE = 400, 16  # of the photographs that are made, and how many
-EVERY = 1.0  # seconds between two looks at the memory
+ASKED = {"predict": 0.85, "ray": 0.75}  # shares of the best possible that the project asks for
 
 THROUGH_RAY = """
 import json, os, sys, time
@@ -63,43 +64,6 @@ def repeated(found: list[Path], folder: Path, images: int) -> Path:
     return folder
 
 
-def descendants(parent: int) -> list[int]:
-    """The process and all that come from it."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found = [parent]
-    for one in found:
-        found += [child for child, above in parents.items() if above == one]
-    return found
-
-
-def memory(parent: int) -> int:
-    """Bytes that the process and all that come from it have in memory; of a page that several share, a part each."""
-    total = 0
-    for one in descendants(parent):
-        with suppress(OSError, IndexError, ValueError):
-            text = Path(f"/proc/{one}/smaps_rollup").read_text()
-            total += 1024 * int(text.partition("\nPss:")[2].split()[0])
-    return total
-
-
-def watched(code: str, *arguments: object) -> int:
-    """Run `code` in a process of its own; the most memory that was seen."""
-    most = 0
-    words = [sys.executable, "-c", code, *map(str, arguments)]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            most = max(most, memory(process.pid))
-            time.sleep(EVERY)
-        assert process.stderr is not None
-        said = process.stderr.read().strip().splitlines()
-    if process.returncode:
-        raise RuntimeError(said[-1] if said else f"a process ended with {process.returncode}")
-    return most
-
-
 def rows(arguments: argparse.Namespace) -> Result:
     """A row for each number of images: the medians over the rounds, and the most memory."""
     cores = sorted(os.sched_getaffinity(0))[: arguments.workers]
@@ -111,16 +75,30 @@ def rows(arguments: argparse.Namespace) -> Result:
             (place / "made").mkdir()
         found = make(place / "made") if arguments.photographs is None else photographs(arguments.photographs)
         model = arguments.model or pack(place / "net.bbg")
-        table_rows = []
+        if arguments.model is None:
+            scoring_peers.prepare(NETWORK, found, place)
+        result: Result = {"threads": len(cores), "photographs": len(found), "scoring": [], "peers": [], "absent": []}
         for images in arguments.images:
             many = repeated(found, place / f"many-{images}", images)
-            rounds = [one_round(place, found, model, many, images, cores, n) for n in range(arguments.rounds)]
+            peers = None
+            if arguments.model is None:
+                peers = scoring_peers.Peers(NETWORK, place, many, images, cores)
+                result["absent"] += peers.absent
+            rounds = []
+            for number in range(arguments.rounds):
+                rounds.append(one_round(place, found, model, many, images, cores, number))
+                if peers is not None:
+                    peers.turn()
             middle = {key: median(one[key] for one in rounds) for key in rounds[0]}
             middle |= {key: max(one[key] for one in rounds) for key in rounds[0] if key.endswith("_bytes")}
-            shares = {f"{way}_shares": [round(one[f"{way}_share"], 4) for one in rounds] for way in ("predict", "ray")}
+            shares = {f"{way}_shares": [round(one[f"{way}_share"], 4) for one in rounds] for way in ASKED}
             row = {"network": arguments.model.stem if arguments.model else NETWORK, "images": images}
-            table_rows.append({**row, "workers": len(cores), **middle, **shares})
-    return {"threads": len(cores), "photographs": len(found), "scoring": table_rows}
+            result["scoring"].append({**row, "workers": len(cores), **middle, **shares})
+            if peers is not None:
+                result["peers"] += peers.rows(result["scoring"][-1])
+    if result["peers"]:
+        result["versions"] = {name: version(name) for name in scoring_peers.PACKAGES}
+    return result
 
 
 def one_round(
@@ -132,9 +110,9 @@ def one_round(
     best = len(cores) / (alone["decode"] + alone["network"])
     allowed, report, out = ",".join(map(str, cores)), place / "report.json", place / f"out-{images}-{number}"
     words = [many, "--model", model, "--threads", len(cores), "--json", place / "out.json"]
-    predict_bytes = watched(WHOLE, allowed, report, *words)
+    predict_bytes = watched("-c", WHOLE, allowed, report, *words)
     predict = json.loads(report.read_text())
-    ray_bytes = watched(THROUGH_RAY, allowed, report, many, out, model, len(cores))
+    ray_bytes = watched("-c", THROUGH_RAY, allowed, report, many, out, model, len(cores))
     ray = json.loads(report.read_text())
     if ray["images"] != images:
         raise RuntimeError(f"Ray answered for {ray['images']} images of {images}")
@@ -169,21 +147,26 @@ def render(result: Result) -> str:
         figure("network_us", "network, us"),
         figure("best_per_second", "at best, images/s"),
         figure("predict_per_second", "predict"),
-        part("predict_share", "share"),
+        part("predict_share", heading("predict")),
         figure("ray_per_second", "Ray"),
-        part("ray_share", "share"),
+        part("ray_share", heading("ray")),
         figure("ray_start_s", "start and stop, s"),
         ("predict, MB", lambda r: f"{r['predict_bytes'] / 1e6:.0f}"),
         ("Ray, MB", lambda r: f"{r['ray_bytes'] / 1e6:.0f}"),
     )
-    return f"{text}\n\n{shown}"
+    return f"{text}\n\n{shown}{scoring_peers.render(result)}{not_measured(result.get('absent', []))}"
+
+
+def heading(way: str) -> str:
+    """Of the column of its share."""
+    return f"share of the best possible ({percent(ASKED[way])} asked for)"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = parser_of("scoring", __doc__, rounds=3)
     made.add_argument("photographs", type=Path, metavar="FOLDER", nargs="?", help="default: some are made")
-    made.add_argument("--model", type=Path, help="a packed file; default: an untrained ResNet-18")
+    made.add_argument("--model", type=Path, help="a packed file; default: an untrained ResNet-18, beside its twin")
     made.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000])
     made.add_argument("--workers", type=int, default=2, help="and cores; default: %(default)s")
     return made

@@ -6,6 +6,7 @@ and not used it, since an import takes seconds.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -19,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bbg.data import ImageSet, Split, open_data
+from bbg.data import ImageSet, Split, open_data, open_recipe
 from bbg.data.loader import Loader, Part
 from bbg.errors import BbgError
 from bbg.image import Preprocess
+from bbg.log import LOGGER
 from bbg.recipe import Recipe
 from bbg.training import step as step_of
 from bbg.training.checkpoint import Checkpoint
@@ -34,6 +36,7 @@ from bbg.training.processes import Processes, joined
 from bbg.training.step import Step, make_step
 from bbg.training.tasks import make_task
 from support.detectors import Spots, head
+from support.imagenet import CLASSES, write_imagenet
 from support.paths import ROOT
 
 DIGITS = Recipe(
@@ -249,6 +252,35 @@ def diverged(processes: Processes) -> Any:
         return {"error": str(error)}
 
 
+PHOTOGRAPHS = Recipe("imagenet", "resnet8", width=4, size=16, epochs=2, batch_size=8, crop_scale=0.5)
+
+
+def write_damaged(root: Path) -> Path:
+    """24 training images and 8 test images, of each class two and one cut short."""
+    write_imagenet(root)
+    for name in CLASSES:
+        for path in (*sorted((root / "train" / name).iterdir())[1:4:2], root / "val" / name / f"{name}_0001.JPEG"):
+            path.write_bytes(path.read_bytes()[:400])
+    return root
+
+
+def damaged(processes: Processes) -> Any:
+    """A training over images that are damaged in part, whose folder stays; what each process says."""
+    said: list[str] = []
+    heard = logging.Handler(logging.WARNING)
+    heard.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    root = processes.decided(lambda: write_damaged(Place.folder / "damaged images"))
+    LOGGER.addHandler(heard)
+    try:
+        train(
+            PHOTOGRAPHS, open_recipe(PHOTOGRAPHS, root), Place.folder / "damaged", device="cpu",
+            progress=False, processes=processes,
+        )  # fmt: skip
+    finally:
+        LOGGER.removeHandler(heard)
+    return {"said": said}
+
+
 class Case(NamedTuple):
     """What is done, and by how many processes."""
 
@@ -271,6 +303,7 @@ CASES: dict[str, Case] = {
     "trained": Case(trained),
     "stopped": Case(stopped),
     "diverged": Case(diverged),
+    "damaged": Case(damaged),
 }
 
 

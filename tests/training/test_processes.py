@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -12,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.processes import CASES, RECORDED, paths, random_set, seen_in
+from support.processes import CASES, PHOTOGRAPHS, RECORDED, paths, random_set, seen_in
 
-from bbg.data import Split
+from bbg.data import Split, open_recipe
+from bbg.data.damage import damage_of
 from bbg.data.loader import Loader, Part
 from bbg.errors import BbgError
 from bbg.training.check import check_parts
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.folder import LAST
+from bbg.training.loop import training_loader
 from bbg.training.processes import ALONE, Processes
 
 torch.set_num_threads(1)
@@ -147,6 +150,29 @@ def test_all_processes_end_where_one_diverges(folder: Path) -> None:
     said = [torch.load(folder / f"diverged.{rank}.pt", weights_only=True)["error"] for rank in range(2)]
     assert said[0] == said[1]
     assert said[0].startswith("the loss is nan in step 7 (epoch 1)")
+
+
+def test_damaged_images_that_any_process_met_are_told_once(folder: Path) -> None:
+    """By the first process; behind the second epoch, in which each met those of the other too, nothing is new."""
+    met: dict[str, list[set[str]]] = {"training": [], "test": []}
+    for rank in range(2):
+        split, part = open_recipe(PHOTOGRAPHS, folder / "damaged images"), Part(rank, 2)
+        loaders = (training_loader(split, PHOTOGRAPHS, part=part), Loader(split.test, 8, part=part))
+        for half, loader in zip(met, loaders, strict=True):
+            loader.workers = 0
+            list(loader.epoch())
+            met[half].append(set(damage_of(loader.data).reasons))
+    assert all(some and not some & others for some, others in met.values())
+    with (folder / "damaged" / "skipped.csv").open(newline="") as file:
+        rows = [(row["half"], row["file"]) for row in csv.DictReader(file)]
+    assert sorted(rows) == sorted((half, name) for half, ranks in met.items() for name in set.union(*ranks))
+    first, second = (torch.load(folder / f"damaged.{rank}.pt", weights_only=True)["said"] for rank in range(2))
+    assert second == []
+    training, test = first
+    assert training.startswith("8 training images could not be read, and others of their class stood in for them:\n")
+    assert training.endswith("\n  and 3 more")
+    assert test.startswith("4 test images could not be read")
+    assert all(test.count(name) == 1 for name in set.union(*met["test"]))
 
 
 @pytest.mark.parametrize("images", [0, 1, 5, 8, 9])

@@ -65,11 +65,13 @@ def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
     """The first skipped files with the reasons, and how many more there are."""
     if not skipped:
         return []
-    lines = [f"skipped {len(skipped):,} file{'s' if len(skipped) > 1 else ''}:"]
-    lines += [f"  {path}: {reason}" for path, reason in skipped[:NAMED]]
-    if more := len(skipped) - NAMED:
-        lines += [f"  and {more:,} more"] * (more > 0)
-    return lines
+    return [f"skipped {len(skipped):,} file{'s' if len(skipped) > 1 else ''}:", *named_lines(skipped)]
+
+
+def named_lines(skipped: Sequence[Skipped]) -> list[str]:
+    """Of each of the first files its name and the reason, and how many more there are."""
+    more = len(skipped) - NAMED
+    return [f"  {path}: {reason}" for path, reason in skipped[:NAMED]] + [f"  and {more:,} more"] * (more > 0)
 
 
 def write_skipped(split: Split, file: Path) -> None:

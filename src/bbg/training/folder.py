@@ -28,7 +28,7 @@ import torch
 from bbg._version import __version__
 from bbg.cpu import name_of_cpu
 from bbg.data.damage import damage_of
-from bbg.data.report import write_skipped
+from bbg.data.report import named_lines, write_skipped
 from bbg.data.sets import Split
 from bbg.errors import BbgError
 from bbg.files import locked, refuse_overlap, write_json, write_text
@@ -37,6 +37,7 @@ from bbg.reading import TEXT, contents
 from bbg.training.checkpoint import Checkpoint
 from bbg.training.device import described
 from bbg.training.plots import write_history
+from bbg.training.processes import ALONE, Processes
 
 LAST, BEST, RECIPE, FACTS = "last.ckpt", "best.ckpt", "recipe.toml", "run.json"
 SKIPPED, FLOAT_SELF = "skipped.csv", "float_self.pt"
@@ -159,16 +160,27 @@ def keep(folder: Path | None, state: Checkpoint, best: bool = False) -> None:
             write_history(state.history, folder)
 
 
-def tell_damaged(folder: Path | None, split: Split) -> None:
-    """Say which images turned out damaged since it was said last, and write them down beside those left out before."""
-    halves = {"training": split.train, "test": split.test}
-    damaged = {name: damage for name, data in halves.items() if len(damage := damage_of(data)) > damage.told}
-    for name, damage in damaged.items():
+def tell_damaged(folder: Path | None, split: Split, processes: Processes = ALONE) -> None:
+    """Say which images turned out damaged since it was said last, and write them down beside those left out before.
+
+    They are those that any of the processes met, each once. All processes call this; the first one says it.
+    """
+    halves = {name: damage_of(data) for name, data in (("training", split.train), ("test", split.test))}
+    met = processes.gather({name: damage.since(damage.told) for name, damage in halves.items()})
+    damaged = False
+    for name, damage in halves.items():
+        for rows in met:
+            damage.add(rows[name])
         new, damage.told = damage.since(damage.told), len(damage)
-        LOGGER.warning(
-            "%d %s images could not be read, and others of their class stood in for them, such as for %s: %s",
-            len(new), name, *new[0],
-        )  # fmt: skip
+        if not new:
+            continue
+        damaged = True
+        if processes.first:
+            lines = "\n".join(named_lines(new))
+            LOGGER.warning(
+                "%d %s images could not be read, and others of their class stood in for them:\n%s",
+                len(new), name, lines,
+            )  # fmt: skip
     if damaged and folder is not None:
         write_skipped(split, folder / SKIPPED)
 

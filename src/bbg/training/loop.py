@@ -262,7 +262,7 @@ def run(
             if out is not None and held_out is not None:
                 keep_best(state, model, task, split, out)
             bar.epoch(row, images)
-            tell_damaged(out, split)
+            tell_damaged(out, split, processes)
             end_if(processes.any(stop.asked))
 
 
