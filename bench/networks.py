@@ -20,7 +20,8 @@ from torch import nn
 
 import bbg
 from bbg.image import Preprocess
-from bbg.layers import Shortcut
+from bbg.layers import ByteConv2d, ByteLinear, Shortcut
+from bbg.layers.byte import fix_pixels
 from bbg.models import NETWORKS as KNOWN
 from bench import litert
 from bench.runtime_process import BATCH
@@ -112,12 +113,18 @@ def build(name: str, method: str) -> nn.Module:
 
 
 def settled(network: nn.Module, entry: Network) -> nn.Module:
-    """`network` in evaluation mode, its batch norms with the statistics of one batch of random images."""
+    """`network` in evaluation mode, behind one batch of random images: its batch norms have their statistics, and its
+    8-bit layers their ranges.
+    """
+    images, preset = torch.from_numpy(normalised(entry, random_bytes(entry, 8, seed=1))), entry.preprocess
+    fix_pixels(network, images, torch.tensor(preset.mean), torch.tensor(preset.std))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 1.0
+        elif isinstance(module, ByteConv2d | ByteLinear):
+            module.recording = True
     with torch.no_grad():
-        network.train()(torch.from_numpy(normalised(entry, random_bytes(entry, 8, seed=1))))
+        network.train()(images)
     return network.eval()
 
 
