@@ -28,6 +28,7 @@ BENCHMARKS = (
     "detection_agreement",
     "ssd300",
     "predict_boxes",
+    "scoring",
 )
 
 # Not among those that `python -m bench` runs: they need a folder of data or of trainings, or take hours.
@@ -40,5 +41,6 @@ BY_NAME = (
     "mixed",
     "plans",
     "predict_boxes",
+    "scoring",
     "ssd300",
 )

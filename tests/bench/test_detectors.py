@@ -74,7 +74,8 @@ def test_only_detectors_of_one_budget_are_compared() -> None:
 def test_what_is_not_trained_is_told_and_judged_by_nobody() -> None:
     text = detectors.render(RESULT)
     assert "| later | float | 3 | OpenVINO | int8 | 100 | 100 | 100 | not trained yet |" in text
-    assert "Of 2 int8 detectors 0 have" in text
+    assert "Of 2 int8 detectors, each in the fastest other engine, 0 have" in text
+    assert "| twin | float | 3 | bbg | 8 bits | 50 |" in text
     assert "| by heart | 20 | 3 | random | 95.00 % | 94.00 % |" in text
     methods = text.partition("Methods: ")[2].partition("\n\nOn a sample")[0]
     assert methods.startswith("ssd_light, width 16, 144x192, 3 epochs.")
