@@ -4,7 +4,8 @@ one before.
 The backbone and the layers behind it are units of the method; the first convolution and the heads stay real-valued.
 
 - `ssd_light`: residual units at strides 4, 8, 16, 32 and 64, the last four of which are read; for few images.
-- `ssd_mixed`: the same with 8 bits up to stride 8 and in the heads, and more channels in the 1-bit stages behind.
+- `ssd_mixed`: the same with 8 bits up to stride 8, where maps are large and channels few, and in the heads; behind it
+  has 1 bit and more channels.
 - `ssd300_resnet18`, `ssd300_resnet34`: a ResNet of the ImageNet form, read at strides 8, 16, 32, and three more maps.
 - `ssd300_vgg16`: VGG-16 with the dilated conv6 and conv7, read at conv4_3 (L2 norm) and conv7, and four more.
 
@@ -167,7 +168,8 @@ def _halved(sides: Sides, times: int = 1) -> Sides:
     return sides
 
 
-def ssd_light(
+def _light(
+    form: Sequence[tuple[int, int, int]],
     num_classes: int,
     method: str | Method = "bbg",
     *,
@@ -178,56 +180,23 @@ def ssd_light(
     heads: str = "conv",
     stem: str = "imagenet",
 ) -> SSD:
-    """The light variant: `width` channels at stride 4, twice as many at 8, four times at 16, 32 and 64.
+    """A light variant, of the stages of `form`: LIGHT or MIXED. Where some have 8 bits, the stem and the heads do too.
 
     `stem`: one of `bbg.models.resnet.STEMS`, of stride 4.
     """
-    return _light(num_classes, get(method), LIGHT, width, in_channels, size, act, heads, stem)
-
-
-def ssd_mixed(
-    num_classes: int,
-    method: str | Method = "bbg-plus",
-    *,
-    width: int = 16,
-    in_channels: int = 3,
-    size: int | tuple[int, int] = (240, 320),
-    act: str | None = "rprelu",
-    heads: str = "conv",
-    stem: str = "imagenet",
-) -> SSD:
-    """The light variant of two widths: 8 bits up to stride 8, where maps are large and channels few, and in the heads;
-    1 bit behind.
-
-    `width` channels at stride 4, twice as many at 8, and eight times at 16, 32 and 64.
-    """
-    network = _light(num_classes, get(method), MIXED, width, in_channels, size, act, heads, stem)
-    if get(method).weight:
-        set_bits(network, {"first": 8, "boxes.*": 8, "scores.*": 8})
-    return network
-
-
-def _light(
-    num_classes: int,
-    method: Method,
-    form: Sequence[tuple[int, int, int]],
-    width: int,
-    in_channels: int,
-    size: int | tuple[int, int],
-    act: str | None,
-    heads: str,
-    stem: str,
-) -> SSD:
-    sides = _sides("ssd_light", size, 64)
+    chosen, sides = get(method), _sides("ssd_light", size, 64)
     if stem == "cifar":
         raise BbgError("stem is 'cifar', of stride 1; a light detector takes 'imagenet' or 'patch'")
-    stages = light_stages(method, width, in_channels, act, stem, form)
+    stages = light_stages(chosen, width, in_channels, act, stem, form)
     channels = [factor * width for factor, _, _ in form[1:]]
     maps = [_halved(sides, times) for times in (3, 4, 5, 6)]
     detection = levels(maps, sides, (0.1, 0.2, 0.4, 0.7, 1.0), ((2.0,),) * 4)
     norms = [nn.BatchNorm2d(have) for have in channels]
-    head = partial(head_of, heads, method=method, act=act)
-    return SSD(stages, channels, norms, detection, num_classes, head, shared=4)
+    head = partial(head_of, heads, method=chosen, act=act)
+    network = SSD(stages, channels, norms, detection, num_classes, head, shared=4)
+    if chosen.weight and any(bits == 8 for _, _, bits in form):
+        set_bits(network, {"first": 8, "boxes.*": 8, "scores.*": 8})
+    return network
 
 
 def _ssd300(maps: Sequence[Sides], size: Sides) -> Detection:
@@ -366,8 +335,8 @@ def ssd_on(
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "ssd_light": ssd_light,
-    "ssd_mixed": ssd_mixed,
+    "ssd_light": partial(_light, LIGHT),
+    "ssd_mixed": partial(_light, MIXED, width=16),
     "ssd300_vgg16": ssd300_vgg16,
     "ssd300_resnet18": ssd300_resnet,
     "ssd300_resnet34": partial(ssd300_resnet, blocks=(3, 4, 6, 3)),
