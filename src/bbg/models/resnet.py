@@ -105,8 +105,8 @@ STEMS = {"imagenet": (7, 2), "patch": (7, 4), "cifar": (3, 1)}  # kernel and str
 def stem_of(stem: str, in_channels: int, width: int, act: str) -> nn.Sequential:
     """The real-valued first layers, one of STEMS; "imagenet" has a max-pool of stride 2 behind its convolution.
 
-    "patch" reaches the same stride 4 with a fourth of the products: a stem of 8 bits takes half the time of a small
-    network whose other layers have 1 bit.
+    "patch" reaches the same stride 4 with a fourth of the products: a stem of 8 bits takes nearly half the time of a
+    small network whose other layers have 1 bit.
     """
     if stem not in STEMS:
         raise BbgError(f"stem is {stem!r}; {allowed(stem, STEMS)}")
